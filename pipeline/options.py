@@ -1,0 +1,56 @@
+"""A frozen dataclass <-> a command line and a config.json.
+
+Fields carry their help, units included, in `tyro.conf.arg(help=...)` inside `Annotated`; choices
+are `Literal`; what makes no sense together is refused with ValueError in `__post_init__`.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from pipeline.errors import UserError, exit_code
+
+Options = TypeVar("Options")
+
+
+def option(help: str) -> Any:
+    """What stands inside `Annotated[type, option("...")]`."""
+    return tyro.conf.arg(help=help)
+
+
+def run(main: Callable[[Options], None], options: type[Options], description: str | None) -> None:
+    """Parse the command line into `options`, call `main`, exit with 0, 1 (mendable) or 2 (usage)."""
+
+    def job() -> None:
+        try:
+            parsed = tyro.cli(options, description=description)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        main(parsed)
+
+    sys.exit(exit_code(job))
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass as plain JSON values; paths become strings, tuples lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_json(v) for v in value]
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write under a temporary name, then rename: a reader never meets half a file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(to_json(value), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    partial.replace(path)
