@@ -1,0 +1,10 @@
+"""A batch of scenes with candidates in, images and losses out.
+
+The same letters everywhere:
+
+    N  images                      O  objects of all images laid end to end, without `__image__`
+    V  graph nodes: O objects, then N image nodes            T  triples
+    K  candidates per object       M  objects of the longest scene of a batch
+    D  graph width                 F  co-occurrence width    E  patch-embedding width
+    P  patch side, px              C H W  channels, height, width
+"""

@@ -1,0 +1,85 @@
+"""Everything that a run needs to go on as if it had never stopped."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from bank.bank import Bank
+from torch import nn
+from torch.optim import Optimizer
+
+from model.config import TrainConfig, from_json
+from pipeline.errors import UserError
+
+FORMAT = 1
+NAME = "checkpoint.pt"
+
+
+class RunError(UserError):
+    """A run folder that cannot be used as it is."""
+
+
+def save(
+    run: Path,
+    step: int,
+    bank_digest: str,
+    networks: dict[str, nn.Module],
+    optimisers: dict[str, Optimizer],
+) -> None:
+    """Write run/checkpoint.pt, whole or not at all.
+
+    The place in the data and the noise of a step are functions of the seed and the step, so
+    `step` carries them; the global random states are kept for whatever else may draw.
+    """
+    state = {
+        "format": FORMAT,
+        "step": step,
+        "bank": bank_digest,
+        "networks": {name: network.state_dict() for name, network in networks.items()},
+        "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    partial = run / (NAME + ".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(run / NAME)
+
+
+def load(run: Path, device: torch.device) -> dict[str, Any]:
+    """The state that `save` wrote; nothing in the file is executed."""
+    path = run / NAME
+    if not path.is_file():
+        raise RunError(f"{run} has no {NAME}: it was stopped before its first checkpoint")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise RunError(f"{path} cannot be read ({type(error).__name__}): is it whole?") from error
+    if state.get("format") != FORMAT:
+        raise RunError(f"{path} has format {state.get('format')}; this version reads {FORMAT}")
+    return state
+
+
+def read_config(run: Path) -> tuple[TrainConfig, Path]:
+    """A run's config and the bank it was trained on."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise RunError(f"{run} is not a run: it has no config.json; runs are made by model.train")
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path}, line {error.lineno}: not valid JSON") from error
+    return from_json(value["train"]), Path(value["bank"])
+
+
+def check_bank(state: dict[str, Any], bank: Bank, run: Path) -> None:
+    """A checkpoint belongs to one bank's content."""
+    if state["bank"] != bank.content_digest:
+        raise RunError(
+            f"{run} was trained on a bank with content digest {state['bank'][:12]}..., but "
+            f"{bank.path} has {bank.content_digest[:12]}...; give the bank it was trained on"
+        )

@@ -1,0 +1,147 @@
+"""Refined patches + boxes -> canvas, PasteGAN's way (facts 2.3)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SLOPE = 0.1  # of PasteGAN's LeakyReLU
+
+
+def norm(channels: int) -> nn.Module:
+    """Group normalisation: the same in training and sampling, whatever the batch holds."""
+    return nn.GroupNorm(max(1, channels // 16), channels)
+
+
+class CropEncoder(nn.Module):
+    """Patches -> maps that keep where things are within the patch."""
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for into, out in zip((3, *channels[:-1]), channels, strict=True):
+            layers += [nn.Conv2d(into, out, 3, stride=2, padding=1), norm(out), nn.LeakyReLU(SLOPE)]
+        layers += [nn.Conv2d(channels[-1], width, 1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """patches (O, 3, P, P) in [-1, 1] -> (O, C, h, w), halved once per layer."""
+        out: Tensor = self.layers(patches)
+        return out
+
+
+class Refinement(nn.Module):
+    """One step along the graph's edges: every patch map hears from the patches it relates to.
+
+    Each map is first warped by a flow of its own, then messages of its triples are averaged into
+    it. The residual keeps the patch itself in view.
+    """
+
+    def __init__(self, width: int, predicate_width: int, hidden: int) -> None:
+        super().__init__()
+        self.width = width
+        self.flow = nn.Sequential(
+            nn.Conv2d(width, hidden, 3, padding=1), nn.LeakyReLU(SLOPE),
+            nn.Conv2d(hidden, 2, 3, padding=1), nn.Tanh(),
+        )  # fmt: skip
+        nn.init.zeros_(self.flow[2].weight)  # type: ignore[arg-type]  # starts as no warp at all
+        nn.init.zeros_(self.flow[2].bias)  # type: ignore[arg-type]
+        self.message = nn.Sequential(
+            nn.Conv2d(2 * width + predicate_width, hidden, 3, padding=1), nn.LeakyReLU(SLOPE),
+            nn.Conv2d(hidden, 2 * width + predicate_width, 3, padding=1),
+        )  # fmt: skip
+        self.pooled = nn.Sequential(nn.LeakyReLU(SLOPE), nn.Conv2d(width, width, 1))
+        self.own = nn.Conv2d(width, width, 1)
+
+    def forward(
+        self, maps: Tensor, predicates: Tensor, subject: Tensor, other: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """
+        maps        (V, C, h, w)   a map per graph node
+        predicates  (T, Cp, h, w)  a map per triple
+        subject, other  (T,)       the nodes of each triple
+
+        Returns both refined, same shapes.
+        """
+        h, w = maps.shape[-2:]
+        theta = maps.new_tensor([[1.0, 0, 0], [0, 1.0, 0]]).expand(len(maps), 2, 3)
+        still = F.affine_grid(theta, [len(maps), 1, h, w], align_corners=True)
+        warped = F.grid_sample(
+            maps, still + self.flow(maps).permute(0, 2, 3, 1),
+            align_corners=True, padding_mode="border",
+        )  # fmt: skip
+        heard = self.message(torch.cat([warped[subject], predicates, warped[other]], 1))
+        to_subject, predicates, to_other = heard.split(
+            [self.width, predicates.shape[1], self.width], 1
+        )
+        total = torch.zeros_like(warped).index_add(0, subject, to_subject)
+        total = total.index_add(0, other, to_other)
+        ends = torch.cat([subject, other])
+        count = torch.bincount(ends, minlength=len(maps)).clamp_min(1).to(total.dtype)
+        return self.own(warped) + self.pooled(total / count[:, None, None, None]), predicates
+
+
+def paste(maps: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Put each map into its box on an empty square.
+
+    maps (O, C, h, w), boxes (O, 4) x0 y0 x1 y1 in [0, 1] -> (O, C, side, side) and the coverage
+    (O, 1, side, side): 1 where a cell's middle lies in the box. A box thinner than a cell is taken
+    as one cell wide, so that no object is lost.
+    """
+    middles = (torch.arange(side, device=maps.device, dtype=maps.dtype) + 0.5) / side
+    low, high = boxes[:, :2], boxes[:, 2:]
+    size = (high - low).clamp_min(1 / side)
+    centre = (low + high) / 2
+    at = (middles[None, :, None] - centre[:, None]) / size[:, None] * 2  # (O, side, 2)
+    x, y = at[..., 0], at[..., 1]
+    grid = torch.stack(
+        [x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1
+    )  # (O, side, side, 2)
+    inside = (grid.abs() <= 1).all(-1)[:, None].to(maps.dtype)
+    pasted = F.grid_sample(maps, grid, align_corners=False, padding_mode="border")
+    return pasted * inside, inside
+
+
+class Nodes(NamedTuple):
+    """What stands on the canvas: objects and the picture they are in."""
+
+    vectors: Tensor  # (V, D) graph vectors: O objects, then N pictures
+    maps: Tensor  # (V, C, h, w) refined patch maps
+    in_image: Tensor  # (O, Cp, h, w) refined `__in_image__` maps, one per object
+
+
+class Fuser(nn.Module):
+    """Objects compete for every cell of the canvas; the picture's own vector lies beneath."""
+
+    def __init__(self, width: int, predicate_width: int, canvas: int) -> None:
+        super().__init__()
+        self.key = nn.Conv2d(width, canvas, 1)
+        self.query = nn.Conv2d(predicate_width, canvas, 1)
+        self.value = nn.Conv2d(canvas, canvas, 1)
+        self.beneath = nn.Conv2d(width, canvas, 1)
+
+    def forward(self, nodes: Nodes, boxes: Tensor, object_image: Tensor, side: int) -> Tensor:
+        """boxes (O, 4), object_image (O,) -> canvas (N, canvas, side, side)."""
+        objects = len(object_image)
+        h, w = nodes.maps.shape[-2:]
+        spread = nodes.vectors[:, :, None, None].expand(-1, -1, h, w)
+        both = torch.cat([spread, nodes.maps], 1)
+        keys = self.key(both[:objects])
+        score = (keys * self.query(nodes.in_image)).sum(1, keepdim=True) / keys.shape[1] ** 0.5
+        pasted, inside = paste(torch.cat([self.value(keys), score], 1), boxes, side)
+        values, score = pasted[:, :-1], pasted[:, -1:]
+        share = _softmax_by_image(score, inside, object_image, len(both) - objects)
+        ground = F.interpolate(self.beneath(both[objects:]), size=(side, side), mode="bilinear")
+        return ground.index_add(0, object_image, share * values)
+
+
+def _softmax_by_image(score: Tensor, inside: Tensor, image: Tensor, images: int) -> Tensor:
+    """Softmax of (O, 1, H, W) over the objects of one image that cover a cell; 0 elsewhere."""
+    hidden = score.masked_fill(inside == 0, -torch.inf)
+    empty = score.new_full((images, *score.shape[1:]), -torch.inf)
+    place = image[:, None, None, None].expand_as(score)
+    highest = empty.scatter_reduce(0, place, hidden.detach(), "amax")
+    raised = torch.exp((score - highest[image].nan_to_num(neginf=0.0)).clamp_max(0.0)) * inside
+    total = torch.zeros_like(empty).index_add(0, image, raised)
+    return raised / total[image].clamp_min(1e-5)

@@ -1,0 +1,31 @@
+"""E_p: patch pixels -> the feature in which patches that go together lie close (section 2.1)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class PatchEmbedding(nn.Module):
+    """A small convolutional network without normalisation layers.
+
+    Normalising activations would wash out light and palette, which is what compatibility hangs on.
+    The feature is not brought to unit length: beside Gumbel noise unit distances would not count.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for into, out in zip((3, *channels[:-1]), channels, strict=True):
+            layers += [nn.Conv2d(into, out, 3, stride=2, padding=1), nn.LeakyReLU(0.1)]
+        self.trunk = nn.Sequential(*layers)
+        self.head = nn.Linear(2 * channels[-1], width)
+        for module in self.trunk:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, 0.1)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """patches (B, 3, P, P) in [-1, 1] -> (B, E)."""
+        maps = self.trunk(patches)
+        mean, spread = maps.mean((2, 3)), (maps.var((2, 3), unbiased=False) + 1e-6).sqrt()
+        out: Tensor = self.head(torch.cat([mean, spread], dim=1))
+        return out

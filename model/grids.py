@@ -1,0 +1,38 @@
+"""Pictures of what a model does: patches laid in a row, images side by side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+GAP = 4  # px between cells
+
+
+def _cell(pixels: Pixels, side: int) -> Image.Image:
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def sample_grid(
+    object_image: Sequence[int], patches: Pixels, columns: Sequence[Pixels], side: int = 128
+) -> Image.Image:
+    """A row per scene: its patches at half size, then one image per column.
+
+    object_image (O,), patches (O, P, P, 3), each column (N, H, W, 3).
+    """
+    rows = len(columns[0])
+    longest = max(np.bincount(object_image, minlength=rows))
+    half = (side - GAP) // 2
+    across = (longest + 1) // 2 * (half + GAP)
+    width = across + len(columns) * (side + GAP)
+    sheet = Image.new("RGB", (width, rows * (side + GAP)), "white")
+    for row in range(rows):
+        top = row * (side + GAP)
+        mine = patches[np.asarray(object_image) == row]
+        for i, patch in enumerate(mine):
+            at = (i // 2 * (half + GAP), top + i % 2 * (half + GAP))
+            sheet.paste(_cell(patch, half), at)
+        for i, column in enumerate(columns):
+            sheet.paste(_cell(column[row], side), (across + i * (side + GAP), top))
+    return sheet

@@ -1,0 +1,40 @@
+import pytest
+import torch
+
+from model import losses
+
+
+def test_co_occurrence_counts_each_pair_of_an_image_once():
+    vectors = torch.zeros(2, 3, 2)
+    vectors[0, 1] = torch.tensor([3.0, 4.0])
+    vectors[1, 1] = torch.tensor([0.0, 1.0])
+    vectors[1, 2] = 100.0  # no object stands there
+    present = torch.tensor([[True, True, True], [True, True, False]])
+    # image 0: pairs 0-1 (5), 0-2 (0), 1-2 (5); image 1: 0-1 (1)
+    assert losses.co_occurrence(vectors, present).item() == pytest.approx((10 + 1) / 2)
+
+
+def test_co_occurrence_of_equal_vectors_has_a_finite_gradient():
+    vectors = torch.ones(1, 3, 4, requires_grad=True)
+    losses.co_occurrence(vectors, torch.ones(1, 3, dtype=torch.bool)).backward()
+    assert torch.isfinite(vectors.grad).all()
+
+
+def test_ground_truth_selection_averages_over_the_counted_objects_only():
+    terms = torch.tensor([0.0, 2.0, 4.0])
+    assert losses.gt_selection(terms, torch.tensor([False, True, True])).item() == 3.0
+
+
+def test_the_adversarial_losses_pull_verdicts_opposite_ways():
+    logits = torch.zeros(3, requires_grad=True)
+    losses.looks_real(logits).backward()
+    assert (logits.grad < 0).all()  # the generator wants a higher verdict
+    fake = torch.zeros(3, requires_grad=True)
+    losses.tells_apart(torch.ones(3), fake).backward()
+    assert (fake.grad > 0).all()  # the discriminator a lower one
+
+
+def test_boxes_are_penalised_by_l1():
+    predicted = torch.tensor([[0.0, 0.0, 0.5, 0.5]])
+    truth = torch.tensor([[0.0, 0.0, 1.0, 0.5]])
+    assert losses.box_regression(predicted, truth).item() == pytest.approx(0.125)
