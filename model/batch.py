@@ -1,6 +1,6 @@
 """A bank's scenes -> tensors: what a training step is given."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,12 +71,12 @@ def candidate_batch(bank: Bank, found: Candidates) -> CandidateBatch:
     )
 
 
-def scene_batch(bank: Bank, image_ids: Sequence[int], k: int) -> SceneBatch:
+def scene_batch(bank: Bank, image_ids: Iterable[int], k: int) -> SceneBatch:
     """The given scenes with K candidates for each object."""
-    samples = [bank.scene(image_id) for image_id in image_ids]
+    samples = [bank.scene(int(image_id)) for image_id in image_ids]
     patch_ids = np.concatenate([s.patch_ids for s in samples])
     return SceneBatch(
-        torch.tensor(list(image_ids)),
+        torch.tensor([s.image_id for s in samples]),
         torch.from_numpy(np.stack([s.image for s in samples])),
         graph_tensors([(s.objects, s.triples) for s in samples], bank.vocabulary),
         torch.from_numpy(np.concatenate([s.boxes for s in samples])),
@@ -93,8 +93,8 @@ class _Scenes(Dataset[SceneBatch]):
         self.bank, self.k = bank, k
         self.image_ids = bank.scene_ids(split)
 
-    def __getitem__(self, positions: list[int]) -> SceneBatch:  # type: ignore[override]
-        return scene_batch(self.bank, [int(self.image_ids[p]) for p in positions], self.k)
+    def __getitem__(self, positions: list[int]) -> SceneBatch:
+        return scene_batch(self.bank, self.image_ids[positions], self.k)
 
 
 def training_batches(
@@ -105,7 +105,7 @@ def training_batches(
     order = BatchOrder(len(scenes.image_ids), batch, seed, first_step)
     loader = DataLoader(
         scenes,
-        sampler=order,  # type: ignore[arg-type]  # yields whole batches
+        sampler=order,  # yields whole batches
         batch_size=None,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),

@@ -247,14 +247,14 @@ def train(trainer: Trainer, run: Path) -> None:
         workers=config.workers,
     )
     _keep_log_until(run / "log.jsonl", first)
-    writer = SummaryWriter(str(run / "tensorboard"), purge_step=first)  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(run / "tensorboard"), purge_step=first)
     started = time.monotonic()
     with (run / "log.jsonl").open("a", encoding="utf-8") as log:
         for step in progress(range(first, config.steps), "training", config.steps - first, "step"):
             named = trainer.step(next(batches))
             log.write(json.dumps({"step": step, **named}) + "\n")
             for name, value in named.items():
-                writer.add_scalar(f"loss/{name}", value, step)  # type: ignore[no-untyped-call]
+                writer.add_scalar(f"loss/{name}", value, step)
             if step == first and trainer.device.type == "cpu":
                 _say_how_long(config, time.monotonic() - started)
             done = step + 1
@@ -263,7 +263,7 @@ def train(trainer: Trainer, run: Path) -> None:
             if done % config.checkpoint_every == 0 or done == config.steps:
                 log.flush()
                 trainer.save(run)
-    writer.close()  # type: ignore[no-untyped-call]
+    writer.close()
 
 
 def _say_how_long(config: TrainConfig, one_step_s: float) -> None:

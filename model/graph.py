@@ -1,0 +1,211 @@
+"""A scene graph in; one vector, one box and one mask per node out: sg2im's graph network.
+
+Names and shapes of the parameters are those of the published checkpoints, so these load.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from model.frozen import load_network, save_network
+from pipeline.errors import UserError, nearest
+from pipeline.scene import IMAGE, IN_IMAGE, MASK_SIZE, Relation, Vocabulary
+
+KIND = "graph encoder, format 1"
+
+
+class GraphBatch(NamedTuple):
+    """N graphs as one: O objects laid end to end, then N image nodes."""
+
+    nodes: Tensor  # (O + N,) int64, place in vocabulary.objects
+    triples: Tensor  # (T, 3) int64: subject and object nodes around a predicate's place
+    object_image: Tensor  # (O,) int64, which graph each object is of
+
+    def to(self, device: torch.device | str) -> "GraphBatch":
+        return GraphBatch(*(t.to(device, non_blocking=True) for t in self))
+
+
+class GraphEncoding(NamedTuple):
+    """What the network says of every node (objects and image nodes)."""
+
+    objects: Tensor  # (V, D) node vectors
+    boxes: Tensor  # (V, 4) x0 y0 x1 y1, not clamped: at least 0, perhaps over 1
+    masks: Tensor | None  # (V, 16, 16) in (0, 1), inside the box
+
+
+def graph_tensors(
+    graphs: Sequence[tuple[Sequence[str], Sequence[Relation]]], vocabulary: Vocabulary
+) -> GraphBatch:
+    """Join (objects, relations) pairs, e.g. `(sample.objects, sample.triples)` of each scene.
+
+    Every object gets its `__in_image__` edge, behind the graph's own relations.
+    """
+    nodes: list[int] = []
+    object_image: list[int] = []
+    triples: list[tuple[int, int, int]] = []
+    num_objects = sum(len(objects) for objects, _ in graphs)
+    in_image = vocabulary.predicate_index(IN_IMAGE)
+    for n, (objects, relations) in enumerate(graphs):
+        first = len(nodes)
+        nodes += [_place(vocabulary.object_index, name, vocabulary.objects) for name in objects]
+        object_image += [n] * len(objects)
+        for subject, predicate, target in relations:
+            if not (0 <= subject < len(objects) and 0 <= target < len(objects)):
+                raise UserError(
+                    f"graph {n}: relation [{subject}, {predicate!r}, {target}] names an object "
+                    f"outside 0 to {len(objects) - 1}"
+                )
+            place = _place(vocabulary.predicate_index, predicate, vocabulary.predicates)
+            triples.append((first + subject, place, first + target))
+        triples += [(first + o, in_image, num_objects + n) for o in range(len(objects))]
+    nodes += [vocabulary.object_index(IMAGE)] * len(graphs)
+    return GraphBatch(
+        torch.tensor(nodes, dtype=torch.int64),
+        torch.tensor(triples, dtype=torch.int64).reshape(-1, 3),
+        torch.tensor(object_image, dtype=torch.int64),
+    )
+
+
+def _place(index: Any, name: str, known: Sequence[str]) -> int:
+    try:
+        return int(index(name))
+    except KeyError:
+        raise UserError(
+            f"{name!r} is not in the graph network's vocabulary; {nearest(name, list(known[1:]))}"
+        ) from None
+
+
+def _mlp(*sizes: int) -> nn.Sequential:
+    """ReLU after every linear layer, the last included (sg2im)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        linear = nn.Linear(inputs, outputs)
+        nn.init.kaiming_normal_(linear.weight)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class GraphTripleConv(nn.Module):
+    """One round of messages along the triples."""
+
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.size = size
+        self.net1 = _mlp(3 * size, hidden, 2 * hidden + size)
+        self.net2 = _mlp(hidden, hidden, size)
+
+    def forward(
+        self, objects: Tensor, predicates: Tensor, triples: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """
+        objects     (V, D)  node vectors
+        predicates  (T, D)  edge vectors
+        triples     (T, 3)  only the ends (columns 0 and 2) are used
+        """
+        subject, target = triples[:, 0], triples[:, 2]
+        both = torch.cat([objects[subject], predicates, objects[target]], dim=1)
+        to_subject, predicates, to_target = self.net1(both).split(
+            [self.hidden, self.size, self.hidden], dim=1
+        )
+        pooled = objects.new_zeros(len(objects), self.hidden)  # (V, hidden)
+        pooled = pooled.index_add(0, subject, to_subject).index_add(0, target, to_target)
+        ends = torch.cat([subject, target])
+        counts = torch.bincount(ends, minlength=len(objects)).clamp(min=1)
+        return self.net2(pooled / counts[:, None].to(pooled)), predicates
+
+
+class GraphNet(nn.Module):
+    """Rounds of messages, one after the other."""
+
+    def __init__(self, size: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.gconvs = nn.ModuleList(GraphTripleConv(size, hidden) for _ in range(layers))
+
+    def forward(
+        self, objects: Tensor, predicates: Tensor, triples: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        for gconv in self.gconvs:
+            objects, predicates = gconv(objects, predicates, triples)
+        return objects, predicates
+
+
+def _mask_net(size: int, side: int) -> nn.Sequential:
+    """(V, D, 1, 1) -> (V, 1, side, side) logits, doubling the side at each step."""
+    layers: list[nn.Module] = []
+    for _ in range(int(math.log2(side))):
+        layers += [
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.BatchNorm2d(size),
+            nn.Conv2d(size, size, kernel_size=3, padding=1),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers, nn.Conv2d(size, 1, kernel_size=1))
+
+
+class GraphEncoder(nn.Module):
+    """Embeddings, rounds of messages, and heads for boxes and masks (facts.md 3.1 of sg2im)."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        embedding: int = 128,
+        hidden: int = 512,
+        layers: int = 5,
+        masks: bool = True,
+    ) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.sizes: dict[str, Any] = {
+            "embedding": embedding,
+            "hidden": hidden,
+            "layers": layers,
+            "masks": masks,
+        }
+        # One row more than there are names, as in sg2im's files; nothing points to it.
+        self.obj_embeddings = nn.Embedding(len(vocabulary.objects) + 1, embedding)
+        self.pred_embeddings = nn.Embedding(len(vocabulary.predicates), embedding)
+        self.gconv = GraphTripleConv(embedding, hidden)
+        self.gconv_net = GraphNet(embedding, hidden, layers - 1)
+        self.box_net = _mlp(embedding, hidden, 4)
+        self.mask_net = _mask_net(embedding, MASK_SIZE) if masks else None
+
+    def encode(self, nodes: Tensor, triples: Tensor) -> Tensor:
+        """Node vectors (V, D) alone: what the bank's features are."""
+        objects = self.obj_embeddings(nodes)
+        predicates = self.pred_embeddings(triples[:, 1])
+        objects, predicates = self.gconv(objects, predicates, triples)
+        objects, _ = self.gconv_net(objects, predicates, triples)
+        return objects  # type: ignore[no-any-return]
+
+    def mask_logits(self, objects: Tensor) -> Tensor:
+        """(V, D) -> (V, 16, 16)"""
+        assert self.mask_net is not None
+        return self.mask_net(objects[:, :, None, None])[:, 0]  # type: ignore[no-any-return]
+
+    def forward(self, nodes: Tensor, triples: Tensor) -> GraphEncoding:
+        """
+        nodes    (V,)    int64, place in vocabulary.objects
+        triples  (T, 3)  int64: subject node, place in vocabulary.predicates, object node
+        """
+        objects = self.encode(nodes, triples)
+        masks = None if self.mask_net is None else self.mask_logits(objects).sigmoid()
+        return GraphEncoding(objects, self.box_net(objects), masks)
+
+    def save(self, path: Path) -> None:
+        """Weights, with sizes and vocabulary in the file's own header."""
+        about = {"sizes": self.sizes, "vocabulary": self.vocabulary.to_json()}
+        save_network(path, self, KIND, about)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """In evaluation mode, on the CPU."""
+        weights, about = load_network(path, KIND)
+        encoder = cls(Vocabulary.from_json(about["vocabulary"]), **about["sizes"])
+        encoder.load_state_dict(weights)
+        return encoder.eval()

@@ -1,0 +1,222 @@
+"""The bank's frozen graph network: trained on its graphs, or a published sg2im checkpoint."""
+
+import copy
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bank.grid import on_grid
+from model.frozen import draw, repeatable
+from model.graph import GraphBatch, GraphEncoder, graph_tensors
+from pipeline.errors import UserError
+from pipeline.progress import progress
+from pipeline.scene import IMAGE, IN_IMAGE, Relation, Vocabulary
+
+GRAPHS_PER_STEP = 64
+MASKS_PER_STEP = 16  # objects whose mask is drawn in a step: the mask head costs the most
+LEARNING_RATE = 1e-3
+MASK_WEIGHT = 0.1
+GRAPHS_AT_ONCE = 256  # while embedding
+
+
+class GraphSample(Protocol):
+    """What is read of a packed scene."""
+
+    @property
+    def objects(self) -> tuple[str, ...]: ...
+    @property
+    def triples(self) -> tuple[Relation, ...]: ...
+    @property
+    def boxes(self) -> NDArray[np.float32]: ...  # (n, 4)
+    @property
+    def masks(self) -> NDArray[np.uint8] | None: ...  # (n, 16, 16)
+
+
+class _Target(NamedTuple):
+    """A training graph, without its picture."""
+
+    graph: tuple[tuple[str, ...], tuple[Relation, ...]]
+    boxes: Tensor  # (n, 4)
+    masks: NDArray[np.uint8] | None
+
+
+def default_steps(num_scenes: int) -> int:
+    """Training steps where the user names none: seconds for a toy world, minutes for COCO."""
+    return int(np.clip(num_scenes // 16, 300, 3000))
+
+
+def train_graph_encoder(
+    scenes: Iterable[GraphSample],
+    vocabulary: Vocabulary,
+    *,
+    steps: int,
+    seed: int,
+    sizes: Mapping[str, int] | None = None,
+) -> GraphEncoder:
+    """Learn to say where objects lie (l1) and what shape they have, where masks are known.
+
+    `sizes` overrides the published widths: embedding, hidden, layers.
+    """
+    targets = [
+        _Target((tuple(s.objects), tuple(s.triples)), torch.tensor(s.boxes), s.masks)
+        for s in scenes
+    ]
+    if not targets:
+        raise UserError("no training scene to learn a graph encoder from: is the bank empty?")
+    with_masks = any(t.masks is not None for t in targets)
+    with repeatable(seed):
+        encoder = GraphEncoder(vocabulary, masks=with_masks, **(sizes or {}))
+        _start_at_mean_box(encoder, torch.cat([t.boxes for t in targets]))
+        optimizer = torch.optim.Adam(encoder.parameters(), lr=LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, LEARNING_RATE, total_steps=max(steps, 2), pct_start=0.1
+        )
+        for step in progress(range(steps), "graph encoder", steps, "steps"):
+            random = draw(seed, step)
+            chosen = random.integers(len(targets), size=GRAPHS_PER_STEP)
+            loss = _loss(encoder, [targets[i] for i in chosen], random)
+            if not loss.isfinite():
+                raise RuntimeError(f"graph encoder: the loss is {loss.item()} at step {step}")
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    return encoder.eval().requires_grad_(False)
+
+
+def _start_at_mean_box(encoder: GraphEncoder, boxes: Tensor) -> None:
+    """The head ends in a ReLU: a side that starts below zero for every object never learns."""
+    head = encoder.box_net[2]
+    assert isinstance(head, nn.Linear)
+    with torch.no_grad():
+        head.weight.mul_(0.01)
+        head.bias.copy_(boxes.mean(0))
+
+
+def _loss(encoder: GraphEncoder, targets: list[_Target], random: np.random.Generator) -> Tensor:
+    batch = graph_tensors([t.graph for t in targets], encoder.vocabulary)
+    boxes = torch.cat([t.boxes for t in targets])  # (O, 4)
+    objects = encoder.encode(batch.nodes, batch.triples)[: len(boxes)]
+    loss = F.l1_loss(encoder.box_net(objects), boxes)
+    known = [(o, mask) for o, mask in enumerate(_masks(targets)) if mask is not None]
+    if encoder.mask_net is None or len(known) < 2:  # batch norm needs two
+        return loss
+    places = random.choice(len(known), size=min(MASKS_PER_STEP, len(known)), replace=False)
+    rows = torch.tensor([known[p][0] for p in places])
+    masks = torch.from_numpy(np.stack([known[p][1] for p in places])).float()
+    logits = encoder.mask_logits(objects[rows])
+    return loss + MASK_WEIGHT * F.binary_cross_entropy_with_logits(logits, masks)
+
+
+def _masks(targets: list[_Target]) -> list[NDArray[np.uint8] | None]:
+    """(O,) the mask of each object, or None."""
+    masks: list[NDArray[np.uint8] | None] = []
+    for target in targets:
+        masks += [None] * len(target.boxes) if target.masks is None else list(target.masks)
+    return masks
+
+
+def load_graph_encoder(path: Path) -> GraphEncoder:
+    """A `.safetensors` of ours or a published sg2im checkpoint (`.pt`)."""
+    return GraphEncoder.load(path) if path.suffix == ".safetensors" else load_published(path)
+
+
+def load_published(path: Path) -> GraphEncoder:
+    """The graph part of a checkpoint in sg2im's published layout; nothing in it is executed.
+
+    The image generator's weights are left out. Vocabulary and rows go by name: coco64.pt counts
+    four relations more than sg2im's own reader, and names unused category numbers all alike.
+    """
+    checkpoint = _read_checkpoint(path)
+    try:
+        about = checkpoint["model_kwargs"]
+        weights = {k.removeprefix("module."): v for k, v in checkpoint["model_state"].items()}
+        object_rows = _rows(about["vocab"]["object_name_to_idx"], IMAGE)
+        predicate_rows = _rows(about["vocab"]["pred_name_to_idx"], IN_IMAGE)
+        table = weights["obj_embeddings.weight"]
+        width = table.shape[1]
+        if about.get("mlp_normalization", "none") != "none" or about["gconv_dim"] != width:
+            raise UserError(
+                f"{path}: graph networks with normalisation, or whose widths differ (embedding "
+                f"{width}, gconv_dim {about['gconv_dim']}), cannot be read; take coco64.pt, "
+                "vg64.pt or vg128.pt"
+            )
+        encoder = GraphEncoder(
+            Vocabulary(tuple(object_rows), tuple(predicate_rows)),
+            embedding=width,
+            hidden=about["gconv_hidden_dim"],
+            layers=about["gconv_num_layers"],
+            masks=any(name.startswith("mask_net.") for name in weights),
+        )
+        weights["obj_embeddings.weight"] = table[[*object_rows.values(), len(table) - 1]]
+        predicates = weights["pred_embeddings.weight"]
+        weights["pred_embeddings.weight"] = predicates[list(predicate_rows.values())]
+        _load_known(encoder, weights)
+    except (KeyError, AttributeError, TypeError, IndexError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{path} is not laid out like sg2im's published checkpoints ({error!r}); download "
+            "coco64.pt or vg128.pt anew"
+        ) from error
+    return encoder.eval().requires_grad_(False)
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Any]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"no graph encoder at {path}: give a file that is there") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        raise UserError(
+            f"{path} cannot be read as a checkpoint of plain tensors: {first}"
+        ) from error
+    if not isinstance(checkpoint, Mapping):
+        raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
+    return checkpoint
+
+
+def _rows(name_to_row: Mapping[str, int], first: str) -> dict[str, int]:
+    """Names -> rows of the embedding table, in the table's order but for `first`."""
+    return dict(sorted(name_to_row.items(), key=lambda item: (item[0] != first, item[1])))
+
+
+def _load_known(encoder: GraphEncoder, weights: Mapping[str, Tensor]) -> None:
+    """All that the encoder has; only batch norm's counters, absent before torch 0.4.1, may lack."""
+    own = encoder.state_dict()
+    missing = [n for n in own if n not in weights and not n.endswith("num_batches_tracked")]
+    if missing:
+        raise KeyError(missing[0])
+    encoder.load_state_dict({n: weights.get(n, value) for n, value in own.items()})
+
+
+def embed_scenes(encoder: GraphEncoder, samples: Sequence[GraphSample]) -> NDArray[np.float32]:
+    """(O, D) object vectors of all samples, laid end to end in their order, on the bank's grid."""
+    graphs = [(sample.objects, sample.triples) for sample in samples]
+    return embed_graphs(encoder, graphs)
+
+
+def embed_graphs(
+    encoder: GraphEncoder, graphs: Sequence[tuple[Sequence[str], Sequence[Relation]]]
+) -> NDArray[np.float32]:
+    """`embed_scenes` for graphs that are in no bank."""
+    double = copy.deepcopy(encoder).cpu().eval().double()
+    width = encoder.obj_embeddings.embedding_dim
+    vectors = [np.zeros((0, width), dtype=np.float32)]
+    with torch.no_grad():
+        for start in range(0, len(graphs), GRAPHS_AT_ONCE):
+            batch = graph_tensors(graphs[start : start + GRAPHS_AT_ONCE], encoder.vocabulary)
+            vectors.append(on_grid(_objects(double, batch)))
+    return np.concatenate(vectors)
+
+
+def _objects(encoder: GraphEncoder, batch: GraphBatch) -> NDArray[np.float64]:
+    objects: NDArray[np.float64] = encoder.encode(batch.nodes, batch.triples).numpy()
+    return objects[: len(batch.object_image)]
