@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bank.bank import Bank
 from torch import nn
 from torch.optim import Optimizer
 
+from bank.bank import Bank
 from model.config import TrainConfig, from_json
+from model.retrievegan import RetrieveGAN
 from pipeline.errors import UserError
 
 FORMAT = 1
@@ -83,3 +84,21 @@ def check_bank(state: dict[str, Any], bank: Bank, run: Path) -> None:
             f"{run} was trained on a bank with content digest {state['bank'][:12]}..., but "
             f"{bank.path} has {bank.content_digest[:12]}...; give the bank it was trained on"
         )
+
+
+def load_run(run: Path, device: torch.device) -> tuple[RetrieveGAN, Bank, dict[str, Any]]:
+    """A run ready for use: its network in evaluation mode, its bank, its checkpoint's state."""
+    _, trained_on = read_config(run)
+    bank = Bank.open(trained_on)
+    model, state = load_model(run, bank, device)
+    return model, bank, state
+
+
+def load_model(run: Path, bank: Bank, device: torch.device) -> tuple[RetrieveGAN, dict[str, Any]]:
+    """`load_run` with a bank that has moved; its content must be what the run was trained on."""
+    config, _ = read_config(run)
+    state = load(run, device)
+    check_bank(state, bank, run)
+    model = RetrieveGAN(config, bank.vocabulary).to(device)
+    model.load_state_dict(state["networks"]["model"])
+    return model.eval(), state

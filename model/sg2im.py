@@ -19,8 +19,8 @@ from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scene import IMAGE, IN_IMAGE, Relation, Vocabulary
 
-GRAPHS_PER_STEP = 64
-MASKS_PER_STEP = 16  # objects whose mask is drawn in a step: the mask head costs the most
+GRAPHS_PER_STEP = 16
+MASKS_PER_STEP = 4  # objects whose mask is drawn in a step: the mask head costs the most
 LEARNING_RATE = 1e-3
 MASK_WEIGHT = 0.1
 GRAPHS_AT_ONCE = 256  # while embedding
@@ -75,9 +75,7 @@ def train_graph_encoder(
         encoder = GraphEncoder(vocabulary, masks=with_masks, **(sizes or {}))
         _start_at_mean_box(encoder, torch.cat([t.boxes for t in targets]))
         optimizer = torch.optim.Adam(encoder.parameters(), lr=LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, LEARNING_RATE, total_steps=max(steps, 2), pct_start=0.1
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         for step in progress(range(steps), "graph encoder", steps, "steps"):
             random = draw(seed, step)
             chosen = random.integers(len(targets), size=GRAPHS_PER_STEP)
@@ -92,12 +90,17 @@ def train_graph_encoder(
     return encoder.eval().requires_grad_(False)
 
 
+def _rate(step: int, steps: int) -> float:
+    """Share of the learning rate: up over the first tenth, then down to nothing."""
+    return min((step + 1) / (steps / 10), 1.0, 1.1 * (steps - step) / steps)
+
+
 def _start_at_mean_box(encoder: GraphEncoder, boxes: Tensor) -> None:
-    """The head ends in a ReLU: a side that starts below zero for every object never learns."""
+    """Nothing to unlearn: the first steps would otherwise go into finding the middle."""
     head = encoder.box_net[2]
     assert isinstance(head, nn.Linear)
     with torch.no_grad():
-        head.weight.mul_(0.01)
+        head.weight.mul_(0.1)
         head.bias.copy_(boxes.mean(0))
 
 
@@ -105,7 +108,8 @@ def _loss(encoder: GraphEncoder, targets: list[_Target], random: np.random.Gener
     batch = graph_tensors([t.graph for t in targets], encoder.vocabulary)
     boxes = torch.cat([t.boxes for t in targets])  # (O, 4)
     objects = encoder.encode(batch.nodes, batch.triples)[: len(boxes)]
-    loss = F.l1_loss(encoder.box_net(objects), boxes)
+    # Without the head's last ReLU, under which a side that is below zero would never learn.
+    loss = F.l1_loss(encoder.box_net[:-1](objects), boxes)
     known = [(o, mask) for o, mask in enumerate(_masks(targets)) if mask is not None]
     if encoder.mask_net is None or len(known) < 2:  # batch norm needs two
         return loss

@@ -1,0 +1,69 @@
+"""Shards that have been cut -> patches.arrow, scenes.index.arrow, vocabulary, failures.jsonl."""
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from bank.contents import write_vocabulary
+from bank.cutting import read_failures
+from bank.errors import BankError
+from bank.files import canonical_json, write_bytes, written
+from bank.receipts import WORK
+from bank.table import PATCHES, SCENES, read_table, write_table
+from pipeline.scene import LeftOut, Vocabulary
+
+
+def assemble(bank: Path, shards: Sequence[str], vocabulary: Vocabulary) -> list[LeftOut]:
+    """Join what the shards say, in an order that does not depend on them; what was left out."""
+    rows = bank / WORK / "shards"
+    left_out = sorted(
+        (row for name in shards for row in read_failures(bank, name)),
+        key=lambda r: (r.image_id, -1 if r.object_index is None else r.object_index),
+    )
+    patches = _joined([rows / f"{name}.patches.arrow" for name in shards], PATCHES, "patch_id")
+    if patches.num_rows == 0:
+        reasons = count_reasons(left_out)
+        raise BankError(
+            f"not one photo could be used ({reasons or 'there is none'}): is --data right?"
+        )
+    write_table(bank / "patches.arrow", patches)
+    scenes = _joined([rows / f"{name}.scenes.arrow" for name in shards], SCENES, "image_id")
+    write_table(bank / "scenes.index.arrow", scenes)
+    with written(bank / "vocabulary.json") as partial:
+        write_vocabulary(partial, vocabulary)
+    write_bytes(bank / "failures.jsonl", b"".join(_line(row) for row in left_out))
+    return left_out
+
+
+def _joined(paths: Sequence[Path], schema: pa.Schema, key: str) -> pa.Table:
+    tables = [read_table(path) for path in paths] or [schema.empty_table()]
+    return pa.concat_tables(tables).sort_by(key)
+
+
+def _line(row: LeftOut) -> bytes:
+    value = {
+        "image_id": row.image_id,
+        "object_index": row.object_index,
+        "reason": row.reason,
+        "detail": row.detail,
+    }
+    return canonical_json(value) + b"\n"
+
+
+def count_reasons(left_out: Sequence[LeftOut]) -> str:
+    """E.g. `2 photo_missing, 1 box_outside`."""
+    counts = Counter(row.reason for row in left_out)
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
+
+
+def remove_strangers(bank: Path, shards: Sequence[str]) -> None:
+    """Shards that an earlier, unfinished build with other settings left behind."""
+    for folder in (bank / "patches").glob("*"):
+        if folder.name not in shards:
+            shutil.rmtree(folder)
+    for tar in (bank / "scenes").glob("*"):
+        if tar.stem not in shards or tar.suffix != ".tar":
+            tar.unlink()

@@ -1,0 +1,149 @@
+"""Open a built bank: patches, features, candidates, scenes, search."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bank.candidates import PADDING, Candidates, read_candidates
+from bank.contents import Contents
+from bank.errors import BankError
+from bank.index import Indexes
+from bank.manifest import Manifest, read_manifest
+from bank.shards import rows_of
+from bank.table import read_vectors
+from pipeline.pack import SceneSample
+from pipeline.scene import Split, Vocabulary
+
+
+class Bank:
+    """A finished bank. Holds paths and mapped files, so a fork or a pickle may carry it."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path.resolve()
+        self.manifest = manifest
+        self.image_size: int = manifest.recipe["image_size"]  # px, of a scene's picture
+        self.patch_size: int = manifest.recipe["patch_size"]  # px, of a patch
+        self.contents = Contents(path, self.patch_size)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """BankError where there is no finished bank of this format."""
+        return cls(Path(path), read_manifest(Path(path)))
+
+    def __reduce__(self) -> tuple[Callable[[Path], "Bank"], tuple[Path]]:
+        return type(self).open, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"Bank({str(self.path)!r}, {len(self):,} patches, {self.content_digest[:12]})"
+
+    def __len__(self) -> int:
+        return len(self.patch_ids)
+
+    @property
+    def content_digest(self) -> str:
+        return self.manifest.content_digest
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.contents.vocabulary
+
+    @property
+    def table(self) -> pa.Table:
+        """patches.arrow, memory-mapped."""
+        return self.contents.table
+
+    @property
+    def patch_ids(self) -> NDArray[np.int64]:
+        """(P,) rising."""
+        return self.contents.patch_ids
+
+    def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions of patches among `patch_ids`; BankError for an id that is not there."""
+        return self.contents.patches.rows(np.asarray(ids, np.int64))
+
+    def patches(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(...) -> (..., side, side, 3) uint8; a negative id is padding and gives zeros."""
+        return self.contents.patches.read(ids)
+
+    def features(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(...) -> (..., 128): what candidates are searched by; zeros for padding."""
+        return self._vectors(self._features, ids)
+
+    def co_occurrence(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(...) -> (..., F): patches of one photo lie close; zeros for padding."""
+        return self._vectors(self._co_occurrence, ids)
+
+    def candidates(self, ids: NDArray[np.int64], k: int | None = None) -> Candidates:
+        """The stored candidates (O, K) of the bank's own patches (O,), or the first k of them."""
+        known, all_candidates = self._candidates
+        rows = rows_of(known, np.asarray(ids, np.int64), self.path)
+        most = all_candidates.ids.shape[1]
+        if k is not None and not 0 < k <= most:
+            raise BankError(
+                f"{self.path} has {most} candidates per object, asked for are {k}; "
+                f"build it with --candidates {k}"
+            )
+        return Candidates(
+            all_candidates.ids[rows, :k],
+            all_candidates.distances[rows, :k],
+            all_candidates.valid[rows, :k],
+            all_candidates.fallback[rows, :k],
+        )
+
+    def search(
+        self,
+        features: NDArray[np.float32],
+        categories: Sequence[str],
+        k: int,
+        exclude_images: Sequence[int] = (),
+    ) -> Candidates:
+        """Candidates for objects that are not in the bank: features (O, 128) and categories (O,).
+
+        Patches of the photos in `exclude_images` are not offered.
+        """
+        return self._indexes.search(features, categories, k, exclude_images)
+
+    def scene_ids(self, split: Split) -> NDArray[np.int64]:
+        """Image ids of a split's scenes, rising."""
+        return self.contents.scene_ids(split)
+
+    def scene(self, image_id: int) -> SceneSample:
+        return self.contents.scene(image_id)
+
+    def credits(self, patch_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """patch_id, image_id, category, licence, source_url and file of each patch."""
+        return self.contents.credits(patch_ids)
+
+    @cached_property
+    def _features(self) -> NDArray[np.float32]:
+        return self._rows_of_patches("features.arrow", "feature")
+
+    @cached_property
+    def _co_occurrence(self) -> NDArray[np.float32]:
+        return self._rows_of_patches("cooccurrence.arrow", "co_occurrence")
+
+    @cached_property
+    def _candidates(self) -> tuple[NDArray[np.int64], Candidates]:
+        return read_candidates(self.path / "candidates.arrow")
+
+    @cached_property
+    def _indexes(self) -> Indexes:
+        return Indexes.open(self.path / "index", self.content_digest)
+
+    def _rows_of_patches(self, file: str, name: str) -> NDArray[np.float32]:
+        ids, vectors = read_vectors(self.path / file, name)
+        if not np.array_equal(ids, self.patch_ids):
+            raise BankError(f"{self.path / file} is of other patches; build the bank again")
+        return vectors
+
+    def _vectors(self, vectors: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        wanted = np.asarray(ids, np.int64)
+        out = np.zeros((*wanted.shape, vectors.shape[1]), np.float32)
+        present = wanted > PADDING
+        out[present] = vectors[self.rows(wanted[present])]
+        return out

@@ -1,0 +1,131 @@
+"""The part of a bank that is cut from photos: patches, table, scenes, vocabulary."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bank.errors import BankError
+from bank.files import canonical_json, file_digest
+from bank.shards import PatchStore
+from bank.table import MEMBERS, PATCHES, SCENE_CONTENT, SCENES, column, read_table, rows_digest
+from pipeline.pack import Member, SamplePlace, SceneSample, read_sample
+from pipeline.scene import Split, Vocabulary
+
+CREDITS = ("patch_id", "image_id", "category", "licence", "source_url", "photo_file")
+
+
+class Contents:
+    """Patches and scenes of a bank, finished or still being built."""
+
+    def __init__(self, folder: Path, patch_size: int) -> None:
+        self.folder = folder.resolve()
+        self.table = read_table(self.folder / "patches.arrow", PATCHES.names)
+        self.scenes = read_table(self.folder / "scenes.index.arrow", SCENES.names)
+        self.vocabulary = read_vocabulary(self.folder / "vocabulary.json")
+        self.patch_ids: NDArray[np.int64] = column(self.table, "patch_id")
+        self.image_ids: NDArray[np.int64] = column(self.scenes, "image_id")
+        self.splits: NDArray[np.object_] = column(self.scenes, "split")
+        self._shards, shard_of = np.unique(
+            column(self.scenes, "shard").astype(str), return_inverse=True
+        )
+        self._shard_of_scene = shard_of.astype(np.int32)
+        self._places = {
+            f"{m}_{what}": column(self.scenes, f"{m}_{what}")
+            for m in MEMBERS
+            for what in Member._fields
+        }
+        rows = np.searchsorted(self.image_ids, self.patch_ids >> 16)
+        self.patches = PatchStore(
+            self.folder / "patches",
+            self.patch_ids,
+            self._shard_of_scene[rows],
+            self._shards.tolist(),
+            patch_size,
+        )
+
+    def scene_ids(self, split: Split) -> NDArray[np.int64]:
+        """Image ids of a split's scenes, rising."""
+        ids: NDArray[np.int64] = self.image_ids[self.splits == split]
+        return ids
+
+    def scene(self, image_id: int, *, image: bool = True) -> SceneSample:
+        """One scene; `image=False` leaves its picture unread."""
+        row = int(np.searchsorted(self.image_ids, image_id))
+        if row == len(self.image_ids) or self.image_ids[row] != image_id:
+            raise BankError(
+                f"no scene {image_id} among the {len(self.image_ids):,} of {self.folder}"
+            )
+        path = self.folder / "scenes" / f"{self._shards[self._shard_of_scene[row]]}.tar"
+        place = SamplePlace(
+            *(
+                Member(*(int(self._places[f"{m}_{what}"][row]) for what in Member._fields))
+                for m in MEMBERS
+            )
+        )
+        try:
+            return read_sample(path, place, image=image)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BankError(
+                f"scene {image_id} cannot be read from {path} ({error}); "
+                f"`python -m jobs.verify_bank {self.folder}` names all that is damaged"
+            ) from error
+
+    def iterate(self, image_ids: Iterable[int], *, image: bool = True) -> Iterator[SceneSample]:
+        return (self.scene(int(i), image=image) for i in image_ids)
+
+    def patches_of_images(self, image_ids: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The patch ids of each photo, rising."""
+        first = np.searchsorted(self.patch_ids, image_ids << 16)
+        last = np.searchsorted(self.patch_ids, (image_ids + 1) << 16)
+        return [self.patch_ids[a:b] for a, b in zip(first, last, strict=True)]
+
+    def shards_of_images(self, image_ids: NDArray[np.int64]) -> NDArray[np.str_]:
+        """The name of the shard that holds each photo's patches and scene."""
+        shards: NDArray[np.str_] = self._shards[
+            self._shard_of_scene[np.searchsorted(self.image_ids, image_ids)]
+        ]
+        return shards
+
+    def strings(self, name: str) -> list[str]:
+        """A text column of patches.arrow."""
+        values: list[str] = self.table.column(name).to_pylist()
+        return values
+
+    def credits(self, patch_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """For each patch: which photo it is of, whose terms apply, where the photo can be seen."""
+        rows = self.patches.rows(np.asarray(patch_ids, np.int64))
+        found = self.table.select(CREDITS).take(pa.array(rows)).to_pylist()
+        return [{**row, "file": row.pop("photo_file")} for row in found]
+
+
+def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    path.write_bytes(canonical_json(vocabulary.to_json()) + b"\n")
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    try:
+        return Vocabulary.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError) as error:
+        raise BankError(f"{path} is missing or damaged ({error}); build the bank again") from error
+
+
+def content_digest(folder: Path, replaced: Mapping[str, Sequence[bytes]] | None = None) -> str:
+    """The root over vocabulary, patches and scenes, whatever shards they lie in.
+
+    `replaced` gives digests computed anew from pixels and scenes in place of the stored columns.
+    """
+    patches = read_table(folder / "patches.arrow", PATCHES.names).select(PATCHES.names)
+    scenes = read_table(folder / "scenes.index.arrow", SCENES.names).select(SCENE_CONTENT)
+    parts = [
+        "retrievegan bank content 1",
+        file_digest(folder / "vocabulary.json").sha256,
+        rows_digest(patches, replaced),
+        rows_digest(scenes, replaced),
+    ]
+    return hashlib.sha256(canonical_json(parts)).hexdigest()

@@ -1,0 +1,218 @@
+"""One shard of photos -> its patches, its packed scenes, its rows, and a receipt.
+
+A pure function of the photos it is given: whichever worker runs it, whenever and however often,
+the bytes are the same.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from bank.errors import BankError
+from bank.files import canonical_json, file_digest, json_digest, put_in_place
+from bank.receipts import WORK, Receipt, check_agreement, find_receipt, leave_receipt
+from bank.shards import map_size, write_patches
+from bank.table import PATCHES, SCENES, patch_rows, scene_row, write_table
+from pipeline.crop import (
+    PhotoError,
+    Pixels,
+    Resizer,
+    cut_patches,
+    decode_photo,
+    pixel_box,
+    resize_photo,
+)
+from pipeline.pack import SceneSample, sample_of, write_samples
+from pipeline.plan import read_plan
+from pipeline.relations import scene_of
+from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Box, LeftOut, Photo, Scene
+
+# Another decoder may give other pixels: shards cut by an earlier version are cut again.
+DECODERS = ("simplejpeg", "pillow", "torch", "numpy")
+
+
+@dataclass(frozen=True)
+class CropRecipe:
+    """What decides the pixels."""
+
+    image_size: int  # px, side of a packed scene's picture
+    patch_size: int  # px, side of a patch
+    resizer: Resizer
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What a worker is told: a name, three paths and three settings."""
+
+    name: str
+    plan: Path  # what to read: pipeline/plan.py
+    photos: Path  # folder that the photos' file names start from
+    bank: Path
+    recipe: CropRecipe
+
+    @property
+    def stage(self) -> str:
+        return f"cut-{self.name}"
+
+
+class CutShard(NamedTuple):
+    """What a worker answers."""
+
+    name: str
+    receipt: Receipt
+    fresh: bool  # False where an earlier run had left it
+
+
+class CutScene(NamedTuple):
+    """What a photo gave."""
+
+    scene: Scene
+    sample: SceneSample
+    patches: Pixels  # (n, side, side, 3), by rising patch id
+
+
+class Cut(NamedTuple):
+    """A photo's scene, if it could be used, and what was left out of it."""
+
+    given: CutScene | None
+    left_out: tuple[LeftOut, ...]
+
+
+def cut_shard(task: ShardTask) -> CutShard:
+    """Cut a shard, unless it has been cut from the same photos before."""
+    if not task.plan.is_file():
+        raise BankError(
+            f"a worker cannot see {task.plan}: workers on other machines need the bank and the "
+            f"photos at the same paths as here"
+        )
+    photos = read_plan(task.plan)
+    key = shard_key(task, photos)
+    if done := find_receipt(task.bank, task.stage, key):
+        return CutShard(task.name, done, fresh=False)
+    with _workspace(task) as folder:
+        cuts = [cut_photo(p, task.photos, task.recipe) for p in photos]
+        counts = _write(folder, task, photos, cuts)
+        made = {path: folder / path for path in shard_files(task.name, counts["scenes"] == 0)}
+        outputs = {path: file_digest(partial) for path, partial in made.items()}
+        receipt = Receipt(task.stage, key, outputs, counts)
+        check_agreement(task.bank, receipt)
+        for path, partial in made.items():
+            put_in_place(partial, task.bank / path)
+    leave_receipt(task.bank, receipt)
+    return CutShard(task.name, receipt, fresh=True)
+
+
+def shard_files(name: str, empty: bool = False) -> tuple[str, ...]:
+    """The files of a shard, as paths in the bank; one that gave no scene has but its records."""
+    rows = f"{WORK}/shards/{name}"
+    records = (f"{rows}.patches.arrow", f"{rows}.scenes.arrow", f"{rows}.failures.json")
+    return records if empty else (f"patches/{name}/data.mdb", f"scenes/{name}.tar", *records)
+
+
+def shard_key(task: ShardTask, photos: tuple[AnnotatedPhoto, ...]) -> str:
+    """What goes in: the plan, the settings, the decoders, and the photos as the disk has them."""
+    stamps = [photo_stamp(task.photos / p.photo.file) for p in photos]
+    versions = {name: version(name) for name in DECODERS}
+    return json_digest([file_digest(task.plan).sha256, asdict(task.recipe), versions, stamps])
+
+
+def photo_stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of a photo: cheap to look at, and both change when it is mended."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _workspace(task: ShardTask) -> Iterator[Path]:
+    """A folder of this attempt's own, beside the bank's files so that a rename is enough."""
+    parent = task.bank / WORK / "tmp"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{task.name}.{os.getpid()}.", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def cut_photo(annotated: AnnotatedPhoto, folder: Path, recipe: CropRecipe) -> Cut:
+    """Decode a photo once, and take its patches and its small picture from it."""
+    photo = annotated.photo
+    usable, left_out = _usable_objects(annotated)
+    if not usable.objects:
+        reason = LeftOut(photo.image_id, None, "no_objects", "no object has a box in the photo")
+        return Cut(None, (*left_out, reason))
+    try:
+        pixels = decode_photo(folder / photo.file, (photo.width, photo.height))
+    except PhotoError as error:
+        reason = LeftOut(photo.image_id, None, error.reason, f"{photo.file}: {error.detail}")
+        return Cut(None, (*left_out, reason))
+    scene = scene_of(usable)
+    # By object number, hence by patch id: the order in which LMDB takes them.
+    boxes = [thing.box for thing in scene.objects]
+    patches = cut_patches(pixels, boxes, recipe.patch_size, recipe.resizer)
+    small = resize_photo(pixels, recipe.image_size, recipe.resizer)
+    return Cut(CutScene(scene, sample_of(scene, small), patches), left_out)
+
+
+def _usable_objects(annotated: AnnotatedPhoto) -> tuple[AnnotatedPhoto, tuple[LeftOut, ...]]:
+    """The photo with the objects that have pixels, by rising object number, and the others."""
+    photo = annotated.photo
+    kept, left_out = [], []
+    for thing in sorted(annotated.objects, key=lambda o: o.object_index):
+        if _has_pixels(thing, photo):
+            kept.append(thing)
+        else:
+            detail = f"box {list(thing.box_px)} of {photo.width} x {photo.height} px"
+            left_out.append(LeftOut(photo.image_id, thing.object_index, "box_outside", detail))
+    return replace(annotated, objects=tuple(kept)), tuple(left_out)
+
+
+def _has_pixels(thing: AnnotatedObject, photo: Photo) -> bool:
+    x, y, width, height = thing.box_px
+    W, H = photo.width, photo.height
+    box = Box(x / W, y / H, (x + width) / W, (y + height) / H)
+    return width > 0 and height > 0 and pixel_box(box, W, H) is not None
+
+
+def _write(
+    folder: Path, task: ShardTask, photos: tuple[AnnotatedPhoto, ...], cuts: list[Cut]
+) -> dict[str, int]:
+    """All files of the shard, under `folder`; counts of what is in them."""
+    lmdb, tar, patch_table, scene_table, failures = (folder / p for p in shard_files(task.name))
+    for path in (lmdb.parent, tar, patch_table):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    scenes = [cut.given for cut in cuts if cut.given is not None]
+    rows = [row for given in scenes for row in patch_rows(given.scene, given.patches)]
+    pixels = (patch.tobytes() for given in scenes for patch in given.patches)
+    ids = [row["patch_id"] for row in rows]
+    planned = sum(len(p.objects) for p in photos)
+    size = map_size(planned, task.recipe.patch_size)
+    write_patches(lmdb.parent, zip(ids, pixels, strict=True), size)
+    places = write_samples(tar, [given.sample for given in scenes])
+    index = [
+        scene_row(given.sample, given.scene.photo.split, task.name, place)
+        for given, place in zip(scenes, places, strict=True)
+    ]
+    write_table(patch_table, pa.Table.from_pylist(rows, PATCHES))
+    write_table(scene_table, pa.Table.from_pylist(index, SCENES))
+    left_out = [asdict(row) for cut in cuts for row in cut.left_out]
+    failures.write_bytes(canonical_json(left_out))
+    return {"photos": len(photos), "scenes": len(scenes), "patches": len(rows)}
+
+
+def read_failures(bank: Path, name: str) -> list[LeftOut]:
+    """What was left out of a shard that has been cut."""
+    path = bank / WORK / "shards" / f"{name}.failures.json"
+    return [LeftOut(**row) for row in json.loads(path.read_bytes())]

@@ -1,0 +1,114 @@
+"""manifest.json: what a bank was made of, every file's digest, and the two identities."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bank.errors import BankError
+from bank.files import FileDigest, json_digest, write_bytes
+
+FORMAT = 1
+NAME = "manifest.json"
+VERSIONS = ("numpy", "torch", "simplejpeg", "pillow", "lmdb", "pyarrow", "webdataset", "faiss-cpu")
+DERIVED = (
+    "graph_encoder.safetensors",
+    "cooccurrence.safetensors",
+    "features.arrow",
+    "cooccurrence.arrow",
+    "candidates.arrow",
+    "index/",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    dataset: str
+    recipe: Mapping[str, Any]  # every setting that shapes the bank
+    inputs: Mapping[str, str]  # annotation file -> SHA-256; "photos" -> digest of names and sizes
+    protocol: Mapping[str, Any]  # what the reader kept, and by which rules
+    counts: Mapping[str, int]
+    left_out: Mapping[str, int]  # reason code -> how often
+    shards: Mapping[str, Mapping[str, int]]  # shard -> photos, scenes, patches
+    files: Mapping[str, FileDigest]  # path in the bank -> its digest
+    content_digest: str
+    derived_digest: str
+    versions: Mapping[str, str]  # of the packages that wrote the bank
+    format: int = FORMAT
+
+
+def derived_digest(files: Mapping[str, FileDigest]) -> str:
+    """The root over networks, features, index and candidates."""
+    derived = {p: d.sha256 for p, d in files.items() if is_derived(p)}
+    return json_digest(["retrievegan bank derived 1", derived])
+
+
+def is_derived(path: str) -> bool:
+    return path.startswith(DERIVED)
+
+
+def installed_versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_manifest(bank: Path, manifest: Manifest) -> None:
+    value = asdict(manifest)
+    value["files"] = {p: d._asdict() for p, d in sorted(manifest.files.items())}
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_bytes(bank / NAME, text.encode())
+
+
+def is_finished(bank: Path) -> bool:
+    return (bank / NAME).is_file()
+
+
+def read_manifest(bank: Path) -> Manifest:
+    """BankError where there is no finished bank, or one of another format."""
+    path = bank / NAME
+    if not path.is_file():
+        raise BankError(_what_is_there(bank))
+    try:
+        value = json.loads(path.read_bytes())
+        if value["format"] != FORMAT:
+            raise BankError(
+                f"{path} says format {value['format']}, and this version reads format {FORMAT}; "
+                f"build the bank again"
+            )
+        value["files"] = {p: FileDigest(**d) for p, d in value["files"].items()}
+        return Manifest(**value)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BankError(f"{path} is damaged ({error}); build the bank again") from error
+
+
+def _what_is_there(bank: Path) -> str:
+    build = "`python -m jobs.build_bank`"
+    if not bank.is_dir():
+        return f"there is no bank at {bank}; build one with {build}, e.g. --dataset toy"
+    if (bank / "work").is_dir():
+        return f"{bank} has no {NAME}, so its build did not finish; run {build} again to go on"
+    return f"{bank} is not a bank (it has no {NAME}); build one with {build}"
+
+
+def differences(
+    manifest: Manifest, recipe: Mapping[str, Any], inputs: Mapping[str, str]
+) -> list[str]:
+    """In which settings and inputs a finished bank differs from what is asked for now."""
+    found = []
+    for name in sorted(manifest.recipe.keys() | recipe.keys()):
+        has, asked = manifest.recipe.get(name), recipe.get(name)
+        if has != asked:
+            found.append(f"--{name.replace('_', '-')} was {has}, asked for is {asked}")
+    for name in sorted(manifest.inputs.keys() | inputs.keys()):
+        has, asked = manifest.inputs.get(name), inputs.get(name)
+        if has != asked:
+            what = "is new" if has is None else "is gone" if asked is None else "has changed"
+            found.append(f"{name} {what} since")
+    return found

@@ -1,0 +1,160 @@
+"""Arrow tables of a bank: one row per patch, per scene, per vector."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bank.errors import BankError
+from bank.files import canonical_json, written
+from pipeline.crop import Pixels
+from pipeline.pack import Member, SamplePlace, SceneSample, sample_digest
+from pipeline.scene import Scene
+
+PATCHES = pa.schema(
+    [
+        ("patch_id", pa.int64()),
+        ("image_id", pa.int64()),
+        ("object_index", pa.int32()),
+        ("category", pa.string()),
+        ("x0", pa.float32()),  # the box, as shares of the photo
+        ("y0", pa.float32()),
+        ("x1", pa.float32()),
+        ("y1", pa.float32()),
+        ("source_width", pa.int32()),  # of the photo, px
+        ("source_height", pa.int32()),
+        ("split", pa.string()),
+        ("licence", pa.string()),
+        ("source_url", pa.string()),
+        ("photo_file", pa.string()),  # relative to the data folder
+        ("pixels_sha256", pa.binary(32)),
+    ]
+)
+
+MEMBERS = SamplePlace._fields
+SCENES = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("split", pa.string()),
+        ("shard", pa.string()),
+        *[(f"{m}_{what}", pa.int64()) for m in MEMBERS for what in Member._fields],
+        ("sample_sha256", pa.binary(32)),
+    ]
+)
+# What a scene is, apart from where it lies: only this enters the content digest.
+SCENE_CONTENT = ("image_id", "split", "sample_sha256")
+
+
+def patch_rows(scene: Scene, patches: Pixels) -> list[dict[str, Any]]:
+    """Rows of patches.arrow for a scene and its patches (n, side, side, 3)."""
+    photo = scene.photo
+    return [
+        {
+            "patch_id": patch_id,
+            "image_id": photo.image_id,
+            "object_index": thing.object_index,
+            "category": thing.category,
+            **thing.box._asdict(),
+            "source_width": photo.width,
+            "source_height": photo.height,
+            "split": photo.split,
+            "licence": photo.licence,
+            "source_url": photo.source_url,
+            "photo_file": photo.file,
+            "pixels_sha256": hashlib.sha256(pixels.tobytes()).digest(),
+        }
+        for patch_id, thing, pixels in zip(scene.patch_ids, scene.objects, patches, strict=True)
+    ]
+
+
+def scene_row(sample: SceneSample, split: str, shard: str, place: SamplePlace) -> dict[str, Any]:
+    """The row of scenes.index.arrow for one sample."""
+    members = {
+        f"{name}_{what}": getattr(member, what)
+        for name, member in place._asdict().items()
+        for what in Member._fields
+    }
+    return {
+        "image_id": sample.image_id,
+        "split": split,
+        "shard": shard,
+        **members,
+        "sample_sha256": sample_digest(sample),
+    }
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """As Arrow IPC (Parquet's bytes change with its version), in one batch: read without a copy."""
+    with (
+        written(path) as partial,
+        pa.OSFile(str(partial), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
+        writer.write_table(table.combine_chunks(), max_chunksize=max(table.num_rows, 1))
+
+
+def read_table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
+    """A memory-mapped table; BankError where it is missing, damaged or lacks a column."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+    except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
+        raise BankError(
+            f"{path} is missing or damaged ({str(error).splitlines()[0]}); "
+            f"`python -m jobs.verify_bank {path.parent}` names all that is damaged"
+        ) from error
+    if absent := sorted(set(columns) - set(table.column_names)):
+        raise BankError(f"{path} has no column {absent[0]!r}; it was not written by build_bank")
+    return table
+
+
+def column(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column as a numpy array (strings as objects)."""
+    values = table.column(name).combine_chunks()
+    fixed = pa.types.is_primitive(values.type)
+    array: NDArray[Any] = values.to_numpy(zero_copy_only=fixed)
+    return array
+
+
+def write_vectors(
+    path: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32], name: str
+) -> None:
+    """patch_id (P,) and a column `name` of float32 vectors (P, D)."""
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+    lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    write_table(path, pa.table({"patch_id": pa.array(ids, pa.int64()), name: lists}))
+
+
+def read_vectors(path: Path, name: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """ids (P,) and vectors (P, D), memory-mapped."""
+    table = read_table(path, ("patch_id", name))
+    lists = table.column(name).combine_chunks()
+    vectors = lists.flatten().to_numpy(zero_copy_only=True)
+    return column(table, "patch_id"), vectors.reshape(len(lists), lists.type.list_size)
+
+
+def rows_digest(table: pa.Table, replaced: Mapping[str, Sequence[bytes]] | None = None) -> str:
+    """SHA-256 of the rows as values, column by column, whatever file or batches they came in.
+
+    `replaced` gives other values for a column of digests: those just computed from the pixels.
+    """
+    digest = hashlib.sha256()
+    for field in table.schema:
+        values = (replaced or {}).get(field.name)
+        digest.update(canonical_json([field.name, str(field.type), table.num_rows]))
+        digest.update(_column_bytes(table, field.name) if values is None else b"".join(values))
+    return digest.hexdigest()
+
+
+def _column_bytes(table: pa.Table, name: str) -> bytes:
+    kind = table.schema.field(name).type
+    if pa.types.is_fixed_size_binary(kind):
+        return b"".join(table.column(name).to_pylist())
+    if pa.types.is_string(kind):
+        return canonical_json(table.column(name).to_pylist())
+    array = column(table, name)
+    return array.astype(array.dtype.newbyteorder("<")).tobytes()

@@ -1,0 +1,229 @@
+"""Cut every object out of a dataset's photos and keep the patches as a searchable bank.
+
+python -m jobs.build_bank --dataset toy     nothing to download: draws its photos first
+python -m jobs.build_bank --dataset coco    reads data/coco, writes bank/coco
+
+Run it again to go on with a build that was interrupted; a finished bank is left as it is.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from bank.assemble import assemble, count_reasons, remove_strangers
+from bank.candidates import Scope
+from bank.contents import Contents, content_digest
+from bank.cutting import CropRecipe, CutShard
+from bank.errors import BankError
+from bank.files import file_digest
+from bank.manifest import (
+    Manifest,
+    derived_digest,
+    differences,
+    installed_versions,
+    is_finished,
+    read_manifest,
+    write_manifest,
+)
+from bank.receipts import digests
+from bank.site import building, clear_work
+from jobs.cut import Workforce, content_files, cut, photos_digest, plan
+from jobs.derive import SEED, TRAIN, Derivation, DeriveRecipe, derive
+from model import cooccurrence, sg2im
+from pipeline.coco import read_coco
+from pipeline.crop import Resizer
+from pipeline.errors import UserError
+from pipeline.options import option, run
+from pipeline.scene import Dataset, LeftOut
+from pipeline.toy import write_toy
+
+DatasetName = Literal["coco", "toy"]
+JOINED = ("patches.arrow", "scenes.index.arrow", "vocabulary.json", "failures.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildBank:
+    dataset: Annotated[DatasetName, option("what to read; toy draws its own photos")]
+    data: Annotated[Path | None, option("folder of the dataset; default data/<dataset>")] = None
+    out: Annotated[Path | None, option("folder of the bank; default bank/<dataset>")] = None
+    workers: Annotated[int, option("processes that cut patches; 0 = this one, no Dask")] = 0
+    scheduler: Annotated[str, option("address of a running Dask scheduler, instead")] = ""
+    graph_encoder: Annotated[
+        str, option("'train', or a file (.safetensors, or a published sg2im .pt)")
+    ] = TRAIN
+    encoder_steps: Annotated[
+        int | None, option("training steps of the graph encoder; default: by number of scenes")
+    ] = None
+    cooccurrence: Annotated[str, option("'train', or a .safetensors file")] = TRAIN
+    cooccurrence_steps: Annotated[
+        int | None, option("training steps of F_occur; default: by number of photos")
+    ] = None
+    image_size: Annotated[int, option("side of a packed picture, in pixels")] = 128
+    patch_size: Annotated[int, option("side of a patch, in pixels")] = 64
+    resizer: Annotated[Resizer, option("who resizes; both antialiased bilinear")] = "torch"
+    candidates: Annotated[int, option("candidates stored per object")] = 20
+    candidate_scope: Annotated[
+        Scope, option("category: an object's own first, others as fallback; all: any")
+    ] = "category"
+    require_stuff: Annotated[bool, option("COCO: only photos with stuff, as sg2im")] = True
+    limit: Annotated[
+        int | None, option("at most so many training and so many other photos; default: all")
+    ] = None
+    shard_photos: Annotated[int, option("photos per shard")] = 256
+
+    def __post_init__(self) -> None:
+        least = {"workers": 0, "encoder_steps": 0, "cooccurrence_steps": 0}
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and value < least.get(name, 1):
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is {value}; it must be at least {least.get(name, 1)}")
+        if not self.image_size <= 4096 >= self.patch_size:
+            raise ValueError("--image-size and --patch-size may be at most 4096 pixels")
+        if self.workers and self.scheduler:
+            raise ValueError("--workers starts workers here, --scheduler uses others: give one")
+
+    @property
+    def bank(self) -> Path:
+        return self.out or Path("bank") / self.dataset
+
+    @property
+    def photos(self) -> Path:
+        return self.data or Path("data") / self.dataset
+
+
+def main(options: BuildBank) -> None:
+    dataset = read_dataset(options)
+    recipe = recipe_of(options)
+    inputs = {**dataset.inputs, "photos": photos_digest(dataset)}
+    if is_finished(options.bank):
+        check_same(options.bank, recipe, inputs)
+        clear_work(options.bank)
+        print(f"{options.bank} is finished and was built from the same; nothing to do")
+        return
+    with building(options.bank) as bank:
+        crops = CropRecipe(options.image_size, options.patch_size, options.resizer)
+        shards = cut(
+            plan(dataset, bank, options.shard_photos, crops),
+            Workforce(options.workers, options.scheduler),
+        )
+        left_out = assemble(bank, list(shards), dataset.vocabulary)
+        remove_strangers(bank, list(shards))
+        content = Contents(bank, options.patch_size)
+        derivation = Derivation(content, content_digest(bank), derive_recipe(options, content))
+        files = {
+            **content_files(shards),
+            **digests(bank, [bank / name for name in JOINED]),
+            **derive(derivation),
+        }
+        manifest = Manifest(
+            dataset=dataset.name,
+            recipe=recipe,
+            inputs=inputs,
+            protocol=dataset.protocol,
+            counts=counts_of(dataset, shards, derivation),
+            left_out=Counter(row.reason for row in left_out),
+            shards={name: shard.receipt.counts for name, shard in shards.items()},
+            files=files,
+            content_digest=derivation.content_digest,
+            derived_digest=derived_digest(files),
+            versions=installed_versions(),
+        )
+        write_manifest(bank, manifest)
+        clear_work(bank)
+    print(summary(options.bank, manifest, shards, left_out))
+
+
+def read_dataset(options: BuildBank) -> Dataset:
+    """The dataset, by its reader. The toy world is drawn first, but a folder that was named with
+    --data and has annotations is taken as it is."""
+    if options.dataset == "toy" and not (options.data and (options.data / "annotations").is_dir()):
+        write_toy(options.photos)
+    return read_coco(options.photos, require_stuff=options.require_stuff, limit=options.limit)
+
+
+def recipe_of(options: BuildBank) -> dict[str, Any]:
+    """Every option that shapes the bank; networks given by file are known by their digest."""
+    recipe = asdict(options)
+    for name in ("data", "out", "workers", "scheduler"):
+        del recipe[name]
+    for name in ("graph_encoder", "cooccurrence"):
+        recipe[name] = network_digest(name, recipe[name])
+    return {**recipe, "seed": SEED}
+
+
+def network_digest(name: str, source: str) -> str:
+    """`train`, or the SHA-256 of the file given."""
+    if source == TRAIN:
+        return TRAIN
+    if not Path(source).is_file():
+        raise UserError(
+            f"--{name.replace('_', '-')} {source}: there is no such file; give a path or 'train'"
+        )
+    return file_digest(Path(source)).sha256
+
+
+def derive_recipe(options: BuildBank, content: Contents) -> DeriveRecipe:
+    """Defaults filled in; a network that is given needs no steps."""
+    train_photos = len(content.scene_ids("train"))
+    encoder_steps, occur_steps = options.encoder_steps, options.cooccurrence_steps
+    if encoder_steps is None:
+        encoder_steps = sg2im.default_steps(train_photos)
+    if occur_steps is None:
+        occur_steps = cooccurrence.default_steps(train_photos)
+    return DeriveRecipe(
+        graph_encoder=options.graph_encoder,
+        graph_encoder_digest=network_digest("graph_encoder", options.graph_encoder),
+        encoder_steps=encoder_steps if options.graph_encoder == TRAIN else 0,
+        cooccurrence=options.cooccurrence,
+        cooccurrence_digest=network_digest("cooccurrence", options.cooccurrence),
+        cooccurrence_steps=occur_steps if options.cooccurrence == TRAIN else 0,
+        candidates=options.candidates,
+        candidate_scope=options.candidate_scope,
+    )
+
+
+def check_same(bank: Path, recipe: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    """BankError where a finished bank is not the one that is asked for."""
+    if found := differences(read_manifest(bank), recipe, inputs):
+        raise BankError(
+            f"{bank} is finished, but was built otherwise: {'; '.join(found)}. It was left as it "
+            f"is; ask for the same, name another --out, or move it away"
+        )
+
+
+def counts_of(
+    dataset: Dataset, shards: Mapping[str, CutShard], derivation: Derivation
+) -> dict[str, int]:
+    cut_counts = [shard.receipt.counts for shard in shards.values()]
+    return {
+        "photos": len(dataset.photos),
+        "scenes": sum(c["scenes"] for c in cut_counts),
+        "patches": sum(c["patches"] for c in cut_counts),
+        "categories": len(set(derivation.contents.strings("category"))),
+        "encoder_steps": derivation.recipe.encoder_steps,
+        "cooccurrence_steps": derivation.recipe.cooccurrence_steps,
+    }
+
+
+def summary(
+    bank: Path, manifest: Manifest, shards: Mapping[str, CutShard], left_out: list[LeftOut]
+) -> str:
+    counts = manifest.counts
+    lines = [
+        f"{counts['patches']:,} patches of {counts['categories']} categories, cut from "
+        f"{counts['scenes']:,} photos, in {bank}/"
+    ]
+    kept = sum(not shard.fresh for shard in shards.values())
+    if kept:
+        lines.append(f"{kept:,} of {len(shards):,} shards were kept from an earlier run")
+    if left_out:
+        lines.append(f"left out: {count_reasons(left_out)}; see {bank}/failures.jsonl")
+    lines.append(f"derived digest: {manifest.derived_digest}")
+    lines.append(f"content digest: {manifest.content_digest}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main, BuildBank, __doc__)

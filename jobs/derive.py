@@ -1,0 +1,210 @@
+"""A bank's content -> networks, features, co-occurrence vectors, index, candidates.
+
+Each stage is skipped where an earlier run has left its receipt.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bank.candidates import Scope, find_candidates, write_candidates
+from bank.contents import Contents
+from bank.files import json_digest, written
+from bank.index import build_indexes
+from bank.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
+from bank.table import read_vectors, write_vectors
+from model.cooccurrence import CoOccurrence, embed_patches, train_co_occurrence
+from model.sg2im import embed_scenes, load_graph_encoder, train_graph_encoder
+from pipeline.progress import progress
+
+SEED = 0  # of the frozen networks
+SCENES_AT_ONCE = 256
+PATCHES_AT_ONCE = 512
+TRAIN = "train"  # in place of a path: train the network here
+
+
+@dataclass(frozen=True)
+class DeriveRecipe:
+    """What decides the part of a bank that is derived from its content."""
+
+    graph_encoder: str  # "train" or a path
+    graph_encoder_digest: str  # of the file given; "train" where there is none
+    encoder_steps: int
+    cooccurrence: str
+    cooccurrence_digest: str
+    cooccurrence_steps: int
+    candidates: int
+    candidate_scope: Scope
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """The stages' common ground."""
+
+    contents: Contents
+    content_digest: str
+    recipe: DeriveRecipe
+
+    @property
+    def bank(self) -> Path:
+        return self.contents.folder
+
+    def stage(
+        self, name: str, inputs: Any, outputs: tuple[str, ...], make: Callable[[], None]
+    ) -> Receipt:
+        """Run `make`, which writes `outputs` (files or folders), unless that has been done."""
+        key = json_digest([self.content_digest, inputs, version("torch")])
+        if done := find_receipt(self.bank, name, key):
+            return done
+        make()
+        receipt = Receipt(name, key, digests(self.bank, self._files(outputs)))
+        leave_receipt(self.bank, receipt)
+        return receipt
+
+    def _files(self, outputs: tuple[str, ...]) -> Iterator[Path]:
+        for output in outputs:
+            path = self.bank / output
+            yield from (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def derive(derivation: Derivation) -> dict[str, Any]:
+    """All derived files, in order; their digests by path in the bank."""
+    encoder = graph_encoder(derivation)
+    network = co_occurrence(derivation)
+    features = object_features(derivation, encoder)
+    vectors = patch_vectors(derivation, network)
+    index = search_index(derivation, features)
+    candidates = nearest_candidates(derivation, features)
+    receipts = (encoder, network, features, vectors, index, candidates)
+    return {path: digest for r in receipts for path, digest in r.outputs.items()}
+
+
+def graph_encoder(derivation: Derivation) -> Receipt:
+    """graph_encoder.safetensors: trained on the bank's training graphs, or the one given."""
+    contents, recipe = derivation.contents, derivation.recipe
+    path = derivation.bank / "graph_encoder.safetensors"
+
+    def make() -> None:
+        if recipe.graph_encoder == TRAIN:
+            scenes = list(contents.iterate(contents.scene_ids("train"), image=False))
+            network = train_graph_encoder(
+                scenes, contents.vocabulary, steps=recipe.encoder_steps, seed=SEED
+            )
+        else:
+            network = load_graph_encoder(Path(recipe.graph_encoder))
+        network.save(path)
+
+    inputs = [recipe.graph_encoder_digest, recipe.encoder_steps, SEED]
+    return derivation.stage("graph-encoder", inputs, (path.name,), make)
+
+
+def co_occurrence(derivation: Derivation) -> Receipt:
+    """cooccurrence.safetensors: trained on the bank's training photos, or the one given."""
+    contents, recipe = derivation.contents, derivation.recipe
+    path = derivation.bank / "cooccurrence.safetensors"
+
+    def make() -> None:
+        if recipe.cooccurrence == TRAIN:
+            photos = contents.patches_of_images(contents.scene_ids("train"))
+            network = train_co_occurrence(
+                contents.patches.read, photos, steps=recipe.cooccurrence_steps, seed=SEED
+            )
+        else:
+            network = CoOccurrence.load(Path(recipe.cooccurrence))
+        network.save(path)
+
+    inputs = [recipe.cooccurrence_digest, recipe.cooccurrence_steps, SEED]
+    return derivation.stage("cooccurrence", inputs, (path.name,), make)
+
+
+def object_features(derivation: Derivation, encoder: Receipt) -> Receipt:
+    """features.arrow: each object's vector after the graph network has seen its scene."""
+    contents = derivation.contents
+    path = derivation.bank / "features.arrow"
+
+    def make() -> None:
+        network = load_graph_encoder(derivation.bank / "graph_encoder.safetensors")
+        ids, vectors = [], []
+        starts = range(0, len(contents.image_ids), SCENES_AT_ONCE)
+        for start in progress(starts, "object features", len(starts), "block"):
+            some = contents.image_ids[start : start + SCENES_AT_ONCE]
+            samples = list(contents.iterate(some, image=False))
+            ids.append(np.concatenate([s.patch_ids for s in samples]))
+            vectors.append(embed_scenes(network, samples))
+        found, rows = np.concatenate(ids), np.concatenate(vectors)
+        order = np.argsort(found)
+        write_vectors(path, found[order], rows[order], "feature")
+
+    return derivation.stage("features", _digests(encoder), (path.name,), make)
+
+
+def patch_vectors(derivation: Derivation, network: Receipt) -> Receipt:
+    """cooccurrence.arrow: F_occur of every patch, so that training never runs it."""
+    contents = derivation.contents
+    path = derivation.bank / "cooccurrence.arrow"
+
+    def make() -> None:
+        f_occur = CoOccurrence.load(derivation.bank / "cooccurrence.safetensors")
+        ids = contents.patch_ids
+        starts = range(0, len(ids), PATCHES_AT_ONCE)
+        vectors = [
+            embed_patches(f_occur, contents.patches.read(ids[start : start + PATCHES_AT_ONCE]))
+            for start in progress(starts, "co-occurrence vectors", len(starts), "block")
+        ]
+        write_vectors(path, ids, np.concatenate(vectors), "co_occurrence")
+
+    return derivation.stage("cooccurrence-vectors", _digests(network), (path.name,), make)
+
+
+def search_index(derivation: Derivation, features: Receipt) -> Receipt:
+    """index/: training patches by category, for graphs that are not in the bank."""
+    contents, bank = derivation.contents, derivation.bank
+
+    def make() -> None:
+        ids, vectors = read_vectors(bank / "features.arrow", "feature")
+        train = training_rows(contents)
+        categories = np.array(contents.strings("category"), object)[train].tolist()
+        partial = bank / WORK / "index"
+        shutil.rmtree(partial, ignore_errors=True)
+        build_indexes(partial, vectors[train], ids[train], categories, derivation.content_digest)
+        shutil.rmtree(bank / "index", ignore_errors=True)
+        partial.rename(bank / "index")
+
+    return derivation.stage("index", _digests(features), ("index",), make)
+
+
+def nearest_candidates(derivation: Derivation, features: Receipt) -> Receipt:
+    """candidates.arrow: for every patch its nearest training patches of other photos."""
+    contents, recipe = derivation.contents, derivation.recipe
+    path = derivation.bank / "candidates.arrow"
+
+    def make() -> None:
+        ids, vectors = read_vectors(derivation.bank / "features.arrow", "feature")
+        found = find_candidates(
+            vectors,
+            ids,
+            contents.strings("category"),
+            training_rows(contents),
+            recipe.candidates,
+            recipe.candidate_scope,
+        )
+        with written(path) as partial:
+            write_candidates(partial, ids, found)
+
+    inputs = [_digests(features), recipe.candidates, recipe.candidate_scope]
+    return derivation.stage("candidates", inputs, (path.name,), make)
+
+
+def training_rows(contents: Contents) -> NDArray[np.bool_]:
+    """(P,) True where a patch may be offered: only those of training photos."""
+    return np.array([split == "train" for split in contents.strings("split")])
+
+
+def _digests(receipt: Receipt) -> Mapping[str, str]:
+    return {path: digest.sha256 for path, digest in receipt.outputs.items()}

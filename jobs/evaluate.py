@@ -1,0 +1,214 @@
+"""Score a run's retrieval: does it find the true patches, do the patches it chooses go together?
+
+python -m jobs.evaluate --run runs/00001-coco             the run's own bank, its val scenes
+python -m jobs.evaluate --run runs/demo --split test      the toy world: compatibility as well
+
+Prints a Markdown table and adds one JSON line per score to RUN/metrics.jsonl.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bank.bank import Bank
+from bank.files import file_digest
+from model import checkpoint
+from model.config import TrainConfig
+from model.evaluation import (
+    Score,
+    compatibility_scores,
+    distinct_patches,
+    embed,
+    ground_truth_scores,
+    scene_batches,
+    ways_to_choose,
+)
+from model.retrievegan import RetrieveGAN
+from pipeline.errors import UserError
+from pipeline.options import option, run
+
+CANDIDATES = 20  # K, where the bank has as many
+DRAWS = 4  # starts per scene over which compatibility is averaged
+TOY_STYLES = Path("data/toy/styles.json")
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    run: Annotated[Path, option("run folder")]
+    bank: Annotated[Path | None, option("where the run's bank lies, if it has moved")] = None
+    split: Annotated[Literal["val", "test"], option("scenes to score")] = "val"
+    scenes: Annotated[int, option("at most so many scenes, drawn evenly")] = 600
+    candidates: Annotated[
+        int | None, option("candidates per object; default 20, or as many as the bank has")
+    ] = None
+    styles: Annotated[
+        Path | None, option("each photo's hidden style; default data/toy/styles.json, toy only")
+    ] = None
+    seed: Annotated[int, option("decides scenes, starts, noise and intervals")] = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("scenes", self.scenes), ("candidates", self.candidates)):
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, not {value}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must be at least 0, not {self.seed}")
+
+
+def main(options: Evaluate) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, bank, step = open_run(options, device)
+    styles = read_styles(options.styles, bank)
+    image_ids = drawn_scenes(bank, options)
+    k = options.candidates or min(CANDIDATES, stored_candidates(bank))
+    # Other starts than random ones are the same at every draw.
+    draws = DRAWS if model.config.retrieval.start == "random" else 1
+    protocol = {
+        "run": str(options.run),
+        "step": step,
+        "split": options.split,
+        "num_scenes": len(image_ids),
+        "candidates": k,
+        "start": model.config.retrieval.start,
+        "draws": draws,
+        "seed": options.seed,
+        "bank": bank.content_digest,
+    }
+    batches = scene_batches(bank, image_ids, k, device)
+    patches = distinct_patches(batches)
+    embeddings = {
+        name: embed(network, bank, patches)
+        for name, network in networks(model, bank, device).items()
+    }
+    scores = ground_truth_scores(batches, embeddings, options.seed)
+    if styles is not None:
+        ways = ways_to_choose(model, bank, styles, embeddings)
+        scores += compatibility_scores(bank, batches, styles, ways, draws=draws, seed=options.seed)
+    append(options.run / METRICS, scores, protocol)
+    print(report(scores, protocol))
+    if "trained" not in embeddings:
+        print(f"\nretrieval is {model.config.retrieval.mode} in this run: its E_p is untrained")
+    if styles is None:
+        print("\nno compatibility: the styles of this bank's photos are not known (--styles FILE)")
+
+
+def open_run(options: Evaluate, device: torch.device) -> tuple[RetrieveGAN, Bank, int]:
+    """The run's network, its bank, and the step it was saved at."""
+    if options.bank is None:
+        model, bank, state = checkpoint.load_run(options.run, device)
+    else:
+        bank = Bank.open(options.bank)
+        model, state = checkpoint.load_model(options.run, bank, device)
+    return model, bank, int(state["step"])
+
+
+def networks(model: RetrieveGAN, bank: Bank, device: torch.device) -> dict[str, RetrieveGAN]:
+    """The run's network, if its embedding was trained, and one that has learned nothing."""
+    fresh = {"untrained": untrained(model.config, bank, device)}
+    return {"trained": model, **fresh} if model.config.retrieval.mode == "learned" else fresh
+
+
+def untrained(config: TrainConfig, bank: Bank, device: torch.device) -> RetrieveGAN:
+    """The network as the run's own seed made it, before the first step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # as model.trainer.Trainer does
+        return RetrieveGAN(config, bank.vocabulary).to(device).eval()
+
+
+def stored_candidates(bank: Bank) -> int:
+    return int(bank.candidates(bank.patch_ids[:1]).ids.shape[1])
+
+
+def drawn_scenes(bank: Bank, options: Evaluate) -> NDArray[np.int64]:
+    """Image ids of the scenes to score, rising."""
+    ids = bank.scene_ids(options.split)
+    if not len(ids):
+        raise UserError(
+            f"{bank.path} has no {options.split} scenes: build it with more photos, or score "
+            f"--split {'test' if options.split == 'val' else 'val'}"
+        )
+    size = min(options.scenes, len(ids))
+    return np.sort(np.random.default_rng(options.seed).choice(ids, size, replace=False))
+
+
+def read_styles(path: Path | None, bank: Bank) -> NDArray[np.int64] | None:
+    """The style of each patch's photo, in the order of `bank.patch_ids`; None where unknown."""
+    if path is None:
+        toy = bank.manifest.recipe.get("dataset") == "toy"
+        if not toy or not TOY_STYLES.is_file() or strange_neighbour(TOY_STYLES, bank):
+            return None
+        path = TOY_STYLES
+    elif strange := strange_neighbour(path, bank):
+        raise UserError(
+            f"{strange} is not what {bank.path} was built from, so {path} is of another toy world; "
+            f"give the styles.json of the bank's own photos"
+        )
+    try:
+        value = json.loads(path.read_text("utf-8"))["styles"]
+        by_image = {int(image_id): int(style) for image_id, style in value.items()}
+    except OSError as error:
+        raise UserError(f"--styles {path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f'{path} is no file of styles: it should read {{"styles": {{"<image id>": 3, ...}}}}'
+        ) from error
+    return np.array([_style(by_image, int(i), path) for i in bank.patch_ids >> 16], np.int64)
+
+
+def _style(by_image: Mapping[int, int], image_id: int, path: Path) -> int:
+    style = by_image.get(image_id, -1)
+    if style < 0:
+        raise UserError(
+            f"{path} has no style for photo {image_id} of the bank; give the styles.json beside "
+            f"the photos that the bank was cut from"
+        )
+    return style
+
+
+def strange_neighbour(styles: Path, bank: Bank) -> Path | None:
+    """An annotation file beside the styles that is not the one the bank was built from.
+
+    Toy worlds can share image ids: without this, one world's styles would pass for another's.
+    """
+    for name, digest in bank.manifest.inputs.items():
+        beside = styles.parent / name
+        if beside.is_file() and file_digest(beside).sha256 != digest:
+            return beside
+    return None
+
+
+def append(path: Path, scores: Sequence[Score], protocol: Mapping[str, Any]) -> None:
+    """One JSON line per score, each with its protocol."""
+    lines = [json.dumps({**asdict(score), **protocol}) + "\n" for score in scores]
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(lines))
+
+
+def report(scores: Sequence[Score], protocol: Mapping[str, Any]) -> str:
+    """The table and, above it, how it came about."""
+    draws = protocol["draws"]
+    lines = [
+        f"{protocol['run']} at step {protocol['step']:,}: split {protocol['split']}, "
+        f"{protocol['num_scenes']:,} scenes, K = {protocol['candidates']}, "
+        f"start {protocol['start']} ({draws} draw{'s' if draws > 1 else ''} per scene), "
+        f"seed {protocol['seed']}, bank {protocol['bank'][:12]}",
+        "",
+        "| score | choice | value | 95 % interval | scenes | pairs |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {s.metric} | {s.choice} | {s.value:.3f} | {s.low:.3f} to {s.high:.3f} "
+        f"| {s.scenes:,} | {s.pairs:,.0f} |"
+        for s in scores
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main, Evaluate, __doc__)

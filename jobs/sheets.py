@@ -1,0 +1,120 @@
+"""Patches and photos in, labelled pictures out: what samples and reports show."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from bank.bank import Bank
+from pipeline.crop import PhotoError, decode_photo
+from pipeline.errors import DatasetError
+
+Pixels = NDArray[np.uint8]
+
+CELL = 96  # px, side of a patch in a sheet
+GAP = 6  # px between cells
+LINE = 14  # px, height of a line of text
+TEXT = (40, 40, 40)
+FRAME = (220, 40, 60)  # the box a patch was cut from
+MOST_ACROSS = 8
+
+
+class Source(NamedTuple):
+    """Where a patch comes from, to be shown."""
+
+    patch_id: int
+    category: str
+    file: str  # of the photo, relative to the data folder
+    licence: str
+    source_url: str
+    view: Image.Image  # the photo with the patch's box drawn
+    original: bool  # False: the photo is not on this disk, the view is the bank's packed picture
+
+
+def sources_of(bank: Bank, patch_ids: Sequence[int], photos: Path | None) -> list[Source]:
+    """The photo of each patch with its box; the packed picture where the photo is not at hand."""
+    found = []
+    rows = bank.rows(np.asarray(patch_ids, np.int64))
+    for credit, row in zip(
+        bank.credits(list(patch_ids)), bank.table.take(rows).to_pylist(), strict=True
+    ):
+        photo = None if photos is None else _photo(photos, credit["file"], row)
+        original = photo is not None
+        pixels = bank.scene(credit["image_id"]).image if photo is None else photo
+        size = (row["source_width"], row["source_height"])
+        found.append(
+            Source(
+                credit["patch_id"],
+                credit["category"],
+                credit["file"],
+                credit["licence"],
+                credit["source_url"],
+                _view(pixels, size, tuple(row[c] for c in ("x0", "y0", "x1", "y1"))),
+                original,
+            )
+        )
+    return found
+
+
+def _photo(folder: Path, file: str, row: dict[str, int]) -> Pixels | None:
+    """None where the photo is gone or has changed: the bank's own picture of it is shown then."""
+    path = folder / file
+    if not path.resolve().is_relative_to(folder.resolve()):  # a bank from elsewhere may say so
+        return None
+    try:
+        return decode_photo(path, (row["source_width"], row["source_height"]))
+    except (PhotoError, DatasetError):
+        return None
+
+
+def _view(
+    pixels: Pixels, size: tuple[int, int], box: tuple[float, ...], longest: int = 192
+) -> Image.Image:
+    """A photo brought to its own shape, `longest` px long, with a box drawn into it."""
+    scale = longest / max(size)
+    width, height = (max(1, round(side * scale)) for side in size)
+    view = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    x0, y0, x1, y1 = box
+    corners = [x0 * (width - 1), y0 * (height - 1), x1 * (width - 1), y1 * (height - 1)]
+    draw = ImageDraw.Draw(view)
+    draw.rectangle(corners, outline=(255, 255, 255), width=4)
+    draw.rectangle(corners, outline=FRAME, width=2)
+    return view
+
+
+def patch_sheet(patches: Pixels, labels: Sequence[str]) -> Image.Image:
+    """Patches (n, P, P, 3), each over its label; lines of a label are split by newlines."""
+    cells = [
+        Image.fromarray(patch).resize((CELL, CELL), Image.Resampling.BICUBIC) for patch in patches
+    ]
+    return sheet(cells, labels)
+
+
+def sheet(cells: Sequence[Image.Image], labels: Sequence[str]) -> Image.Image:
+    """Pictures in rows, each over its label."""
+    width = max(cell.width for cell in cells)
+    height = max(cell.height for cell in cells)
+    lines = max(label.count("\n") + 1 for label in labels)
+    across = min(len(cells), MOST_ACROSS)
+    down = -(-len(cells) // across)
+    step = (width + GAP, height + lines * LINE + GAP)
+    page = Image.new("RGB", (across * step[0] + GAP, down * step[1] + GAP), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=11)
+    for i, (cell, label) in enumerate(zip(cells, labels, strict=True)):
+        x, y = GAP + i % across * step[0], GAP + i // across * step[1]
+        page.paste(cell, (x, y))
+        for n, line in enumerate(label.split("\n")):
+            draw.text((x, y + height + n * LINE), _fitted(line, font, width), fill=TEXT, font=font)
+    return page
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """As much of a text as fits into `width` px."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."

@@ -1,0 +1,155 @@
+"""A photo file -> pixels -> one square patch per object, and the photo at training size."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import DatasetError
+from pipeline.scene import Box
+
+Resizer = Literal["torch", "pillow"]
+Pixels = NDArray[np.uint8]
+
+MAX_PIXELS = 50_000_000  # what a decoder may be asked to fill: 150 MB; COCO's largest has 0.4 M
+MAX_BYTES = 200_000_000  # of a photo file
+# Formats whose decoders neither call another program nor follow references to other files.
+OTHER_FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG", "PPM")
+# A JPEG colour space that libjpeg-turbo turns into RGB; CMYK and YCCK go to Pillow.
+TURBO_COLOURS = ("YCbCr", "RGB", "Gray", "GRAY")
+
+
+class PhotoError(Exception):
+    """One photo that cannot be used: it costs that photo, not the build."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason  # a short code for failures.jsonl
+        self.detail = detail
+
+
+def decode_photo(path: Path, size_wh: tuple[int, int]) -> Pixels:
+    """The photo as (H, W, 3) uint8 RGB; PhotoError where it is not what its annotation says.
+
+    The size is read from the header and compared before a single pixel is decoded.
+    """
+    data = _read(path)
+    if data[:3] == b"\xff\xd8\xff":
+        return _decode_jpeg(data, size_wh)
+    return _decode_other(data, size_wh)
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes. Only a file that is not there is the photo's fault: a lost mount, a
+    forbidden folder or a failing disk must stop the build, not thin out its content."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise PhotoError("photo_too_large", f"more than {MAX_BYTES:,} bytes")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        if not path.parent.is_dir():
+            raise DatasetError(
+                f"the folder {path.parent} is gone; put the photos back (or mount their disk) "
+                f"and run the command again"
+            ) from error
+        raise PhotoError("photo_missing", "no such file") from error
+    except OSError as error:
+        raise DatasetError(
+            f"cannot read {path}: {error.strerror}; mend this and run the command again"
+        ) from error
+
+
+def _check_size(width: int, height: int, size_wh: tuple[int, int]) -> None:
+    if width * height > MAX_PIXELS:
+        raise PhotoError("photo_too_large", f"{width} x {height} px, allowed are {MAX_PIXELS:,}")
+    if (width, height) != size_wh:
+        annotated = f"{size_wh[0]} x {size_wh[1]}"
+        raise PhotoError("photo_wrong_size", f"{width} x {height} px, annotated as {annotated}")
+
+
+def _decode_jpeg(data: bytes, size_wh: tuple[int, int]) -> Pixels:
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise _unreadable(str(error)) from error
+    _check_size(width, height, size_wh)
+    if colours not in TURBO_COLOURS:
+        return _decode_other(data, size_wh)
+    try:
+        # strict: libjpeg only warns of a file cut short and fills the rest with grey.
+        pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    except ValueError as error:
+        raise _unreadable(str(error)) from error
+    return pixels
+
+
+def _decode_other(data: bytes, size_wh: tuple[int, int]) -> Pixels:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's hints about odd files; we check for ourselves
+        try:
+            with Image.open(io.BytesIO(data), formats=OTHER_FORMATS) as image:
+                _check_size(*image.size, size_wh)
+                return np.array(image.convert("RGB"))
+        except Image.DecompressionBombError as error:
+            raise PhotoError("photo_too_large", str(error)) from error
+        except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+            raise _unreadable(_first_line(error)) from error
+
+
+def _first_line(error: BaseException) -> str:
+    # "cannot identify image file <_io.BytesIO object at 0x7f..>" differs from run to run.
+    return (str(error).splitlines() or [type(error).__name__])[0].split(" <_io")[0]
+
+
+def _unreadable(message: str) -> PhotoError:
+    cut = any(sign in message.lower() for sign in ("premature", "truncated", "end of file"))
+    return PhotoError("photo_cut_short" if cut else "photo_unreadable", message)
+
+
+def pixel_box(box: Box, width: int, height: int) -> tuple[int, int, int, int] | None:
+    """left, top, right, bottom in whole pixels, at least one each way; None outside the photo."""
+    if not all(np.isfinite(box)) or box.x1 < 0 or box.y1 < 0 or box.x0 >= 1 or box.y0 >= 1:
+        return None
+    left = min(max(round(box.x0 * width), 0), width - 1)
+    top = min(max(round(box.y0 * height), 0), height - 1)
+    right = min(max(round(box.x1 * width), left + 1), width)
+    bottom = min(max(round(box.y1 * height), top + 1), height)
+    return left, top, right, bottom
+
+
+def cut_patches(
+    photo: Pixels, boxes: Sequence[Box], side: int, resizer: Resizer = "torch"
+) -> Pixels:
+    """(H, W, 3) and n boxes -> (n, side, side, 3): each box cut out, then resized to a square.
+
+    Cut first: Pillow's `resize(box=)` reads pixels outside the box (measured: up to 21 levels).
+    """
+    height, width = photo.shape[:2]
+    patches = np.empty((len(boxes), side, side, 3), np.uint8)
+    for i, box in enumerate(boxes):
+        corners = pixel_box(box, width, height)
+        if corners is None:
+            raise ValueError(f"{box} lies outside the photo")
+        left, top, right, bottom = corners
+        patches[i] = resize_photo(photo[top:bottom, left:right], side, resizer)
+    return patches
+
+
+def resize_photo(photo: Pixels, side: int, resizer: Resizer = "torch") -> Pixels:
+    """(H, W, 3) -> (side, side, 3) by antialiased bilinear resampling, proportions given up."""
+    if resizer == "pillow":
+        image = Image.fromarray(np.ascontiguousarray(photo))
+        return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+    pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
+    resized = torch.nn.functional.interpolate(
+        pixels, size=(side, side), mode="bilinear", antialias=True
+    )
+    out: Pixels = resized[0].permute(1, 2, 0).contiguous().numpy()
+    return out

@@ -1,0 +1,41 @@
+"""A JSON file from outside -> its value and SHA-256, or one line that says where it is broken."""
+
+import codecs
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.errors import DatasetError
+
+
+class JsonFile(NamedTuple):
+    value: Any
+    sha256: str
+
+
+def read_json(path: Path, remedy: str) -> JsonFile:
+    """`remedy` ends the message about a file that is not whole: what to do about it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = f"{path} is not UTF-8 text at byte {start + error.start:,} of {len(data):,}"
+        raise DatasetError(f"{what}; {remedy}") from error
+    size = len(data)
+    del data  # COCO's largest file has a gigabyte: its bytes, its text and its values are three
+    try:
+        return JsonFile(json.loads(text), sha256)
+    except json.JSONDecodeError as error:
+        offset = start + len(text[: error.pos].encode("utf-8"))
+        place = f"byte {offset:,} of {size:,} (line {error.lineno}, column {error.colno})"
+        raise DatasetError(f"{path} is not JSON at {place}: {error.msg}; {remedy}") from error
+    except RecursionError as error:
+        raise DatasetError(f"{path} nests brackets too deeply to be read; {remedy}") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DatasetError(f"{path} cannot be read as JSON: {error}; {remedy}") from error

@@ -1,0 +1,158 @@
+"""A scene with its picture <-> one sample of a WebDataset tar.
+
+A sample has the members `<image_id>.json` (objects, boxes, triples, patch ids), `<image_id>.npy`
+(the picture, uint8) and, where the dataset has masks, `<image_id>.masks.npy`.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import webdataset
+from numpy.typing import NDArray
+
+from pipeline.scene import MASK_SIZE, Relation, Scene
+
+
+class SceneSample(NamedTuple):
+    """A scene as training sees it; n objects, boxes as shares of the photo."""
+
+    image: NDArray[np.uint8]  # (side, side, 3) RGB; (0, 0, 3) where it was not asked for
+    image_id: int
+    objects: tuple[str, ...]  # n category names
+    boxes: NDArray[np.float32]  # (n, 4) x0 y0 x1 y1
+    triples: tuple[Relation, ...]  # between objects; `__in_image__` is understood
+    patch_ids: NDArray[np.int64]  # (n,)
+    masks: NDArray[np.uint8] | None  # (n, 16, 16) in {0, 1}
+
+
+class Member(NamedTuple):
+    """Where a member's bytes lie in its tar; size -1 where the sample has no such member."""
+
+    offset: int
+    size: int
+
+
+NO_MEMBER = Member(-1, -1)
+
+
+class SamplePlace(NamedTuple):
+    """Where a sample's members lie in its tar."""
+
+    graph: Member
+    image: Member
+    masks: Member
+
+
+def sample_of(scene: Scene, image: NDArray[np.uint8]) -> SceneSample:
+    """A scene and its picture at training size, as one sample."""
+    return SceneSample(
+        image=image,
+        image_id=scene.photo.image_id,
+        objects=tuple(o.category for o in scene.objects),
+        boxes=np.array([o.box for o in scene.objects], np.float32).reshape(-1, 4),
+        triples=scene.relations,
+        patch_ids=np.array(scene.patch_ids, np.int64),
+        masks=_masks_of(scene),
+    )
+
+
+def _masks_of(scene: Scene) -> NDArray[np.uint8] | None:
+    if all(o.mask is None for o in scene.objects):
+        return None
+    # An object without a mask in a dataset with masks fills its box.
+    full = np.ones((MASK_SIZE, MASK_SIZE), np.uint8)
+    return np.stack([full if o.mask is None else o.mask for o in scene.objects])
+
+
+def _graph_json(sample: SceneSample) -> bytes:
+    graph = {
+        "image_id": sample.image_id,
+        "objects": sample.objects,
+        "boxes": sample.boxes.tolist(),
+        "triples": sample.triples,
+        "patch_ids": sample.patch_ids.tolist(),
+    }
+    return json.dumps(graph, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    out = io.BytesIO()
+    np.save(out, np.ascontiguousarray(array), allow_pickle=False)
+    return out.getvalue()
+
+
+def sample_digest(sample: SceneSample) -> bytes:
+    """SHA-256 of what the sample says, whatever tar it lies in."""
+    digest = hashlib.sha256(_graph_json(sample))
+    for array in (sample.image, sample.masks):
+        digest.update(b"none" if array is None else repr(array.shape).encode())
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
+def write_samples(path: Path, samples: Iterable[SceneSample]) -> list[SamplePlace]:
+    """Write a tar whose bytes depend on the samples alone; say where each one's members lie."""
+    image_ids = []
+    with path.open("wb") as file:
+        # A fixed mtime, owner and mode; encoder=False because the members are bytes already.
+        writer = webdataset.TarWriter(file, mtime=0, mode=0o444, encoder=False)
+        for sample in samples:
+            members = {"json": _graph_json(sample), "npy": _npy(sample.image)}
+            if sample.masks is not None:
+                members["masks.npy"] = _npy(sample.masks)
+            writer.write({"__key__": str(sample.image_id), **members})
+            image_ids.append(sample.image_id)
+        writer.close()
+    places = _members(path)
+    return [
+        SamplePlace(
+            places[f"{i}.json"], places[f"{i}.npy"], places.get(f"{i}.masks.npy", NO_MEMBER)
+        )
+        for i in image_ids
+    ]
+
+
+def _members(path: Path) -> dict[str, Member]:
+    with tarfile.open(path) as tar:
+        return {m.name: Member(m.offset_data, m.size) for m in tar}
+
+
+def sample_from(members: Mapping[str, bytes]) -> SceneSample:
+    """A sample from its members by extension (`json`, `npy`, `masks.npy`), as a tar holds them."""
+    graph = json.loads(members["json"])
+    image, masks = members.get("npy"), members.get("masks.npy")
+    return SceneSample(
+        image=np.zeros((0, 0, 3), np.uint8) if image is None else _array(image),
+        image_id=graph["image_id"],
+        objects=tuple(graph["objects"]),
+        boxes=np.array(graph["boxes"], np.float32).reshape(-1, 4),
+        triples=tuple(Relation(*triple) for triple in graph["triples"]),
+        patch_ids=np.array(graph["patch_ids"], np.int64),
+        masks=None if masks is None else _array(masks),
+    )
+
+
+def _array(data: bytes) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = np.load(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
+def read_sample(path: Path, place: SamplePlace, *, image: bool = True) -> SceneSample:
+    """One sample out of the middle of a local tar; `image=False` leaves the picture unread."""
+    wanted = {"json": place.graph, "masks.npy": place.masks}
+    if image:
+        wanted["npy"] = place.image
+    members = {}
+    with path.open("rb") as file:
+        for extension, member in wanted.items():
+            if member.size >= 0:
+                file.seek(member.offset)
+                members[extension] = file.read(member.size)
+    return sample_from(members)

@@ -1,0 +1,79 @@
+"""A dataset -> shards: fixed runs of photos, each in a file that a worker can read on its own."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DatasetError
+from pipeline.scene import (
+    MAX_OBJECT_INDEX,
+    SPLITS,
+    AnnotatedObject,
+    AnnotatedPhoto,
+    Dataset,
+    Photo,
+)
+
+MAX_IMAGE_ID = (1 << 47) - 1  # a patch id is a signed 64-bit number, 16 bits of it the object's
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A run of photos of one split, by rising id."""
+
+    name: str  # e.g. "train-00000"
+    photos: tuple[AnnotatedPhoto, ...]
+
+
+def plan_shards(dataset: Dataset, photos_per_shard: int) -> Iterator[Shard]:
+    """Cut each split, sorted by image id, into runs of `photos_per_shard` photos."""
+    check_ids(dataset)
+    for split in SPLITS:
+        photos = sorted(
+            (p for p in dataset.photos if p.photo.split == split), key=lambda p: p.photo.image_id
+        )
+        for number, start in enumerate(range(0, len(photos), photos_per_shard)):
+            yield Shard(f"{split}-{number:05d}", tuple(photos[start : start + photos_per_shard]))
+
+
+def check_ids(dataset: Dataset) -> None:
+    """Patch ids are made of image ids and object numbers: both must fit, and be unique."""
+    times = Counter(p.photo.image_id for p in dataset.photos)
+    for image_id, count in times.items():
+        if count > 1:
+            raise DatasetError(
+                f"{dataset.name}: image id {image_id} belongs to {count} photos; ids must be "
+                f"unique over all splits"
+            )
+        if not 0 <= image_id <= MAX_IMAGE_ID:
+            raise DatasetError(
+                f"{dataset.name}: image id {image_id} is not between 0 and {MAX_IMAGE_ID}"
+            )
+    for photo in dataset.photos:
+        numbers = [o.object_index for o in photo.objects]
+        if len(set(numbers)) != len(numbers) or max(numbers, default=0) > MAX_OBJECT_INDEX:
+            raise DatasetError(
+                f"{dataset.name}: image {photo.photo.image_id} has object numbers that repeat or "
+                f"exceed {MAX_OBJECT_INDEX}"
+            )
+
+
+def write_plan(path: Path, shard: Shard) -> None:
+    """The shard as JSON, written to a path that has its name already."""
+    value = [dataclasses.asdict(photo) for photo in shard.photos]
+    path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")), "utf-8")
+
+
+def read_plan(path: Path) -> tuple[AnnotatedPhoto, ...]:
+    return tuple(_photo(value) for value in json.loads(path.read_text("utf-8")))
+
+
+def _photo(value: dict[str, Any]) -> AnnotatedPhoto:
+    objects = tuple(
+        AnnotatedObject(**{**o, "box_px": tuple(o["box_px"])}) for o in value["objects"]
+    )
+    return AnnotatedPhoto(Photo(**value["photo"]), objects)

@@ -1,0 +1,106 @@
+"""An annotated photo -> its scene: objects with masks, and the geometric relations between them.
+
+The rules are sg2im's for COCO-Stuff. The one difference: an object's partner is drawn once, from
+the photo's id, and not anew at every access.
+"""
+
+import numpy as np
+
+from pipeline.errors import DatasetError
+from pipeline.masks import Mask, mask_over_box
+from pipeline.scene import (
+    MASK_SIZE,
+    AnnotatedObject,
+    AnnotatedPhoto,
+    Box,
+    Photo,
+    Relation,
+    Scene,
+    SceneObject,
+)
+
+
+def scene_of(annotated: AnnotatedPhoto) -> Scene:
+    """The same scene whatever was read before it, on any machine."""
+    photo = annotated.photo
+    objects = tuple(
+        SceneObject(
+            thing.object_index, thing.category, _box(photo, thing.box_px), _mask(photo, thing)
+        )
+        for thing in annotated.objects
+    )
+    relations = tuple(
+        Relation(s, predicate_of(objects[s], objects[o]), o)
+        for s, o in drawn_pairs(photo.image_id, len(objects))
+    )
+    return Scene(photo, objects, relations)
+
+
+def drawn_pairs(image_id: int, num_objects: int) -> list[tuple[int, int]]:
+    """(subject, object) for every object in turn: it and a random other, in random direction.
+
+    Drawn from the raw output of Philox, which numpy promises never to change.
+    """
+    if num_objects < 2:
+        return []
+    raw = np.random.Philox(key=image_id).random_raw(2 * num_objects)
+    pairs = []
+    for current in range(num_objects):
+        other = int(raw[2 * current]) % (num_objects - 1)
+        other += other >= current  # any but itself
+        pairs.append((current, other) if int(raw[2 * current + 1]) >> 63 else (other, current))
+    return pairs
+
+
+def predicate_of(subject: SceneObject, object: SceneObject) -> str:
+    """One of `GEOMETRIC`. Angles are taken in the unit square; y grows downwards."""
+    a, b = _single(subject.box), _single(object.box)
+    if a.x0 < b.x0 and a.y0 < b.y0 and a.x1 > b.x1 and a.y1 > b.y1:
+        return "surrounding"
+    if a.x0 > b.x0 and a.y0 > b.y0 and a.x1 < b.x1 and a.y1 < b.y1:
+        return "inside"
+    # sg2im cuts atan2's circle at odd multiples of pi/4; comparing is the same on every machine.
+    (ax, ay), (bx, by) = _centre(a, subject.mask), _centre(b, object.mask)
+    right, down = ax - bx, ay - by
+    if right < 0 and abs(down) <= -right:
+        return "left of"
+    if down < 0 and -down > abs(right):
+        return "above"
+    return "below" if down > 0 and down >= abs(right) else "right of"
+
+
+def _single(box: Box) -> Box:
+    """In single precision, as sg2im: edges that two boxes have in common stay so."""
+    return Box(*(float(np.float32(corner)) for corner in box))
+
+
+def _centre(box: Box, mask: Mask | None) -> tuple[float, float]:
+    """x, y of the mean of the mask's cells, the outer ones lying on the box's edges."""
+    if mask is None or not mask.any():
+        return (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    rows, columns = np.nonzero(mask)
+    steps = (MASK_SIZE - 1) * len(rows)
+    across, down = int(columns.sum()) / steps, int(rows.sum()) / steps
+    return box.x0 + across * (box.x1 - box.x0), box.y0 + down * (box.y1 - box.y0)
+
+
+def _box(photo: Photo, box_px: tuple[float, float, float, float]) -> Box:
+    """The part of a box that lies in the photo."""
+    x, y, width, height = box_px
+    corners = (
+        x / photo.width,
+        y / photo.height,
+        (x + width) / photo.width,
+        (y + height) / photo.height,
+    )
+    return Box(*(min(max(corner, 0.0), 1.0) for corner in corners))
+
+
+def _mask(photo: Photo, thing: AnnotatedObject) -> Mask | None:
+    try:
+        return mask_over_box(thing.segmentation, photo.width, photo.height, thing.box_px)
+    except ValueError as error:
+        raise DatasetError(
+            f"photo {photo.image_id} ({photo.file}), object {thing.object_index} "
+            f"({thing.category!r}): its segmentation is malformed: {error}"
+        ) from error

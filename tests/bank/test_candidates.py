@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import torch
+
+from bank import candidates as module
+from bank.candidates import (
+    PADDING,
+    Candidates,
+    Pool,
+    find_candidates,
+    nearest,
+    read_candidates,
+    smallest,
+    write_candidates,
+)
+from bank.errors import BankError
+from bank.grid import on_grid, scaled
+from pipeline.scene import patch_id
+
+F = 5
+
+
+def a_bank(num_photos=40, per_photo=4, categories=("cat", "dog", "sky"), seed=0):
+    """Coarse features, so that many distances tie, and each photo's patches nearly alike."""
+    random = np.random.default_rng(seed)
+    ids = np.array([patch_id(7 * i, o) for i in range(num_photos) for o in range(per_photo)])
+    photos = random.normal(size=(num_photos, F)).round().repeat(per_photo, axis=0)
+    features = on_grid(photos + random.integers(-1, 2, size=photos.shape) / 8)
+    names = random.choice(categories, size=len(ids))
+    train = ids >> 16 < 7 * num_photos * 3 // 4
+    return features, ids, names, train
+
+
+def by_hand(features, ids, names, train, k, scope="category"):
+    """The rule spelled out, one patch at a time."""
+    rows = []
+    for f, own, name in zip(features, ids, names, strict=True):
+        ranked = sorted(
+            (scope == "category" and str(n) != str(name), float(((g - f) ** 2).sum()), int(i))
+            for g, i, n, t in zip(features.astype(float), ids, names, train, strict=True)
+            if t and i >> 16 != own >> 16
+        )
+        rows.append(ranked[:k])
+    return rows
+
+
+@pytest.mark.parametrize("scope", ["category", "all"])
+def test_candidates_follow_the_rule_in_every_place(scope):
+    bank = a_bank()
+    found = find_candidates(*bank, k=9, scope=scope)
+    for row, expected in enumerate(by_hand(*bank, k=9, scope=scope)):
+        assert found.ids[row].tolist() == [i for _, _, i in expected]
+        assert found.fallback[row].tolist() == [other for other, _, _ in expected]
+        squared = [d for _, d, _ in expected]
+        np.testing.assert_allclose(found.distances[row], np.sqrt(squared), rtol=1e-6)
+    assert found.valid.all()
+
+
+def test_small_blocks_find_what_one_block_finds(monkeypatch):
+    bank = a_bank(seed=3)
+    whole = find_candidates(*bank, k=6)
+    monkeypatch.setattr(module, "BLOCK", 21)
+    monkeypatch.setattr(module, "BLOCK_COLUMNS", 7)
+    for one, other in zip(whole, find_candidates(*bank, k=6), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_patch_of_the_own_photo_is_never_offered_however_well_it_matches():
+    features = on_grid(np.array([[0.0] * F, [0.0] * F, [9.0] * F, [5.0] * F]))
+    ids = np.array([patch_id(1, 0), patch_id(1, 1), patch_id(2, 0), patch_id(3, 0)])
+    found = find_candidates(features, ids, ["cat"] * 4, np.ones(4, dtype=bool), k=3)
+    assert found.ids[0].tolist() == [ids[3], ids[2], PADDING]
+
+
+def test_equal_distances_end_in_the_order_of_their_ids():
+    ids = np.array([patch_id(i, 0) for i in (90, 30, 70, 10, 50)])
+    features = on_grid(np.zeros((5, F)))
+    found = find_candidates(features, ids, ["cat"] * 5, np.ones(5, dtype=bool), k=3)
+    assert (found.ids[0] >> 16).tolist() == [10, 30, 50]
+
+
+def test_only_training_patches_are_offered_but_all_ask():
+    features, ids, names, train = a_bank()
+    found = find_candidates(features, ids, names, train, k=5)
+    assert len(found.ids) == len(ids)
+    assert set(found.ids[found.valid].tolist()) <= set(ids[train].tolist())
+
+
+def test_a_category_with_too_few_patches_is_filled_from_the_others_and_says_so():
+    ids = np.array([patch_id(i, 0) for i in range(1, 6)])
+    features = on_grid(np.array([0, 1, 100, 2, 3])[:, None] * np.ones((1, F)))
+    names = ["cat", "dog", "cat", "dog", "dog"]
+    found = find_candidates(features, ids, names, np.ones(5, dtype=bool), k=3)
+    assert (found.ids[0] >> 16).tolist() == [3, 2, 4]  # the far cat comes before the near dogs
+    assert found.fallback[0].tolist() == [False, True, True]
+
+
+def test_a_bank_of_one_photo_gives_only_padding():
+    ids = np.array([patch_id(1, o) for o in range(3)])
+    found = find_candidates(on_grid(np.zeros((3, F))), ids, ["cat"] * 3, np.ones(3, bool), k=2)
+    assert not found.valid.any()
+    assert (found.ids == PADDING).all()
+    assert np.isinf(found.distances).all()
+
+
+def test_an_empty_bank_is_refused():
+    features, ids, names, _ = a_bank()
+    with pytest.raises(BankError, match="bank is empty"):
+        find_candidates(features, ids, names, np.zeros(len(ids), dtype=bool), k=2)
+
+
+def test_distances_are_exact_far_from_the_origin():
+    far = on_grid(np.array([[3000.0, 0, 0, 0, 0]]))
+    pool = on_grid(np.array([[3000.0, 2**-11, 0, 0, 0], [3000.0, 2**-12, 0, 0, 0]]))
+    found = nearest(scaled(far), Pool(np.array([1, 2]), scaled(pool)), k=2)
+    assert found.ids.tolist() == [[2, 1]]
+    assert found.squared.tolist() == [[1.0, 4.0]]
+
+
+def test_features_too_long_for_exact_distances_are_refused():
+    with pytest.raises(BankError, match="damaged"):
+        scaled(np.full((1, F), 1e5, dtype=np.float32))
+    with pytest.raises(BankError, match="damaged"):
+        scaled(np.full((1, F), np.nan, dtype=np.float32))
+
+
+def test_the_smallest_are_those_of_a_stable_sort():
+    values = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (30, 200)).astype(float))
+    values[::3, 50:] = torch.inf
+    ordered, places = values.sort(dim=1, stable=True)
+    found, at = smallest(values, 60)
+    assert torch.equal(found, ordered[:, :60])
+    finite = ~found.isinf()
+    assert torch.equal(at[finite], places[:, :60][finite])
+
+
+def test_candidates_come_back_from_their_file_as_they_were(tmp_path):
+    features, ids, names, train = a_bank(num_photos=6)
+    found = find_candidates(features, ids, names, train, k=30)
+    assert not found.valid.all()
+    write_candidates(tmp_path / "candidates.arrow", ids, found)
+    read_ids, read = read_candidates(tmp_path / "candidates.arrow")
+    assert isinstance(read, Candidates)
+    for one, other in zip((ids, *found), (read_ids, *read), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    assert [p.name for p in tmp_path.iterdir()] == ["candidates.arrow"]
+
+
+def test_a_candidates_file_that_is_none_is_a_bank_error(tmp_path):
+    (tmp_path / "candidates.arrow").write_bytes(b"not arrow")
+    with pytest.raises(BankError, match="build the bank again"):
+        read_candidates(tmp_path / "candidates.arrow")
+    with pytest.raises(BankError, match="unfinished"):
+        read_candidates(tmp_path / "nothing.arrow")

@@ -1,0 +1,135 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from bank import index as module
+from bank.candidates import find_candidates
+from bank.errors import BankError
+from bank.grid import on_grid
+from bank.index import Indexes, build_indexes
+from pipeline.scene import patch_id
+
+F, K = 6, 5
+DIGEST = "ab" * 32
+
+
+@pytest.fixture(params=["faiss", "torch"])
+def engine(request, monkeypatch):
+    """With FAISS, and as where it is not installed."""
+    if request.param == "torch":
+        monkeypatch.setattr(module, "faiss", None)
+    else:
+        pytest.importorskip("faiss")
+    return request.param
+
+
+def a_bank(num_photos=240, seed=0, ties=False):
+    random = np.random.default_rng(seed)
+    ids = np.array([patch_id(3 * i, o) for i in range(num_photos) for o in (0, 2)])
+    features = random.normal(size=(len(ids), F)) * 4 + 50
+    names = random.choice(["bird", "sea", "rock"], p=[0.6, 0.39, 0.01], size=len(ids))
+    return on_grid(features.round() if ties else features), ids, names
+
+
+def indexes(folder, bank, digest=DIGEST):
+    build_indexes(folder / "index", *bank, digest)
+    return Indexes.open(folder / "index", digest)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_index_finds_what_the_exact_search_finds(tmp_path, engine, ties):
+    features, ids, names = bank = a_bank(ties=ties)
+    expected = find_candidates(features, ids, names, np.ones(len(ids), dtype=bool), K)
+    opened = indexes(tmp_path, bank)
+    assert expected.fallback.any()
+    for row in [*range(0, len(ids), 23), int(np.flatnonzero(names == "rock")[0])]:
+        one = slice(row, row + 1)
+        found = opened.search(features[one], names[one], K, exclude_images=[ids[row] >> 16])
+        for mine, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(mine[0], theirs[row])
+
+
+def test_faiss_is_what_proposes_where_it_is_installed(tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    opened = indexes(tmp_path, bank := a_bank())
+    monkeypatch.setattr(module, "nearest", None)  # exact search would be a call of None
+    found = opened.search(bank[0][:4] + 0.25, ["bird"] * 4, K)
+    assert found.valid.all()
+
+
+def test_many_queries_at_once_find_what_each_finds_alone(tmp_path, engine):
+    features, _, names = bank = a_bank()
+    opened = indexes(tmp_path, bank)
+    together = opened.search(features[:40], names[:40], K)
+    for row in range(40):
+        alone = opened.search(features[row : row + 1], names[row : row + 1], K)
+        assert together.ids[row].tolist() == alone.ids[0].tolist()
+
+
+def test_excluded_photos_are_not_offered_however_well_they_match(tmp_path, engine):
+    features, ids, names = bank = a_bank()
+    opened = indexes(tmp_path, bank)
+    wanted = opened.search(features[:1], names[:1], K)
+    photos = [int(i) >> 16 for i in wanted.ids[0, :3]]
+    found = opened.search(features[:1], names[:1], K, exclude_images=photos)
+    assert wanted.ids[0, 0] == ids[0]
+    assert not {int(i) >> 16 for i in found.ids[0]} & set(photos)
+    assert found.ids[0, :2].tolist() == wanted.ids[0, 3:].tolist()
+
+
+def test_a_category_the_bank_does_not_have_falls_back_to_the_nearest_of_all(tmp_path, engine):
+    features, ids, _ = bank = a_bank()
+    found = indexes(tmp_path, bank).search(features[7:8], ["unicorn"], K)
+    assert found.ids[0, 0] == ids[7]
+    assert found.fallback.all()
+    assert found.valid.all()
+
+
+def test_more_candidates_than_patches_are_padded(tmp_path, engine):
+    bank = a_bank(num_photos=3)
+    found = indexes(tmp_path, bank).search(bank[0][:2], bank[2][:2], k=8)
+    assert found.valid.sum(1).tolist() == [6, 6]
+    assert (found.ids[:, 6:] == -1).all()
+
+
+def test_an_index_opens_only_with_its_own_bank(tmp_path, engine):
+    indexes(tmp_path, a_bank())
+    with pytest.raises(BankError, match="built for the bank with content digest abab"):
+        Indexes.open(tmp_path / "index", "cd" * 32)
+
+
+def test_a_missing_or_damaged_index_is_a_bank_error(tmp_path):
+    with pytest.raises(BankError, match="no index at"):
+        Indexes.open(tmp_path / "index", DIGEST)
+    indexes(tmp_path, a_bank(num_photos=3))
+    (tmp_path / "index" / "ids.npy").write_bytes(b"\x80nothing")
+    with pytest.raises(BankError, match="is damaged"):
+        Indexes.open(tmp_path / "index", DIGEST)
+
+
+def test_an_empty_bank_has_an_index_that_refuses_to_search(tmp_path, engine):
+    empty = (np.zeros((0, F), np.float32), np.zeros(0, np.int64), [])
+    with pytest.raises(BankError, match="empty"):
+        indexes(tmp_path, empty).search(np.zeros((1, F), np.float32), ["bird"], K)
+
+
+def test_an_index_travels_to_another_process_as_its_path(tmp_path, engine):
+    opened = indexes(tmp_path, bank := a_bank())
+    sent = pickle.dumps(opened)
+    assert len(sent) < 1000
+    mine, theirs = (i.search(bank[0][:3], bank[2][:3], K) for i in (opened, pickle.loads(sent)))
+    np.testing.assert_array_equal(mine.ids, theirs.ids)
+
+
+def test_building_again_replaces_the_index_and_gives_the_same_bytes(tmp_path, engine):
+    def contents():
+        return {p.name: p.read_bytes() for p in (tmp_path / "index").iterdir()}
+
+    indexes(tmp_path, a_bank(seed=1), "cd" * 32)
+    indexes(tmp_path, a_bank())
+    first = contents()
+    order = np.random.default_rng(5).permutation(480)
+    indexes(tmp_path, tuple(part[order] for part in a_bank()))
+    assert contents() == first
+    assert [p.name for p in tmp_path.iterdir()] == ["index"]

@@ -1,0 +1,120 @@
+import multiprocessing
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from bank.errors import BankError
+from bank.files import file_digest
+from bank.shards import PatchStore, map_size, write_patches
+
+SIDE = 4
+
+
+def pixels(patch_id: int) -> np.ndarray:
+    return np.random.default_rng(patch_id).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+
+
+def write(folder, ids):
+    write_patches(folder, [(i, pixels(i).tobytes()) for i in ids], map_size(len(ids), SIDE))
+
+
+@pytest.fixture
+def store(tmp_path):
+    write(tmp_path / "a", [1, 5, 1 << 40])
+    write(tmp_path / "b", [3, 7])
+    ids = np.array([1, 3, 5, 7, 1 << 40])
+    return PatchStore(tmp_path, ids, np.array([0, 1, 0, 1, 0], np.int32), ["a", "b"], SIDE)
+
+
+def test_patches_come_back_in_the_order_and_shape_of_their_ids(store):
+    ids = np.array([[7, 1, 1], [1 << 40, 3, 5]])
+    found = store.read(ids)
+    assert found.shape == (2, 3, SIDE, SIDE, 3)
+    for place in np.ndindex(ids.shape):
+        assert np.array_equal(found[place], pixels(int(ids[place])))
+
+
+def test_padding_gives_zeros_and_reads_nothing(store):
+    found = store.read(np.array([-1, 3]))
+    assert not found[0].any()
+    assert np.array_equal(found[1], pixels(3))
+
+
+def test_no_ids_give_no_patches(store):
+    assert store.read(np.zeros((2, 0), np.int64)).shape == (2, 0, SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize("stranger", [0, 4, (1 << 40) + 1])
+def test_a_patch_that_is_not_there_is_named(store, stranger):
+    with pytest.raises(BankError, match=f"no patch {stranger} "):
+        store.read(np.array([1, stranger]))
+
+
+def test_the_same_patches_make_the_same_bytes_and_leave_no_lock(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / name, list(range(100)))
+    assert file_digest(tmp_path / "a/data.mdb") == file_digest(tmp_path / "b/data.mdb")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["data.mdb"]
+
+
+@pytest.mark.parametrize("ids", [[2, 1], [1, 1]])
+def test_patches_out_of_order_are_refused(tmp_path, ids):
+    with pytest.raises(ValueError, match="out of order or twice"):
+        write(tmp_path / "a", ids)
+
+
+@pytest.mark.parametrize(("num", "side"), [(0, 64), (1, 1), (40, 256)])
+def test_what_was_planned_fits_into_the_map(tmp_path, num, side):
+    patch = bytes(side * side * 3)
+    write_patches(tmp_path / "a", [(i, patch) for i in range(num)], map_size(num, side))
+
+
+def test_reading_leaves_no_lock_file(store):
+    store.read(np.array([1]))
+    assert [p.name for p in (store.folder / "a").iterdir()] == ["data.mdb"]
+
+
+def test_a_store_can_be_sent_to_another_process(store):
+    store.read(np.array([1]))
+    assert np.array_equal(pickle.loads(pickle.dumps(store)).read(np.array([7]))[0], pixels(7))
+
+
+def _child(store, answers):
+    answers.put(store.read(np.array([5, 7])))
+
+
+def test_a_forked_child_opens_its_own_handle(store):
+    store.read(np.array([5]))  # the parent's handle, which the child must not use
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=_child, args=(store, answers))
+    child.start()
+    found = answers.get()
+    child.join()
+    assert child.exitcode == 0
+    assert np.array_equal(found, np.stack([pixels(5), pixels(7)]))
+
+
+def test_a_shard_that_replaced_another_at_the_same_path_is_read_anew(store):
+    store.read(np.array([3]))
+    shutil.rmtree(store.folder / "b")
+    write_patches(store.folder / "b", [(3, bytes(SIDE**2 * 3)), (7, bytes(SIDE**2 * 3))], 1 << 24)
+    assert not store.read(np.array([3])).any()
+
+
+def test_a_missing_or_damaged_shard_is_named(store):
+    (store.folder / "a/data.mdb").unlink()
+    (store.folder / "b/data.mdb").write_bytes(b"not an LMDB file" * 1000)
+    with pytest.raises(BankError, match=r"a/data\.mdb is missing"):
+        store.read(np.array([1]))
+    with pytest.raises(BankError, match=r"b/data\.mdb cannot be opened"):
+        store.read(np.array([3]))
+
+
+def test_a_patch_of_another_size_is_damage(tmp_path):
+    write_patches(tmp_path / "a", [(1, b"short")], 1 << 24)
+    store = PatchStore(tmp_path, np.array([1]), np.zeros(1, np.int32), ["a"], SIDE)
+    with pytest.raises(BankError, match="patch 1 is damaged"):
+        store.read(np.array([1]))

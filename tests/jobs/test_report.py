@@ -1,0 +1,123 @@
+"""The page: complete, self-contained, and safe whatever the names in it."""
+
+import base64
+import io
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from bank.bank import Bank
+from jobs.curves import loss_curves
+from jobs.report import ReportOptions, environment, last_scores, main, read_lines
+from model.config import demo
+from model.trainer import Trainer
+from pipeline.errors import UserError
+from pipeline.options import write_json
+
+LOG = [{"step": step, "total": 2.0 / (step + 1), "boxes": 0.1} for step in range(30)]
+
+
+@pytest.fixture(scope="module")
+def run(toy_bank, tmp_path_factory):
+    bank = Bank.open(toy_bank)
+    folder = tmp_path_factory.mktemp("runs") / "00001-toy"
+    folder.mkdir()
+    write_json(folder / "config.json", {"bank": str(bank.path), "train": demo()})
+    Trainer(demo(), bank, torch.device("cpu")).save(folder)
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LOG))
+    score = {"metric": "ground-truth selection", "choice": "trained", "value": 0.4321}
+    (folder / "metrics.jsonl").write_text(json.dumps(score) + "\n")
+    for step, colour in ((10, "red"), (30, "lime")):
+        Image.new("RGB", (9, 5), colour).save(folder / f"samples-{step:06d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run, tmp_path_factory):
+    graph = tmp_path_factory.mktemp("graphs") / "a_meadow_<b>.json"
+    graph.write_text('{"objects": ["sky-other", "grass"], "relationships": [[0, "above", 1]]}')
+    main(ReportOptions(run=run, graphs=(graph,), draws=2))
+    return (run / "report.html").read_text()
+
+
+def test_the_page_needs_no_other_file(page):
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) > 20
+    assert all(s.startswith(("data:image/", "#")) for s in sources)
+    assert "@import" not in page
+    assert "<script" not in page
+
+
+def test_every_section_is_there(page):
+    for name in ("graphs", "scores", "curves", "training", "bank"):
+        assert f'<section id="{name}">' in page
+        assert f'href="#{name}"' in page
+    assert "0.432" in page
+    assert "sky-other above grass" in page
+
+
+def test_all_ways_of_retrieving_stand_beside_each_other_with_all_draws(page):
+    for mode in ("learned", "predefined", "random"):
+        assert page.count(f"image composed of {mode} patches") == 2
+
+
+def test_names_from_files_are_escaped(page):
+    assert "a meadow &lt;b&gt;" in page
+    assert "a meadow <b>" not in page
+    assert environment().from_string("{{ name }}").render(name="<script>") == "&lt;script&gt;"
+
+
+def test_the_last_training_samples_are_shown(page):
+    shown = re.search(r'class="training" src="data:image/png;base64,([^"]*)"', page)
+    with Image.open(io.BytesIO(base64.b64decode(shown[1]))) as grid:
+        assert grid.getpixel((4, 2)) == (0, 255, 0)
+
+
+def test_a_run_without_log_scores_or_graphs_still_gives_a_page(run, tmp_path):
+    for name in ("config.json", "checkpoint.pt"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    main(ReportOptions(run=tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    assert '<section id="bank">' in page
+    assert '<section id="scores">' not in page
+    assert '<section id="curves">' not in page
+
+
+def test_only_the_last_evaluation_is_shown():
+    def row(value, split, choice="trained"):
+        return {"metric": "m", "choice": choice, "value": value, "split": split}
+
+    lines = [row(0.1, "val"), row(0.2, "test"), row(0.3, "val"), row(0.4, "val", "chance")]
+    scores = last_scores(lines)
+    assert [(choice, value) for _, choice, value, _ in scores.rows] == [
+        ("trained", "0.300"),
+        ("chance", "0.400"),
+    ]
+    assert scores.protocol == "split val"
+
+
+def test_a_log_cut_short_is_read_up_to_there_and_a_damaged_one_is_refused(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1, "to')
+    assert read_lines(path) == [{"step": 0}]
+    path.write_text('{"step": 0}\nnonsense\n{"step": 2}\n')
+    with pytest.raises(UserError, match="line 2: not valid JSON"):
+        read_lines(path)
+    assert read_lines(tmp_path / "nothing.jsonl") == []
+
+
+def test_curves_are_one_svg_with_a_plot_for_every_loss():
+    svg = loss_curves(LOG)
+    assert svg.startswith("<svg")
+    assert svg.count("<svg") == 1
+    assert "total" in svg
+    assert "boxes" in svg
+    assert svg == loss_curves(LOG)  # the same log gives the same bytes
+
+
+def test_the_number_of_draws_has_bounds(run):
+    with pytest.raises(ValueError, match="--draws"):
+        ReportOptions(run=run, draws=0)

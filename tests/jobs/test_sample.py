@@ -1,0 +1,147 @@
+"""What `jobs.sample` leaves on disk, whom it credits, what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bank.bank import Bank
+from jobs.sample import SampleOptions, main, parse_pins
+from jobs.sheets import FRAME, patch_sheet, sources_of
+from model.config import demo
+from model.trainer import Trainer
+from pipeline.errors import UserError
+from pipeline.options import write_json
+from pipeline.scene import SceneGraph
+
+GRAPH = {"objects": ["sky-other", "grass", "tree", "tree"], "relationships": [[0, "above", 1]]}
+SCENE = SceneGraph(tuple(GRAPH["objects"]), ())
+
+
+@pytest.fixture(scope="module")
+def bank(toy_bank):
+    return Bank.open(toy_bank)
+
+
+@pytest.fixture(scope="module")
+def run(bank, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "00001-toy"
+    folder.mkdir()
+    write_json(folder / "config.json", {"bank": str(bank.path), "train": demo()})
+    Trainer(demo(), bank, torch.device("cpu")).save(folder)
+    return folder
+
+
+@pytest.fixture
+def graph(tmp_path):
+    path = tmp_path / "meadow.json"
+    path.write_text(json.dumps(GRAPH))
+    return path
+
+
+def test_each_draw_leaves_image_patches_and_sources_and_all_are_credited(run, graph, bank, capsys):
+    main(SampleOptions(run=run, graph=graph, draws=2))
+    out = run / "samples" / "meadow"
+    made = {path.name for path in out.iterdir()}
+    kinds = ("image", "patches", "sources")
+    assert made == {f"{kind}-{n}.png" for kind in kinds for n in (0, 1)} | {"credits.txt"}
+    with Image.open(out / "image-1.png") as image:
+        assert image.size == (64, 64)
+    text = (out / "credits.txt").read_text()
+    assert text in capsys.readouterr().out
+    assert text.count("patch ") == 8
+    some = int(text.split("patch ")[1].split()[0])
+    (credit,) = bank.credits([some])
+    for part in (credit["file"], credit["licence"], credit["source_url"], credit["category"]):
+        assert part in text
+
+
+def test_pins_and_bans_are_obeyed_by_every_draw(run, graph, bank, tmp_path):
+    main(SampleOptions(run=run, graph=graph, out=tmp_path / "free", candidates=2))
+    text = (tmp_path / "free" / "credits.txt").read_text()
+    sky = int(text.split("0 sky-other: patch ")[1].split()[0])
+    tree = int(bank.patch_ids[-1])
+    asked = {"pin": (f"3={tree}",), "ban": (sky,), "draws": 2, "candidates": 2}
+    main(SampleOptions(run=run, graph=graph, out=tmp_path / "bound", **asked))
+    text = (tmp_path / "bound" / "credits.txt").read_text()
+    assert text.count(f"3 tree: patch {tree} ") == 2
+    assert f"patch {sky} " not in text
+
+
+def test_a_list_of_graphs_gets_a_folder_each(run, tmp_path):
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps([GRAPH, {"objects": ["sea"]}]))
+    main(SampleOptions(run=run, graph=path, out=tmp_path / "out"))
+    assert (tmp_path / "out" / "000" / "image-0.png").is_file()
+    assert "0 sea: patch" in (tmp_path / "out" / "001" / "credits.txt").read_text()
+
+
+def test_an_object_can_be_pinned_by_place_or_by_a_name_that_is_there_once():
+    assert parse_pins(["1=7", "sky-other=9"], SCENE) == {1: 7, 0: 9}
+
+
+@pytest.mark.parametrize(
+    ("pin", "message"),
+    [
+        ("tree=7", "has 'tree' at 2, 3"),
+        ("gras=7", "no 'gras'; did you mean 'grass'"),
+        ("grass", "write object=patch_id"),
+        ("grass=-7", "write object=patch_id"),
+    ],
+)
+def test_a_pin_that_cannot_be_read_is_refused_by_name(pin, message):
+    with pytest.raises(UserError, match=message):
+        parse_pins([pin], SCENE)
+
+
+def test_an_unknown_object_of_the_graph_is_refused_with_the_nearest_names(run, tmp_path):
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps({"objects": ["sheeep"]}))
+    with pytest.raises(UserError, match="'sheep'"):
+        main(SampleOptions(run=run, graph=path))
+
+
+def test_a_data_folder_that_is_named_but_missing_is_refused(run, graph, tmp_path):
+    with pytest.raises(UserError, match="there is no such folder"):
+        main(SampleOptions(run=run, graph=graph, data=tmp_path / "nowhere"))
+
+
+def test_the_photo_is_shown_where_it_is_at_hand_else_the_packed_picture(bank, tmp_path):
+    patch = int(bank.patch_ids[0])
+    (credit,) = bank.credits([patch])
+    row = bank.table.take(bank.rows(np.array([patch]))).to_pylist()[0]
+    (packed,) = sources_of(bank, [patch], tmp_path)
+    assert not packed.original
+    path = tmp_path / credit["file"]
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (row["source_width"], row["source_height"]), (0, 0, 255)).save(path)
+    (shown,) = sources_of(bank, [patch], tmp_path)
+    assert shown.original
+    assert shown.view.size == packed.view.size
+    colours = {colour for _, colour in shown.view.getcolors(1 << 20)}
+    assert FRAME in colours  # the box
+
+
+def test_a_photo_that_has_changed_since_is_not_shown(bank, tmp_path):
+    patch = int(bank.patch_ids[0])
+    path = tmp_path / bank.credits([patch])[0]["file"]
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (31, 17)).save(path)
+    (shown,) = sources_of(bank, [patch], tmp_path)
+    assert not shown.original
+
+
+def test_a_sheet_holds_every_patch_in_rows():
+    patches = np.zeros((11, 8, 8, 3), np.uint8)
+    one = patch_sheet(patches[:1], ["a"])
+    many = patch_sheet(patches, ["a very long label that would run into its neighbour"] * 11)
+    assert many.width > 7 * (one.width - 6)
+    assert many.height == 2 * (one.height - 6) + 6
+
+
+@pytest.mark.parametrize("wrong", [{"draws": 0}, {"seed": -1}, {"candidates": 0}])
+def test_options_that_make_no_sense_are_refused(run, graph, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SampleOptions(run=run, graph=graph, **wrong)

@@ -1,0 +1,432 @@
+import copy
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.coco import read_coco
+from pipeline.errors import DatasetError, UserError
+from pipeline.relations import predicate_of, scene_of
+from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE
+
+SIDE = 100  # px, of every photo here
+LARGE = [10, 10, 20, 20]  # 4 % of it
+SMALL = [10, 10, 10, 20]  # exactly 2 %: one must cover more
+THINGS = [{"id": 1, "name": "person"}, {"id": 9, "name": "boat"}]
+STUFF = [{"id": 92, "name": "banner"}, {"id": 155, "name": "sea"}, {"id": 183, "name": "other"}]
+
+
+def photo(image_id, **more):
+    name = f"{image_id:012d}.jpg"
+    return {"id": image_id, "file_name": name, "width": SIDE, "height": SIDE, **more}
+
+
+def thing(image_id, category=1, box=LARGE, **more):
+    return {"image_id": image_id, "category_id": category, "bbox": list(box), **more}
+
+
+def annotated(images, annotations, categories):
+    numbered = [{"id": 100 + i, **a} for i, a in enumerate(annotations)]
+    return {"images": images, "annotations": numbered, "categories": categories}
+
+
+def files_of(train_ids=(1, 2), val_ids=(11, 12)):
+    """Each photo has two things and one region of stuff: just enough to pass."""
+    files = {}
+    for split, ids in (("train", train_ids), ("val", val_ids)):
+        images = [photo(i) for i in ids]
+        things = [thing(i, c) for i in ids for c in (1, 9)]
+        stuff = [thing(i, 155) for i in ids]
+        files[f"instances_{split}2017"] = annotated(images, things, THINGS)
+        files[f"stuff_{split}2017"] = annotated(copy.deepcopy(images), stuff, STUFF)
+    return files
+
+
+def put(folder, files):
+    for name in ("annotations", "train2017", "val2017"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        (folder / "annotations" / f"{name}.json").write_text(json.dumps(value), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def files():
+    return files_of()
+
+
+def ids(dataset, split):
+    return [p.photo.image_id for p in dataset.photos if p.photo.split == split]
+
+
+def refused(folder, *words, **options):
+    """The message, one line, with these words in it."""
+    with pytest.raises(UserError) as caught:
+        read_coco(folder, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    return message
+
+
+# What is read
+
+
+def test_the_vocabulary_goes_by_category_id_and_has_no_other(tmp_path, files):
+    for value in files.values():
+        value["categories"] = value["categories"][::-1]
+
+    vocabulary = read_coco(put(tmp_path, files)).vocabulary
+
+    assert vocabulary.objects == (IMAGE, "person", "boat", "banner", "sea")
+    assert vocabulary.predicates == (IN_IMAGE, *GEOMETRIC)
+
+
+def test_a_photo_tells_its_file_size_licence_and_source(tmp_path, files):
+    instances = files["instances_train2017"]
+    url = "http://creativecommons.org/licenses/by/2.0/"
+    instances["licenses"] = [{"id": 4, "url": url, "name": "Attribution"}, {"id": 5, "name": "?"}]
+    instances["images"][0] |= {"license": 4, "flickr_url": "http://f/1", "coco_url": "http://c/1"}
+    instances["images"][1] |= {"license": 6, "flickr_url": "javascript:alert(1)"}
+
+    first, second = (p.photo for p in read_coco(put(tmp_path, files)).photos[:2])
+
+    assert first.file == "train2017/000000000001.jpg"
+    assert (first.width, first.height, first.split) == (SIDE, SIDE, "train")
+    assert (first.licence, first.source_url) == (url, "http://f/1")
+    assert (second.licence, second.source_url) == ("", "")
+
+
+def test_objects_are_numbered_before_the_filter_things_first(tmp_path, files):
+    files["instances_train2017"]["annotations"].insert(0, thing(1, 9, SMALL))
+    files["stuff_train2017"]["annotations"].insert(0, thing(1, 183))  # "other"
+
+    objects = read_coco(put(tmp_path, files)).photos[0].objects
+
+    assert [(o.object_index, o.category) for o in objects] == [
+        (1, "person"),
+        (2, "boat"),
+        (4, "sea"),
+    ]
+    assert objects[0].box_px == (10.0, 10.0, 20.0, 20.0)
+
+
+def test_a_box_of_exactly_two_percent_is_too_small(tmp_path, files):
+    files["instances_train2017"]["annotations"][0]["bbox"] = SMALL
+
+    dataset = read_coco(put(tmp_path, files))
+
+    assert ids(dataset, "train") == [2]
+    assert dataset.protocol["counts"]["train2017"]["photos_with_too_few_objects"] == 1
+
+
+def test_a_box_turned_inside_out_is_not_large(tmp_path, files):
+    files["instances_train2017"]["annotations"][0]["bbox"] = [90, 90, -80, -80]
+
+    assert ids(read_coco(put(tmp_path, files)), "train") == [2]
+
+
+def test_eight_objects_pass_and_nine_do_not(tmp_path, files):
+    annotations = files["instances_train2017"]["annotations"]
+    annotations += [thing(1) for _ in range(5)] + [thing(2) for _ in range(6)]
+
+    dataset = read_coco(put(tmp_path, files))
+
+    assert ids(dataset, "train") == [1]
+    assert dataset.protocol["counts"]["train2017"]["photos_with_too_many_objects"] == 1
+
+
+def test_stuff_that_is_too_small_still_makes_a_photo_one_with_stuff(tmp_path, files):
+    files["instances_train2017"]["annotations"] += [thing(1), thing(2)]
+    files["stuff_train2017"]["annotations"] = [thing(1, 155, SMALL)]
+
+    dataset = read_coco(put(tmp_path, files))
+
+    assert ids(dataset, "train") == [1]
+    assert ids(read_coco(tmp_path, require_stuff=False), "train") == [1, 2]
+    assert dataset.protocol["counts"]["train2017"]["photos_considered"] == 1
+
+
+def test_crowds_are_kept_as_sg2im_keeps_them(tmp_path, files):
+    files["instances_train2017"]["annotations"][0]["iscrowd"] = 1
+
+    assert ids(read_coco(put(tmp_path, files)), "train") == [1, 2]
+
+
+def test_few_held_out_photos_are_halved_by_id_whatever_their_order(tmp_path):
+    dataset = read_coco(put(tmp_path, files_of(val_ids=(15, 11, 14, 12, 13))))
+
+    assert ids(dataset, "val") == [11, 12, 13]
+    assert ids(dataset, "test") == [14, 15]
+
+
+def test_of_many_held_out_photos_the_first_1024_of_the_file_are_for_validation(tmp_path):
+    order = [*range(5000, 3976, -1), *range(1024)]  # the first have the high ids
+    dataset = read_coco(put(tmp_path, files_of(train_ids=(9000,), val_ids=order)))
+
+    assert ids(dataset, "val") == sorted(order[:1024])
+    assert ids(dataset, "test") == list(range(1024))
+
+
+def test_a_limit_takes_the_first_that_pass_of_each_folder(tmp_path):
+    files = files_of(train_ids=(3, 1, 2), val_ids=(13, 11, 12))
+    files["instances_train2017"]["annotations"][0]["bbox"] = SMALL  # photo 3 does not pass
+
+    dataset = read_coco(put(tmp_path, files), limit=2)
+
+    assert ids(dataset, "train") == [1, 2]
+    assert ids(dataset, "val") + ids(dataset, "test") == [11, 13]
+    assert dataset.protocol["rules"]["limit_per_folder"] == 2
+    refused(tmp_path, "limit of 0", limit=0)
+
+
+def test_the_dataset_names_its_inputs_by_their_bytes(tmp_path, files):
+    inputs = read_coco(put(tmp_path, files)).inputs
+
+    assert list(inputs) == sorted(f"annotations/{name}.json" for name in files)
+    for name, digest in inputs.items():
+        assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
+
+def test_the_protocol_counts_before_and_after_each_filter(tmp_path, files):
+    files["instances_train2017"]["annotations"].append(thing(2, 1, SMALL))
+
+    protocol = read_coco(put(tmp_path, files)).protocol
+
+    counts = protocol["counts"]["train2017"]
+    assert (counts["annotations"], counts["objects_large_enough"]) == (7, 6)
+    assert (counts["photos"], counts["photos_passed"], counts["objects_passed"]) == (2, 2, 6)
+    assert protocol["splits"] == {"train": 2, "val": 1, "test": 1}
+    assert protocol["rules"]["objects_per_photo"] == [3, 8]
+    json.dumps(protocol)
+
+
+def test_a_folder_of_ones_own_needs_no_stuff_files(tmp_path, files):
+    own = {name: value for name, value in files.items() if name.startswith("instances")}
+    for value in own.values():
+        value["annotations"] += [thing(image["id"]) for image in value["images"]]
+        for annotation in value["annotations"]:
+            annotation["segmentation"] = []  # boxes alone, as many tools write it
+
+    dataset = read_coco(put(tmp_path, own), require_stuff=False)
+
+    assert ids(dataset, "train") == [1, 2]
+    assert all(o.segmentation is None for p in dataset.photos for o in p.objects)
+    refused(tmp_path, "stuff_train2017.json", "--no-require-stuff")
+
+
+# What is refused
+
+
+def test_a_missing_folder_says_what_to_download_and_where_it_goes(tmp_path, files):
+    folder = tmp_path / "coco"
+    wanted = ("train2017.zip", "val2017.zip", "annotations_trainval2017.zip")
+    wanted += ("stuff_annotations_trainval2017.zip", f"in {folder}", "instances_{train,val}2017")
+    refused(folder, "there is no folder", *wanted)
+
+    put(folder, files)
+    (folder / "annotations" / "instances_val2017.json").unlink()
+    refused(folder, "instances_val2017.json", *wanted)
+
+    (folder / "val2017").rmdir()
+    refused(folder, f"no folder {folder}/val2017", *wanted)
+
+
+def test_a_file_cut_short_is_named_with_the_byte_where_it_ends(tmp_path, files):
+    path = put(tmp_path, files) / "annotations" / "stuff_val2017.json"
+    text = '{"info": "l\'été", "images": [{"id": 11'
+    path.write_text(text, "utf-8")
+    end = len(text) + 2  # each é has two bytes
+
+    place = f"is not JSON at byte {end} of {end} (line 1, column {len(text) + 1})"
+    refused(tmp_path, "stuff_val2017.json", place, "it may have been cut short")
+
+
+def test_a_file_that_is_not_text_or_nests_without_end_is_refused(tmp_path, files):
+    path = put(tmp_path, files) / "annotations" / "stuff_val2017.json"
+    path.write_bytes(b'{"images": "\xff')
+    refused(tmp_path, "stuff_val2017.json", "not UTF-8 text at byte 12")
+    path.write_bytes(b"[" * 1_000_000)
+    refused(tmp_path, "stuff_val2017.json", "nests brackets too deeply")
+    path.write_bytes(b'{"images": ' + b"9" * 10_000 + b"}")
+    refused(tmp_path, "stuff_val2017.json", "cannot be read as JSON")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([], "holds a list"),
+        ({"images": [], "annotations": []}, "has no 'categories'"),
+        ({"images": [], "annotations": {}, "categories": []}, "'annotations' that is not a list"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(tmp_path, files, value, words):
+    refused(put(tmp_path, files | {"stuff_val2017": value}), "stuff_val2017.json", words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_id": 7}, "image_id 7 is not among the 2 photos"),
+        ({"image_id": 11}, "image_id 11 is not among the 2 photos"),  # a photo of val2017
+        ({"image_id": [1]}, "image_id [1] is not among"),
+        ({"category_id": 92}, "category_id 92 is not among the 2 categories"),
+        ({"category_id": True}, "category_id True is not among"),
+        ({"bbox": [1, 2, 3]}, "its bbox [1, 2, 3] is not four"),
+        ({"bbox": [1, 2, 3, float("nan")]}, "its bbox [1, 2, 3, nan] is not four"),
+        ({"bbox": [1, 2, 3, float("inf")]}, "its bbox [1, 2, 3, inf] is not four"),
+        ({"bbox": [1, 2, 3, 10**400]}, "its bbox"),
+        ({"bbox": [1, 2, 3, "4"]}, "its bbox"),
+        ({"bbox": None}, "its bbox None is not four"),
+        ({"segmentation": "no"}, "its segmentation is malformed"),
+        ({"segmentation": [[1, 2, 3, 4, 5]]}, "its segmentation is malformed"),
+        ({"segmentation": {"size": [SIDE, SIDE], "counts": [5]}}, "its segmentation is malformed"),
+    ],
+)
+def test_an_annotation_that_makes_no_sense_is_named(tmp_path, files, change, words):
+    files["instances_train2017"]["annotations"][3] |= change
+    refused(put(tmp_path, files), "instances_train2017.json, annotation 103: ", words)
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id", "bbox"])
+def test_an_annotation_that_lacks_a_key_is_named_by_its_place(tmp_path, files, key):
+    annotation = files["instances_train2017"]["annotations"][3]
+    del annotation["id"], annotation[key]
+    refused(put(tmp_path, files), "annotation at place 3: ", f"it has no {key!r}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc/passwd.jpg",
+        "a/../../../b.jpg",
+        "/etc/passwd.jpg",
+        "..\\b.jpg",
+        "C:/b.jpg",
+        "",
+        ".",
+        "a\nb.jpg",
+        "a\0.jpg",
+        "\ud800.jpg",
+        5,
+    ],
+)
+def test_a_file_name_that_leaves_its_folder_is_refused(tmp_path, files, name):
+    files["instances_train2017"]["images"][1]["file_name"] = name
+    refused(put(tmp_path, files), "instances_train2017.json, photo 2: its file_name", "train2017/")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": -1}, "its id -1 is not a whole number from 0 to 2^46"),
+        ({"id": 2**46 + 1}, "is not a whole number from 0 to 2^46"),
+        ({"id": "a"}, "its id 'a' is not"),
+        ({"width": 0}, "its width 0 is not"),
+        ({"height": 1e9}, "its height 1000000000.0 is not"),
+        ({"id": 1}, "listed twice"),
+        ({"id": 11}, "val2017/000000000011.jpg too"),
+    ],
+)
+def test_a_photo_that_makes_no_sense_is_named(tmp_path, files, change, words):
+    files["stuff_val2017"]["images"] = []
+    files["stuff_val2017"]["annotations"] = []
+    files["instances_val2017"]["images"][1] |= change
+    if change.get("id") == 1:
+        files["instances_val2017"]["images"] = [photo(1), photo(1)]
+        files["instances_train2017"] = annotated([], [], THINGS)
+    if change.get("id") == 11:
+        files["instances_train2017"]["images"].append(photo(11))
+        words = "train2017/000000000011.jpg too"
+    files["instances_val2017"]["annotations"] = []
+    refused(put(tmp_path, files), "instances_val2017.json, photo", words)
+
+
+def test_things_and_stuff_must_speak_of_the_same_photos(tmp_path, files):
+    files["stuff_train2017"]["images"][1]["width"] = SIDE + 1
+    refused(put(tmp_path, files), "stuff_train2017.json, photo 2:", "101 x 100 px", "100 x 100 px")
+
+
+@pytest.mark.parametrize(
+    ("category", "words"),
+    [
+        ({"id": 9, "name": "ship"}, "'ship' has id 9, but 'boat' was met before"),
+        ({"id": 10, "name": "boat"}, "'boat' has id 10, but 'boat' with id 9 was met before"),
+        ({"id": 10, "name": IMAGE}, "cannot be the name"),
+        ({"id": 10, "name": ""}, "cannot be the name"),
+        ({"id": 155, "name": "sea"}, "two categories have this id"),
+        ({"id": None, "name": "sea"}, "its id None"),
+    ],
+)
+def test_a_category_that_contradicts_another_is_refused(tmp_path, files, category, words):
+    files["stuff_train2017"]["categories"] = [*STUFF, category]
+    refused(put(tmp_path, files), "stuff_train2017.json, category", words)
+
+
+def test_a_photo_has_at_most_65536_annotations(tmp_path, files):
+    files["instances_train2017"]["annotations"] += [thing(1, 1, SMALL)] * (65_536 - 3)
+    read_coco(put(tmp_path, files))  # with its stuff, 65,536
+
+    files["instances_train2017"]["annotations"] += [thing(1, 1, SMALL)]
+    refused(put(tmp_path, files), "photo 1 has more than 65,536 annotations")
+
+
+def test_when_nothing_passes_the_counts_and_a_way_on_are_told(tmp_path, files):
+    for split in ("train", "val"):
+        files[f"stuff_{split}2017"]["annotations"] = []
+    refused(put(tmp_path, files), "none of the 2 photos", "0 have stuff", "--no-require-stuff")
+    message = refused(tmp_path, "2 have fewer than 3", require_stuff=False)
+    assert "--no-require-stuff" not in message
+
+
+def test_a_bad_dataset_is_told_as_such(tmp_path):
+    with pytest.raises(DatasetError):
+        read_coco(tmp_path / "nowhere")
+
+
+# sg2im's own answers on real photos
+
+
+@pytest.fixture(scope="module")
+def real_data():
+    if not (place := os.environ.get("RETRIEVEGAN_DATA")):
+        pytest.skip("RETRIEVEGAN_DATA names no folder with real COCO photos and golden answers")
+    return Path(place)
+
+
+@pytest.fixture(scope="module")
+def golden(real_data):
+    return json.loads((real_data / "golden" / "coco_protocol.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def real(real_data):
+    return read_coco(real_data / "coco")
+
+
+def test_the_photos_and_objects_are_sg2ims_in_its_order(real, golden):
+    for folder, num_photos in (("train2017", 85), ("val2017", 40)):
+        ours = {
+            str(p.photo.image_id): [[o.category, list(o.box_px)] for o in p.objects]
+            for p in real.photos
+            if p.photo.file.startswith(folder)
+        }
+        assert len(ours) == num_photos
+        assert ours == {i: scene["objects"] for i, scene in golden[folder].items()}
+
+
+def test_every_ordered_pair_has_sg2ims_predicate(real, golden):
+    wanted = {image_id: s["relations"] for part in golden.values() for image_id, s in part.items()}
+    wrong, num_pairs = [], 0
+    for photo in real.photos:
+        objects = scene_of(photo).objects
+        for pair, predicate in wanted[str(photo.photo.image_id)].items():
+            s, o = (int(i) for i in pair.split(","))
+            num_pairs += 1
+            if (told := predicate_of(objects[s], objects[o])) != predicate:
+                wrong.append((photo.photo.image_id, pair, predicate, told))
+    assert not wrong
+    assert num_pairs == 3270
