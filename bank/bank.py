@@ -13,7 +13,7 @@ from bank.candidates import PADDING, Candidates, read_candidates
 from bank.contents import Contents
 from bank.errors import BankError
 from bank.index import Indexes
-from bank.manifest import Manifest, read_manifest
+from bank.manifest import Manifest, check_sizes, read_manifest
 from bank.shards import rows_of
 from bank.table import read_vectors
 from pipeline.pack import SceneSample
@@ -32,8 +32,10 @@ class Bank:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """BankError where there is no finished bank of this format."""
-        return cls(Path(path), read_manifest(Path(path)))
+        """BankError where there is no finished bank of this format, or its files are not whole."""
+        manifest = read_manifest(Path(path))
+        check_sizes(Path(path), manifest)
+        return cls(Path(path), manifest)
 
     def __reduce__(self) -> tuple[Callable[[Path], "Bank"], tuple[Path]]:
         return type(self).open, (self.path,)

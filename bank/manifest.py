@@ -88,6 +88,23 @@ def read_manifest(bank: Path) -> Manifest:
         raise BankError(f"{path} is damaged ({error}); build the bank again") from error
 
 
+def check_sizes(bank: Path, manifest: Manifest) -> None:
+    """BankError for a file that is gone or cut short: whoever maps it would crash on reading."""
+    for path, digest in manifest.files.items():
+        try:
+            size = (bank / path).stat().st_size
+        except OSError as error:
+            raise BankError(
+                f"{bank / path} cannot be read ({error.strerror}); copy it from where the bank "
+                f"came from, or build the bank again"
+            ) from error
+        if size != digest.bytes:
+            raise BankError(
+                f"{bank / path} has {size:,} bytes, but was written with {digest.bytes:,}; "
+                f"`python -m jobs.verify_bank {bank}` names all that is damaged"
+            )
+
+
 def _what_is_there(bank: Path) -> str:
     build = "`python -m jobs.build_bank`"
     if not bank.is_dir():

@@ -30,7 +30,7 @@ from bank.manifest import (
 from bank.receipts import digests
 from bank.site import building, clear_work
 from jobs.cut import Workforce, content_files, cut, photos_digest, plan
-from jobs.derive import SEED, TRAIN, Derivation, DeriveRecipe, derive
+from jobs.derive import SEED, TRAIN, Derivation, DeriveRecipe, check_networks, derive
 from model import cooccurrence, sg2im
 from pipeline.coco import read_coco
 from pipeline.crop import Resizer
@@ -102,6 +102,7 @@ def main(options: BuildBank) -> None:
         clear_work(options.bank)
         print(f"{options.bank} is finished and was built from the same; nothing to do")
         return
+    check_networks(options.graph_encoder, options.cooccurrence)
     with building(options.bank) as bank:
         crops = CropRecipe(options.image_size, options.patch_size, options.resizer)
         shards = cut(

@@ -123,6 +123,14 @@ def co_occurrence(derivation: Derivation) -> Receipt:
     return derivation.stage("cooccurrence", inputs, (path.name,), make)
 
 
+def check_networks(graph_encoder: str, cooccurrence: str) -> None:
+    """UserError for a given network that cannot be used: before the hours of cutting, not after."""
+    if graph_encoder != TRAIN:
+        load_graph_encoder(Path(graph_encoder))
+    if cooccurrence != TRAIN:
+        CoOccurrence.load(Path(cooccurrence))
+
+
 def object_features(derivation: Derivation, encoder: Receipt) -> Receipt:
     """features.arrow: each object's vector after the graph network has seen its scene."""
     contents = derivation.contents

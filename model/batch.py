@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from bank.bank import Bank
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from bank.bank import Bank
 from bank.candidates import Candidates
 from model.graph import GraphBatch, graph_tensors
 from pipeline.scene import Split

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from bank.bank import Bank
 
+from bank.bank import Bank
 from model import checkpoint
 from model.config import RECIPES, RecipeName, RetrievalMode, TrainConfig
 from model.retrieval import Relaxation, Start

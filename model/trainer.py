@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from bank.bank import Bank
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from bank.bank import Bank
 from model import checkpoint, losses
 from model.batch import (
     CandidateBatch,
@@ -235,7 +235,7 @@ class Trainer:
 
 
 def train(trainer: Trainer, run: Path) -> None:
-    """From the trainer's step to config.steps; leaves log, curves, grids and checkpoints in `run`."""
+    """From the trainer's step to config.steps; log, curves, grids and checkpoints go to `run`."""
     config = trainer.config
     first = trainer.step_number
     batches = training_batches(

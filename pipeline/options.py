@@ -25,7 +25,7 @@ def option(help: str) -> Any:
 
 
 def run(main: Callable[[Options], None], options: type[Options], description: str | None) -> None:
-    """Parse the command line into `options`, call `main`, exit with 0, 1 (mendable) or 2 (usage)."""
+    """Parse the command line, call `main`, exit with 0, 1 (mendable) or 2 (wrong usage)."""
 
     def job() -> None:
         try:

@@ -1,0 +1,297 @@
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bank.assemble import assemble
+from bank.bank import Bank
+from bank.contents import content_digest
+from bank.cutting import CropRecipe
+from bank.errors import BankError
+from bank.manifest import read_manifest
+from bank.table import read_table
+from jobs.build_bank import BuildBank, main
+from jobs.cut import Workforce, cut, plan
+from pipeline.coco import read_coco
+from pipeline.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+LIMIT, SHARD_PHOTOS = 14, 4  # 4 shards of train, 2 of val, 2 of test
+NUM_SHARDS = 8
+
+
+@pytest.fixture
+def options(toy_data, toy_bank, tmp_path):
+    """A build of seconds: 28 small photos and networks that are given."""
+    return BuildBank(
+        dataset="toy",
+        data=toy_data,
+        out=tmp_path / "bank",
+        limit=LIMIT,
+        shard_photos=SHARD_PHOTOS,
+        image_size=32,
+        patch_size=16,
+        candidates=5,
+        graph_encoder=str(toy_bank / "graph_encoder.safetensors"),
+        cooccurrence=str(toy_bank / "cooccurrence.safetensors"),
+    )
+
+
+@pytest.fixture(scope="module")
+def digests(toy_data, toy_bank, tmp_path_factory):
+    """Both digests of `options`, built in this process."""
+    base = options.__wrapped__(toy_data, toy_bank, tmp_path_factory.mktemp("reference"))
+    main(base)
+    manifest = read_manifest(base.bank)
+    assert len(manifest.shards) == NUM_SHARDS
+    return manifest.content_digest, manifest.derived_digest
+
+
+def digests_of(options):
+    manifest = read_manifest(options.bank)
+    return manifest.content_digest, manifest.derived_digest
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_dask_workers_build_the_same_bank_as_no_dask_at_all(options, digests, workers):
+    main(replace(options, workers=workers))
+    assert digests_of(options) == digests
+
+
+@pytest.mark.parametrize("shard_photos", [1, 5, 1000])
+def test_the_size_of_a_shard_does_not_show_in_either_digest(options, digests, shard_photos):
+    main(replace(options, shard_photos=shard_photos))
+    assert digests_of(options) == digests
+
+
+def test_the_order_in_which_shards_finish_does_not_show(options, digests, tmp_path):
+    dataset = read_coco(options.photos, limit=LIMIT)
+    (tmp_path / "mixed").mkdir()
+    tasks = plan(dataset, tmp_path / "mixed", SHARD_PHOTOS, CropRecipe(32, 16, "torch"))
+    random.Random(0).shuffle(tasks)
+    shards = cut(tasks, Workforce())
+    assemble(
+        tmp_path / "mixed", random.Random(1).sample(list(shards), NUM_SHARDS), dataset.vocabulary
+    )
+    assert content_digest(tmp_path / "mixed") == digests[0]
+
+
+def test_another_folder_of_photos_and_another_working_folder_do_not_show(
+    options, digests, tmp_path, monkeypatch
+):
+    shutil.copytree(options.photos, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    main(replace(options, data=Path("elsewhere"), out=Path("here")))
+    assert digests_of(replace(options, out=Path("here"))) == digests
+
+
+def test_a_finished_bank_has_the_files_of_the_format_and_no_others(options, digests):
+    main(options)
+    files = {p.relative_to(options.bank).as_posix() for p in options.bank.rglob("*") if p.is_file()}
+    manifest = read_manifest(options.bank)
+    assert files == set(manifest.files) | {"manifest.json"}
+    fixed = {"patches.arrow", "scenes.index.arrow", "vocabulary.json", "failures.jsonl"}
+    fixed |= {"features.arrow", "cooccurrence.arrow", "candidates.arrow"}
+    fixed |= {"graph_encoder.safetensors", "cooccurrence.safetensors"}
+    assert fixed <= files
+    shards = {
+        p.split("/")[1].removesuffix(".tar") for p in files if p.startswith(("patches/", "scenes/"))
+    }
+    assert shards == set(manifest.shards)
+
+
+def test_a_finished_bank_is_left_as_it_is(options, capsys):
+    main(options)
+    before = {p: p.stat().st_mtime_ns for p in options.bank.rglob("*")}
+    capsys.readouterr()
+    main(options)
+    assert "nothing to do" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in options.bank.rglob("*")} == before
+
+
+def interrupt(options):
+    """Cut all shards, then fail while features are written, as on a disk that goes bad."""
+    (options.bank / "work").mkdir(parents=True)
+    (options.bank / "features.arrow").mkdir()
+    with pytest.raises(IsADirectoryError):
+        main(options)
+    (options.bank / "features.arrow").rmdir()
+
+
+def test_an_interrupted_build_goes_on_and_cuts_only_what_is_missing(options, digests, capsys):
+    interrupt(options)
+    (options.bank / "work/receipts/cut-train-00001.json").unlink()
+    (options.bank / "scenes/val-00000.tar").write_bytes(b"cut short")
+    capsys.readouterr()
+    main(options)
+    assert f"{NUM_SHARDS - 2} of {NUM_SHARDS} shards were kept" in capsys.readouterr().out
+    assert digests_of(options) == digests
+
+
+def test_an_unfinished_build_may_go_on_with_other_settings(options, digests, capsys):
+    interrupt(replace(options, shard_photos=3, patch_size=8))
+    main(options)
+    assert digests_of(options) == digests
+    assert len(list((options.bank / "scenes").iterdir())) == NUM_SHARDS
+
+
+def test_a_killed_build_goes_on_and_ends_in_the_same_bank(options, digests):
+    command = [sys.executable, "-m", "jobs.build_bank", "--dataset", "toy", "--shard-photos", "1"]
+    command += ["--data", str(options.photos), "--out", str(options.bank), "--limit", str(LIMIT)]
+    command += ["--image-size", "32", "--patch-size", "16"]
+    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    receipts = options.bank / "work/receipts"
+    deadline = time.monotonic() + 60
+    while len(list(receipts.glob("cut-*.json"))) < 2 and time.monotonic() < deadline:
+        assert child.poll() is None
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (options.bank / "manifest.json").exists()
+    main(replace(options, shard_photos=1))
+    assert digests_of(options) == digests
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"patch_size": 8}, "--patch-size was 16, asked for is 8"),
+        ({"limit": 3}, "--limit was 14, asked for is 3"),
+        ({"graph_encoder": "train"}, "--graph-encoder was .* asked for is train"),
+    ],
+    ids=["patch_size", "limit", "graph_encoder"],
+)
+def test_a_finished_bank_of_another_recipe_is_kept_and_the_difference_named(options, change, said):
+    main(options)
+    before = (options.bank / "manifest.json").read_bytes()
+    with pytest.raises(BankError, match=said):
+        main(replace(options, **change))
+    assert (options.bank / "manifest.json").read_bytes() == before
+    Bank.open(options.bank)
+
+
+def test_a_finished_bank_of_other_photos_is_kept_and_the_difference_named(options, tmp_path):
+    data = shutil.copytree(options.photos, tmp_path / "data")
+    main(replace(options, data=data))
+    next(iter(sorted((data / "train2017").iterdir()))).unlink()
+    for path in (data / "annotations").iterdir():
+        if path.name.startswith("instances_val"):
+            path.write_text(path.read_text() + "\n")
+    with pytest.raises(BankError, match=r"annotations/instances_val2017\.json has changed since"):
+        main(replace(options, data=data))
+
+
+def test_bad_photos_cost_themselves_and_are_counted(options, tmp_path, capsys):
+    data = shutil.copytree(options.photos, tmp_path / "data")
+    ids = [p.photo for p in read_coco(data, limit=LIMIT).photos if p.photo.split == "train"]
+    cut_short, text, missing = (data / photo.file for photo in ids[:3])
+    cut_short.write_bytes(cut_short.read_bytes()[:-200])
+    text.write_text("no photo")
+    missing.unlink()
+    main(replace(options, data=data))
+    lines = (options.bank / "failures.jsonl").read_text().splitlines()
+    reasons = {row["image_id"]: row["reason"] for row in map(json.loads, lines)}
+    named = ["photo_cut_short", "photo_unreadable", "photo_missing"]
+    assert reasons == dict(zip([p.image_id for p in ids[:3]], named, strict=True))
+    out = capsys.readouterr().out
+    assert "left out: 1 photo_cut_short, 1 photo_missing, 1 photo_unreadable" in out
+    whole = replace(options, out=tmp_path / "whole")
+    main(whole)
+    bad = set(reasons)
+    rows = read_table(whole.bank / "patches.arrow").to_pylist()
+    kept = read_table(options.bank / "patches.arrow").to_pylist()
+    assert kept == [row for row in rows if row["image_id"] not in bad]
+
+
+def test_photos_that_are_all_gone_stop_the_build(options, tmp_path):
+    data = shutil.copytree(options.photos, tmp_path / "data")
+    for path in [*(data / "train2017").iterdir(), *(data / "val2017").iterdir()]:
+        path.unlink()
+    with pytest.raises(BankError, match="not one photo could be used .*photo_missing"):
+        main(replace(options, data=data))
+
+
+def test_a_folder_with_other_files_is_not_built_into(options):
+    options.bank.mkdir()
+    (options.bank / "thesis.tex").write_text("years of work")
+    with pytest.raises(BankError, match="holds other files"):
+        main(options)
+    assert [p.name for p in options.bank.iterdir()] == ["thesis.tex"]
+
+
+def test_two_builds_do_not_write_into_one_folder(options):
+    (options.bank / "work").mkdir(parents=True)
+    with (options.bank / "work/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BankError, match="another build is writing"):
+            main(options)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"workers": -1}, "--workers is -1"),
+        ({"patch_size": 0}, "--patch-size is 0"),
+        ({"candidates": 0}, "--candidates is 0"),
+        ({"workers": 2, "scheduler": "tcp://here:1"}, "give one"),
+    ],
+    ids=["workers", "patch_size", "candidates", "scheduler"],
+)
+def test_nonsense_is_refused_by_name(options, change, said):
+    with pytest.raises(ValueError, match=said):
+        replace(options, **change)
+
+
+def test_a_network_that_is_not_there_is_noticed_before_anything_is_cut(options):
+    with pytest.raises(UserError, match="--graph-encoder nowhere: there is no such file"):
+        main(replace(options, graph_encoder="nowhere"))
+    with pytest.raises(UserError, match="--cooccurrence"):
+        main(replace(options, cooccurrence="nowhere"))
+    assert not options.bank.exists()
+
+
+def test_a_file_that_is_no_network_is_noticed_before_anything_is_cut(options, tmp_path):
+    (tmp_path / "net.safetensors").write_text("hello")
+    with pytest.raises(UserError):
+        main(replace(options, cooccurrence=str(tmp_path / "net.safetensors")))
+    assert not options.bank.exists()
+
+
+def test_a_missing_dataset_is_one_line_and_exit_code_1(tmp_path):
+    command = [sys.executable, "-m", "jobs.build_bank", "--dataset", "coco", "--data", "nowhere"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "bank")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_real_photos_build_a_bank(options, tmp_path):
+    folder = os.environ.get("RETRIEVEGAN_DATA")
+    if not folder:
+        pytest.skip("RETRIEVEGAN_DATA does not name a folder with real photos")
+    real = BuildBank(
+        dataset="coco",
+        data=Path(folder) / "coco",
+        out=tmp_path / "coco",
+        limit=10,
+        encoder_steps=1,
+        cooccurrence_steps=1,
+    )
+    main(real)
+    assert read_manifest(real.bank).counts["scenes"] == 20
