@@ -124,7 +124,7 @@ def main(options: BuildBank) -> None:
             inputs=inputs,
             protocol=dataset.protocol,
             counts=counts_of(dataset, shards, derivation),
-            left_out=Counter(row.reason for row in left_out),
+            left_out=dict(Counter(row.reason for row in left_out)),
             shards={name: shard.receipt.counts for name, shard in shards.items()},
             files=files,
             content_digest=derivation.content_digest,

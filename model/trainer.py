@@ -249,7 +249,7 @@ def train(trainer: Trainer, run: Path) -> None:
     _keep_log_until(run / "log.jsonl", first)
     writer = SummaryWriter(str(run / "tensorboard"), purge_step=first)
     started = time.monotonic()
-    with (run / "log.jsonl").open("a", encoding="utf-8") as log:
+    with (run / "log.jsonl").open("a", 1, "utf-8") as log:  # a line at a time
         for step in progress(range(first, config.steps), "training", config.steps - first, "step"):
             named = trainer.step(next(batches))
             log.write(json.dumps({"step": step, **named}) + "\n")
@@ -261,7 +261,6 @@ def train(trainer: Trainer, run: Path) -> None:
             if done % config.grid_every == 0 or done == config.steps:
                 trainer.grid().save(run / f"samples-{done:06d}.png")
             if done % config.checkpoint_every == 0 or done == config.steps:
-                log.flush()
                 trainer.save(run)
     writer.close()
 

@@ -216,7 +216,7 @@ def test_photos_that_are_all_gone_stop_the_build(options, tmp_path):
     data = shutil.copytree(options.photos, tmp_path / "data")
     for path in [*(data / "train2017").iterdir(), *(data / "val2017").iterdir()]:
         path.unlink()
-    with pytest.raises(BankError, match="not one photo could be used .*photo_missing"):
+    with pytest.raises(BankError, match=r"not one photo could be used .*photo_missing"):
         main(replace(options, data=data))
 
 

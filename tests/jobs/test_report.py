@@ -90,7 +90,12 @@ def test_only_the_last_evaluation_is_shown():
     def row(value, split, choice="trained"):
         return {"metric": "m", "choice": choice, "value": value, "split": split}
 
-    lines = [row(0.1, "val"), row(0.2, "test"), row(0.3, "val"), row(0.4, "val", "chance")]
+    lines = [
+        row(0.1, "val"),
+        row(0.2, "test", "untrained"),
+        row(0.3, "val"),
+        row(0.4, "val", "chance"),
+    ]
     scores = last_scores(lines)
     assert [(choice, value) for _, choice, value, _ in scores.rows] == [
         ("trained", "0.300"),

@@ -58,6 +58,16 @@ def test_each_draw_leaves_image_patches_and_sources_and_all_are_credited(run, gr
         assert part in text
 
 
+def test_a_draw_is_that_of_its_own_seed(run, graph, tmp_path):
+    def patches(name, n, **asked):
+        main(SampleOptions(run=run, graph=graph, out=tmp_path / name, **asked))
+        return (tmp_path / name / f"patches-{n}.png").read_bytes()
+
+    second = patches("both", 1, draws=2)
+    assert second == patches("second", 0, seed=1)
+    assert second != patches("first", 0)
+
+
 def test_pins_and_bans_are_obeyed_by_every_draw(run, graph, bank, tmp_path):
     main(SampleOptions(run=run, graph=graph, out=tmp_path / "free", candidates=2))
     text = (tmp_path / "free" / "credits.txt").read_text()

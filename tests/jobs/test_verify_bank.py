@@ -88,11 +88,12 @@ def resign(bank: Path, file: str) -> None:
 
 def test_a_changed_patch_is_found_even_where_the_manifest_was_made_to_agree(bank, capsys):
     file = "patches/train-00000/data.mdb"
-    with lmdb.open(str(bank / file.rsplit("/", 1)[0]), lock=False) as env:
-        with env.begin(write=True) as txn, txn.cursor() as cursor:
-            cursor.first()
-            key = cursor.key()
-            txn.put(key, bytes(len(cursor.value())))
+    env = lmdb.open(str((bank / file).parent), lock=False)
+    with env.begin(write=True) as txn, txn.cursor() as cursor:
+        cursor.first()
+        key = cursor.key()
+        txn.put(key, bytes(len(cursor.value())))
+    env.close()
     resign(bank, file)
     code, lines = verified(bank, capsys)
     assert code == 1

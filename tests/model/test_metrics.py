@@ -165,11 +165,11 @@ def test_the_expected_compatibility_is_what_many_even_draws_come_to():
     expected = expected_compatibility(offers, VALID, OBJECT_IMAGE)
     draws = [
         compatibility(offers.take(random_choice(VALID, generator(seed))), OBJECT_IMAGE)
-        for seed in range(3000)
+        for seed in range(1000)
     ]
     for name in ("agree", "counted"):
         mean = torch.stack([getattr(d, name) for d in draws]).mean(0)
-        torch.testing.assert_close(getattr(expected, name), mean, atol=0.03, rtol=0)
+        torch.testing.assert_close(getattr(expected, name), mean, atol=0.06, rtol=0)
     assert expected.counted.min() < 0.99
 
 
@@ -244,14 +244,14 @@ def test_the_oracle_with_the_best_start_finds_the_one_style_that_all_can_have():
 def test_the_interval_covers_the_true_mean_as_often_as_it_says():
     random = np.random.default_rng(1)
     covered = 0
-    for trial in range(200):
+    for trial in range(100):
         weights = random.integers(1, 8, 120).astype(float)
         rate = random.beta(2, 3, 120)  # pairs of one scene go together: mean 0.4
         totals = random.binomial(weights.astype(int), rate).astype(float)
         found = bootstrap_interval(SceneSums(totals, weights), trial)
         assert found.low < found.value < found.high
         covered += found.low <= 0.4 <= found.high
-    assert 180 <= covered <= 198
+    assert 88 <= covered <= 100
 
 
 def test_a_scene_counts_by_its_pairs_and_one_without_any_not_at_all():
