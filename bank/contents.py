@@ -101,7 +101,7 @@ class Contents:
         """For each patch: which photo it is of, whose terms apply, where the photo can be seen."""
         rows = self.patches.rows(np.asarray(patch_ids, np.int64))
         found = self.table.select(CREDITS).take(pa.array(rows)).to_pylist()
-        return [{**row, "file": row.pop("photo_file")} for row in found]
+        return [{"file": row.pop("photo_file"), **row} for row in found]
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:

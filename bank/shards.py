@@ -37,13 +37,13 @@ def write_patches(folder: Path, patches: Iterable[tuple[int, bytes]], size: int)
     """
     folder.mkdir(parents=True, exist_ok=True)
     # lock=False: one writer on a new folder needs no lock.mdb, and none is left behind.
-    env = lmdb.open(os.fspath(folder), map_size=size, lock=False)
+    # sync=False: whoever gives the file its name syncs it first (bank/files.py).
+    env = lmdb.open(os.fspath(folder), map_size=size, lock=False, sync=False)
     try:
         with env.begin(write=True) as txn:
             for patch_id, pixels in patches:
                 if not txn.put(_key(patch_id), pixels, append=True):
                     raise ValueError(f"patch {patch_id} comes out of order or twice")
-        env.sync(True)
     finally:
         env.close()
 

@@ -17,7 +17,7 @@ SMOOTH = 25  # parts of a log; the drawn line is the mean over one
 MEANINGS = {
     "gt_selection": "-log share of the true patch",
     "co_occurrence": "distance of chosen patches in F_occur",
-    "reconstruction": "l1 + perceptual, true patches",
+    "reconstruction": "l1, composed of true patches",
     "boxes": "predicted against true boxes",
     "total": "weighted sum, eq. 5",
 }

@@ -39,7 +39,7 @@ MOST_CATEGORIES = 40
 SCORE = ("metric", "choice", "value", "low", "high", "scenes", "pairs")  # one row's own
 PHOTO_ROWS = 5  # photos shown with all their patches
 MODES: tuple[tuple[RetrievalMode, str], ...] = (
-    ("learned", "each patch is chosen to go with those chosen before it"),
+    ("learned", "each patch is chosen to go with those chosen before it; a draw has its own start"),
     ("predefined", "one of the three nearest by graph features, each object by itself"),
     ("random", "any candidate, each object by itself"),
 )

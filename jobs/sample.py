@@ -41,7 +41,13 @@ class SampleOptions:
     retrieval: Annotated[
         RetrievalMode | None, option("how patches are chosen; by default as the run was trained")
     ] = None
-    noise: Annotated[bool, option("off: the most compatible patches from the draw's start")] = True
+    noise: Annotated[
+        bool | None,
+        option(
+            "off: the most compatible patches from each draw's start; default: on only where "
+            "the start is not drawn"
+        ),
+    ] = None
     candidates: Annotated[
         int | None, option("patches considered per object; by default as many as the bank stores")
     ] = None

@@ -61,7 +61,7 @@ class Sampler:
         graph: SceneGraph,
         *,
         seed: int = 0,
-        noise: bool = True,
+        noise: bool | None = None,
         mode: RetrievalMode | None = None,
         k: int | None = None,
         pin: Mapping[int, int] | None = None,
@@ -70,7 +70,7 @@ class Sampler:
         """One patch per object.
 
         noise   off: learned retrieval takes the most compatible from its start, predefined the
-                nearest
+                nearest; by default on only where seeds would otherwise make no difference
         mode    how to choose; by default as the run was trained
         k       candidates per object; by default as many as the bank stores
         pin     object -> patch id that it must be given
@@ -79,10 +79,13 @@ class Sampler:
         model = self._in_mode(mode)
         found = self._candidates(graph, k or self._stored_candidates(), pin or {}, frozenset(ban))
         batch = self._batch(graph)
+        rule = model.config.retrieval
+        learned = rule.mode == "learned"
+        if noise is None:
+            noise = not (learned and rule.start == "random")
         generator = torch.Generator().manual_seed(seed)
         offered = _to(candidate_batch(self.bank, found), self.device)
         with torch.no_grad():
-            learned = model.config.retrieval.mode == "learned"
             features = model.embed(offered.patches) if learned else None
             chosen: Retrieved = model.choose(
                 offered, features, grid_of_batch(batch), generator, noise=noise

@@ -26,8 +26,8 @@ def toy_bank(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             data=toy_data,
             out=out,
             shard_photos=16,
-            encoder_steps=3,
-            cooccurrence_steps=3,
+            encoder_steps=1,
+            cooccurrence_steps=1,
         )
     )
     return out

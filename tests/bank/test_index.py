@@ -86,6 +86,22 @@ def test_a_category_the_bank_does_not_have_falls_back_to_the_nearest_of_all(tmp_
     assert found.valid.all()
 
 
+def test_equal_distances_of_different_categories_end_in_the_order_of_their_ids(tmp_path, engine):
+    features, ids, names = a_bank()
+    opened = indexes(tmp_path, (np.zeros_like(features), ids, names))
+    found = opened.search(np.zeros((1, F), np.float32), ["unicorn"], K)
+    assert found.ids[0].tolist() == sorted(ids.tolist())[:K]
+
+
+def test_what_float32_cannot_tell_apart_is_ranked_exactly(tmp_path, engine):
+    random = np.random.default_rng(0)
+    ids = np.array([patch_id(i, 0) for i in range(400)])
+    steps = random.permutation(400)[:, None] * 2.0**-12  # far from the origin, a step apart
+    bank = on_grid(2000 + steps * np.ones((1, F))), ids, ["bird"] * 400
+    found = indexes(tmp_path, bank).search(on_grid(np.full((30, F), 2000.0)), ["bird"] * 30, K)
+    assert found.ids.tolist() == [ids[np.argsort(steps[:, 0])[:K]].tolist()] * 30
+
+
 def test_more_candidates_than_patches_are_padded(tmp_path, engine):
     bank = a_bank(num_photos=3)
     found = indexes(tmp_path, bank).search(bank[0][:2], bank[2][:2], k=8)

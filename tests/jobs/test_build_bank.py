@@ -47,11 +47,23 @@ def options(toy_data, toy_bank, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def digests(toy_data, toy_bank, tmp_path_factory):
-    """Both digests of `options`, built in this process."""
+def reference(toy_data, toy_bank, tmp_path_factory):
+    """What `options` build in this process."""
     base = options.__wrapped__(toy_data, toy_bank, tmp_path_factory.mktemp("reference"))
     main(base)
-    manifest = read_manifest(base.bank)
+    return base.bank
+
+
+@pytest.fixture
+def built(reference, options):
+    """`options`, with a finished bank in place."""
+    shutil.copytree(reference, options.bank)
+    return options
+
+
+@pytest.fixture(scope="module")
+def digests(reference):
+    manifest = read_manifest(reference)
     assert len(manifest.shards) == NUM_SHARDS
     return manifest.content_digest, manifest.derived_digest
 
@@ -61,28 +73,47 @@ def digests_of(options):
     return manifest.content_digest, manifest.derived_digest
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_dask_workers_build_the_same_bank_as_no_dask_at_all(options, digests, workers):
-    main(replace(options, workers=workers))
+def test_two_dask_workers_build_the_same_bank_as_no_dask_at_all(options, digests):
+    main(replace(options, workers=2))
     assert digests_of(options) == digests
+
+
+def content_of(options, seed=None, workers=0):
+    """The content digest alone; `seed` shuffles the order in which shards are cut and joined."""
+    options.bank.mkdir()
+    dataset = read_coco(options.photos, limit=options.limit)
+    recipe = CropRecipe(options.image_size, options.patch_size, options.resizer)
+    tasks = plan(dataset, options.bank, options.shard_photos, recipe)
+    if seed is not None:
+        random.Random(seed).shuffle(tasks)
+    names = list(cut(tasks, Workforce(workers)))
+    if seed is not None:
+        random.Random(seed + 1).shuffle(names)
+    assemble(options.bank, names, dataset.vocabulary)
+    return content_digest(options.bank)
+
+
+def test_one_dask_worker_cuts_the_same_content(options, digests):
+    assert content_of(options, workers=1) == digests[0]
 
 
 @pytest.mark.parametrize("shard_photos", [1, 5, 1000])
-def test_the_size_of_a_shard_does_not_show_in_either_digest(options, digests, shard_photos):
-    main(replace(options, shard_photos=shard_photos))
-    assert digests_of(options) == digests
+def test_the_size_of_a_shard_does_not_show(options, digests, shard_photos):
+    assert content_of(replace(options, shard_photos=shard_photos)) == digests[0]
 
 
-def test_the_order_in_which_shards_finish_does_not_show(options, digests, tmp_path):
-    dataset = read_coco(options.photos, limit=LIMIT)
-    (tmp_path / "mixed").mkdir()
-    tasks = plan(dataset, tmp_path / "mixed", SHARD_PHOTOS, CropRecipe(32, 16, "torch"))
-    random.Random(0).shuffle(tasks)
-    shards = cut(tasks, Workforce())
-    assemble(
-        tmp_path / "mixed", random.Random(1).sample(list(shards), NUM_SHARDS), dataset.vocabulary
-    )
-    assert content_digest(tmp_path / "mixed") == digests[0]
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_order_in_which_shards_finish_does_not_show(options, digests, seed):
+    assert content_of(options, seed) == digests[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"patch_size": 17}, {"image_size": 33}, {"resizer": "pillow"}, {"limit": 13}],
+    ids=str,
+)
+def test_what_shapes_the_content_does_show(options, digests, change):
+    assert content_of(replace(options, **change)) != digests[0]
 
 
 def test_another_folder_of_photos_and_another_working_folder_do_not_show(
@@ -94,8 +125,8 @@ def test_another_folder_of_photos_and_another_working_folder_do_not_show(
     assert digests_of(replace(options, out=Path("here"))) == digests
 
 
-def test_a_finished_bank_has_the_files_of_the_format_and_no_others(options, digests):
-    main(options)
+def test_a_finished_bank_has_the_files_of_the_format_and_no_others(built):
+    options = built
     files = {p.relative_to(options.bank).as_posix() for p in options.bank.rglob("*") if p.is_file()}
     manifest = read_manifest(options.bank)
     assert files == set(manifest.files) | {"manifest.json"}
@@ -109,8 +140,8 @@ def test_a_finished_bank_has_the_files_of_the_format_and_no_others(options, dige
     assert shards == set(manifest.shards)
 
 
-def test_a_finished_bank_is_left_as_it_is(options, capsys):
-    main(options)
+def test_a_finished_bank_is_left_as_it_is(built, capsys):
+    options = built
     before = {p: p.stat().st_mtime_ns for p in options.bank.rglob("*")}
     capsys.readouterr()
     main(options)
@@ -170,8 +201,8 @@ def test_a_killed_build_goes_on_and_ends_in_the_same_bank(options, digests):
     ],
     ids=["patch_size", "limit", "graph_encoder"],
 )
-def test_a_finished_bank_of_another_recipe_is_kept_and_the_difference_named(options, change, said):
-    main(options)
+def test_a_finished_bank_of_another_recipe_is_kept_and_the_difference_named(built, change, said):
+    options = built
     before = (options.bank / "manifest.json").read_bytes()
     with pytest.raises(BankError, match=said):
         main(replace(options, **change))
@@ -179,18 +210,21 @@ def test_a_finished_bank_of_another_recipe_is_kept_and_the_difference_named(opti
     Bank.open(options.bank)
 
 
-def test_a_finished_bank_of_other_photos_is_kept_and_the_difference_named(options, tmp_path):
-    data = shutil.copytree(options.photos, tmp_path / "data")
-    main(replace(options, data=data))
-    next(iter(sorted((data / "train2017").iterdir()))).unlink()
-    for path in (data / "annotations").iterdir():
-        if path.name.startswith("instances_val"):
-            path.write_text(path.read_text() + "\n")
+def test_a_finished_bank_of_other_photos_is_kept_and_the_difference_named(built, tmp_path):
+    data = shutil.copytree(built.photos, tmp_path / "data")
+    main(replace(built, data=data))  # the same photos in another place are the same
+    annotations = data / "annotations/instances_val2017.json"
+    before = annotations.read_text()
+    annotations.write_text(before + "\n")
     with pytest.raises(BankError, match=r"annotations/instances_val2017\.json has changed since"):
-        main(replace(options, data=data))
+        main(replace(built, data=data))
+    annotations.write_text(before)
+    (data / read_coco(data, limit=LIMIT).photos[0].photo.file).unlink()
+    with pytest.raises(BankError, match=r"photos has changed since"):
+        main(replace(built, data=data))
 
 
-def test_bad_photos_cost_themselves_and_are_counted(options, tmp_path, capsys):
+def test_bad_photos_cost_themselves_and_are_counted(options, reference, tmp_path, capsys):
     data = shutil.copytree(options.photos, tmp_path / "data")
     ids = [p.photo for p in read_coco(data, limit=LIMIT).photos if p.photo.split == "train"]
     cut_short, text, missing = (data / photo.file for photo in ids[:3])
@@ -204,10 +238,8 @@ def test_bad_photos_cost_themselves_and_are_counted(options, tmp_path, capsys):
     assert reasons == dict(zip([p.image_id for p in ids[:3]], named, strict=True))
     out = capsys.readouterr().out
     assert "left out: 1 photo_cut_short, 1 photo_missing, 1 photo_unreadable" in out
-    whole = replace(options, out=tmp_path / "whole")
-    main(whole)
     bad = set(reasons)
-    rows = read_table(whole.bank / "patches.arrow").to_pylist()
+    rows = read_table(reference / "patches.arrow").to_pylist()
     kept = read_table(options.bank / "patches.arrow").to_pylist()
     assert kept == [row for row in rows if row["image_id"] not in bad]
 

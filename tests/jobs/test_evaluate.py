@@ -116,6 +116,15 @@ def test_a_network_whose_embedding_head_is_zeroed_scores_exactly_the_chance(save
     assert scores["ground-truth selection", "untrained"]["value"] != chance[0]
 
 
+def test_noise_is_on_in_its_own_row_alone(saved, styles):
+    """Without noise a network that tells no patches apart takes the first of them, the nearest."""
+    run = saved(lambda model: torch.nn.init.zeros_(model.embedding.head.weight))
+    scores = evaluate(run, styles=styles(lambda i: i % 3), scenes=20)
+    rows = ("learned", "learned, noise on", "predefined")
+    quiet, noisy, nearest = (numbers(scores["compatibility", row]) for row in rows)
+    assert quiet == nearest != noisy
+
+
 def test_where_every_photo_has_one_style_every_choice_is_compatible(saved, styles):
     scores = evaluate(saved(start="medoid"), styles=styles(lambda i: 2))
     together = [s for (metric, _), s in scores.items() if metric == "compatibility"]

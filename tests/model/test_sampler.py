@@ -67,6 +67,19 @@ def test_a_seed_decides_the_choice_and_another_seed_makes_another(sampler):
     assert len({tuple(ids(seed)) for seed in range(6)}) > 1
 
 
+def test_noise_is_on_by_default_only_where_seeds_would_make_no_difference(sampler, bank):
+    def same(opened, default, seed, mode):
+        asked = [opened.retrieve(GRAPH, seed=seed, mode=mode, noise=n) for n in (None, default)]
+        return np.array_equal(*(a.patch_ids for a in asked))
+
+    rule = replace(demo().retrieval, start="medoid")
+    fixed = Trainer(replace(demo(), retrieval=rule), bank, CPU).model
+    for seed in range(4):
+        assert same(sampler, False, seed, "learned")
+        assert same(sampler, True, seed, "predefined")
+        assert same(Sampler(fixed, bank, CPU), True, seed, "learned")
+
+
 @pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
 def test_a_pinned_object_always_gets_its_patch(sampler, bank, mode):
     anything = int(bank.patch_ids[-1])  # of whatever category and split
