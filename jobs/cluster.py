@@ -74,7 +74,7 @@ def _wait_for_workers(client: Any, scheduler: str) -> None:
     except TimeoutError as error:
         raise UserError(
             f"the Dask scheduler at {scheduler} has no workers; start some with "
-            f"`dask worker {scheduler} --nthreads 1` in a folder from which this project imports"
+            f"`PYTHONPATH=<this folder> dask worker {scheduler} --nthreads 1`"
         ) from error
 
 
@@ -95,6 +95,13 @@ def _stream(
             raise UserError(
                 "several workers died over the same shard, mostly for want of memory; finished "
                 "shards are kept: use fewer --workers or a smaller --shard-photos"
+            ) from error
+        except RuntimeError as error:
+            if "deserialization" not in str(error):
+                raise
+            raise UserError(
+                "the Dask scheduler or its workers cannot import this project: start both with "
+                "PYTHONPATH set to its folder and the same packages as here"
             ) from error
         # Let go at once: a result that Dask still holds is computed again when its worker dies.
         future.release()

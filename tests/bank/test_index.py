@@ -96,10 +96,13 @@ def test_equal_distances_of_different_categories_end_in_the_order_of_their_ids(t
 def test_what_float32_cannot_tell_apart_is_ranked_exactly(tmp_path, engine):
     random = np.random.default_rng(0)
     ids = np.array([patch_id(i, 0) for i in range(400)])
-    steps = random.permutation(400)[:, None] * 2.0**-12  # far from the origin, a step apart
-    bank = on_grid(2000 + steps * np.ones((1, F))), ids, ["bird"] * 400
-    found = indexes(tmp_path, bank).search(on_grid(np.full((30, F), 2000.0)), ["bird"] * 30, K)
-    assert found.ids.tolist() == [ids[np.argsort(steps[:, 0])[:K]].tolist()] * 30
+    place = np.zeros((400, F))
+    place[:, 0] = 4000.0  # whose square in float32 swallows what the second place adds
+    place[:, 1] = random.permutation(400) * 2.0**-12
+    found = indexes(tmp_path, (on_grid(place), ids, ["bird"] * 400)).search(
+        np.zeros((1, F), np.float32), ["bird"], K
+    )
+    assert found.ids[0].tolist() == ids[np.argsort(place[:, 1])[:K]].tolist()
 
 
 def test_more_candidates_than_patches_are_padded(tmp_path, engine):

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from bank import shards
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.shards import PatchStore, map_size, write_patches
@@ -82,7 +83,9 @@ def test_a_store_can_be_sent_to_another_process(store):
 
 
 def _child(store, answers):
-    answers.put(store.read(np.array([5, 7])))
+    # A handle from before the fork happens to read right, and LMDB forbids its use all the same.
+    inherited = shards._environment.cache_info().currsize
+    answers.put((inherited, store.read(np.array([5, 7]))))
 
 
 def test_a_forked_child_opens_its_own_handle(store):
@@ -91,9 +94,10 @@ def test_a_forked_child_opens_its_own_handle(store):
     answers = context.SimpleQueue()
     child = context.Process(target=_child, args=(store, answers))
     child.start()
-    found = answers.get()
+    inherited, found = answers.get()
     child.join()
     assert child.exitcode == 0
+    assert inherited == 0
     assert np.array_equal(found, np.stack([pixels(5), pixels(7)]))
 
 

@@ -53,8 +53,10 @@ def test_no_patch_gives_no_feature():
     assert embed_patches(CoOccurrence(), empty).shape == (0, 64)
 
 
-def test_a_patch_of_one_colour_has_a_finite_gradient():
+def test_a_map_without_any_spread_has_a_finite_gradient():
     network = CoOccurrence()
+    network.trunk[4].weight.data[0] = 0.0
+    network.trunk[4].bias.data[0] = 1.0
     patches = torch.full((4, P, P, 3), 7, dtype=torch.uint8)
     triplet_loss(network(patches), torch.tensor([0, 0, 1, 1])).backward()
     assert all(p.grad.isfinite().all() for p in network.parameters())

@@ -78,6 +78,13 @@ def test_the_direction_and_the_name_of_a_relation_matter(encoder):
     assert not torch.allclose(there, below)
 
 
+def test_both_ends_of_a_relation_hear_of_it(encoder):
+    names = ("boat", "tree")
+    above = vectors(encoder, [(names, (Relation(0, "above", 1),))])
+    below = vectors(encoder, [(names, (Relation(0, "below", 1),))])
+    assert ((above - below).abs().amax(1) > 0).all()
+
+
 def test_messages_are_averaged_not_summed(encoder):
     names = ("boat", "tree")
     once = vectors(encoder, [(names, (Relation(0, "above", 1),) * 1)])
