@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bank.candidates import PADDING, Candidates, read_candidates
+from bank.candidates import PADDING, Candidates, Scope, read_candidates
 from bank.contents import Contents
 from bank.errors import BankError
 from bank.index import Indexes
@@ -51,6 +51,12 @@ class Bank:
         return self.manifest.content_digest
 
     @property
+    def num_candidates(self) -> int:
+        """K, candidates stored per patch."""
+        stored: int = self.manifest.recipe["candidates"]
+        return stored
+
+    @property
     def vocabulary(self) -> Vocabulary:
         return self.contents.vocabulary
 
@@ -84,7 +90,7 @@ class Bank:
         """The stored candidates (O, K) of the bank's own patches (O,), or the first k of them."""
         known, all_candidates = self._candidates
         rows = rows_of(known, np.asarray(ids, np.int64), self.path)
-        most = all_candidates.ids.shape[1]
+        most = self.num_candidates
         if k is not None and not 0 < k <= most:
             raise BankError(
                 f"{self.path} has {most} candidates per object, asked for are {k}; "
@@ -106,9 +112,11 @@ class Bank:
     ) -> Candidates:
         """Candidates for objects that are not in the bank: features (O, 128) and categories (O,).
 
-        Patches of the photos in `exclude_images` are not offered.
+        Patches of the photos in `exclude_images` are not offered. Own category first, or the
+        nearest of any, as the bank's stored candidates were found.
         """
-        return self._indexes.search(features, categories, k, exclude_images)
+        scope: Scope = self.manifest.recipe["candidate_scope"]
+        return self._indexes.search(features, categories, k, exclude_images, scope)
 
     def scene_ids(self, split: Split) -> NDArray[np.int64]:
         """Image ids of a split's scenes, rising."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bank.errors import BankError
 from bank.grid import STEP, scaled
+from pipeline.scene import image_of
 
 Scope = Literal["category", "all"]
 
@@ -42,11 +43,6 @@ class Nearest(NamedTuple):
 
     ids: NDArray[np.int64]  # (q, k) PADDING where the pool has no more
     squared: NDArray[np.float64]  # (q, k) in grid steps, exact; inf at padding
-
-
-def images_of(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`pipeline.scene.image_of` for many."""
-    return ids >> 16
 
 
 def empty_candidates(num_objects: int, k: int) -> Candidates:
@@ -103,7 +99,7 @@ def _nearest_of_block(
         offered = torch.from_numpy(pool.vectors[c : c + columns])
         squared = torch.addmm((offered**2).sum(1) + asked_norms, asked, offered.T, alpha=-2)
         if own_images is not None:
-            offered_images = torch.from_numpy(images_of(pool.ids[c : c + columns]))
+            offered_images = torch.from_numpy(image_of(pool.ids[c : c + columns]))
             own = torch.from_numpy(own_images)[:, None] == offered_images
             squared.masked_fill_(own, torch.inf)
         new, places = smallest(squared, k)
@@ -155,7 +151,9 @@ def find_candidates(
     k: int,
     scope: Scope = "category",
 ) -> Candidates:
-    """K candidates for every patch of a bank: its own category first, then any, marked.
+    """K candidates for every patch of a bank; those of another category are marked as fallback.
+
+    Scope category: a patch's own category first, then any; scope all: the nearest of any.
 
     features    (Q, F)  object vectors on the grid of `bank/grid.py`
     ids         (Q,)    patch ids
@@ -169,7 +167,7 @@ def find_candidates(
         )
     names = np.asarray(categories, dtype=np.str_)
     vectors = scaled(features)
-    images = images_of(ids)
+    images = image_of(ids)
     by_id = np.argsort(ids, kind="stable")
     offered = by_id[train_mask[by_id]]  # rows of the pool, by ascending id
     found = empty_candidates(len(ids), k)
@@ -177,7 +175,9 @@ def find_candidates(
         everything = Pool(ids[offered], vectors[offered])
         rows = np.arange(len(ids))
         for part in _parts(rows, len(offered)):
-            fill(found, part, nearest(vectors[part], everything, k, images[part]), fallback=False)
+            near = nearest(vectors[part], everything, k, images[part])
+            theirs = names[offered[np.searchsorted(everything.ids, near.ids)]]
+            fill(found, part, near, fallback=theirs != names[part, None])
         return found
     for name in np.unique(names):
         rows = np.flatnonzero(names == name)
@@ -199,8 +199,17 @@ def _parts(rows: NDArray[np.int64], num_columns: int) -> Iterator[NDArray[np.int
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def fill(found: Candidates, rows: NDArray[np.int64], new: Nearest, *, fallback: bool) -> None:
-    """Put what was found behind what these rows hold already, as far as there is room."""
+def fill(
+    found: Candidates,
+    rows: NDArray[np.int64],
+    new: Nearest,
+    *,
+    fallback: bool | NDArray[np.bool_],
+) -> None:
+    """Put what was found behind what these rows hold already, as far as there is room.
+
+    `fallback` is of all of `new`, or (q, k) of each.
+    """
     k = found.ids.shape[1]
     held = found.valid[rows].sum(1)
     source, place = np.nonzero(new.ids != PADDING)
@@ -210,7 +219,8 @@ def fill(found: Candidates, rows: NDArray[np.int64], new: Nearest, *, fallback: 
     found.ids[rows[source], target] = new.ids[source, place]
     found.distances[rows[source], target] = np.sqrt(new.squared[source, place]) * STEP
     found.valid[rows[source], target] = True
-    found.fallback[rows[source], target] = fallback
+    marks = np.broadcast_to(fallback, new.ids.shape)
+    found.fallback[rows[source], target] = marks[source, place]
 
 
 def write_candidates(path: Path, patch_ids: NDArray[np.int64], candidates: Candidates) -> None:

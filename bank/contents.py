@@ -15,7 +15,7 @@ from bank.files import canonical_json, file_digest
 from bank.shards import PatchStore
 from bank.table import MEMBERS, PATCHES, SCENE_CONTENT, SCENES, column, read_table, rows_digest
 from pipeline.pack import Member, SamplePlace, SceneSample, read_sample
-from pipeline.scene import Split, Vocabulary
+from pipeline.scene import Split, Vocabulary, image_of
 
 CREDITS = ("patch_id", "image_id", "category", "licence", "source_url", "photo_file")
 
@@ -40,7 +40,7 @@ class Contents:
             for m in MEMBERS
             for what in Member._fields
         }
-        rows = np.searchsorted(self.image_ids, self.patch_ids >> 16)
+        rows = np.searchsorted(self.image_ids, image_of(self.patch_ids))
         self.patches = PatchStore(
             self.folder / "patches",
             self.patch_ids,

@@ -23,15 +23,16 @@ from bank.candidates import (
     Candidates,
     Nearest,
     Pool,
+    Scope,
     empty_candidates,
     fill,
-    images_of,
     nearest,
     smallest,
 )
 from bank.errors import BankError
 from bank.grid import STEP, scaled
 from pipeline.options import write_json
+from pipeline.scene import image_of
 
 try:
     faiss: Any = importlib.import_module("faiss")
@@ -125,21 +126,27 @@ class Indexes:
             raise BankError(f"no index at {folder}: build the bank again") from error
         except ValueError as error:
             raise BankError(f"{folder}/index.json cannot be read: build the bank again") from error
+        if not isinstance(about, dict):
+            raise BankError(f"{folder}/index.json is not an index's: build the bank again")
         if about.get("format") != FORMAT:
             raise BankError(
                 f"{folder} has index format {about.get('format')!r} where {FORMAT} is read: "
                 "build the bank again"
             )
-        if about["bank"] != bank_digest:
+        if about.get("bank") != bank_digest:
             raise BankError(
-                f"{folder} was built for the bank with content digest {about['bank'][:12]}..., "
-                f"not for {bank_digest[:12]}...: build the bank again"
+                f"{folder} was built for the bank with content digest "
+                f"{str(about.get('bank'))[:12]}..., not for {bank_digest[:12]}...: build the bank "
+                f"again"
             )
-        parts = {name: Part(**part) for name, part in about["categories"].items()}
         try:
+            parts = {
+                name: Part(int(part["start"]), int(part["stop"]), part["file"])
+                for name, part in about["categories"].items()
+            }
             return cls(folder, bank_digest, parts)
-        except (OSError, ValueError) as error:
-            raise BankError(f"{folder} is damaged ({error}): build the bank again") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BankError(f"{folder} is damaged ({error!r}): build the bank again") from error
 
     def __reduce__(self) -> Any:
         return type(self).open, (self.folder, self.bank_digest)
@@ -150,12 +157,14 @@ class Indexes:
         categories: Sequence[str],
         k: int,
         exclude_images: Sequence[int] = (),
+        scope: Scope = "category",
     ) -> Candidates:
-        """K candidates per object: its own category first, then any other, marked as fallback.
+        """K candidates per object; those of another category are marked as fallback.
 
         features        (O, F)  object vectors of the bank's encoder
         categories      (O,)    names; one that the bank has no patch of falls back at once
         exclude_images          photos whose patches are not wanted
+        scope                   category: an object's own first, then others; all: the nearest
         """
         if not len(self.ids):
             raise BankError(f"{self.folder} is empty: the bank has no training patch to offer")
@@ -163,6 +172,10 @@ class Indexes:
         queries = scaled(features)
         excluded = np.unique(np.asarray(exclude_images, dtype=np.int64))
         found = empty_candidates(len(names), k)
+        if scope == "all":
+            near, theirs = self._nearest_of_all(queries, k, excluded)
+            fill(found, np.arange(len(names)), near, fallback=theirs != names[:, None])
+            return found
         for name in np.unique(names).tolist():
             rows = np.flatnonzero(names == name)
             part = self.parts.get(name, Part(0, 0, None))
@@ -178,7 +191,7 @@ class Indexes:
     ) -> Nearest:
         """The k nearest of one category: by FAISS where its rounding cannot matter."""
         rows = np.arange(part.start, part.stop)
-        wanted = k + MARGIN + int(np.isin(images_of(self.ids[rows]), excluded).sum())
+        wanted = k + MARGIN + int(np.isin(image_of(self.ids[rows]), excluded).sum())
         if faiss is None or part.file is None or wanted >= len(rows):
             return nearest(queries, self._pool(rows, excluded), k)
         found, certain = self._proposed(part, queries, k, wanted, excluded)
@@ -186,6 +199,19 @@ class Indexes:
             exact = nearest(queries[~certain], self._pool(rows, excluded), k)
             found.ids[~certain], found.squared[~certain] = exact
         return found
+
+    def _nearest_of_all(
+        self, queries: NDArray[np.float64], k: int, excluded: NDArray[np.int64]
+    ) -> tuple[Nearest, NDArray[np.str_]]:
+        """The k nearest of all categories, and the category of each: both (q, k)."""
+        found = [self._nearest(part, queries, k, excluded) for part in self.parts.values()]
+        ids = np.concatenate([near.ids for near in found], axis=1)
+        squared = np.concatenate([near.squared for near in found], axis=1)
+        names = np.repeat(np.array([*self.parts], np.str_), k)
+        order = np.lexsort((ids, squared), axis=1)[:, :k]  # by distance, then by id
+        return Nearest(
+            np.take_along_axis(ids, order, axis=1), np.take_along_axis(squared, order, axis=1)
+        ), names[order]
 
     def _proposed(
         self,
@@ -207,7 +233,7 @@ class Indexes:
         longest = 2 * np.sqrt((queries**2).sum(1)) * STEP + np.sqrt(rounded[:, -1].clip(min=0))
         rounding = (queries.shape[1] + 8) * 2.0**-23 * longest**2
         left_out = (rounded[:, -1] - rounding) / STEP**2
-        squared[np.isin(images_of(ids), excluded)] = np.inf
+        squared[np.isin(image_of(ids), excluded)] = np.inf
         best, order = smallest(torch.from_numpy(squared), k)
         found = Nearest(np.take_along_axis(ids, order.numpy(), axis=1), best.numpy())
         found.ids[np.isinf(found.squared)] = PADDING
@@ -219,6 +245,6 @@ class Indexes:
         return rows
 
     def _pool(self, rows: NDArray[np.int64], excluded: NDArray[np.int64]) -> Pool:
-        rows = rows[~np.isin(images_of(self.ids[rows]), excluded)]
+        rows = rows[~np.isin(image_of(self.ids[rows]), excluded)]
         rows = rows[np.argsort(self.ids[rows])]
         return Pool(self.ids[rows], scaled(self.vectors[rows]))

@@ -12,6 +12,8 @@ from bank.files import FileDigest, json_digest, write_bytes
 
 FORMAT = 1
 NAME = "manifest.json"
+# Settings without which a bank cannot be read.
+NEEDED = {"image_size": int, "patch_size": int, "candidates": int, "candidate_scope": str}
 VERSIONS = ("numpy", "torch", "simplejpeg", "pillow", "lmdb", "pyarrow", "webdataset", "faiss-cpu")
 DERIVED = (
     "graph_encoder.safetensors",
@@ -82,6 +84,9 @@ def read_manifest(bank: Path) -> Manifest:
                 f"{path} says format {value['format']}, and this version reads format {FORMAT}; "
                 f"build the bank again"
             )
+        for name, kind in NEEDED.items():
+            if not isinstance(value["recipe"].get(name), kind):
+                raise ValueError(f"its recipe has no usable {name}")
         value["files"] = {p: FileDigest(**d) for p, d in value["files"].items()}
         return Manifest(**value)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

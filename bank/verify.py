@@ -15,6 +15,7 @@ from bank.manifest import Manifest, derived_digest, read_manifest
 from bank.table import column
 from pipeline.pack import sample_digest
 from pipeline.progress import progress
+from pipeline.scene import image_of
 
 UNKNOWN = "cannot be computed"
 TABLES = ("patches.arrow", "scenes.index.arrow", "vocabulary.json")
@@ -99,7 +100,7 @@ def _patch_digests(contents: Contents, whole: Container[str]) -> list[bytes]:
     """SHA-256 of every patch's pixels, empty where they cannot be read."""
     digests = []
     ids = contents.patch_ids
-    shards = contents.shards_of_images(ids >> 16)
+    shards = contents.shards_of_images(image_of(ids))
     for patch_id, shard in progress(zip(ids, shards, strict=True), "patches", len(ids), "patch"):
         digest = b""
         if f"patches/{shard}/data.mdb" in whole:
@@ -128,7 +129,7 @@ def _disagreements(contents: Contents, pixels: list[bytes], samples: list[bytes]
     """One line for each shard with wrong patches or scenes."""
     lines = []
     for folder, ids, images, now, then in (
-        ("patches", contents.patch_ids, contents.patch_ids >> 16, pixels, "pixels_sha256"),
+        ("patches", contents.patch_ids, image_of(contents.patch_ids), pixels, "pixels_sha256"),
         ("scenes", contents.image_ids, contents.image_ids, samples, "sample_sha256"),
     ):
         table = contents.table if folder == "patches" else contents.scenes

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Annotated, Any, cast
 
+import pyarrow as pa
 import torch
 
 from bank.bank import Bank
@@ -62,7 +63,11 @@ def random_batch(config: TrainConfig, vocabulary: Vocabulary) -> SceneBatch:
 
 def seconds_per_step() -> float:
     vocabulary = Vocabulary((IMAGE, *(f"thing {i}" for i in range(14))), (IN_IMAGE, *GEOMETRIC))
-    bank: Any = SimpleNamespace(vocabulary=vocabulary, content_digest="")
+    bank: Any = SimpleNamespace(
+        vocabulary=vocabulary,
+        manifest=SimpleNamespace(recipe={"candidates": 20}),
+        table=pa.table({"split": ["train"], "x0": [0.2], "y0": [0.2], "x1": [0.8], "y1": [0.8]}),
+    )
     trainer = Trainer(demo(), cast(Bank, bank), torch.device("cpu"))
     batch = random_batch(trainer.config, vocabulary)
     trainer.step(batch)

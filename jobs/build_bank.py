@@ -8,7 +8,7 @@ Run it again to go on with a build that was interrupted; a finished bank is left
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -102,7 +102,7 @@ def main(options: BuildBank) -> None:
         clear_work(options.bank)
         print(f"{options.bank} is finished and was built from the same; nothing to do")
         return
-    check_networks(options.graph_encoder, options.cooccurrence)
+    check_networks(options.graph_encoder, options.cooccurrence, dataset.vocabulary)
     with building(options.bank) as bank:
         crops = CropRecipe(options.image_size, options.patch_size, options.resizer)
         shards = cut(
@@ -141,7 +141,8 @@ def read_dataset(options: BuildBank) -> Dataset:
     --data and has annotations is taken as it is."""
     if options.dataset == "toy" and not (options.data and (options.data / "annotations").is_dir()):
         write_toy(options.photos)
-    return read_coco(options.photos, require_stuff=options.require_stuff, limit=options.limit)
+    found = read_coco(options.photos, require_stuff=options.require_stuff, limit=options.limit)
+    return replace(found, name=options.dataset)  # the toy world is laid out like COCO
 
 
 def recipe_of(options: BuildBank) -> dict[str, Any]:

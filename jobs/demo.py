@@ -18,7 +18,7 @@ import torch
 from bank.bank import Bank
 from jobs import build_bank, evaluate, report, sample
 from model import checkpoint, train
-from model.config import demo
+from model.config import TrainConfig, demo
 from model.sampler import Sampler
 from pipeline.errors import UserError
 from pipeline.options import option, run
@@ -107,14 +107,12 @@ def standing_of(folder: Path, bank: Bank, steps: int) -> tuple[Standing, str]:
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"{folder} holds something else than a run: move it, or name --out")
         return "new", f"a new run of {steps:,} steps"
+    config = own_config(folder)
     anew = "it is replaced by a new run"
     try:
-        config, _ = checkpoint.read_config(folder)
         state = checkpoint.load(folder, torch.device("cpu"))
     except UserError as error:
         return "other", f"{error}; {anew}"
-    if config.recipe != "demo":
-        raise UserError(f"{folder} is a run of recipe {config.recipe}: move it, or name --out")
     if state["bank"] != bank.content_digest:
         return "other", f"it was trained on another bank than {bank.path} now is; {anew}"
     if replace(config, steps=steps) != replace(demo(), steps=steps):
@@ -123,6 +121,20 @@ def standing_of(folder: Path, bank: Bank, steps: int) -> tuple[Standing, str]:
     if done >= steps:
         return "whole", f"trained already, {done:,} steps"
     return "stopped", f"{done:,} of {steps:,} steps are done"
+
+
+def own_config(folder: Path) -> TrainConfig:
+    """The config of a demo's run; UserError for any other, which the demo must not replace."""
+    try:
+        config, _ = checkpoint.read_config(folder)
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder}/config.json cannot be read, so whose run it is cannot be told ({error}): "
+            f"move the folder, or name --out"
+        ) from error
+    if config.recipe != "demo":
+        raise UserError(f"{folder} is a run of recipe {config.recipe}: move it, or name --out")
+    return config
 
 
 def example_graphs() -> tuple[Path, ...]:

@@ -21,7 +21,9 @@ from bank.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
 from bank.table import read_vectors, write_vectors
 from model.cooccurrence import CoOccurrence, embed_patches, train_co_occurrence
 from model.sg2im import embed_scenes, load_graph_encoder, train_graph_encoder
+from pipeline.errors import UserError
 from pipeline.progress import progress
+from pipeline.scene import Vocabulary
 
 SEED = 0  # of the frozen networks
 SCENES_AT_ONCE = 256
@@ -123,10 +125,17 @@ def co_occurrence(derivation: Derivation) -> Receipt:
     return derivation.stage("cooccurrence", inputs, (path.name,), make)
 
 
-def check_networks(graph_encoder: str, cooccurrence: str) -> None:
+def check_networks(graph_encoder: str, cooccurrence: str, vocabulary: Vocabulary) -> None:
     """UserError for a given network that cannot be used: before the hours of cutting, not after."""
     if graph_encoder != TRAIN:
-        load_graph_encoder(Path(graph_encoder))
+        known = load_graph_encoder(Path(graph_encoder)).vocabulary
+        unknown = [name for name in vocabulary.objects if name not in known.objects]
+        unknown += [name for name in vocabulary.predicates if name not in known.predicates]
+        if unknown:
+            raise UserError(
+                f"--graph-encoder {graph_encoder} does not know {len(unknown)} of the dataset's "
+                f"names: {', '.join(unknown)}; give one that was trained on them, or 'train'"
+            )
     if cooccurrence != TRAIN:
         CoOccurrence.load(Path(cooccurrence))
 

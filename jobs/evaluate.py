@@ -32,6 +32,7 @@ from model.evaluation import (
 from model.retrievegan import RetrieveGAN
 from pipeline.errors import UserError
 from pipeline.options import option, run
+from pipeline.scene import image_of
 
 CANDIDATES = 20  # K, where the bank has as many
 DRAWS = 4  # starts per scene over which compatibility is averaged
@@ -66,8 +67,9 @@ def main(options: Evaluate) -> None:
     model, bank, step = open_run(options, device)
     styles = read_styles(options.styles, bank)
     image_ids = drawn_scenes(bank, options)
-    k = options.candidates or min(CANDIDATES, stored_candidates(bank))
-    # Other starts than random ones are the same at every draw.
+    k = options.candidates or min(CANDIDATES, bank.num_candidates)
+    # One draw where the start is not drawn. Then only "random" and "learned, noise on" would differ
+    # between draws; they have one too, so that all rows are of equally many.
     draws = DRAWS if model.config.retrieval.start == "random" else 1
     protocol = {
         "run": str(options.run),
@@ -121,10 +123,6 @@ def untrained(config: TrainConfig, bank: Bank, device: torch.device) -> Retrieve
         return RetrieveGAN(config, bank.vocabulary).to(device).eval()
 
 
-def stored_candidates(bank: Bank) -> int:
-    return int(bank.candidates(bank.patch_ids[:1]).ids.shape[1])
-
-
 def drawn_scenes(bank: Bank, options: Evaluate) -> NDArray[np.int64]:
     """Image ids of the scenes to score, rising."""
     ids = bank.scene_ids(options.split)
@@ -140,8 +138,7 @@ def drawn_scenes(bank: Bank, options: Evaluate) -> NDArray[np.int64]:
 def read_styles(path: Path | None, bank: Bank) -> NDArray[np.int64] | None:
     """The style of each patch's photo, in the order of `bank.patch_ids`; None where unknown."""
     if path is None:
-        toy = bank.manifest.recipe.get("dataset") == "toy"
-        if not toy or not TOY_STYLES.is_file() or strange_neighbour(TOY_STYLES, bank):
+        if bank.manifest.dataset != "toy" or not TOY_STYLES.is_file() or strange_neighbour(TOY_STYLES, bank):
             return None
         path = TOY_STYLES
     elif strange := strange_neighbour(path, bank):
@@ -158,7 +155,7 @@ def read_styles(path: Path | None, bank: Bank) -> NDArray[np.int64] | None:
         raise UserError(
             f'{path} is no file of styles: it should read {{"styles": {{"<image id>": 3, ...}}}}'
         ) from error
-    return np.array([_style(by_image, int(i), path) for i in bank.patch_ids >> 16], np.int64)
+    return np.array([_style(by_image, int(i), path) for i in image_of(bank.patch_ids)], np.int64)
 
 
 def _style(by_image: Mapping[int, int], image_id: int, path: Path) -> int:
@@ -196,7 +193,7 @@ def report(scores: Sequence[Score], protocol: Mapping[str, Any]) -> str:
     lines = [
         f"{protocol['run']} at step {protocol['step']:,}: split {protocol['split']}, "
         f"{protocol['num_scenes']:,} scenes, K = {protocol['candidates']}, "
-        f"start {protocol['start']} ({draws} draw{'s' if draws > 1 else ''} per scene), "
+        f"start {protocol['start']} ({draws} draw{'s' if draws > 1 else ''} per scene in every row), "
         f"seed {protocol['seed']}, bank {protocol['bank'][:12]}",
         "",
         "| score | choice | value | 95 % interval | scenes | pairs |",

@@ -45,7 +45,7 @@ class SampleOptions:
         bool | None,
         option(
             "off: the most compatible patches from each draw's start; default: on only where "
-            "the start is not drawn"
+            "draws would otherwise be alike, but off for runs with start best"
         ),
     ] = None
     candidates: Annotated[

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -95,6 +96,13 @@ class _Scenes(Dataset[SceneBatch]):
 
     def __getitem__(self, positions: list[int]) -> SceneBatch:
         return scene_batch(self.bank, self.image_ids[positions], self.k)
+
+
+def mean_box(bank: Bank) -> Tensor:
+    """(4,) the average box of the bank's training patches."""
+    table = bank.table
+    train = table.filter(pc.equal(table["split"], "train"))
+    return torch.tensor([pc.mean(train[side]).as_py() for side in ("x0", "y0", "x1", "y1")])
 
 
 def training_batches(

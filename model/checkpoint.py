@@ -25,7 +25,7 @@ class RunError(UserError):
 def save(
     run: Path,
     step: int,
-    bank_digest: str,
+    bank: Bank,
     networks: dict[str, nn.Module],
     optimisers: dict[str, Optimizer],
 ) -> None:
@@ -37,7 +37,8 @@ def save(
     state = {
         "format": FORMAT,
         "step": step,
-        "bank": bank_digest,
+        "bank": bank.content_digest,
+        "derived": bank.manifest.derived_digest,
         "networks": {name: network.state_dict() for name, network in networks.items()},
         "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
         "random": torch.get_rng_state(),
@@ -55,14 +56,41 @@ def load(run: Path, device: torch.device) -> dict[str, Any]:
     """The state that `save` wrote; nothing in the file is executed."""
     path = run / NAME
     if not path.is_file():
-        raise RunError(f"{run} has no {NAME}: it was stopped before its first checkpoint")
+        raise RunError(
+            f"{run} has no {NAME}: it was stopped before its first checkpoint; "
+            f"python -m model.train --resume {run} starts it again"
+        )
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise RunError(f"{path} cannot be read ({type(error).__name__}): is it whole?") from error
-    if state.get("format") != FORMAT:
-        raise RunError(f"{path} has format {state.get('format')}; this version reads {FORMAT}")
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise RunError(f"{path} has format {found}; this version reads {FORMAT}")
     return state
+
+
+def fill(
+    run: Path,
+    state: dict[str, Any],
+    networks: dict[str, nn.Module],
+    optimisers: dict[str, Optimizer],
+) -> None:
+    """Put a loaded state into networks and optimisers, and restore the random states."""
+    try:
+        for name, network in networks.items():
+            network.load_state_dict(state["networks"][name])
+        for name, optimiser in optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        if optimisers:
+            torch.set_rng_state(state["random"].cpu())
+            if len(state["random_cuda"]) == torch.cuda.device_count() > 0:
+                torch.cuda.set_rng_state_all([each.cpu() for each in state["random_cuda"]])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"{run / NAME} does not fit {run / 'config.json'} "
+            f"({str(error).splitlines()[0]}); was the config edited?"
+        ) from error
 
 
 def read_config(run: Path) -> tuple[TrainConfig, Path]:
@@ -74,7 +102,10 @@ def read_config(run: Path) -> tuple[TrainConfig, Path]:
         value = json.loads(path.read_text("utf-8"))
     except json.JSONDecodeError as error:
         raise RunError(f"{path}, line {error.lineno}: not valid JSON") from error
-    return from_json(value["train"]), Path(value["bank"])
+    try:
+        return from_json(value["train"]), Path(value["bank"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path} is not a run's config ({type(error).__name__}: {error})") from error
 
 
 def check_bank(state: dict[str, Any], bank: Bank, run: Path) -> None:
@@ -83,6 +114,16 @@ def check_bank(state: dict[str, Any], bank: Bank, run: Path) -> None:
         raise RunError(
             f"{run} was trained on a bank with content digest {state['bank'][:12]}..., but "
             f"{bank.path} has {bank.content_digest[:12]}...; give the bank it was trained on"
+        )
+
+
+def check_derived(state: dict[str, Any], bank: Bank, run: Path) -> None:
+    """Going on needs the same candidates and vectors too, or the losses would be others."""
+    if state["derived"] != bank.manifest.derived_digest:
+        raise RunError(
+            f"{run} was trained with other frozen networks or candidates than those of {bank.path} "
+            f"(derived digest {state['derived'][:12]}..., not "
+            f"{bank.manifest.derived_digest[:12]}...); give the bank it was trained on"
         )
 
 
@@ -100,5 +141,5 @@ def load_model(run: Path, bank: Bank, device: torch.device) -> tuple[RetrieveGAN
     state = load(run, device)
     check_bank(state, bank, run)
     model = RetrieveGAN(config, bank.vocabulary).to(device)
-    model.load_state_dict(state["networks"]["model"])
+    fill(run, state, {"model": model}, {})
     return model.eval(), state

@@ -24,7 +24,7 @@ class RetrievalConfig:
     temperature: float = 1.0  # 1: what L_gt learns is the distribution that Gumbel-max draws from
     relaxation: Relaxation = "straight-through"
     start: Start = "random"
-    gt_in_candidates: bool = False  # the paper's reading: the truth also in the generation pass
+    gt_in_candidates: bool = False  # the truth also in the generation pass: the paper's reading
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -75,7 +75,7 @@ class LossWeights:
     adversarial_object: float = 0.01
     reconstruction: float = 1.0
     boxes: float = 10.0
-    object_class: float = 0.0  # PasteGAN's auxiliary classifier; not in eq. 5
+    object_class: float = 0.0  # PasteGAN's auxiliary classifier, not in eq. 5; 0 leaves it out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class TrainConfig:
 
 
 def paper() -> TrainConfig:
-    """The paper's sizes where it speaks; facts, part 7, where it is silent."""
+    """The paper's sizes where it speaks, choices of ours where it is silent (README)."""
     return TrainConfig()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bank.grid import on_grid
-from model.frozen import draw, load_network, repeatable, save_network
+from model.frozen import built_from, draw, load_network, repeatable, save_network
 from pipeline.errors import UserError
 from pipeline.progress import progress
 
@@ -63,8 +63,9 @@ class CoOccurrence(nn.Module):
     def load(cls, path: Path) -> Self:
         """Frozen, in evaluation mode, on the CPU."""
         weights, about = load_network(path, KIND)
-        network = cls(**about["sizes"])
-        network.load_state_dict(weights)
+        with built_from(path):
+            network = cls(**about["sizes"])
+            network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
 

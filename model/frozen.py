@@ -40,10 +40,28 @@ def load_network(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise UserError(f"no file at {path}: a saved network is expected there") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a safetensors file that can be read: {error}") from error
-    about: dict[str, Any] = json.loads(header) if header else {}
+    try:
+        about = json.loads(header) if header else {}
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        raise UserError(f"{path} has a header that cannot be read; save the network again")
     if about.get("kind") != kind:
         raise UserError(f"{path} holds {about.get('kind')!r} where {kind!r} is needed")
     return weights, about
+
+
+@contextmanager
+def built_from(path: Path) -> Iterator[None]:
+    """UserError where a network cannot be built from what the file says, or its weights differ."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"{path} does not hold the network its header promises ({reason[:200]}); give another "
+            f"file, or 'train'"
+        ) from error
 
 
 @contextmanager

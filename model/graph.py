@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from model.frozen import load_network, save_network
+from model.frozen import built_from, load_network, save_network
 from pipeline.errors import UserError, nearest
 from pipeline.scene import IMAGE, IN_IMAGE, MASK_SIZE, Relation, Vocabulary
 
@@ -206,6 +206,7 @@ class GraphEncoder(nn.Module):
     def load(cls, path: Path) -> Self:
         """In evaluation mode, on the CPU."""
         weights, about = load_network(path, KIND)
-        encoder = cls(Vocabulary.from_json(about["vocabulary"]), **about["sizes"])
-        encoder.load_state_dict(weights)
+        with built_from(path):
+            encoder = cls(Vocabulary.from_json(about["vocabulary"]), **about["sizes"])
+            encoder.load_state_dict(weights)
         return encoder.eval()

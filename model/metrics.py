@@ -19,6 +19,7 @@ from model.retrieval import (
     retrieve,
     retrieve_best,
 )
+from pipeline.scene import image_of
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -160,7 +161,7 @@ def _once(object_image: Tensor) -> tuple[Tensor, Tensor]:
 
 def _same_pixels(left: Offered, first: Tensor, right: Offered, second: Tensor) -> Tensor:
     """True where two patches were cut from one photo with boxes that overlap."""
-    same_photo = left.ids[first] >> 16 == right.ids[second] >> 16  # as pipeline.scene.image_of
+    same_photo = image_of(left.ids[first]) == image_of(right.ids[second])
     return same_photo & overlapping(left.boxes[first], right.boxes[second])
 
 
@@ -182,7 +183,7 @@ def oracle_choice(
     """
     known = F.one_hot(styles.clamp_min(0), num_styles).float() * STYLE_DISTANCE
     if start == "best":
-        return retrieve_best(known, valid, grid, temperature=1.0)
+        return retrieve_best(known, valid, grid, noise=None, temperature=1.0)
     if start == "random":
         query = random_start(known, valid, grid, generator)
     else:

@@ -137,8 +137,16 @@ def spread_of(chosen_features: Tensor, grid: Grid) -> Tensor:
     return (torch.cdist(spread, spread) * pairs).sum((1, 2)) / 2
 
 
-def retrieve_best(features: Tensor, valid: Tensor, grid: Grid, temperature: float) -> Retrieved:
-    """From every candidate as the start, keep each image's tightest set. Noise is off."""
+def retrieve_best(
+    features: Tensor,
+    valid: Tensor,
+    grid: Grid,
+    *,
+    noise: Tensor | None,
+    temperature: float,
+    relaxation: Relaxation = "straight-through",
+) -> Retrieved:
+    """From every candidate as the start, keep each image's tightest set."""
     kept: list[Retrieved] = []
     for image in range(grid.present.shape[0]):
         mine = grid.image == image
@@ -149,7 +157,8 @@ def retrieve_best(features: Tensor, valid: Tensor, grid: Grid, temperature: floa
         all_starts = grid_of(lanes, runs)
         found = retrieve(
             own.repeat(runs, 1, 1), allowed.repeat(runs, 1), all_starts, starts,
-            noise=None, temperature=temperature,
+            noise=None if noise is None else noise[mine].repeat(runs, 1),
+            temperature=temperature, relaxation=relaxation,
         )  # fmt: skip
         picked = torch.einsum("ok,oke->oe", found.weights, own.repeat(runs, 1, 1))
         tightest = lanes == spread_of(picked, all_starts).argmin()
@@ -190,8 +199,8 @@ def ground_truth_selection(
     start     (N,)           place of the object whose true patch is the first query
 
     Returns (O,), zero at the objects that were the start. Later queries are the means of the true
-    features of the objects assigned so far; the object assigned next is the one a noise-free
-    retrieval would take.
+    features of the objects assigned so far; the object assigned next is the one that has the
+    candidate nearest to the query.
     """
     spread, allowed = grid.spread(features.float()), grid.spread(valid)
     true, slots = grid.spread(truth.float()), grid.spread(slot)

@@ -69,6 +69,12 @@ class RetrieveGAN(nn.Module):
         encoding: GraphEncoding = self.graph(graph.nodes, graph.triples)
         return encoding
 
+    def box_sides(self, vectors: Tensor) -> Tensor:
+        """Predicted boxes (V, 4) before the last ReLU, for the loss: behind it a side that has
+        fallen below zero would never learn."""
+        sides: Tensor = self.graph.box_net[:-1](vectors)
+        return sides
+
     def embed(self, patches: Tensor) -> Tensor:
         """E_p: patches (..., P, P, 3) uint8 -> (..., E)."""
         seen = pixels(patches, self.config.retrieval.patch_px)
@@ -92,14 +98,17 @@ class RetrieveGAN(nn.Module):
         rule, valid = self.config.retrieval, candidates.valid
         if features is None:
             return _fixed_choice(valid, rule.mode, generator, among=NEAREST if noise else 1)
-        if rule.start == "best" and not noise:
-            return retrieve_best(features, valid, grid, rule.temperature)
+        drawn = gumbel(tuple(valid.shape), generator).to(valid.device) if noise else None
+        if rule.start == "best":
+            return retrieve_best(
+                features, valid, grid,
+                noise=drawn, temperature=rule.temperature, relaxation=rule.relaxation,
+            )  # fmt: skip
         query = (
             random_start(features, valid, grid, generator)
             if rule.start == "random"
             else medoid_start(features, valid, grid)
         )
-        drawn = gumbel(tuple(valid.shape), generator).to(valid.device) if noise else None
         return retrieve(
             features, valid, grid, query,
             noise=drawn, temperature=rule.temperature, relaxation=rule.relaxation,

@@ -70,19 +70,20 @@ class Sampler:
         """One patch per object.
 
         noise   off: learned retrieval takes the most compatible from its start, predefined the
-                nearest; by default on only where seeds would otherwise make no difference
+                nearest; by default on only where seeds would otherwise make no difference, but
+                off where the run starts from the best: it is to give the most compatible set
         mode    how to choose; by default as the run was trained
         k       candidates per object; by default as many as the bank stores
         pin     object -> patch id that it must be given
         ban     patch ids that nothing may be given
         """
         model = self._in_mode(mode)
-        found = self._candidates(graph, k or self._stored_candidates(), pin or {}, frozenset(ban))
+        found = self._candidates(graph, k or self.bank.num_candidates, pin or {}, frozenset(ban))
         batch = self._batch(graph)
         rule = model.config.retrieval
         learned = rule.mode == "learned"
         if noise is None:
-            noise = not (learned and rule.start == "random")
+            noise = not (learned and rule.start in ("random", "best"))
         generator = torch.Generator().manual_seed(seed)
         offered = _to(candidate_batch(self.bank, found), self.device)
         with torch.no_grad():
@@ -143,10 +144,6 @@ class Sampler:
             raise UserError("the graph has no objects: give at least one")
         pair = (graph.objects, graph.relations)
         return graph_tensors([pair], self.bank.vocabulary).to(self.device)
-
-    def _stored_candidates(self) -> int:
-        stored: int = self.bank.manifest.recipe["candidates"]
-        return stored
 
     def _in_mode(self, mode: RetrievalMode | None) -> RetrieveGAN:
         """The model, or one that shares its weights and chooses by another rule."""

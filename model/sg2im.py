@@ -73,7 +73,7 @@ def train_graph_encoder(
     with_masks = any(t.masks is not None for t in targets)
     with repeatable(seed):
         encoder = GraphEncoder(vocabulary, masks=with_masks, **(sizes or {}))
-        _start_at_mean_box(encoder, torch.cat([t.boxes for t in targets]))
+        start_at_mean_box(encoder, torch.cat([t.boxes for t in targets]).mean(0))
         optimizer = torch.optim.Adam(encoder.parameters(), lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         for step in progress(range(steps), "graph encoder", steps, "steps"):
@@ -95,13 +95,13 @@ def _rate(step: int, steps: int) -> float:
     return min((step + 1) / (steps / 10), 1.0, 1.1 * (steps - step) / steps)
 
 
-def _start_at_mean_box(encoder: GraphEncoder, boxes: Tensor) -> None:
+def start_at_mean_box(encoder: GraphEncoder, mean: Tensor) -> None:
     """Nothing to unlearn: the first steps would otherwise go into finding the middle."""
     head = encoder.box_net[2]
     assert isinstance(head, nn.Linear)
     with torch.no_grad():
         head.weight.mul_(0.1)
-        head.bias.copy_(boxes.mean(0))
+        head.bias.copy_(mean)
 
 
 def _loss(encoder: GraphEncoder, targets: list[_Target], random: np.random.Generator) -> Tensor:

@@ -38,8 +38,18 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.bank is None and self.resume is None:
             raise ValueError("give --bank BANK, e.g. --bank bank/coco, or --resume RUN")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"--steps must be at least 1, not {self.steps}")
+        for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name} must be at least {least}, not {value}")
+        if self.resume is not None:
+            fixed = ("batch", "seed", "out", "retrieval", "relaxation", "start", "recipe")
+            for name in (*fixed, "gt_in_candidates"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise ValueError(
+                        f"--{name.replace('_', '-')} cannot change in a run that goes on; "
+                        f"only --steps and --bank may stand beside --resume"
+                    )
 
 
 def main(options: TrainOptions) -> None:
@@ -50,7 +60,8 @@ def main(options: TrainOptions) -> None:
         if options.steps is not None:
             config = replace(config, steps=options.steps)
         trainer = Trainer(config, Bank.open(options.bank or trained_on), device)
-        trainer.restore(folder)
+        if (folder / checkpoint.NAME).exists():
+            trainer.restore(folder)
         print(f"{folder} goes on from step {trainer.step_number:,} of {config.steps:,}")
     else:
         assert options.bank is not None

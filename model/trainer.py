@@ -17,6 +17,7 @@ from model import checkpoint, losses
 from model.batch import (
     CandidateBatch,
     SceneBatch,
+    mean_box,
     pixels,
     scene_batch,
     to_uint8,
@@ -28,6 +29,7 @@ from model.graph import GraphBatch
 from model.grids import sample_grid
 from model.retrieval import Retrieved
 from model.retrievegan import RetrieveGAN, grid_of_batch
+from model.sg2im import start_at_mean_box
 from pipeline.progress import progress
 
 GRID_SCENES = 6
@@ -40,6 +42,7 @@ class Fakes(NamedTuple):
     composed: Tensor  # (N, 3, H, W) from retrieved patches
     rebuilt: Tensor  # (N, 3, H, W) from true patches
     chosen: Retrieved
+    offered: CandidateBatch  # what `chosen` points into
 
 
 def doubled(graph: GraphBatch) -> GraphBatch:
@@ -66,7 +69,9 @@ class Trainer:
         self.config, self.bank, self.device, self.step_number = config, bank, device, 0
         torch.manual_seed(config.seed)
         sizes = config.discriminator
+        _check_candidates(config, bank)
         self.model = RetrieveGAN(config, bank.vocabulary)
+        start_at_mean_box(self.model.graph, mean_box(bank))
         self.judge_image = ImageDiscriminator(sizes.image_channels)
         self.judge_object = ObjectDiscriminator(
             sizes.object_channels, sizes.object_hidden, len(bank.vocabulary.objects)
@@ -94,13 +99,16 @@ class Trainer:
         words = np.random.SeedSequence((self.config.seed, step)).generate_state(2, np.uint32)
         return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
 
-    def forward(self, batch: SceneBatch, generator: torch.Generator) -> Fakes:
-        """Both passes (DESIGN part 5): candidates only, and the true patches."""
+    def forward(
+        self, batch: SceneBatch, generator: torch.Generator, *, noise: bool = True
+    ) -> Fakes:
+        """Both passes: candidates only, and the true patches; `noise` is the choice's."""
         model, graph, candidates = self.model, batch.graph, batch.candidates
         grid = grid_of_batch(graph)
         encoding = model.encode(graph)
         objects = len(batch.boxes)
-        terms = {"boxes": losses.box_regression(encoding.boxes[:objects], batch.boxes)}
+        things, pictures = encoding.objects[:objects], encoding.objects[objects:]
+        terms = {"boxes": losses.box_regression(model.box_sides(things), batch.boxes)}
         features = None
         if self.config.retrieval.mode == "learned":
             everything = torch.cat([candidates.patches, batch.truth[:, None]], 1)
@@ -111,13 +119,12 @@ class Trainer:
             if self.config.retrieval.gt_in_candidates:
                 candidates = _with_truth(batch, self.bank)
                 features = embedded
-        chosen = model.choose(candidates, features, grid, generator, noise=True)
+        chosen = model.choose(candidates, features, grid, generator, noise=noise)
         if features is not None:
             vectors = torch.einsum("ok,okf->of", chosen.weights, candidates.occurrence)
             terms["co_occurrence"] = losses.co_occurrence(grid.spread(vectors), grid.present)
         selected = model.selected_pixels(candidates, chosen.weights)
         patches = torch.cat([selected, pixels(batch.truth, self.config.generator.crop_px)])
-        things, pictures = encoding.objects[:objects], encoding.objects[objects:]
         both = model.generate(
             torch.cat([things, things, pictures, pictures]),
             doubled(graph),
@@ -127,7 +134,7 @@ class Trainer:
         composed, rebuilt = both.chunk(2)
         real = pixels(batch.images, self.config.image_px)
         terms["reconstruction"] = losses.reconstruction(rebuilt, real)
-        return Fakes(terms, composed, rebuilt, chosen)
+        return Fakes(terms, composed, rebuilt, chosen, candidates)
 
     def judge_terms(self, batch: SceneBatch, fakes: Fakes) -> dict[str, Tensor]:
         """The discriminators' losses on one batch."""
@@ -138,22 +145,27 @@ class Trainer:
         objects = len(batch.boxes)
         categories = batch.graph.nodes[:objects]
         n = len(real)
-        return {
+        terms = {
             "judge_image": losses.tells_apart(verdict[:n], verdict[n:]),
             "judge_object": losses.tells_apart(seen.real[:objects], seen.real[objects:]),
-            "judge_class": nn.functional.cross_entropy(seen.category[:objects], categories),
         }
+        if self.config.losses.object_class:
+            on_real = nn.functional.cross_entropy(seen.category[:objects], categories)
+            terms["judge_class"] = on_real
+        return terms
 
     def adversarial_terms(self, batch: SceneBatch, fakes: Fakes) -> dict[str, Tensor]:
         """What the discriminators tell the generator."""
         fake = torch.cat([fakes.composed, fakes.rebuilt])
         seen = self.judge_object(self._crops(fake, batch, 2))
         categories = batch.graph.nodes[: len(batch.boxes)].repeat(2)
-        return {
+        terms = {
             "adversarial_image": losses.looks_real(self.judge_image(fake)),
             "adversarial_object": losses.looks_real(seen.real),
-            "object_class": nn.functional.cross_entropy(seen.category, categories),
         }
+        if self.config.losses.object_class:
+            terms["object_class"] = nn.functional.cross_entropy(seen.category, categories)
+        return terms
 
     def step(self, batch: SceneBatch) -> dict[str, float]:
         """One update of the discriminators and one of the generator; every loss by its name."""
@@ -199,33 +211,28 @@ class Trainer:
                 )
 
     def save(self, run: Path) -> None:
-        checkpoint.save(
-            run, self.step_number, self.bank.content_digest, self.networks, self.optimisers
-        )
+        checkpoint.save(run, self.step_number, self.bank, self.networks, self.optimisers)
 
     def restore(self, run: Path) -> None:
         """Go on from run/checkpoint.pt."""
         state = checkpoint.load(run, self.device)
         checkpoint.check_bank(state, self.bank, run)
-        for name, network in self.networks.items():
-            network.load_state_dict(state["networks"][name])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-        torch.set_rng_state(state["random"].cpu())
+        checkpoint.check_derived(state, self.bank, run)
+        checkpoint.fill(run, state, self.networks, self.optimisers)
         self.step_number = state["step"]
 
     def grid(self) -> Image.Image:
-        """Held-out scenes: retrieved patches, composed image, rebuilt image, real image."""
+        """Held-out scenes: retrieved patches (noise off), composed, rebuilt and real image."""
         ids = self.bank.scene_ids("val")[:GRID_SCENES]
         if not len(ids):
             ids = self.bank.scene_ids("train")[:GRID_SCENES]
         batch = scene_batch(self.bank, ids, self.config.retrieval.candidates).to(self.device)
         self.model.eval()
         with torch.no_grad():
-            fakes = self.forward(batch, self.noise(0))
+            fakes = self.forward(batch, self.noise(0), noise=False)
         self.model.train()
         rows = torch.arange(len(fakes.chosen.chosen), device=self.device)
-        patches = batch.candidates.patches[rows, fakes.chosen.chosen]
+        patches = fakes.offered.patches[rows, fakes.chosen.chosen]
         return sample_grid(
             batch.graph.object_image.tolist(),
             patches.cpu().numpy(),
@@ -256,7 +263,7 @@ def train(trainer: Trainer, run: Path) -> None:
             for name, value in named.items():
                 writer.add_scalar(f"loss/{name}", value, step)
             if step == first and trainer.device.type == "cpu":
-                _say_how_long(config, time.monotonic() - started)
+                _say_how_long(config, config.steps - first, time.monotonic() - started)
             done = step + 1
             if done % config.grid_every == 0 or done == config.steps:
                 trainer.grid().save(run / f"samples-{done:06d}.png")
@@ -265,12 +272,13 @@ def train(trainer: Trainer, run: Path) -> None:
     writer.close()
 
 
-def _say_how_long(config: TrainConfig, one_step_s: float) -> None:
-    hours = one_step_s * config.steps / 3600
+def _say_how_long(config: TrainConfig, steps: int, one_step_s: float) -> None:
+    hours = one_step_s * steps / 3600
     if hours > 1:
+        advice = "" if config.recipe == "demo" else "; --recipe demo takes minutes"
         print(
-            f"about {hours:,.0f} hours on this CPU for {config.steps:,} steps of recipe "
-            f"{config.recipe}; --recipe demo takes minutes",
+            f"about {hours:,.0f} hours on this CPU for {steps:,} steps of recipe "
+            f"{config.recipe}{advice}",
             flush=True,
         )
 
@@ -286,7 +294,18 @@ def _keep_log_until(path: Path, step: int) -> None:
                 kept.append(line)
         except json.JSONDecodeError:  # the last line of a run that was killed
             continue
-    path.write_text("".join(line + "\n" for line in kept), "utf-8")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(line + "\n" for line in kept), "utf-8")
+    partial.replace(path)
+
+
+def _check_candidates(config: TrainConfig, bank: Bank) -> None:
+    wanted, stored = config.retrieval.candidates, bank.manifest.recipe["candidates"]
+    if wanted > stored:
+        raise checkpoint.RunError(
+            f"the run offers {wanted} candidates per object, but {bank.path} stores {stored}; "
+            f"build the bank with --candidates {wanted} or more"
+        )
 
 
 def _with_truth(batch: SceneBatch, bank: Bank) -> CandidateBatch:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pipeline.errors import DatasetError
 from pipeline.json_file import read_json
 from pipeline.masks import usable_segmentation
-from pipeline.scene import IMAGE, MAX_OBJECT_INDEX, AnnotatedObject, Photo
+from pipeline.scene import IMAGE, MAX_IMAGE_ID, MAX_OBJECT_INDEX, AnnotatedObject, Photo
 
 Kind = Literal["instances", "stuff"]
 PHOTO_FOLDERS = ("train2017", "val2017")
@@ -21,7 +21,6 @@ PHOTO_FOLDERS = ("train2017", "val2017")
 MIN_AREA = 0.02  # of the photo; a box must cover more (sg2im)
 LEFT_OUT_CATEGORY = "other"  # COCO-Stuff's name for all that is neither thing nor named stuff
 
-MAX_IMAGE_ID = 1 << 46
 MAX_SIDE_PX = 65_535  # JPEG's own limit
 MAX_BOX_PX = 1_000_000  # of a box number: far outside any photo, far inside single precision
 
@@ -125,7 +124,9 @@ def _read_photo(
     where = f"{path}, photo {_label(value, position)}"
     number = _get(value, "id", where)
     if type(number) is not int or not 0 <= number <= MAX_IMAGE_ID:
-        raise DatasetError(f"{where}: its id {_show(number)} is not a whole number from 0 to 2^46")
+        raise DatasetError(
+            f"{where}: its id {_show(number)} is not a whole number from 0 to {MAX_IMAGE_ID}"
+        )
     width, height = _get(value, "width", where), _get(value, "height", where)
     for name, side in (("width", width), ("height", height)):
         if type(side) is not int or not 1 <= side <= MAX_SIDE_PX:

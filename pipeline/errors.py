@@ -32,6 +32,9 @@ def exit_code(job: Callable[[], None]) -> int:
     except BrokenPipeError:  # the reader of our output (`| head`) has gone
         return 0
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept: run the command again", file=sys.stderr)
+        print(
+            "interrupted; what was finished is kept: run the command again (a training: --resume)",
+            file=sys.stderr,
+        )
         return 130
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.errors import DatasetError
 from pipeline.scene import (
+    MAX_IMAGE_ID,
     MAX_OBJECT_INDEX,
     SPLITS,
     AnnotatedObject,
@@ -17,8 +18,6 @@ from pipeline.scene import (
     Dataset,
     Photo,
 )
-
-MAX_IMAGE_ID = (1 << 47) - 1  # a patch id is a signed 64-bit number, 16 bits of it the object's
 
 
 @dataclass(frozen=True)

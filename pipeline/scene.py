@@ -6,10 +6,13 @@ dataset a scene came from.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -164,6 +167,9 @@ class Scene:
 
 
 MAX_OBJECT_INDEX = (1 << 16) - 1
+MAX_IMAGE_ID = (1 << 47) - 1  # a patch id is a signed 64-bit number, 16 bits of it the object's
+
+Ids = TypeVar("Ids", int, NDArray[np.int64], "Tensor")
 
 
 def patch_id(image_id: int, object_index: int) -> int:
@@ -171,6 +177,6 @@ def patch_id(image_id: int, object_index: int) -> int:
     return image_id << 16 | object_index
 
 
-def image_of(patch: int) -> int:
-    """The photo a patch was cut from."""
+def image_of(patch: Ids) -> Ids:
+    """The photo a patch was cut from; of an array or tensor, that of each."""
     return patch >> 16

@@ -1,5 +1,7 @@
 """Retrieval: who is assigned, with which weights, and which way the gradient goes."""
 
+import math
+
 import pytest
 import torch
 
@@ -105,6 +107,59 @@ def test_the_query_that_is_a_candidate_gives_no_nan_gradient(scene):
     assert torch.isfinite(features.grad).all()
 
 
+def by_hand(features, valid, query, noise, tau, relaxation):
+    """One image, step by step as the paper writes it: lists and numbers, no masks, no batches."""
+    objects, k = len(features), len(features[0])
+    taken, gathered, weights = [], [], {}
+    penalty = {(o, i): 0.0 for o in range(objects) for i in range(k)}
+    for _ in range(objects):
+        open_ones = [(o, i) for o in range(objects) if o not in taken for i in range(k)]
+        open_ones = [(o, i) for o, i in open_ones if valid[o][i]]
+        logit = {
+            (o, i): -math.dist(query, features[o][i]) + noise[o][i] + penalty[o, i]
+            for o, i in open_ones
+        }
+        best = max(logit, key=logit.get)[0]
+        total = sum(math.exp(v / tau) for v in logit.values())
+        own = {i: math.exp(v / tau) for (o, i), v in logit.items() if o == best}
+        soft = [own.get(i, 0.0) / sum(own.values()) for i in range(k)]
+        hard = [float(s == max(soft)) for s in soft]
+        mix = soft if relaxation == "soft" else hard
+        gathered.append(
+            [
+                sum(w * f for w, f in zip(mix, dim, strict=True))
+                for dim in zip(*features[best], strict=True)
+            ]
+        )
+        query = [sum(column) / len(gathered) for column in zip(*gathered, strict=True)]
+        for key, value in logit.items():
+            penalty[key] += math.log(max(1 - math.exp(value / tau) / total, 1.2e-38))
+        weights[best] = mix
+        taken.append(best)
+    return [weights[o] for o in range(objects)], [taken.index(o) for o in range(objects)]
+
+
+@pytest.mark.parametrize("relaxation", ["straight-through", "soft"])
+@pytest.mark.parametrize("temperature", [0.4, 1.7])
+def test_every_weight_is_what_the_equations_give_by_hand(relaxation, temperature):
+    """Four objects, so that sum, mean and last feature differ and so do their exclusions."""
+    for seed in range(8):
+        torch.manual_seed(seed)
+        features, noise = torch.randn(4, 3, 2), torch.randn(4, 3)
+        valid = torch.tensor([[True] * 3, [True, False, True], [True] * 3, [True] * 3])
+        query = torch.randn(2)
+        found = retrieve(
+            features, valid, grid_of(torch.zeros(4, dtype=torch.long), 1), query[None],
+            noise=noise, temperature=temperature, relaxation=relaxation,
+        )  # fmt: skip
+        weights, steps = by_hand(
+            features.tolist(), valid.tolist(), query.tolist(), noise.tolist(),
+            temperature, relaxation,
+        )  # fmt: skip
+        assert found.step.tolist() == steps
+        torch.testing.assert_close(found.weights, torch.tensor(weights), atol=1e-4, rtol=1e-4)
+
+
 def test_a_batch_gives_each_image_what_it_would_get_alone(scene):
     features, valid, grid = scene
     noise = gumbel((O, K), torch.Generator().manual_seed(3))
@@ -137,7 +192,7 @@ def test_the_best_start_gives_the_tightest_set_of_all_starts(scene):
     def tightness(found):
         return spread_of(torch.einsum("ok,oke->oe", found.weights, features), grid)
 
-    best = tightness(retrieve_best(features, valid, grid, 0.5))
+    best = tightness(retrieve_best(features, valid, grid, noise=None, temperature=0.5))
     for seed in range(20):
         query = random_start(features, valid, grid, torch.Generator().manual_seed(seed))
         other = tightness(retrieve(features, valid, grid, query, noise=None, temperature=0.5))

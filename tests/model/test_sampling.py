@@ -23,6 +23,18 @@ def test_a_relaxed_subset_sums_to_k_and_its_hard_form_has_k_ones():
     assert torch.allclose(hard, hard.round(), atol=1e-6)
 
 
+def test_a_relaxed_subset_is_what_the_recurrence_gives_by_hand():
+    keys, tau = [1.0, 0.3, -0.7, 0.9], 0.5
+    total, share = np.zeros(4), np.zeros(4)
+    at = np.array(keys)
+    for _ in range(3):
+        at = at + np.log(np.maximum(1 - share, 1.2e-38))
+        share = np.exp(at / tau) / np.exp(at / tau).sum()
+        total += share
+    ours = relaxed_subset(torch.tensor(keys), 3, tau)
+    torch.testing.assert_close(ours, torch.from_numpy(total).float())
+
+
 def test_subset_sampling_gives_the_published_answers():
     path = golden()
     with np.load(path, allow_pickle=False) as data:

@@ -8,7 +8,7 @@ import torch
 
 from bank.bank import Bank
 from model import checkpoint
-from model.batch import scene_batch
+from model.batch import mean_box, scene_batch
 from model.config import LossWeights, TrainConfig, demo, from_json, paper
 from model.graph import graph_tensors
 from model.retrievegan import RetrieveGAN, grid_of_batch
@@ -121,8 +121,73 @@ def test_the_true_patch_can_join_the_candidates_of_the_generation_pass(bank, bat
     config = small(retrieval=replace(demo().retrieval, gt_in_candidates=True))
     trainer = Trainer(config, bank, CPU)
     with torch.no_grad():
-        chosen = trainer.forward(batch, trainer.noise(0)).chosen
-    assert chosen.weights.shape[1] == batch.candidates.ids.shape[1] + 1
+        fakes = trainer.forward(batch, trainer.noise(0))
+    assert fakes.chosen.weights.shape[1] == batch.candidates.ids.shape[1] + 1
+    assert torch.equal(fakes.offered.ids[:, -1], batch.patch_ids)
+    trainer.grid()  # a choice may point at the true patch
+
+
+def test_no_side_of_a_predicted_box_dies(bank, batch):
+    """Behind the last ReLU a side that starts below zero would stay there for ever."""
+    for seed in range(4):
+        trainer = Trainer(small(seed=seed, losses=LossWeights(boxes=10.0)), bank, CPU)
+        with torch.no_grad():
+            trainer.model.graph.box_net[2].bias.sub_(2.0)
+        optimiser = torch.optim.Adam(trainer.model.graph.parameters(), 1e-2)
+        for _ in range(60):
+            vectors = trainer.model.encode(batch.graph).objects[: len(batch.boxes)]
+            loss = (trainer.model.box_sides(vectors) - batch.boxes).abs().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        boxes = trainer.model.encode(batch.graph).boxes[: len(batch.boxes)]
+        assert (boxes - batch.boxes).abs().mean() < 0.25
+
+
+def test_a_new_run_predicts_the_mean_box_at_first(bank, batch):
+    boxes = Trainer(small(), bank, CPU).model.encode(batch.graph).boxes[: len(batch.boxes)]
+    assert (boxes.mean(0) - mean_box(bank)).abs().max() < 0.3
+
+
+def test_without_the_auxiliary_classifier_no_category_is_learned(bank, batch):
+    trainer = Trainer(small(losses=LossWeights(object_class=0.0)), bank, CPU)
+    named = trainer.step(batch)
+    assert "judge_class" not in named
+    assert "object_class" not in named
+    assert trainer.judge_object.category.weight.grad is None
+
+
+def test_a_bank_with_other_candidates_is_refused_when_a_run_goes_on(bank, tmp_path):
+    trainer = Trainer(small(), bank, CPU)
+    trainer.save(tmp_path)
+    path = tmp_path / checkpoint.NAME
+    torch.save(torch.load(path, weights_only=True) | {"derived": "e" * 64}, path)
+    with pytest.raises(checkpoint.RunError, match="other frozen networks or candidates"):
+        trainer.restore(tmp_path)
+
+
+def test_more_candidates_than_the_bank_stores_are_refused_before_the_first_step(bank):
+    config = small(retrieval=replace(demo().retrieval, candidates=10_000))
+    with pytest.raises(checkpoint.RunError, match="--candidates 10000"):
+        Trainer(config, bank, CPU)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[]", '{"train": [], "bank": "x"}', '{"train": {"retrieval": 3}, "bank": "x"}',
+     '{"train": {"retrieval": {"temperature": 0}}, "bank": "x"}', "{"],
+)  # fmt: skip
+def test_a_config_that_is_not_one_is_one_clear_line(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(checkpoint.RunError, match=r"config\.json"):
+        checkpoint.read_config(tmp_path)
+
+
+def test_a_checkpoint_that_does_not_fit_its_config_is_refused(bank, tmp_path):
+    Trainer(small(), bank, CPU).save(tmp_path)
+    other = replace(demo().retrieval, width=16)
+    with pytest.raises(checkpoint.RunError, match="was the config edited"):
+        Trainer(small(retrieval=other), bank, CPU).restore(tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(bank, batch):
@@ -136,7 +201,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(bank, batc
 
 def test_a_checkpoint_of_another_bank_is_refused(bank, tmp_path):
     trainer = Trainer(small(), bank, CPU)
-    checkpoint.save(tmp_path, 0, "f" * 64, trainer.networks, trainer.optimisers)
+    trainer.save(tmp_path)
+    path = tmp_path / checkpoint.NAME
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"bank": "f" * 64}, path)
     with pytest.raises(checkpoint.RunError, match="ffffffffffff"):
         trainer.restore(tmp_path)
 
