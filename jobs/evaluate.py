@@ -138,7 +138,9 @@ def drawn_scenes(bank: Bank, options: Evaluate) -> NDArray[np.int64]:
 def read_styles(path: Path | None, bank: Bank) -> NDArray[np.int64] | None:
     """The style of each patch's photo, in the order of `bank.patch_ids`; None where unknown."""
     if path is None:
-        if bank.manifest.dataset != "toy" or not TOY_STYLES.is_file() or strange_neighbour(TOY_STYLES, bank):
+        # Not `manifest.dataset`: in older toy banks that says coco.
+        toy = bank.manifest.recipe.get("dataset") == "toy"
+        if not toy or not TOY_STYLES.is_file() or strange_neighbour(TOY_STYLES, bank):
             return None
         path = TOY_STYLES
     elif strange := strange_neighbour(path, bank):
@@ -193,7 +195,7 @@ def report(scores: Sequence[Score], protocol: Mapping[str, Any]) -> str:
     lines = [
         f"{protocol['run']} at step {protocol['step']:,}: split {protocol['split']}, "
         f"{protocol['num_scenes']:,} scenes, K = {protocol['candidates']}, "
-        f"start {protocol['start']} ({draws} draw{'s' if draws > 1 else ''} per scene in every row), "
+        f"start {protocol['start']} ({draws} draw{'s' if draws > 1 else ''} per scene and row), "
         f"seed {protocol['seed']}, bank {protocol['bank'][:12]}",
         "",
         "| score | choice | value | 95 % interval | scenes | pairs |",

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -62,12 +63,21 @@ def to_uint8(images: Tensor) -> Tensor:
     return scaled.to(torch.uint8).movedim(-3, -1).cpu()
 
 
+def offered(bank: Bank, found: Candidates) -> NDArray[np.bool_]:
+    """(O, K) the candidates that may be chosen: another category's only where an object's own
+    has none, so that a zebra is made of a zebra wherever the bank has one."""
+    if bank.manifest.recipe["candidate_scope"] == "all":
+        return found.valid
+    own = found.valid & ~found.fallback
+    return np.where(own.any(1, keepdims=True), own, found.valid)
+
+
 def candidate_batch(bank: Bank, found: Candidates) -> CandidateBatch:
     """Look up the pixels and co-occurrence vectors of candidates."""
     return CandidateBatch(
         torch.from_numpy(found.ids),
         torch.from_numpy(bank.patches(found.ids)),
-        torch.from_numpy(found.valid),
+        torch.from_numpy(offered(bank, found)),
         torch.from_numpy(bank.co_occurrence(found.ids)),
     )
 

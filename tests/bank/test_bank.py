@@ -1,6 +1,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,19 @@ def test_a_search_with_a_stored_feature_finds_its_patch_unless_its_photo_is_excl
     assert own[0] not in found.ids
 
 
+def test_a_bank_of_scope_all_searches_all_and_marks_other_categories(bank):
+    manifest = replace(bank.manifest, recipe={**bank.manifest.recipe, "candidate_scope": "all"})
+    everything = Bank(bank.path, manifest)
+    features = bank.features(bank.patch_ids[:1]) * 0
+    found = {
+        name: everything.search(features, [name], 20) for name in ("tree", "grass", "sky-other")
+    }
+    assert len({tuple(f.ids[0]) for f in found.values()}) == 1
+    for name, offered in found.items():
+        others = [c["category"] != name for c in bank.credits(offered.ids[0].tolist())]
+        assert offered.fallback[0].tolist() == others
+
+
 def test_credits_name_the_photo_and_its_terms(bank, annotated):
     ids = bank.patch_ids[[4, 1]].tolist()
     for patch_id, credit in zip(ids, bank.credits(ids), strict=True):
@@ -132,6 +146,15 @@ def test_another_format_is_named(tmp_path, toy_bank):
     (bank / "manifest.json").write_text(json.dumps({**manifest, "format": 2}))
     with pytest.raises(BankError, match="says format 2, and this version reads format 1"):
         Bank.open(bank)
+
+
+@pytest.mark.parametrize("name", ["image_size", "patch_size", "candidates", "candidate_scope"])
+def test_a_recipe_without_what_opening_needs_is_named(tmp_path, toy_bank, name):
+    manifest = json.loads((toy_bank / "manifest.json").read_text())
+    del manifest["recipe"][name]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BankError, match=f"its recipe has no usable {name}"):
+        Bank.open(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": 1, "files": 3}'])

@@ -153,3 +153,12 @@ def test_a_candidates_file_that_is_none_is_a_bank_error(tmp_path):
         read_candidates(tmp_path / "candidates.arrow")
     with pytest.raises(BankError, match="unfinished"):
         read_candidates(tmp_path / "nothing.arrow")
+
+
+def test_scope_all_marks_what_is_of_another_category():
+    ids = np.array([patch_id(image, 0) for image in range(5)])
+    names = ["cat", "dog", "cat", "dog", "cat"]
+    features = on_grid(np.arange(5.0)[:, None])
+    found = find_candidates(features, ids, names, np.ones(5, dtype=bool), 6, "all")
+    assert (found.ids[0] >> 16).tolist()[:4] == [1, 2, 3, 4]
+    assert found.fallback[0].tolist() == [True, False, True, False, False, False]

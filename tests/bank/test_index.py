@@ -1,3 +1,4 @@
+import json
 import pickle
 
 import numpy as np
@@ -46,6 +47,19 @@ def test_the_index_finds_what_the_exact_search_finds(tmp_path, engine, ties):
     for row in [*range(0, len(ids), 23), int(np.flatnonzero(names == "rock")[0])]:
         one = slice(row, row + 1)
         found = opened.search(features[one], names[one], K, exclude_images=[ids[row] >> 16])
+        for mine, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(mine[0], theirs[row])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_with_scope_all_it_finds_what_the_exact_search_finds(tmp_path, engine, ties):
+    features, ids, names = bank = a_bank(ties=ties)
+    expected = find_candidates(features, ids, names, np.ones(len(ids), dtype=bool), K, "all")
+    opened = indexes(tmp_path, bank)
+    assert 0 < expected.fallback.mean() < 1
+    for row in range(0, len(ids), 23):
+        one, own = slice(row, row + 1), [ids[row] >> 16]
+        found = opened.search(features[one], names[one], K, own, scope="all")
         for mine, theirs in zip(found, expected, strict=True):
             np.testing.assert_array_equal(mine[0], theirs[row])
 
@@ -124,6 +138,24 @@ def test_a_missing_or_damaged_index_is_a_bank_error(tmp_path):
     indexes(tmp_path, a_bank(num_photos=3))
     (tmp_path / "index" / "ids.npy").write_bytes(b"\x80nothing")
     with pytest.raises(BankError, match="is damaged"):
+        Indexes.open(tmp_path / "index", DIGEST)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        [],
+        {"format": 1},
+        {"format": 1, "bank": DIGEST},
+        {"format": 1, "bank": DIGEST, "categories": 3},
+        {"format": 1, "bank": DIGEST, "categories": {"bird": {"start": 0}}},
+        {"format": 1, "bank": DIGEST, "categories": {"bird": 3}},
+    ],
+)
+def test_an_index_json_of_another_form_is_a_bank_error(tmp_path, about):
+    indexes(tmp_path, a_bank(num_photos=3))
+    (tmp_path / "index" / "index.json").write_text(json.dumps(about))
+    with pytest.raises(BankError, match="build the bank again"):
         Indexes.open(tmp_path / "index", DIGEST)
 
 

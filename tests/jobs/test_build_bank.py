@@ -21,8 +21,10 @@ from bank.manifest import read_manifest
 from bank.table import read_table
 from jobs.build_bank import BuildBank, main
 from jobs.cut import Workforce, cut, plan
+from model.graph import GraphEncoder
 from pipeline.coco import read_coco
 from pipeline.errors import UserError
+from pipeline.scene import Vocabulary
 
 ROOT = Path(__file__).parents[2]
 LIMIT, SHARD_PHOTOS = 14, 4  # 4 shards of train, 2 of val, 2 of test
@@ -327,3 +329,16 @@ def test_real_photos_build_a_bank(options, tmp_path):
     )
     main(real)
     assert read_manifest(real.bank).counts["scenes"] == 20
+
+
+def test_a_graph_encoder_that_lacks_names_is_noticed_before_anything_is_cut(options, tmp_path):
+    known = read_coco(options.photos).vocabulary
+    fewer = Vocabulary(tuple(n for n in known.objects if n != "tree"), known.predicates[:-1])
+    GraphEncoder(fewer, 4, 4, 1).save(tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match=f"does not know 2 of .* tree, {known.predicates[-1]};"):
+        main(replace(options, graph_encoder=str(tmp_path / "net.safetensors")))
+    assert not options.bank.exists()
+
+
+def test_a_toy_bank_says_that_it_is_of_the_toy_world(toy_bank):
+    assert read_manifest(toy_bank).dataset == "toy"

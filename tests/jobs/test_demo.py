@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bank.bank import Bank
-from jobs.demo import example_graphs, standing_of
+from jobs.demo import DemoOptions, example_graphs, standing_of, train_demo
 from model.config import demo, paper
 from model.trainer import Trainer
 from pipeline.errors import UserError
@@ -63,11 +63,22 @@ def test_what_is_not_the_demos_is_never_replaced(bank, run, tmp_path):
     write_json(run / "config.json", {"bank": str(bank.path), "train": paper()})
     with pytest.raises(UserError, match="recipe paper"):
         standing_of(run, bank, STEPS)
+    (run / "checkpoint.pt").unlink()
+    with pytest.raises(UserError, match="recipe paper"):
+        standing_of(run, bank, STEPS)
     thesis = tmp_path / "thesis"
     thesis.mkdir()
     (thesis / "chapter-1.md").write_text("once")
     with pytest.raises(UserError, match="something else than a run"):
         standing_of(thesis, bank, STEPS)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"train": 3, "bank": "b"}', "\xff"])
+def test_a_folder_whose_config_cannot_be_read_is_never_replaced(bank, tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="whose run it is cannot be told"):
+        train_demo(DemoOptions(out=tmp_path, bank=bank.path))
+    assert (tmp_path / "config.json").exists()
 
 
 def test_the_examples_are_six_graphs_the_toy_world_understands(bank):

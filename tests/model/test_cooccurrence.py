@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from model.cooccurrence import CoOccurrence, embed_patches, train_co_occurrence, triplet_loss
+from model.cooccurrence import KIND, CoOccurrence, embed_patches, train_co_occurrence, triplet_loss
+from model.frozen import save_network
 from pipeline.errors import UserError
 
 P = 16
@@ -115,3 +117,17 @@ def test_a_graph_encoder_is_not_taken_for_a_co_occurrence_network(tmp_path):
     encoder.save(tmp_path / "graph_encoder.safetensors")
     with pytest.raises(UserError, match="'graph encoder, format 1' where 'co-occurrence"):
         CoOccurrence.load(tmp_path / "graph_encoder.safetensors")
+
+
+def test_a_file_that_is_not_what_its_header_says_is_one_clear_line(tmp_path):
+    path = tmp_path / "cooccurrence.safetensors"
+    network = CoOccurrence(width=4, features=8)
+    for about in ({}, {"sizes": 3}, {"sizes": {"width": 5}}, {"sizes": {"depth": 5}}):
+        save_network(path, network, KIND, about)
+        with pytest.raises(UserError, match="does not hold the network its header promises") as e:
+            CoOccurrence.load(path)
+        assert "\n" not in str(e.value)
+    for header in ("{", "[]"):
+        save_file(network.state_dict(), path, metadata={"network": header})
+        with pytest.raises(UserError, match="header that cannot be read"):
+            CoOccurrence.load(path)

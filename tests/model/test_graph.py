@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from model.graph import GraphEncoder, graph_tensors
+from model.frozen import save_network
+from model.graph import KIND, GraphEncoder, graph_tensors
 from pipeline.errors import UserError
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, MASK_SIZE, Relation, Vocabulary
 
@@ -119,3 +120,16 @@ def test_a_file_that_holds_no_encoder_is_refused(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a safetensors file"):
         GraphEncoder.load(path)
+
+
+def test_an_encoder_that_is_not_what_its_header_says_is_one_clear_line(encoder, tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    for about in (
+        {},
+        {"vocabulary": 3, "sizes": encoder.sizes},
+        {"vocabulary": VOCABULARY.to_json(), "sizes": {**encoder.sizes, "embedding": 7}},
+    ):
+        save_network(path, encoder, KIND, about)
+        with pytest.raises(UserError, match="does not hold the network its header promises") as e:
+            GraphEncoder.load(path)
+        assert "\n" not in str(e.value)

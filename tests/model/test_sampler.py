@@ -80,6 +80,20 @@ def test_noise_is_on_by_default_only_where_seeds_would_make_no_difference(sample
         assert same(Sampler(fixed, bank, CPU), True, seed, "learned")
 
 
+def test_noise_is_off_by_default_where_the_run_starts_from_the_best(bank, monkeypatch):
+    rule = replace(demo().retrieval, start="best")
+    model = Trainer(replace(demo(), retrieval=rule), bank, CPU).model
+    choose, noises = model.choose, []
+
+    def watched(*given, noise):
+        noises.append(noise)
+        return choose(*given, noise=noise)
+
+    monkeypatch.setattr(model, "choose", watched)
+    Sampler(model, bank, CPU).retrieve(GRAPH)
+    assert noises == [False]
+
+
 @pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
 def test_a_pinned_object_always_gets_its_patch(sampler, bank, mode):
     anything = int(bank.patch_ids[-1])  # of whatever category and split

@@ -322,8 +322,8 @@ def test_a_file_name_that_leaves_its_folder_is_refused(tmp_path, files, name):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"id": -1}, "its id -1 is not a whole number from 0 to 2^46"),
-        ({"id": 2**46 + 1}, "is not a whole number from 0 to 2^46"),
+        ({"id": -1}, "its id -1 is not a whole number from 0 to 140737488355327"),
+        ({"id": 2**47}, "is not a whole number from 0 to 140737488355327"),
         ({"id": "a"}, "its id 'a' is not"),
         ({"width": 0}, "its width 0 is not"),
         ({"height": 1e9}, "its height 1000000000.0 is not"),
