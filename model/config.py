@@ -87,6 +87,7 @@ class TrainConfig:
     lr_generator: float = 2.5e-4
     lr_discriminator: float = 1e-3
     betas: tuple[float, float] = (0.0, 0.9)
+    decay_from: float = 1.0  # share of the steps after which learning rates fall to zero; 1: never
     seed: int = 0
     workers: int = 2  # loader processes
     grid_every: int = 1000  # steps between sample grids
@@ -113,6 +114,7 @@ def demo() -> TrainConfig:
         lr_generator=2e-3,
         lr_discriminator=1e-3,
         betas=(0.5, 0.99),
+        decay_from=0.4,
         workers=0,
         grid_every=100,
         checkpoint_every=250,

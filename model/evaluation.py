@@ -12,7 +12,8 @@ from torch import Tensor
 from bank.bank import Bank
 from bank.table import column
 from model import metrics
-from model.batch import CandidateBatch, offered
+from model.batch import CandidateBatch
+from model.batch import offered as may_be_chosen
 from model.metrics import Offered, SceneSums
 from model.retrieval import Grid, grid_of
 from model.retrievegan import RetrieveGAN
@@ -87,7 +88,7 @@ def _scenes(bank: Bank, image_ids: NDArray[np.int64], k: int, device: torch.devi
         torch.from_numpy(np.concatenate([s.boxes for s in samples])).to(device),
         grid_of(image, len(samples)),
         torch.from_numpy(found.ids),
-        torch.from_numpy(offered(bank, found)).to(device),
+        torch.from_numpy(may_be_chosen(bank, found)).to(device),
     )
 
 

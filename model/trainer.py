@@ -170,6 +170,7 @@ class Trainer:
     def step(self, batch: SceneBatch) -> dict[str, float]:
         """One update of the discriminators and one of the generator; every loss by its name."""
         batch = batch.to(self.device)
+        self._set_learning_rates()
         fakes = self.forward(batch, self.noise(self.step_number))
         judged = self.judge_terms(batch, fakes)
         self._update("discriminator", sum(judged.values(), torch.zeros((), device=self.device)))
@@ -195,6 +196,18 @@ class Trainer:
         return crop_objects(
             images, batch.boxes.repeat(times, 1), which, self.config.discriminator.object_px
         )
+
+    def _set_learning_rates(self) -> None:
+        """A function of the step, so that there is no schedule to save."""
+        config = self.config
+        done = self.step_number / config.steps
+        share = 1.0 if done <= config.decay_from else (1 - done) / (1 - config.decay_from)
+        for name, rate in (
+            ("generator", config.lr_generator),
+            ("discriminator", config.lr_discriminator),
+        ):
+            for group in self.optimisers[name].param_groups:
+                group["lr"] = rate * max(share, 0.0)
 
     def _update(self, name: str, loss: Tensor) -> None:
         optimiser = self.optimisers[name]

@@ -34,13 +34,14 @@ def a_bank(num_photos=40, per_photo=4, categories=("cat", "dog", "sky"), seed=0)
 def by_hand(features, ids, names, train, k, scope="category"):
     """The rule spelled out, one patch at a time."""
     rows = []
+    name_of = dict(zip(ids.tolist(), names, strict=True))
     for f, own, name in zip(features, ids, names, strict=True):
         ranked = sorted(
             (scope == "category" and str(n) != str(name), float(((g - f) ** 2).sum()), int(i))
             for g, i, n, t in zip(features.astype(float), ids, names, train, strict=True)
             if t and i >> 16 != own >> 16
         )
-        rows.append(ranked[:k])
+        rows.append([(str(name_of[i]) != str(name), d, i) for _, d, i in ranked[:k]])
     return rows
 
 

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def small(**parts) -> TrainConfig:
-    config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2)
+    config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2, decay_from=1.0)
     return replace(config, **parts)
 
 
@@ -253,6 +253,17 @@ def test_a_scene_comes_out_the_same_alone_or_beside_another(bank):
             model.encode(single.graph).objects, single.graph, patches[mine], single.boxes
         )
     torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_learning_rates_fall_to_zero_where_the_recipe_says_so(bank):
+    trainer = Trainer(small(steps=100, decay_from=0.5), bank, CPU)
+    rates = {}
+    for step in (0, 50, 75, 99):
+        trainer.step_number = step
+        trainer._set_learning_rates()
+        rates[step] = trainer.optimisers["generator"].param_groups[0]["lr"]
+    full = trainer.config.lr_generator
+    assert rates == pytest.approx({0: full, 50: full, 75: full / 2, 99: full / 50})
 
 
 def test_the_demo_recipe_has_under_a_million_parameters(bank):
