@@ -200,8 +200,8 @@ class Trainer:
     def _set_learning_rates(self) -> None:
         """A function of the step, so that there is no schedule to save."""
         config = self.config
-        done = self.step_number / config.steps
-        share = 1.0 if done <= config.decay_from else (1 - done) / (1 - config.decay_from)
+        left = 1 - self.step_number / config.steps
+        share = 1.0 if config.decay_from == 1 else min(left / (1 - config.decay_from), 1.0)
         for name, rate in (
             ("generator", config.lr_generator),
             ("discriminator", config.lr_discriminator),
