@@ -91,6 +91,8 @@ def _check_contents(
         samples = _scene_digests(contents, whole)
         damages = _disagreements(contents, pixels, samples)
         replaced = {"pixels_sha256": pixels, "sample_sha256": samples}
+        if b"" in pixels or b"" in samples:
+            return UNKNOWN, damages
         return content_digest(bank, replaced), damages
     except BankError as error:
         return UNKNOWN, [str(error)]
@@ -136,9 +138,13 @@ def _disagreements(contents: Contents, pixels: list[bytes], samples: list[bytes]
         wrong = np.array([a != b for a, b in zip(now, column(table, then), strict=True)], bool)
         shards = contents.shards_of_images(images[wrong])
         for shard in sorted(set(shards)):
-            there = ids[wrong][shards == shard]
+            places = np.flatnonzero(wrong)[shards == shard]
+            what = (
+                "differ from their recorded SHA-256"
+                if any(now[place] for place in places)
+                else "could not be read, as their file is damaged"
+            )
             lines.append(
-                f"{folder}/{shard}: {len(there):,} {folder} differ from their recorded SHA-256, "
-                f"the first is {there[0]}"
+                f"{folder}/{shard}: {len(places):,} {folder} {what}, the first is {ids[places[0]]}"
             )
     return lines

@@ -23,7 +23,8 @@ def main(options: VerifyBank) -> None:
     verdict = verify(options.bank)
     for damage in verdict.damages:
         print(f"damaged: {damage}")
-    print(f"{options.bank}: {len(verdict.damages) or 'no'} damage found")
+    found = len(verdict.damages)
+    print(f"{options.bank}: {found or 'no'} {'damages' if found > 1 else 'damage'} found")
     print(f"derived digest: {verdict.derived_digest}")
     print(f"content digest: {verdict.content_digest}")
     if verdict.damages:

@@ -165,6 +165,9 @@ class Sampler:
     ) -> Candidates:
         """K candidates per object, without what is banned; a pinned object has one."""
         self._check_pins(graph, pin, ban)
+        unknown = np.setdiff1d(np.array(sorted(ban), np.int64), self.bank.patch_ids)
+        if len(unknown):
+            raise UserError(f"ban {unknown[0]}: {self.bank.path} has no patch {unknown[0]}")
         if graph not in self._features:
             pair = (graph.objects, graph.relations)
             self._features[graph] = embed_graphs(self.encoder, [pair])

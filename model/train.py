@@ -24,7 +24,9 @@ from pipeline.options import option, run, write_json
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     bank: Annotated[Path | None, option("built bank; with --resume, the run's own")] = None
-    recipe: Annotated[RecipeName, option("sizes and rules of the run")] = "paper"
+    recipe: Annotated[RecipeName | None, option("sizes and rules of the run; by default paper")] = (
+        None
+    )
     steps: Annotated[int | None, option("steps in all; by default the recipe's")] = None
     batch: Annotated[int | None, option("scenes per step; by default the recipe's")] = None
     seed: Annotated[int, option("decides weights, order of scenes and noise")] = 0
@@ -62,6 +64,11 @@ def main(options: TrainOptions) -> None:
         trainer = Trainer(config, Bank.open(options.bank or trained_on), device)
         if (folder / checkpoint.NAME).exists():
             trainer.restore(folder)
+        if trainer.step_number > config.steps:
+            raise UserError(
+                f"{folder} is at step {trainer.step_number:,} already, beyond --steps "
+                f"{config.steps:,}; give a larger number"
+            )
         print(f"{folder} goes on from step {trainer.step_number:,} of {config.steps:,}")
     else:
         assert options.bank is not None
@@ -80,7 +87,7 @@ def main(options: TrainOptions) -> None:
 
 def configure(options: TrainOptions) -> TrainConfig:
     """The recipe with what the command line changes."""
-    config = RECIPES[options.recipe]()
+    config = RECIPES[options.recipe or "paper"]()
     rules = {
         "mode": options.retrieval,
         "relaxation": options.relaxation,

@@ -15,11 +15,11 @@ class DatasetError(UserError):
 
 def nearest(name: str, known: list[str]) -> str:
     """A hint for an unknown name: `did you mean 'boat' or 'boot'?`, or some of the known ones."""
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    close = get_close_matches(name, known, n=3, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    shown = ", ".join(known[:8])
-    return f"known are {shown}{', ...' if len(known) > 8 else ''}"
+    shown = ", ".join(known[:20])
+    return f"known are {shown}{', ...' if len(known) > 20 else ''}"
 
 
 def exit_code(job: Callable[[], None]) -> int:
