@@ -12,8 +12,9 @@ from model.batch import mean_box, scene_batch
 from model.config import LossWeights, TrainConfig, demo, from_json, paper
 from model.graph import graph_tensors
 from model.retrievegan import RetrieveGAN, grid_of_batch
+from model.train import TrainOptions, main
 from model.trainer import Trainer, doubled, train
-from pipeline.options import to_json
+from pipeline.options import to_json, write_json
 
 CPU = torch.device("cpu")
 
@@ -288,3 +289,28 @@ def test_a_step_on_the_gpu_has_the_losses_of_the_cpu(bank, batch):
     on_cpu = Trainer(small(), bank, CPU).step(batch)
     for name, value in on_cpu.items():
         assert on_gpu[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
+
+
+def test_a_run_beyond_its_last_step_is_not_called_trained(bank, tmp_path):
+    train(Trainer(small(), bank, CPU), tmp_path)
+    write_json(tmp_path / "config.json", {"bank": str(bank.path), "train": small()})
+    with pytest.raises(checkpoint.UserError, match="at step 4 already, beyond --steps 2"):
+        main(TrainOptions(resume=tmp_path, steps=2))
+
+
+@pytest.mark.parametrize("other", [{"batch": 3}, {"recipe": "demo"}, {"gt_in_candidates": True}])
+def test_what_cannot_change_in_a_run_that_goes_on_is_refused(tmp_path, other):
+    with pytest.raises(ValueError, match="cannot change in a run that goes on"):
+        TrainOptions(resume=tmp_path, **other)
+
+
+def test_a_run_without_a_checkpoint_starts_again_with_the_same_losses(bank, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for run in (whole, stopped):
+        run.mkdir()
+    config = small(steps=2)
+    train(Trainer(config, bank, CPU), whole)
+    (stopped / "log.jsonl").write_text('{"step": 0, "total": 0.0}\n')
+    write_json(stopped / "config.json", {"bank": str(bank.path), "train": config})
+    main(TrainOptions(resume=stopped))
+    assert losses_of(stopped) == losses_of(whole)
