@@ -6,6 +6,7 @@ are `Literal`; what makes no sense together is refused with ValueError in `__pos
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,7 +30,9 @@ def run(main: Callable[[Options], None], options: type[Options], description: st
 
     def job() -> None:
         try:
-            parsed = tyro.cli(options, description=description)
+            # A paragraph for each example: lines would be run together.
+            shown = re.sub(r"\n(?=python -m)", "\n\n", description or "")
+            parsed = tyro.cli(options, description=shown)
         except ValueError as error:
             raise UserError(str(error)) from error
         main(parsed)
