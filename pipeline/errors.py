@@ -1,5 +1,6 @@
 """What the person at the keyboard can mend: one clear line, exit code 1, no traceback."""
 
+import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -14,10 +15,15 @@ class DatasetError(UserError):
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A hint for an unknown name: `did you mean 'boat' or 'boot'?`, or some of the known ones."""
+    """A hint for an unknown name: `did you mean 'boat' or 'boot'?`, or some of the known ones.
+
+    A name's words count too: 'skyy' is near 'sky-other'.
+    """
+    words = {word: full for full in reversed(known) for word in re.split(r"[ _-]", full)}
     close = get_close_matches(name, known, n=3, cutoff=0.6)
+    close += [words[word] for word in get_close_matches(name, list(words), n=3, cutoff=0.6)]
     if close:
-        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+        return "did you mean " + " or ".join(repr(c) for c in list(dict.fromkeys(close))[:3]) + "?"
     shown = ", ".join(known[:20])
     return f"known are {shown}{', ...' if len(known) > 20 else ''}"
 

@@ -100,6 +100,14 @@ def test_a_photo_tells_its_file_size_licence_and_source(tmp_path, files):
     assert (second.licence, second.source_url) == ("", "")
 
 
+def test_an_object_must_cover_more_than_two_percent_and_no_more_is_asked(tmp_path, files):
+    files["instances_train2017"]["annotations"] += [thing(1, 9, SMALL), thing(1, 9, [0, 0, 21, 10])]
+
+    objects = read_coco(put(tmp_path, files)).photos[0].objects
+
+    assert [o.box_px for o in objects if o.box_px[2] != 20.0] == [(0.0, 0.0, 21.0, 10.0)]
+
+
 def test_objects_are_numbered_before_the_filter_things_first(tmp_path, files):
     files["instances_train2017"]["annotations"].insert(0, thing(1, 9, SMALL))
     files["stuff_train2017"]["annotations"].insert(0, thing(1, 183))  # "other"
