@@ -29,8 +29,10 @@ from pipeline.crop import (
     cut_patches,
     decode_photo,
     pixel_box,
+    read_photo,
     resize_photo,
 )
+from pipeline.data_folder import DataFolder
 from pipeline.pack import SceneSample, sample_of, write_samples
 from pipeline.plan import read_plan
 from pipeline.relations import scene_of
@@ -55,7 +57,7 @@ class ShardTask:
 
     name: str
     plan: Path  # what to read: pipeline/plan.py
-    photos: Path  # folder that the photos' file names start from
+    photos: Path  # folder of the dataset: photos by their file names, or zips that hold them
     bank: Path
     recipe: CropRecipe
 
@@ -95,11 +97,12 @@ def cut_shard(task: ShardTask) -> CutShard:
             f"photos at the same paths as here"
         )
     photos = read_plan(task.plan)
-    key = shard_key(task, photos)
+    folder_of_photos = DataFolder(task.photos)
+    key = shard_key(task, photos, folder_of_photos)
     if done := find_receipt(task.bank, task.stage, key):
         return CutShard(task.name, done, fresh=False)
     with _workspace(task) as folder:
-        cuts = [cut_photo(p, task.photos, task.recipe) for p in photos]
+        cuts = [cut_photo(p, folder_of_photos, task.recipe) for p in photos]
         counts = _write(folder, task, photos, cuts)
         made = {path: folder / path for path in shard_files(task.name, counts["scenes"] == 0)}
         outputs = {path: file_digest(partial) for path, partial in made.items()}
@@ -118,20 +121,11 @@ def shard_files(name: str, empty: bool = False) -> tuple[str, ...]:
     return records if empty else (f"patches/{name}/data.mdb", f"scenes/{name}.tar", *records)
 
 
-def shard_key(task: ShardTask, photos: tuple[AnnotatedPhoto, ...]) -> str:
+def shard_key(task: ShardTask, photos: tuple[AnnotatedPhoto, ...], folder: DataFolder) -> str:
     """What goes in: the plan, the settings, the decoders, and the photos as the disk has them."""
-    stamps = [photo_stamp(task.photos / p.photo.file) for p in photos]
+    stamps = [folder.stamp(p.photo.file) for p in photos]
     versions = {name: version(name) for name in DECODERS}
     return json_digest([file_digest(task.plan).sha256, asdict(task.recipe), versions, stamps])
-
-
-def photo_stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of a photo: cheap to look at, and both change when it is mended."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 @contextmanager
@@ -146,7 +140,7 @@ def _workspace(task: ShardTask) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def cut_photo(annotated: AnnotatedPhoto, folder: Path, recipe: CropRecipe) -> Cut:
+def cut_photo(annotated: AnnotatedPhoto, folder: DataFolder, recipe: CropRecipe) -> Cut:
     """Decode a photo once, and take its patches and its small picture from it."""
     photo = annotated.photo
     usable, left_out = _usable_objects(annotated)
@@ -154,7 +148,8 @@ def cut_photo(annotated: AnnotatedPhoto, folder: Path, recipe: CropRecipe) -> Cu
         reason = LeftOut(photo.image_id, None, "no_objects", "no object has a box in the photo")
         return Cut(None, (*left_out, reason))
     try:
-        pixels = decode_photo(folder / photo.file, (photo.width, photo.height))
+        data = read_photo(folder, photo.file)
+        pixels = decode_photo(data, (photo.width, photo.height))
     except PhotoError as error:
         reason = LeftOut(photo.image_id, None, error.reason, f"{photo.file}: {error.detail}")
         return Cut(None, (*left_out, reason))

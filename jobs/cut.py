@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bank.cutting import CropRecipe, CutShard, ShardTask, cut_shard, photo_stamp
+from bank.cutting import CropRecipe, CutShard, ShardTask, cut_shard
 from bank.errors import BankError
 from bank.files import FileDigest, canonical_json
 from bank.receipts import WORK
 from jobs.cluster import results
+from pipeline.data_folder import DataFolder
+from pipeline.dataset import Dataset
 from pipeline.plan import plan_shards, write_plan
 from pipeline.progress import progress
-from pipeline.scene import Dataset
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def content_files(shards: Mapping[str, CutShard]) -> dict[str, FileDigest]:
 def photos_digest(dataset: Dataset) -> str:
     """SHA-256 over the photos' names and sizes: notices a photo that was mended or replaced."""
     digest = hashlib.sha256()
+    folder = DataFolder(Path(dataset.folder))
     for annotated in dataset.photos:
-        stamp = photo_stamp(Path(dataset.folder) / annotated.photo.file)
+        stamp = folder.stamp(annotated.photo.file)
         digest.update(canonical_json([annotated.photo.file, stamp and stamp[0]]))
     return digest.hexdigest()

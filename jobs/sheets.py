@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bank.bank import Bank
-from pipeline.crop import PhotoError, decode_photo
+from pipeline.crop import PhotoError, decode_photo, read_photo
+from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
 
 Pixels = NDArray[np.uint8]
@@ -61,11 +62,11 @@ def sources_of(bank: Bank, patch_ids: Sequence[int], photos: Path | None) -> lis
 
 def _photo(folder: Path, file: str, row: dict[str, int]) -> Pixels | None:
     """None where the photo is gone or has changed: the bank's own picture of it is shown then."""
-    path = folder / file
-    if not path.resolve().is_relative_to(folder.resolve()):  # a bank from elsewhere may say so
+    if not (folder / file).resolve().is_relative_to(folder.resolve()):  # a strange bank may say so
         return None
     try:
-        return decode_photo(path, (row["source_width"], row["source_height"]))
+        data = read_photo(DataFolder(folder), file)
+        return decode_photo(data, (row["source_width"], row["source_height"]))
     except (PhotoError, DatasetError):
         return None
 

@@ -1,130 +1,206 @@
 """A COCO or COCO-Stuff folder -> the photos that pass sg2im's filter, with their objects.
 
-The folder holds annotations/instances_{train,val}2017.json, annotations/stuff_{train,val}2017.json
-and the photos in train2017/ and val2017/. A folder of one's own in that form will do; its stuff
-files may be missing where photos without stuff are asked for.
+The folder holds what cocodataset.org offers, unpacked or as the zips that it comes in. A folder of
+one's own photos in that form will do; its stuff files may be missing where photos without stuff
+are asked for.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pipeline.coco_file import (
     LEFT_OUT_CATEGORY,
     MIN_AREA,
-    PHOTO_FOLDERS,
     Gathered,
     Kind,
     Reading,
+    annotated_object,
     read_file,
 )
+from pipeline.coco_layout import OFFICIAL, Part, listed_ids, parts_of
+from pipeline.data_folder import DataFolder
+from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, UserError
+from pipeline.licences import Accepted
+from pipeline.options import option
 from pipeline.progress import progress
+from pipeline.protocol import Protocol, state
 from pipeline.scene import (
     GEOMETRIC,
     IMAGE,
     IN_IMAGE,
     SPLITS,
     AnnotatedPhoto,
-    Dataset,
     Split,
     Vocabulary,
 )
+from pipeline.splits import own_split
 
 KINDS: tuple[Kind, ...] = ("instances", "stuff")  # things are numbered before stuff
 
 MIN_OBJECTS, MAX_OBJECTS = 3, 8  # in a photo (sg2im)
-VALIDATION_PHOTOS = 1024  # the first of val2017 that pass; the others are for testing
+VALIDATION_PHOTOS = 1024  # the first of val2017 that pass
+TEST_PHOTOS = 2048  # the last, by one of the two readings
 
-DOWNLOADS = (
-    "download train2017.zip and val2017.zip from images.cocodataset.org/zips, "
-    "annotations_trainval2017.zip and stuff_annotations_trainval2017.zip from "
-    "images.cocodataset.org/annotations, and unzip all four in {folder}, which then holds "
-    "train2017/, val2017/, annotations/instances_{{train,val}}2017.json and "
-    "annotations/stuff_{{train,val}}2017.json"
-)
+Edition = Literal["full", "deprecated-40k"]
+TestRule = Literal["remainder", "last-2048"]
+
+# What others counted after the same filter.
+LITERATURE: dict[Edition, dict[str, tuple[int, str]]] = {
+    "full": {
+        "train": (72_623, "a user of scene_generation"),
+        "val": (1_024, "sg2im"),
+        "test": (2_048, "sg2im, on the deprecated edition"),
+    },
+    "deprecated-40k": {
+        "train": (24_972, "sg2im, Layout2Im, LostGAN"),
+        "val": (1_024, "sg2im"),
+        "test": (2_048, "sg2im"),
+    },
+}
 
 
-def read_coco(folder: Path, *, require_stuff: bool = True, limit: int | None = None) -> Dataset:
-    """
-    require_stuff  leave out photos without any stuff annotation, as sg2im does
-    limit          take only the first so many that pass, in each of train2017 and val2017
-    """
+@dataclass(frozen=True, kw_only=True)
+class CocoRules:
+    """Which photos of a COCO folder are in, and in which split."""
+
+    require_stuff: Annotated[bool, option("COCO: only photos with stuff, as sg2im")] = True
+    edition: Annotated[
+        Edition, option("COCO-Stuff: all 118K photos' stuff, or the 40K of sg2im's time")
+    ] = "full"
+    test_rule: Annotated[
+        TestRule, option("COCO: test photos are all but the first 1,024 of val2017, or its last")
+    ] = "remainder"
+    licences: Annotated[
+        tuple[str, ...],
+        option("COCO: only photos under these, e.g. cc-by cc-by-sa; 'unknown': not stated"),
+    ] = ()
+
+
+def read_coco(
+    folder: DataFolder | Path, rules: CocoRules | None = None, *, limit: int | None = None
+) -> Dataset:
+    """`limit`: take only the first so many that pass, in each folder of photos."""
+    rules, folder = rules or CocoRules(), _as_folder(folder)
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} photos leaves nothing; give at least 1")
-    files = _annotation_files(folder, require_stuff)
-    reading = Reading()
-    for kind, photo_folder, path in progress(
-        files, "reading annotations", total=len(files), unit="files"
-    ):
-        read_file(reading, kind, photo_folder, path)
-    passed = {name: _passing(reading.photos[name], require_stuff) for name in PHOTO_FOLDERS}
-    counts = {name: _counts(reading.photos[name], require_stuff) for name in PHOTO_FOLDERS}
-    if not passed["train2017"]:
-        raise _nothing_left(folder, counts, require_stuff)
-    photos = _split(*(passed[name][:limit] for name in PHOTO_FOLDERS))
+    parts = parts_of(folder, rules.require_stuff)
+    reading = _read(folder, parts, rules)
+    keep = Filter(rules)
+    keep.licences.check(
+        p.photo.licence for photos in reading.photos.values() for p in photos.values()
+    )
+    passed = {part: keep.passing(reading.photos[part.name]) for part in parts}
+    counts = _by_filter({p.name: keep.counts(reading.photos[p.name]) for p in parts})
+    photos = _split({part: some[:limit] for part, some in passed.items()}, rules)
+    if not any(photo.photo.split == "train" for photo in photos):
+        raise _nothing_left(folder, counts, rules)
+    vocabulary = _vocabulary(reading.categories)
     return Dataset(
         name="coco",
         folder=str(folder),
-        vocabulary=_vocabulary(reading.categories),
+        vocabulary=vocabulary,
         photos=photos,
         inputs=dict(sorted(reading.inputs.items())),
-        protocol={
-            "rules": _rules(require_stuff, limit),
-            "counts": counts,
-            "splits": {s: sum(p.photo.split == s for p in photos) for s in SPLITS},
-        },
+        protocol=_protocol(photos, vocabulary, counts, parts, rules, limit),
     )
 
 
-def _annotation_files(folder: Path, require_stuff: bool) -> list[tuple[Kind, str, Path]]:
-    remedy = DOWNLOADS.format(folder=folder)
-    for path in (folder, folder / "annotations", *(folder / name for name in PHOTO_FOLDERS)):
-        if not path.is_dir():
-            raise DatasetError(f"there is no folder {path}: {remedy}")
-    files = []
+def _as_folder(folder: DataFolder | Path) -> DataFolder:
+    return folder if isinstance(folder, DataFolder) else DataFolder(folder)
+
+
+def _read(folder: DataFolder, parts: Sequence[Part], rules: CocoRules) -> Reading:
+    reading = Reading(folder, {part.name: {} for part in parts})
     for kind in KINDS:
-        for photo_folder in PHOTO_FOLDERS:
-            path = folder / "annotations" / f"{kind}_{photo_folder}.json"
-            if path.is_file():
-                files.append((kind, photo_folder, path))
-            elif kind == "instances":
-                raise DatasetError(f"there is no file {path}: {remedy}")
-            elif require_stuff:
-                raise DatasetError(
-                    f"there is no file {path}: {remedy}; or pass --no-require-stuff to take photos "
-                    f"without stuff"
-                )
-    return files
+        for part in parts:
+            if kind == "stuff" and part.stuff is None:
+                continue
+            listed = None
+            if kind == "stuff" and rules.edition == "deprecated-40k":
+                listed = listed_ids(folder, part.name)
+            read_file(reading, kind, part, listed)
+    return reading
 
 
-def _passing(photos: Mapping[int, Gathered], require_stuff: bool) -> list[Gathered]:
-    """In file order, which is what sg2im's split of val2017 goes by."""
-    return [p for p in _considered(photos, require_stuff) if _has_right_number(p)]
+class Filter:
+    """Which photos are in, and how many each rule leaves."""
 
+    def __init__(self, rules: CocoRules) -> None:
+        self.require_stuff, self.licences = rules.require_stuff, Accepted(rules.licences)
 
-def _considered(photos: Mapping[int, Gathered], require_stuff: bool) -> Iterator[Gathered]:
-    return (p for p in photos.values() if p.has_stuff or not require_stuff)
+    def passing(self, photos: Mapping[int, Gathered]) -> list[Gathered]:
+        """In file order, which is what sg2im's split of val2017 goes by."""
+        return [p for p in self._considered(photos) if _has_right_number(p)]
+
+    def counts(self, photos: Mapping[int, Gathered]) -> dict[str, int]:
+        """Before and after each filter, in the order in which they apply."""
+        considered = list(self._considered(photos))
+        passed = [p for p in considered if _has_right_number(p)]
+        return {
+            "photos": len(photos),
+            "annotations": sum(p.num_annotations for p in photos.values()),
+            "objects_large_enough": sum(len(p.objects) for p in photos.values()),
+            "photos_with_stuff": sum(p.has_stuff for p in photos.values()),
+            "photos_with_accepted_licence": sum(
+                p.photo.licence in self.licences for p in photos.values()
+            ),
+            "photos_considered": len(considered),
+            "photos_with_too_few_objects": sum(len(p.objects) < MIN_OBJECTS for p in considered),
+            "photos_with_too_many_objects": sum(len(p.objects) > MAX_OBJECTS for p in considered),
+            "photos_passed": len(passed),
+            "objects_passed": sum(len(p.objects) for p in passed),
+        }
+
+    def _considered(self, photos: Mapping[int, Gathered]) -> Iterator[Gathered]:
+        return (
+            p
+            for p in photos.values()
+            if (p.has_stuff or not self.require_stuff) and p.photo.licence in self.licences
+        )
 
 
 def _has_right_number(photo: Gathered) -> bool:
     return MIN_OBJECTS <= len(photo.objects) <= MAX_OBJECTS
 
 
-def _split(train: list[Gathered], held_out: list[Gathered]) -> tuple[AnnotatedPhoto, ...]:
+def _by_filter(by_part: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """part -> filter -> count, turned around."""
+    filters = next(iter(by_part.values()))
+    return {name: {part: counts[name] for part, counts in by_part.items()} for name in filters}
+
+
+def _split(
+    passed: Mapping[Part, Sequence[Gathered]], rules: CocoRules
+) -> tuple[AnnotatedPhoto, ...]:
     """train, val, test, each by rising id."""
-    if len(held_out) >= 2 * VALIDATION_PHOTOS:
-        num_val = VALIDATION_PHOTOS
-    else:  # a small set: half each, the same halves whatever the order in the file
-        held_out = sorted(held_out, key=_image_id)
-        num_val = (len(held_out) + 1) // 2
-    parts = (train, held_out[:num_val], held_out[num_val:])
+    by_split: dict[Split, list[Gathered]] = {split: [] for split in SPLITS}
+    for part, photos in passed.items():
+        for photo in photos if part.role != "held out" else ():
+            split = own_split(photo.photo.image_id) if part.role == "all" else "train"
+            by_split[split].append(photo)
+    held_out = [p for part, photos in passed.items() if part.role == "held out" for p in photos]
+    val, test = _halves(held_out, rules.test_rule)
+    by_split["val"] += val
+    by_split["test"] += test
+    ordered = [(p, s) for s, photos in by_split.items() for p in sorted(photos, key=_image_id)]
     return tuple(
         _annotated(photo, split)
-        for split, part in zip(SPLITS, parts, strict=True)
-        for photo in sorted(part, key=_image_id)
+        for photo, split in progress(ordered, "segmentations", len(ordered), "photos")
     )
+
+
+def _halves(held_out: list[Gathered], rule: TestRule) -> tuple[list[Gathered], list[Gathered]]:
+    """Validation and test photos."""
+    if len(held_out) < 2 * VALIDATION_PHOTOS:
+        # A small set: half each, the same halves whatever the order in the file.
+        held_out = sorted(held_out, key=_image_id)
+        middle = (len(held_out) + 1) // 2
+        return held_out[:middle], held_out[middle:]
+    test = held_out[VALIDATION_PHOTOS:]
+    return held_out[:VALIDATION_PHOTOS], test if rule == "remainder" else test[-TEST_PHOTOS:]
 
 
 def _image_id(photo: Gathered) -> int:
@@ -132,7 +208,8 @@ def _image_id(photo: Gathered) -> int:
 
 
 def _annotated(gathered: Gathered, split: Split) -> AnnotatedPhoto:
-    return AnnotatedPhoto(replace(gathered.photo, split=split), tuple(gathered.objects))
+    photo = replace(gathered.photo, split=split)
+    return AnnotatedPhoto(photo, tuple(annotated_object(o, photo) for o in gathered.objects))
 
 
 def _vocabulary(categories: Mapping[int, str]) -> Vocabulary:
@@ -141,47 +218,68 @@ def _vocabulary(categories: Mapping[int, str]) -> Vocabulary:
     return Vocabulary(objects, (IN_IMAGE, *GEOMETRIC))
 
 
-def _counts(photos: Mapping[int, Gathered], require_stuff: bool) -> dict[str, int]:
-    """Before and after each filter, in the order in which they apply."""
-    considered = list(_considered(photos, require_stuff))
-    passed = [p for p in considered if _has_right_number(p)]
-    return {
-        "photos": len(photos),
-        "annotations": sum(p.num_annotations for p in photos.values()),
-        "objects_large_enough": sum(len(p.objects) for p in photos.values()),
-        "photos_with_stuff": sum(p.has_stuff for p in photos.values()),
-        "photos_considered": len(considered),
-        "photos_with_too_few_objects": sum(len(p.objects) < MIN_OBJECTS for p in considered),
-        "photos_with_too_many_objects": sum(len(p.objects) > MAX_OBJECTS for p in considered),
-        "photos_passed": len(passed),
-        "objects_passed": sum(len(p.objects) for p in passed),
-    }
+def _protocol(
+    photos: Sequence[AnnotatedPhoto],
+    vocabulary: Vocabulary,
+    counts: Mapping[str, Mapping[str, int]],
+    parts: Sequence[Part],
+    rules: CocoRules,
+    limit: int | None,
+) -> Protocol:
+    official = {part.name for part in parts} == OFFICIAL.keys()
+    title = f"COCO-Stuff, edition {rules.edition}" if official else "photos of one's own, as COCO's"
+    return state(
+        title,
+        photos,
+        vocabulary,
+        rules=_stated(rules, limit),
+        counts=counts,
+        literature=LITERATURE[rules.edition],
+        not_compared=_why_not_compared(rules, limit, official),
+    )
 
 
-def _rules(require_stuff: bool, limit: int | None) -> dict[str, Any]:
+def _stated(rules: CocoRules, limit: int | None) -> dict[str, Any]:
+    """The rules in force, as the manifest keeps and the build prints them."""
+    test = "its others" if rules.test_rule == "remainder" else f"its last {TEST_PHOTOS:,}"
     return {
-        "require_stuff": require_stuff,
+        "require_stuff": rules.require_stuff,
+        "edition": rules.edition,
+        "licences": list(rules.licences) or "any",
         "object_area_above": MIN_AREA,
         "objects_per_photo": [MIN_OBJECTS, MAX_OBJECTS],
         "category_left_out": LEFT_OUT_CATEGORY,
         "limit_per_folder": limit,
-        "validation": f"the first {VALIDATION_PHOTOS} of val2017 that pass, in file order; with "
-        f"fewer than {2 * VALIDATION_PHOTOS}, the first half by id; the others are the test split",
+        "validation": f"the first {VALIDATION_PHOTOS:,} of val2017 that pass, in file order; with "
+        f"fewer than {2 * VALIDATION_PHOTOS:,}, the first half by id",
+        "test": f"{test} that pass; with fewer than {2 * VALIDATION_PHOTOS:,}, the second half",
         "relations": "each object and one other, drawn from the photo's id",
     }
 
 
+def _why_not_compared(rules: CocoRules, limit: int | None, official: bool) -> str:
+    if not official:
+        return "its photos are not COCO's"
+    if not rules.require_stuff:
+        return "photos without stuff are in (--no-require-stuff)"
+    if rules.licences:
+        return "only some licences are in (--licences)"
+    return "" if limit is None else "only the first photos are in (--limit)"
+
+
 def _nothing_left(
-    folder: Path, counts: Mapping[str, Mapping[str, int]], require_stuff: bool
+    folder: DataFolder, counts: Mapping[str, Mapping[str, int]], rules: CocoRules
 ) -> DatasetError:
-    train = counts["train2017"]
-    hint = (
-        "--no-require-stuff takes photos without stuff too"
-        if require_stuff and train["photos_considered"] < train["photos"]
-        else "are these whole annotation files?"
-    )
+    part = next(iter(counts["photos"]))
+    train = {name: by_part[part] for name, by_part in counts.items()}
+    if train["photos_with_accepted_licence"] < train["photos"]:
+        hint = "--licences leaves out photos: accept more of them"
+    elif rules.require_stuff and train["photos_considered"] < train["photos"]:
+        hint = "--no-require-stuff takes photos without stuff too"
+    else:
+        hint = "are these whole annotation files?"
     return DatasetError(
-        f"{folder}: none of the {train['photos']:,} photos of train2017 passes the filter: "
+        f"{folder}: none of the {train['photos']:,} photos of {part} passes the filter: "
         f"{train['photos_with_stuff']:,} have stuff; of the {train['photos_considered']:,} "
         f"considered, {train['photos_with_too_few_objects']:,} have fewer than {MIN_OBJECTS} and "
         f"{train['photos_with_too_many_objects']:,} more than {MAX_OBJECTS} objects over "

@@ -1,33 +1,58 @@
 """One COCO annotation file -> what it adds to the photos of its folder.
 
 Every value is checked before it is used: a file that is not as COCO's stops the build, and the
-message names its place.
+message names its place. msgspec reads what is well formed; where it declines, the standard library
+reads again and says why.
 """
 
-import re
+import hashlib
+import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import PurePosixPath
+from typing import Any, Literal, NamedTuple, TypedDict
 
+import msgspec
+
+from pipeline.checks import (
+    BROKEN,
+    MAX_SIDE_PX,
+    UNFIT,
+    get,
+    is_box,
+    is_side,
+    kind_of,
+    show,
+    stays_inside,
+    url,
+    words,
+)
+from pipeline.coco_layout import Part
+from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
-from pipeline.json_file import read_json
+from pipeline.json_file import json_value
 from pipeline.masks import usable_segmentation
+from pipeline.progress import progress
 from pipeline.scene import IMAGE, MAX_IMAGE_ID, MAX_OBJECT_INDEX, AnnotatedObject, Photo
 
 Kind = Literal["instances", "stuff"]
-PHOTO_FOLDERS = ("train2017", "val2017")
 
 MIN_AREA = 0.02  # of the photo; a box must cover more (sg2im)
 LEFT_OUT_CATEGORY = "other"  # COCO-Stuff's name for all that is neither thing nor named stuff
 
-MAX_SIDE_PX = 65_535  # JPEG's own limit
-MAX_BOX_PX = 1_000_000  # of a box number: far outside any photo, far inside single precision
+LARGE_BYTES = 50_000_000  # a file of which is said that it is being read
 
-BROKEN = "unpack or download it again, it may have been cut short"
 
-# Line breaks and lone surrogates would spoil messages and tables.
-UNFIT = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+class LargeObject(NamedTuple):
+    """An object large enough, its segmentation not yet parsed: most photos will not pass."""
+
+    object_index: int
+    category: str
+    box_px: tuple[float, float, float, float]
+    segmentation: Any  # msgspec.Raw, or a value where the standard library has parsed the file
+    path: str  # of the annotation file, for messages
+    label: str
 
 
 @dataclass
@@ -35,7 +60,7 @@ class Gathered:
     """What is known of one photo; `objects` are those large enough."""
 
     photo: Photo
-    objects: list[AnnotatedObject] = field(default_factory=list)
+    objects: list[LargeObject] = field(default_factory=list)
     num_annotations: int = 0
     has_stuff: bool = False
 
@@ -44,48 +69,125 @@ class Gathered:
 class Reading:
     """What the files read so far have told."""
 
-    photos: dict[str, dict[int, Gathered]] = field(  # photo folder -> photos by id, in file order
-        default_factory=lambda: {name: {} for name in PHOTO_FOLDERS}
-    )
+    folder: DataFolder
+    photos: dict[str, dict[int, Gathered]]  # part -> photos by id, in file order
     categories: dict[int, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
 
 
-def read_file(reading: Reading, kind: Kind, photo_folder: str, path: Path) -> None:
-    value, reading.inputs[f"annotations/{path.name}"] = read_json(path, BROKEN)
+class _File(msgspec.Struct):
+    """Annotations stay bytes until their turn comes: parsed, stuff_train2017.json fills 6 GB."""
+
+    images: list[Any]
+    annotations: list[msgspec.Raw]
+    categories: list[Any]
+    licenses: Any = None
+
+
+class _Annotation(TypedDict, total=False):
+    """What is used of an annotation; a segmentation is parsed where its object is kept."""
+
+    id: Any
+    image_id: Any
+    category_id: Any
+    bbox: Any
+    segmentation: msgspec.Raw
+
+
+class _Place(NamedTuple):
+    """Where an annotation stands, for messages."""
+
+    path: str
+    annotation: Any
+    position: int
+
+    def __str__(self) -> str:
+        return f"{self.path}, annotation {_label(self.annotation, self.position)}"
+
+
+def read_file(
+    reading: Reading, kind: Kind, part: Part, stuff_photos: frozenset[int] | None = None
+) -> None:
+    """`stuff_photos`: stuff of other photos is as if it were not there; None: all counts."""
+    name = part.instances if kind == "instances" else part.stuff
+    assert name is not None
+    data = _read(reading, name)
+    file = _parse(data, reading.folder.where(name), kind)
+    del data
+    path = reading.folder.where(name)
+    categories = _read_categories(file.categories, reading.categories, path)
+    _read_photos(file, reading, part, path)
+    photos = reading.photos[part.name]
+    entries = progress(file.annotations, name, len(file.annotations), "annotations")
+    for position, entry in enumerate(entries):
+        annotation = _annotation(entry)
+        place = _Place(path, annotation, position)
+        gathered = _photo_of(annotation, photos, place)
+        if stuff_photos is not None and gathered.photo.image_id not in stuff_photos:
+            gathered.num_annotations += 1  # it keeps its number
+            continue
+        gathered.has_stuff |= kind == "stuff"
+        _add(annotation, gathered, categories, place)
+
+
+def _read(reading: Reading, name: str) -> bytes:
+    folder = reading.folder
+    try:
+        if (size := folder.size(name)) > LARGE_BYTES:
+            print(f"reading {folder.where(name)}, {size / 1e6:,.0f} MB", file=sys.stderr)
+        data = folder.read(name)
+    except OSError as error:
+        where = folder.where(name)
+        raise DatasetError(f"{where} cannot be read: {error.strerror or error}") from error
+    reading.inputs[name] = hashlib.sha256(data).hexdigest()
+    return data
+
+
+def _parse(data: bytes, path: str, kind: Kind) -> _File:
+    try:
+        return msgspec.json.decode(data, type=_File)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        value = json_value(data, path, BROKEN)
     if not isinstance(value, dict):
-        raise DatasetError(f"{path} holds a {_kind_of(value)} where COCO has an object; {BROKEN}")
+        raise DatasetError(f"{path} holds a {kind_of(value)} where COCO has an object; {BROKEN}")
     for key in ("images", "annotations", "categories"):
         if not isinstance(value.get(key), list):
             what = f"has no {key!r}" if key not in value else f"has {key!r} that is not a list"
             raise DatasetError(f"{path} {what}; COCO's {kind} files have a list of them")
-    categories = _read_categories(value["categories"], reading.categories, path)
-    _read_photos(value, reading, photo_folder, path)
-    photos = reading.photos[photo_folder]
-    for position, annotation in enumerate(value["annotations"]):
-        _add(annotation, position, photos, categories, path)
-        if kind == "stuff":
-            photos[annotation["image_id"]].has_stuff = True
+    return _File(value["images"], value["annotations"], value["categories"], value.get("licenses"))
 
 
-def _read_categories(values: list[Any], known: dict[int, str], path: Path) -> dict[int, str]:
+_decode_annotation = msgspec.json.Decoder(_Annotation).decode
+
+
+def _annotation(entry: Any) -> Any:
+    """A value that is parsed, or parsed now."""
+    if not isinstance(entry, msgspec.Raw):
+        return entry
+    try:
+        return _decode_annotation(entry)
+    except (msgspec.MsgspecError, RecursionError):
+        return json.loads(bytes(entry))
+
+
+def _read_categories(values: list[Any], known: dict[int, str], path: str) -> dict[int, str]:
     """The file's own categories by id; `known` gains them, and must not contradict them."""
     own: dict[int, str] = {}
     by_name = {name: number for number, name in known.items()}
     for position, value in enumerate(values):
         where = f"{path}, category {_label(value, position)}"
-        number, name = _get(value, "id", where), _get(value, "name", where)
+        number, name = get(value, "id", where), get(value, "name", where)
         if type(number) is not int:
-            raise DatasetError(f"{where}: its id {_show(number)} is not a whole number")
+            raise DatasetError(f"{where}: its id {show(number)} is not a whole number")
         if not isinstance(name, str) or not name or UNFIT.search(name) or name == IMAGE:
-            raise DatasetError(f"{where}: {_show(name)} cannot be the name of a category")
+            raise DatasetError(f"{where}: {show(name)} cannot be the name of a category")
         if number in own:
             raise DatasetError(f"{where}: two categories have this id; ids must be unique")
         if known.get(number, name) != name or by_name.get(name, number) != number:
             other = known.get(number, name)
-            before = repr(other) if other != name else f"{_show(name)} with id {by_name[name]}"
+            before = repr(other) if other != name else f"{show(name)} with id {by_name[name]}"
             raise DatasetError(
-                f"{where}: {_show(name)} has id {number}, but {before} was met before; are all "
+                f"{where}: {show(name)} has id {number}, but {before} was met before; are all "
                 f"annotation files from the same release?"
             )
         own[number] = known[number] = name
@@ -93,21 +195,22 @@ def _read_categories(values: list[Any], known: dict[int, str], path: Path) -> di
     return own
 
 
-def _read_photos(value: Mapping[str, Any], reading: Reading, photo_folder: str, path: Path) -> None:
-    licences = _licences(value.get("licenses"))
-    photos = reading.photos[photo_folder]
-    others = next(reading.photos[name] for name in PHOTO_FOLDERS if name != photo_folder)
+def _read_photos(file: _File, reading: Reading, part: Part, path: str) -> None:
+    licences = _licences(file.licenses)
+    photos = reading.photos[part.name]
+    others = {name: known for name, known in reading.photos.items() if name != part.name}
     listed: set[int] = set()
-    for position, image in enumerate(value["images"]):
-        photo = _read_photo(image, position, licences, photo_folder, path)
+    for position, image in enumerate(file.images):
+        photo = _read_photo(image, position, licences, part, path)
         where = f"{path}, photo {photo.image_id}"
         if photo.image_id in listed:
             raise DatasetError(f"{where}: it is listed twice; photo ids must be unique")
-        if photo.image_id in others:
-            raise DatasetError(
-                f"{where}: its id is that of {others[photo.image_id].photo.file} too; photo ids "
-                f"must be unique over train2017 and val2017"
-            )
+        for known in others.values():
+            if photo.image_id in known:
+                raise DatasetError(
+                    f"{where}: its id is that of {known[photo.image_id].photo.file} too; photo ids "
+                    f"must be unique over {' and '.join(reading.photos)}"
+                )
         listed.add(photo.image_id)
         before = photos.setdefault(photo.image_id, Gathered(photo)).photo
         if (before.file, before.width, before.height) != (photo.file, photo.width, photo.height):
@@ -119,115 +222,102 @@ def _read_photos(value: Mapping[str, Any], reading: Reading, photo_folder: str, 
 
 
 def _read_photo(
-    value: Any, position: int, licences: Mapping[int, str], photo_folder: str, path: Path
+    value: Any, position: int, licences: Mapping[int, str], part: Part, path: str
 ) -> Photo:
     where = f"{path}, photo {_label(value, position)}"
-    number = _get(value, "id", where)
+    number = get(value, "id", where)
     if type(number) is not int or not 0 <= number <= MAX_IMAGE_ID:
         raise DatasetError(
-            f"{where}: its id {_show(number)} is not a whole number from 0 to {MAX_IMAGE_ID}"
+            f"{where}: its id {show(number)} is not a whole number from 0 to {MAX_IMAGE_ID}"
         )
-    width, height = _get(value, "width", where), _get(value, "height", where)
+    width, height = get(value, "width", where), get(value, "height", where)
     for name, side in (("width", width), ("height", height)):
-        if type(side) is not int or not 1 <= side <= MAX_SIDE_PX:
+        if not is_side(side):
             raise DatasetError(
-                f"{where}: its {name} {_show(side)} is not from 1 to {MAX_SIDE_PX} px"
+                f"{where}: its {name} {show(side)} is not from 1 to {MAX_SIDE_PX} px"
             )
-    name = _get(value, "file_name", where)
-    if not _stays_inside(name):
+    name = get(value, "file_name", where)
+    if not stays_inside(name):
         raise DatasetError(
-            f"{where}: its file_name {_show(name)} is not a plain relative path, with "
-            f"forward slashes, that stays inside {photo_folder}/"
+            f"{where}: its file_name {show(name)} is not a plain relative path, with "
+            f"forward slashes, that stays inside {part.photos}/"
         )
     licence = value.get("license")
     return Photo(
         image_id=number,
-        file=str(PurePosixPath(photo_folder, name)),
+        file=str(PurePosixPath(part.photos, name)),
         width=width,
         height=height,
-        split="train" if photo_folder == "train2017" else "val",
+        split="val" if part.role == "held out" else "train",  # settled by pipeline/coco.py
         licence=licences.get(licence, "") if type(licence) is int else "",
-        source_url=_url(value.get("flickr_url")) or _url(value.get("coco_url")),
+        source_url=url(value.get("flickr_url")) or url(value.get("coco_url")),
     )
 
 
-def _add(
-    annotation: Any,
-    position: int,
-    photos: Mapping[int, Gathered],
-    categories: Mapping[int, str],
-    path: Path,
-) -> None:
-    """Count an annotation of its photo, and keep it where its box is large enough."""
-    where = f"{path}, annotation {_label(annotation, position)}"
-    image_id = _get(annotation, "image_id", where)
+def _photo_of(annotation: Any, photos: Mapping[int, Gathered], place: _Place) -> Gathered:
+    image_id = get(annotation, "image_id", place)
     if type(image_id) is not int or image_id not in photos:
         raise DatasetError(
-            f"{where}: image_id {_show(image_id)} is not among the {len(photos):,} photos "
+            f"{place}: image_id {show(image_id)} is not among the {len(photos):,} photos "
             f"listed; are all annotation files from the same release?"
         )
-    category_id = _get(annotation, "category_id", where)
+    return photos[image_id]
+
+
+def _add(annotation: Any, gathered: Gathered, categories: Mapping[int, str], place: _Place) -> None:
+    """Count an annotation of its photo, and keep it where its box is large enough."""
+    category_id = get(annotation, "category_id", place)
     if type(category_id) is not int or category_id not in categories:
         raise DatasetError(
-            f"{where}: category_id {_show(category_id)} is not among the {len(categories)} "
+            f"{place}: category_id {show(category_id)} is not among the {len(categories)} "
             f"categories of that file; are all annotation files from the same release?"
         )
-    box = _get(annotation, "bbox", where)
-    if not _is_box(box):
-        raise DatasetError(f"{where}: its bbox {_show(box)} is not four numbers x, y, w, h in px")
-    gathered = photos[image_id]
-    index = gathered.num_annotations
+    box = get(annotation, "bbox", place)
+    if not is_box(box):
+        raise DatasetError(f"{place}: its bbox {show(box)} is not four numbers x, y, w, h in px")
+    photo, index = gathered.photo, gathered.num_annotations
     gathered.num_annotations += 1
     if index > MAX_OBJECT_INDEX:
         raise DatasetError(
-            f"{where}: photo {image_id} has more than {MAX_OBJECT_INDEX + 1:,} annotations; a "
-            f"patch id has no place for more"
+            f"{place}: photo {photo.image_id} has more than {MAX_OBJECT_INDEX + 1:,} annotations; "
+            f"a patch id has no place for more"
         )
     category = categories[category_id]
-    photo = gathered.photo
-    if not _is_large(box, photo) or category == LEFT_OUT_CATEGORY:
-        return
+    if _is_large(box, photo) and category != LEFT_OUT_CATEGORY:
+        x, y, width, height = (float(v) for v in box)
+        segmentation = annotation.get("segmentation")
+        label = _label(annotation, place.position)
+        gathered.objects.append(
+            LargeObject(index, category, (x, y, width, height), segmentation, place.path, label)
+        )
+
+
+def annotated_object(thing: LargeObject, photo: Photo) -> AnnotatedObject:
+    """With its segmentation parsed and checked."""
     try:
         segmentation = usable_segmentation(
-            annotation.get("segmentation"), photo.width, photo.height
+            _segmentation(thing.segmentation), photo.width, photo.height
         )
     except ValueError as error:
-        raise DatasetError(f"{where}: its segmentation is malformed: {error}") from error
-    x, y, width, height = (float(v) for v in box)
-    gathered.objects.append(AnnotatedObject(index, category, (x, y, width, height), segmentation))
+        raise DatasetError(
+            f"{thing.path}, annotation {thing.label}: its segmentation is malformed: {error}"
+        ) from error
+    return AnnotatedObject(thing.object_index, thing.category, thing.box_px, segmentation)
 
 
-def _get(value: Any, key: str, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise DatasetError(f"{where}: it is a {_kind_of(value)}, not an object with {key!r}")
-    if key not in value:
-        raise DatasetError(f"{where}: it has no {key!r}")
-    return value[key]
+def _segmentation(entry: Any) -> Any:
+    if not isinstance(entry, msgspec.Raw):
+        return entry
+    try:
+        return msgspec.json.decode(entry)
+    except (msgspec.MsgspecError, RecursionError):
+        return json.loads(bytes(entry))
 
 
 def _label(value: Any, position: int) -> str:
     """How a message names an entry: by its id, or by its place where it has none."""
     number = value.get("id") if isinstance(value, dict) else None
-    return _show(number) if isinstance(number, int | str) else f"at place {position}"
-
-
-def _show(value: Any) -> str:
-    """Short enough for a line."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _kind_of(value: Any) -> str:
-    names = {list: "list", dict: "object", str: "text", bool: "truth value"}
-    return names.get(type(value), "null" if value is None else "number")
-
-
-def _is_box(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(type(v) in (int, float) and abs(v) <= MAX_BOX_PX for v in value)
-    )
+    return show(number) if isinstance(number, int | str) else f"at place {position}"
 
 
 def _is_large(box: list[float], photo: Photo) -> bool:
@@ -236,28 +326,11 @@ def _is_large(box: list[float], photo: Photo) -> bool:
     return width > 0 and width * height / (photo.width * photo.height) > MIN_AREA
 
 
-def _stays_inside(name: Any) -> bool:
-    if not isinstance(name, str) or UNFIT.search(name) or re.match("[A-Za-z]:", name):
-        return False
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and not {"..", "\\"} & {*path.parts, *name}
-
-
 def _licences(values: Any) -> dict[int, str]:
     """Licence number -> its URL, which names the version too, or else its name."""
     entries = [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
     return {
-        v["id"]: _url(v.get("url")) or _words(v.get("name"))
+        v["id"]: url(v.get("url")) or words(v.get("name"))
         for v in entries
         if type(v.get("id")) is int
     }
-
-
-def _url(value: Any) -> str:
-    # Reports make links of these: nothing but the web's own schemes.
-    words = _words(value)
-    return words if words.startswith(("http://", "https://")) else ""
-
-
-def _words(value: Any) -> str:
-    return value if isinstance(value, str) and not UNFIT.search(value) else ""

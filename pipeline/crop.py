@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.data_folder import DamagedMemberError, DataFolder
 from pipeline.errors import DatasetError
 from pipeline.scene import Box
 
@@ -35,35 +36,40 @@ class PhotoError(Exception):
         self.detail = detail
 
 
-def decode_photo(path: Path, size_wh: tuple[int, int]) -> Pixels:
-    """The photo as (H, W, 3) uint8 RGB; PhotoError where it is not what its annotation says.
-
-    The size is read from the header and compared before a single pixel is decoded.
+def read_photo(folder: DataFolder, file: str) -> bytes:
+    """The file's bytes. Only a file that is not there or was packed badly is the photo's fault: a
+    lost mount, a forbidden folder or a failing disk must stop the build, not thin out its content.
     """
-    data = _read(path)
-    if data[:3] == b"\xff\xd8\xff":
-        return _decode_jpeg(data, size_wh)
-    return _decode_other(data, size_wh)
-
-
-def _read(path: Path) -> bytes:
-    """The file's bytes. Only a file that is not there is the photo's fault: a lost mount, a
-    forbidden folder or a failing disk must stop the build, not thin out its content."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if folder.size(file) > MAX_BYTES:
             raise PhotoError("photo_too_large", f"more than {MAX_BYTES:,} bytes")
-        return path.read_bytes()
+        return folder.read(file)
+    except DamagedMemberError as error:
+        raise PhotoError("photo_unreadable", "damaged in its zip") from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        if not path.parent.is_dir():
+        parent = str(PurePosixPath(file).parent)
+        if not folder.has_folder(parent):
             raise DatasetError(
-                f"the folder {path.parent} is gone; put the photos back (or mount their disk) "
-                f"and run the command again"
+                f"the folder {folder.path / parent} is gone; put the photos back (or mount their "
+                f"disk) and run the command again"
             ) from error
         raise PhotoError("photo_missing", "no such file") from error
     except OSError as error:
         raise DatasetError(
-            f"cannot read {path}: {error.strerror}; mend this and run the command again"
+            f"cannot read {folder.where(file)}: {error.strerror}; mend this and run the command "
+            f"again"
         ) from error
+
+
+def decode_photo(data: bytes, size_wh: tuple[int, int]) -> Pixels:
+    """A photo file's bytes as (H, W, 3) uint8 RGB; PhotoError where it is not what its annotation
+    says.
+
+    The size is read from the header and compared before a single pixel is decoded.
+    """
+    if data[:3] == b"\xff\xd8\xff":
+        return _decode_jpeg(data, size_wh)
+    return _decode_other(data, size_wh)
 
 
 def _check_size(width: int, height: int, size_wh: tuple[int, int]) -> None:

@@ -20,22 +20,24 @@ def read_json(path: Path, remedy: str) -> JsonFile:
         data = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
-    sha256 = hashlib.sha256(data).hexdigest()
+    return JsonFile(json_value(data, str(path), remedy), hashlib.sha256(data).hexdigest())
+
+
+def json_value(data: bytes, where: str, remedy: str) -> Any:
+    """The value; DatasetError with the place in the file `where` at which it breaks off."""
     start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        what = f"{path} is not UTF-8 text at byte {start + error.start:,} of {len(data):,}"
+        what = f"{where} is not UTF-8 text at byte {start + error.start:,} of {len(data):,}"
         raise DatasetError(f"{what}; {remedy}") from error
-    size = len(data)
-    del data  # COCO's largest file has a gigabyte: its bytes, its text and its values are three
     try:
-        return JsonFile(json.loads(text), sha256)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         offset = start + len(text[: error.pos].encode("utf-8"))
-        place = f"byte {offset:,} of {size:,} (line {error.lineno}, column {error.colno})"
-        raise DatasetError(f"{path} is not JSON at {place}: {error.msg}; {remedy}") from error
+        place = f"byte {offset:,} of {len(data):,} (line {error.lineno}, column {error.colno})"
+        raise DatasetError(f"{where} is not JSON at {place}: {error.msg}; {remedy}") from error
     except RecursionError as error:
-        raise DatasetError(f"{path} nests brackets too deeply to be read; {remedy}") from error
+        raise DatasetError(f"{where} nests brackets too deeply to be read; {remedy}") from error
     except ValueError as error:  # a number of thousands of digits
-        raise DatasetError(f"{path} cannot be read as JSON: {error}; {remedy}") from error
+        raise DatasetError(f"{where} cannot be read as JSON: {error}; {remedy}") from error

@@ -20,9 +20,10 @@ from pipeline.memory import keep_freed_memory
 Options = TypeVar("Options")
 
 
-def option(help: str) -> Any:
-    """What stands inside `Annotated[type, option("...")]`."""
-    return tyro.conf.arg(help=help)
+def option(help: str, name: str | None = None) -> Any:
+    """What stands inside `Annotated[type, option("...")]`; the flag is the field's name, or `name`.
+    A dataclass with name "" has its own fields as flags."""
+    return tyro.conf.arg(help=help, name=name)
 
 
 def run(main: Callable[[Options], None], options: type[Options], description: str | None) -> None:

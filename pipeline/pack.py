@@ -1,7 +1,8 @@
 """A scene with its picture <-> one sample of a WebDataset tar.
 
-A sample has the members `<image_id>.json` (objects, boxes, triples, patch ids), `<image_id>.npy`
-(the picture, uint8) and, where the dataset has masks, `<image_id>.masks.npy`.
+A sample has the members `<image_id>.json` (objects, boxes, triples, patch ids and, where the
+dataset has them, attributes), `<image_id>.npy` (the picture, uint8) and, where the dataset has
+masks, `<image_id>.masks.npy`.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ class SceneSample(NamedTuple):
     triples: tuple[Relation, ...]  # between objects; `__in_image__` is understood
     patch_ids: NDArray[np.int64]  # (n,)
     masks: NDArray[np.uint8] | None  # (n, 16, 16) in {0, 1}
+    attributes: tuple[tuple[str, ...], ...] = ()  # n, or none where the dataset has none
 
 
 class Member(NamedTuple):
@@ -59,7 +61,13 @@ def sample_of(scene: Scene, image: NDArray[np.uint8]) -> SceneSample:
         triples=scene.relations,
         patch_ids=np.array(scene.patch_ids, np.int64),
         masks=_masks_of(scene),
+        attributes=_attributes_of(scene),
     )
+
+
+def _attributes_of(scene: Scene) -> tuple[tuple[str, ...], ...]:
+    given = tuple(o.attributes for o in scene.objects)
+    return given if any(given) else ()
 
 
 def _masks_of(scene: Scene) -> NDArray[np.uint8] | None:
@@ -78,6 +86,8 @@ def _graph_json(sample: SceneSample) -> bytes:
         "triples": sample.triples,
         "patch_ids": sample.patch_ids.tolist(),
     }
+    if sample.attributes:
+        graph["attributes"] = sample.attributes
     return json.dumps(graph, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -136,6 +146,7 @@ def sample_from(members: Mapping[str, bytes]) -> SceneSample:
         triples=tuple(Relation(*triple) for triple in graph["triples"]),
         patch_ids=np.array(graph["patch_ids"], np.int64),
         masks=None if masks is None else _array(masks),
+        attributes=tuple(tuple(names) for names in graph.get("attributes", ())),
     )
 
 

@@ -1,23 +1,15 @@
 """A dataset -> shards: fixed runs of photos, each in a file that a worker can read on its own."""
 
-import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
+
+from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError
-from pipeline.scene import (
-    MAX_IMAGE_ID,
-    MAX_OBJECT_INDEX,
-    SPLITS,
-    AnnotatedObject,
-    AnnotatedPhoto,
-    Dataset,
-    Photo,
-)
+from pipeline.scene import MAX_IMAGE_ID, MAX_OBJECT_INDEX, SPLITS, AnnotatedPhoto
 
 
 @dataclass(frozen=True)
@@ -63,16 +55,8 @@ def check_ids(dataset: Dataset) -> None:
 
 def write_plan(path: Path, shard: Shard) -> None:
     """The shard as JSON, written to a path that has its name already."""
-    value = [dataclasses.asdict(photo) for photo in shard.photos]
-    path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")), "utf-8")
+    path.write_bytes(msgspec.json.encode(shard.photos))
 
 
 def read_plan(path: Path) -> tuple[AnnotatedPhoto, ...]:
-    return tuple(_photo(value) for value in json.loads(path.read_text("utf-8")))
-
-
-def _photo(value: dict[str, Any]) -> AnnotatedPhoto:
-    objects = tuple(
-        AnnotatedObject(**{**o, "box_px": tuple(o["box_px"])}) for o in value["objects"]
-    )
-    return AnnotatedPhoto(Photo(**value["photo"]), objects)
+    return msgspec.json.decode(path.read_bytes(), type=tuple[AnnotatedPhoto, ...])

@@ -1,8 +1,11 @@
-"""An annotated photo -> its scene: objects with masks, and the geometric relations between them.
+"""An annotated photo -> its scene: objects with masks, and the relations between them.
 
-The rules are sg2im's for COCO-Stuff. The one difference: an object's partner is drawn once, from
-the photo's id, and not anew at every access.
+Where the dataset gives relations, those are taken. Else they follow from the geometry by sg2im's
+rules for COCO-Stuff; the one difference: an object's partner is drawn once, from the photo's id,
+and not anew at every access.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,15 +28,34 @@ def scene_of(annotated: AnnotatedPhoto) -> Scene:
     photo = annotated.photo
     objects = tuple(
         SceneObject(
-            thing.object_index, thing.category, _box(photo, thing.box_px), _mask(photo, thing)
+            thing.object_index,
+            thing.category,
+            _box(photo, thing.box_px),
+            _mask(photo, thing),
+            thing.attributes,
         )
         for thing in annotated.objects
     )
-    relations = tuple(
+    if annotated.relations is None:
+        return Scene(photo, objects, _geometric(photo, objects))
+    return Scene(photo, objects, _given(annotated.relations, objects))
+
+
+def _geometric(photo: Photo, objects: Sequence[SceneObject]) -> tuple[Relation, ...]:
+    return tuple(
         Relation(s, predicate_of(objects[s], objects[o]), o)
         for s, o in drawn_pairs(photo.image_id, len(objects))
     )
-    return Scene(photo, objects, relations)
+
+
+def _given(relations: Sequence[Relation], objects: Sequence[SceneObject]) -> tuple[Relation, ...]:
+    """Relations between object indices -> between places; one whose end is gone goes too."""
+    place = {thing.object_index: at for at, thing in enumerate(objects)}
+    return tuple(
+        Relation(place[r.subject], r.predicate, place[r.object])
+        for r in relations
+        if r.subject in place and r.object in place
+    )
 
 
 def drawn_pairs(image_id: int, num_objects: int) -> list[tuple[int, int]]:

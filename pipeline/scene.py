@@ -94,6 +94,7 @@ class AnnotatedObject:
     category: str
     box_px: tuple[float, float, float, float]  # x, y, width, height
     segmentation: Any = None  # polygons or RLE as in COCO's JSON; None where there is no mask
+    attributes: tuple[str, ...] = ()  # "wooden", "tall": where the dataset has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,8 @@ class AnnotatedPhoto:
 
     photo: Photo
     objects: tuple[AnnotatedObject, ...]
+    # Given relations between object indices; None: they follow from the geometry.
+    relations: tuple[Relation, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +115,6 @@ class LeftOut:
     object_index: int | None  # None: the whole photo
     reason: str  # a short code, e.g. "photo_missing"
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """A whole dataset after its protocol's filter, sorted by image id within each split."""
-
-    name: str
-    folder: str  # where Photo.file is relative to
-    vocabulary: Vocabulary
-    photos: tuple[AnnotatedPhoto, ...]
-    inputs: Mapping[str, str]  # annotation file (relative) -> SHA-256
-    protocol: Mapping[str, Any]  # counts before and after each filter, rules in force
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +134,7 @@ class SceneObject:
     category: str
     box: Box
     mask: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,9 @@ def test_every_photo_of_the_dataset_is_a_scene_of_its_split(bank, annotated):
 def test_a_scene_and_its_patches_are_those_of_the_photo(bank, annotated, toy_data):
     image_id = int(bank.scene_ids("val")[3])
     scene = scene_of(annotated[image_id])
-    photo = decode_photo(toy_data / scene.photo.file, (scene.photo.width, scene.photo.height))
+    photo = decode_photo(
+        (toy_data / scene.photo.file).read_bytes(), (scene.photo.width, scene.photo.height)
+    )
     sample = bank.scene(image_id)
     assert sample.objects == scene.graph.objects
     assert sample.triples == scene.relations

@@ -2,14 +2,18 @@ import copy
 import hashlib
 import json
 import os
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from pipeline.coco import read_coco
+from pipeline.coco import CocoRules, read_coco
 from pipeline.errors import DatasetError, UserError
+from pipeline.options import to_json
 from pipeline.relations import predicate_of, scene_of
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE
+from pipeline.splits import own_split
 
 SIDE = 100  # px, of every photo here
 LARGE = [10, 10, 20, 20]  # 4 % of it
@@ -128,7 +132,7 @@ def test_a_box_of_exactly_two_percent_is_too_small(tmp_path, files):
     dataset = read_coco(put(tmp_path, files))
 
     assert ids(dataset, "train") == [2]
-    assert dataset.protocol["counts"]["train2017"]["photos_with_too_few_objects"] == 1
+    assert dataset.protocol.counts["photos_with_too_few_objects"]["train2017"] == 1
 
 
 def test_a_box_turned_inside_out_is_not_large(tmp_path, files):
@@ -144,7 +148,7 @@ def test_eight_objects_pass_and_nine_do_not(tmp_path, files):
     dataset = read_coco(put(tmp_path, files))
 
     assert ids(dataset, "train") == [1]
-    assert dataset.protocol["counts"]["train2017"]["photos_with_too_many_objects"] == 1
+    assert dataset.protocol.counts["photos_with_too_many_objects"]["train2017"] == 1
 
 
 def test_stuff_that_is_too_small_still_makes_a_photo_one_with_stuff(tmp_path, files):
@@ -154,8 +158,8 @@ def test_stuff_that_is_too_small_still_makes_a_photo_one_with_stuff(tmp_path, fi
     dataset = read_coco(put(tmp_path, files))
 
     assert ids(dataset, "train") == [1]
-    assert ids(read_coco(tmp_path, require_stuff=False), "train") == [1, 2]
-    assert dataset.protocol["counts"]["train2017"]["photos_considered"] == 1
+    assert ids(read_coco(tmp_path, rules=CocoRules(require_stuff=False)), "train") == [1, 2]
+    assert dataset.protocol.counts["photos_considered"]["train2017"] == 1
 
 
 def test_crowds_are_kept_as_sg2im_keeps_them(tmp_path, files):
@@ -187,7 +191,7 @@ def test_a_limit_takes_the_first_that_pass_of_each_folder(tmp_path):
 
     assert ids(dataset, "train") == [1, 2]
     assert ids(dataset, "val") + ids(dataset, "test") == [11, 13]
-    assert dataset.protocol["rules"]["limit_per_folder"] == 2
+    assert dataset.protocol.rules["limit_per_folder"] == 2
     refused(tmp_path, "limit of 0", limit=0)
 
 
@@ -204,12 +208,12 @@ def test_the_protocol_counts_before_and_after_each_filter(tmp_path, files):
 
     protocol = read_coco(put(tmp_path, files)).protocol
 
-    counts = protocol["counts"]["train2017"]
+    counts = {what: by_folder["train2017"] for what, by_folder in protocol.counts.items()}
     assert (counts["annotations"], counts["objects_large_enough"]) == (7, 6)
     assert (counts["photos"], counts["photos_passed"], counts["objects_passed"]) == (2, 2, 6)
-    assert protocol["splits"] == {"train": 2, "val": 1, "test": 1}
-    assert protocol["rules"]["objects_per_photo"] == [3, 8]
-    json.dumps(protocol)
+    assert protocol.splits == {"train": 2, "val": 1, "test": 1}
+    assert protocol.rules["objects_per_photo"] == [3, 8]
+    json.dumps(to_json(protocol))
 
 
 def test_a_folder_of_ones_own_needs_no_stuff_files(tmp_path, files):
@@ -219,11 +223,149 @@ def test_a_folder_of_ones_own_needs_no_stuff_files(tmp_path, files):
         for annotation in value["annotations"]:
             annotation["segmentation"] = []  # boxes alone, as many tools write it
 
-    dataset = read_coco(put(tmp_path, own), require_stuff=False)
+    dataset = read_coco(put(tmp_path, own), rules=CocoRules(require_stuff=False))
 
     assert ids(dataset, "train") == [1, 2]
     assert all(o.segmentation is None for p in dataset.photos for o in p.objects)
     refused(tmp_path, "stuff_train2017.json", "--no-require-stuff")
+
+
+def packed(folder):
+    """The same as the official zips have it, and nothing unpacked."""
+    for name, pattern in (
+        ("annotations_trainval2017.zip", "annotations/instances_*"),
+        ("stuff_annotations_trainval2017.zip", "annotations/**/[!i]*"),
+        ("train2017.zip", "train2017/*"),
+        ("val2017.zip", "val2017/*"),
+    ):
+        with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(p for p in folder.glob(pattern) if p.is_file()):
+                archive.write(path, path.relative_to(folder))
+            if name in ("train2017.zip", "val2017.zip"):
+                archive.writestr(f"{name[:-4]}/none.jpg", b"")  # a folder with something in it
+    for place in ("annotations", "train2017", "val2017"):
+        shutil.rmtree(folder / place)
+    return folder
+
+
+def test_the_official_zips_read_as_the_unpacked_folder_does(tmp_path, files):
+    unpacked = read_coco(put(tmp_path, files))
+    zipped = read_coco(packed(tmp_path))
+
+    assert zipped == unpacked
+
+
+ID_LISTS = "annotations/deprecated-challenge2017"
+
+
+def test_the_deprecated_edition_has_the_stuff_of_listed_photos_alone(tmp_path):
+    put(tmp_path, files_of(train_ids=(1, 2, 3), val_ids=(11, 12)))
+    (tmp_path / ID_LISTS).mkdir()
+    (tmp_path / ID_LISTS / "train-ids.txt").write_text("000000000001\n3\n")
+    (tmp_path / ID_LISTS / "val-ids.txt").write_text("11\n12\n")
+
+    dataset = read_coco(tmp_path, CocoRules(edition="deprecated-40k"))
+
+    assert ids(dataset, "train") == [1, 3]
+    assert dataset.protocol.counts["photos_with_stuff"]["train2017"] == 2
+    assert [k.known for k in dataset.protocol.known] == [24_972, 1_024, 2_048]
+    assert ids(read_coco(tmp_path), "train") == [1, 2, 3]
+    zipped = read_coco(packed(tmp_path), CocoRules(edition="deprecated-40k"))
+    assert zipped == dataset
+
+
+def test_without_its_id_lists_the_deprecated_edition_is_refused(tmp_path, files):
+    rules = CocoRules(edition="deprecated-40k")
+    words = ("train-ids.txt cannot be read", "stuff_annotations_trainval2017.zip")
+    refused(put(tmp_path, files), *words, rules=rules)
+    (tmp_path / ID_LISTS).mkdir()
+    (tmp_path / ID_LISTS / "train-ids.txt").write_text("12\nabc\n")
+    refused(tmp_path, "train-ids.txt is no list of photo ids", rules=rules)
+
+
+@pytest.mark.parametrize(("rule", "first"), [("remainder", 1024), ("last-2048", 1124)])
+def test_the_test_photos_are_the_others_or_the_last_2048(tmp_path, rule, first):
+    order = range(3172)
+    put(tmp_path, files_of(train_ids=(9000,), val_ids=order))
+
+    dataset = read_coco(tmp_path, CocoRules(test_rule=rule))
+
+    assert ids(dataset, "val") == list(range(1024))
+    assert ids(dataset, "test") == list(range(first, 3172))
+    known = {k.what: k.known == k.found for k in dataset.protocol.known}
+    assert known == {"train": False, "val": True, "test": rule == "last-2048"}
+
+
+def test_only_photos_under_accepted_licences_are_kept(tmp_path, files):
+    instances = files["instances_train2017"]
+    instances["licenses"] = [
+        {"id": 1, "url": "http://creativecommons.org/licenses/by-nc/2.0/"},
+        {"id": 4, "url": "http://creativecommons.org/licenses/by/2.0/"},
+    ]
+    instances["images"][0]["license"], instances["images"][1]["license"] = 1, 4
+
+    dataset = read_coco(put(tmp_path, files), CocoRules(licences=("cc-by",)))
+
+    assert ids(dataset, "train") == [2]
+    assert dataset.protocol.counts["photos_with_accepted_licence"] == {
+        "train2017": 1,
+        "val2017": 0,
+    }
+    assert "--licences" in dataset.protocol.not_compared
+    refused(tmp_path, "--licences cc-bx: no photo has it", rules=CocoRules(licences=("cc-bx",)))
+    message = refused(tmp_path, "none of the 2 photos", rules=CocoRules(licences=("unknown",)))
+    assert "accept more" in message
+
+
+OWN = CocoRules(require_stuff=False)
+
+
+def own_files(names):
+    """Files of one's own under other names, a third thing in each photo in place of stuff."""
+    files = {}
+    for number, name in enumerate(names):
+        images = [photo(100 * number + i) for i in range(1, 41)]
+        things = [thing(image["id"], c) for image in images for c in (1, 9, 9)]
+        files[f"instances_{name}"] = annotated(images, things, THINGS)
+    return files
+
+
+def put_own(folder, files, *places):
+    for place in ("annotations", *places):
+        (folder / place).mkdir(parents=True)
+    for name, value in files.items():
+        (folder / "annotations" / f"{name}.json").write_text(json.dumps(value), "utf-8")
+    return folder
+
+
+def test_files_of_ones_own_may_have_other_names(tmp_path):
+    put_own(tmp_path, own_files(("train", "val")), "images/train", "val")
+
+    dataset = read_coco(tmp_path, OWN)
+
+    assert len(ids(dataset, "train")) == 40
+    assert (len(ids(dataset, "val")), len(ids(dataset, "test"))) == (20, 20)
+    assert dataset.photos[0].photo.file == "images/train/000000000001.jpg"
+    assert dataset.photos[-1].photo.file.startswith("val/")
+    assert dataset.vocabulary.objects == (IMAGE, "person", "boat")
+    assert "not COCO's" in dataset.protocol.not_compared
+
+
+def test_one_file_for_all_photos_is_split_by_their_ids(tmp_path):
+    put_own(tmp_path, own_files(("default",)), "images")
+
+    dataset = read_coco(tmp_path, OWN)
+
+    assert {p.photo.image_id: p.photo.split for p in dataset.photos} == {
+        i: own_split(i) for i in range(1, 41)
+    }
+    assert {p.photo.split for p in dataset.photos} == {"train", "val", "test"}
+    assert dataset.photos[0].photo.file == "images/000000000001.jpg"
+
+
+def test_a_folder_of_ones_own_with_nothing_for_training_is_refused(tmp_path):
+    put_own(tmp_path, own_files(("val",)), "val")
+    refused(tmp_path, "instances_val.json none is for training", rules=OWN)
 
 
 # What is refused
@@ -386,7 +528,7 @@ def test_when_nothing_passes_the_counts_and_a_way_on_are_told(tmp_path, files):
     for split in ("train", "val"):
         files[f"stuff_{split}2017"]["annotations"] = []
     refused(put(tmp_path, files), "none of the 2 photos", "0 have stuff", "--no-require-stuff")
-    message = refused(tmp_path, "2 have fewer than 3", require_stuff=False)
+    message = refused(tmp_path, "2 have fewer than 3", rules=CocoRules(require_stuff=False))
     assert "--no-require-stuff" not in message
 
 

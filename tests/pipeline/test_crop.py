@@ -7,7 +7,15 @@ import simplejpeg
 from PIL import Image
 
 from pipeline import crop
-from pipeline.crop import PhotoError, cut_patches, decode_photo, pixel_box, resize_photo
+from pipeline.crop import (
+    PhotoError,
+    cut_patches,
+    decode_photo,
+    pixel_box,
+    read_photo,
+    resize_photo,
+)
+from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
 from pipeline.scene import Box
 
@@ -22,9 +30,15 @@ def jpeg(pixels, quality=90):
     return simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB")
 
 
+def read_and_decode(path: Path, size=(W, H)):
+    return decode_photo(
+        read_photo(DataFolder(path.parent.parent), f"{path.parent.name}/{path.name}"), size
+    )
+
+
 def reason_of(path: Path, size=(W, H)) -> str:
     with pytest.raises(PhotoError) as caught:
-        decode_photo(path, size)
+        read_and_decode(path, size)
     return caught.value.reason
 
 
@@ -36,14 +50,14 @@ def photo(tmp_path):
 
 
 def test_a_jpeg_decodes_to_the_pixels_that_libjpeg_turbo_gives(photo):
-    pixels = decode_photo(photo, (W, H))
+    pixels = read_and_decode(photo, (W, H))
     assert pixels.shape == (H, W, 3)
     assert np.array_equal(pixels, simplejpeg.decode_jpeg(photo.read_bytes()))
 
 
 def test_a_grey_jpeg_has_three_equal_channels(tmp_path):
     Image.fromarray(noise()[..., 0]).save(tmp_path / "grey.jpg")
-    pixels = decode_photo(tmp_path / "grey.jpg", (W, H))
+    pixels = read_and_decode(tmp_path / "grey.jpg", (W, H))
     assert pixels.shape == (H, W, 3)
     assert np.array_equal(pixels[..., 0], pixels[..., 2])
 
@@ -52,7 +66,7 @@ def test_a_grey_jpeg_has_three_equal_channels(tmp_path):
 def test_other_colours_and_formats_come_out_as_rgb(tmp_path, mode, suffix):
     path = tmp_path / f"photo.{suffix}"
     Image.fromarray(noise()).convert(mode).save(path)
-    assert decode_photo(path, (W, H)).shape == (H, W, 3)
+    assert read_and_decode(path, (W, H)).shape == (H, W, 3)
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.8, 0.99])
@@ -86,7 +100,7 @@ def test_a_file_that_is_no_photo_says_so(photo, data):
 def test_the_words_for_a_bad_photo_are_the_same_in_every_run(photo):
     photo.write_bytes(b"not a photo")
     with pytest.raises(PhotoError) as caught:
-        decode_photo(photo, (W, H))
+        read_and_decode(photo, (W, H))
     assert "0x" not in caught.value.detail
 
 
@@ -96,7 +110,7 @@ def test_a_missing_photo_costs_that_photo(tmp_path):
 
 def test_a_missing_folder_stops_the_build(tmp_path):
     with pytest.raises(DatasetError, match=r"folder .*gone"):
-        decode_photo(tmp_path / "unmounted" / "none.jpg", (W, H))
+        read_and_decode(tmp_path / "unmounted" / "none.jpg", (W, H))
 
 
 def test_a_photo_turned_on_its_side_is_of_the_wrong_size(photo):

@@ -1,4 +1,5 @@
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from pipeline.pack import (
 from pipeline.scene import Box, Photo, Relation, Scene, SceneObject
 
 SIDE = 8
+# Of sample(9): banks that are there say so.
+PINNED = "2f12e469b0d632ce2c6b666e38dc0c42dce23a09100fcb138f5cca19696b281b"
 
 
 def scene(image_id: int, masks: bool = True) -> Scene:
@@ -40,6 +43,26 @@ def assert_same(a: SceneSample, b: SceneSample) -> None:
         x, y = getattr(a, name), getattr(b, name)
         assert (x is None) == (y is None), name
         assert x is None or (np.array_equal(x, y) and x.dtype == y.dtype), name
+
+
+def with_attributes(image_id: int) -> SceneSample:
+    plain = scene(image_id)
+    tall = replace(plain.objects[0], attributes=("tall", "grau\u00df"))
+    return sample_of(
+        replace(plain, objects=(tall, plain.objects[1])), np.zeros((SIDE, SIDE, 3), np.uint8)
+    )
+
+
+def test_attributes_are_packed_where_a_scene_has_some(tmp_path):
+    (place,) = write_samples(tmp_path / "a.tar", [with_attributes(9)])
+    assert read_sample(tmp_path / "a.tar", place).attributes == (("tall", "grau\u00df"), ())
+    assert sample(9).attributes == ()
+
+
+def test_a_scene_without_attributes_is_what_it_was_before_there_were_any():
+    assert sample_digest(sample(9)).hex() == PINNED
+    plain = sample(9)
+    assert sample_digest(plain._replace(attributes=(("tall",), ()))) != sample_digest(plain)
 
 
 def test_patch_ids_say_photo_and_object():

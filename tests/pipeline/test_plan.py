@@ -1,5 +1,6 @@
 import pytest
 
+from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError
 from pipeline.plan import plan_shards, read_plan, write_plan
 from pipeline.scene import (
@@ -7,7 +8,6 @@ from pipeline.scene import (
     IN_IMAGE,
     AnnotatedObject,
     AnnotatedPhoto,
-    Dataset,
     Photo,
     Vocabulary,
 )
@@ -20,7 +20,7 @@ def photo(image_id, split="train", object_indices=(0, 3)):
 
 
 def dataset(*photos):
-    return Dataset("some", ".", Vocabulary((IMAGE, "cat"), (IN_IMAGE,)), photos, {}, {})
+    return Dataset("some", ".", Vocabulary((IMAGE, "cat"), (IN_IMAGE,)), photos, {}, None)
 
 
 def test_shards_are_runs_of_photos_by_id_within_a_split():

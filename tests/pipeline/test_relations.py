@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 from pipeline.errors import DatasetError
 from pipeline.masks import _decode, mask_over_box, usable_segmentation
 from pipeline.relations import drawn_pairs, predicate_of, scene_of
-from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Box, Photo, SceneObject
+from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Box, Photo, Relation, SceneObject
 
 W, H = 40, 30  # px
 BOX = (8, 4, 16, 16)  # x y w h px: one pixel for each cell of a mask
@@ -28,6 +28,28 @@ def around(x, y):
 
 
 # Relations
+
+
+def test_given_relations_are_between_object_numbers_and_go_with_their_ends():
+    photo = annotated()
+    given = (Relation(3, "on", 0), Relation(0, "near", 2), Relation(1, "holds", 3))
+    without = replace(photo, objects=photo.objects[:2] + photo.objects[3:], relations=given)
+
+    scene = scene_of(without)  # its objects are 0, 1 and 3
+
+    assert scene.relations == (Relation(2, "on", 0), Relation(1, "holds", 2))
+
+
+def test_where_no_relation_is_given_on_purpose_none_is_made_up():
+    assert scene_of(replace(annotated(), relations=())).relations == ()
+    assert scene_of(annotated()).relations
+
+
+def test_attributes_come_along():
+    photo = annotated()
+    tall = replace(photo.objects[0], attributes=("tall",))
+    scene = scene_of(replace(photo, objects=(tall, *photo.objects[1:])))
+    assert [o.attributes for o in scene.objects] == [("tall",), (), (), ()]
 
 
 @pytest.mark.parametrize(

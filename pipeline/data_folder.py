@@ -1,0 +1,135 @@
+"""A dataset's files by relative path, unpacked in a folder or inside the zips that lie in it."""
+
+import functools
+import os
+import zipfile
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from pipeline.errors import DatasetError
+
+
+class DataFolder:
+    """Reads `a/b.jpg` from FOLDER/a/b.jpg, or else from whichever FOLDER/*.zip has that member.
+
+    Holds a path and no handle, so it can be sent to any worker.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], "DataFolder"], tuple[Path]]:
+        return DataFolder, (self.path,)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def has(self, file: str) -> bool:
+        return (self.path / file).is_file() or self._archive_of(file) is not None
+
+    def has_folder(self, folder: str) -> bool:
+        return (self.path / folder).is_dir() or any(folder in a.folders for a in self._archives)
+
+    def names(self, folder: str, suffix: str) -> list[str]:
+        """Names of the files right in `folder` that end in `suffix`, sorted."""
+        here = self.path / folder
+        found = {p.name for p in here.iterdir() if p.is_file()} if here.is_dir() else set()
+        for archive in self._archives:
+            members = (PurePosixPath(member) for member in archive.members)
+            found |= {m.name for m in members if str(m.parent) == folder}
+        return sorted(name for name in found if name.endswith(suffix))
+
+    def where(self, file: str) -> str:
+        """How a message names the file: with the zip that holds it, if one does."""
+        if not (self.path / file).exists() and (archive := self._archive_of(file)):
+            return f"{archive.path}, {file}"
+        return str(self.path / file)
+
+    def size(self, file: str) -> int:
+        """Bytes, unpacked; OSError as `open`."""
+        return self._stamp(file)[0]
+
+    def stamp(self, file: str) -> tuple[int, int] | None:
+        """Size, and time or checksum: cheap to look at, and both change when it is mended. None
+        where the file cannot be looked at."""
+        try:
+            return self._stamp(file)
+        except OSError:
+            return None
+
+    def _stamp(self, file: str) -> tuple[int, int]:
+        try:
+            status = (self.path / file).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            if archive := self._archive_of(file):
+                return archive.members[file].file_size, archive.members[file].CRC
+            raise
+        return status.st_size, status.st_mtime_ns
+
+    def open(self, file: str) -> BinaryIO:
+        """OSError where it cannot be read, FileNotFoundError where it is not there."""
+        try:
+            return (self.path / file).open("rb")
+        except (FileNotFoundError, NotADirectoryError):
+            if archive := self._archive_of(file):
+                return archive.open(file)
+            raise
+
+    def read(self, file: str) -> bytes:
+        """Errors as `open`; DatasetError where a zip holds it damaged."""
+        with self.open(file) as opened:
+            try:
+                return opened.read()
+            except (zipfile.BadZipFile, EOFError) as error:
+                raise DamagedMemberError(
+                    f"{self.where(file)} is damaged ({error}); download the zip again"
+                ) from error
+
+    @cached_property
+    def _archives(self) -> list["Archive"]:
+        paths = sorted(self.path.glob("*.zip"))
+        return [open_archive(path, path.stat().st_mtime_ns) for path in paths]
+
+    def _archive_of(self, file: str) -> "Archive | None":
+        return next((a for a in self._archives if file in a.members), None)
+
+
+class DamagedMemberError(DatasetError):
+    """One file of a zip whose bytes are not those that were packed."""
+
+
+class Archive:
+    """An opened zip and what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DatasetError(
+                f"{path} is not a whole zip file ({error}); download it again, or move it away "
+                f"if it does not belong to the dataset"
+            ) from error
+        self.members = {m.filename: m for m in self._zip.infolist() if not m.is_dir()}
+        parents = {PurePosixPath(name).parent for name in self.members}
+        self.folders = {str(p) for parent in parents for p in (parent, *parent.parents)}
+
+    def open(self, member: str) -> BinaryIO:
+        try:
+            return self._zip.open(self.members[member])  # type: ignore[return-value]
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise DatasetError(
+                f"{self.path}, {member} cannot be unpacked ({error}); unpack the zip by hand"
+            ) from error
+
+
+@functools.cache
+def open_archive(path: Path, changed_ns: int) -> Archive:
+    """This process's one handle on a zip: its list of members takes a second to read."""
+    return Archive(path)
+
+
+# A handle's place in the file is shared with a fork's parent: a child opens its own.
+os.register_at_fork(after_in_child=open_archive.cache_clear)

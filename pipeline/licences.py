@@ -1,0 +1,46 @@
+"""Which photos may be used under the licences that a user accepts."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from pipeline.errors import UserError
+
+UNKNOWN = "unknown"  # stands for photos whose licence is not stated
+
+CREATIVE_COMMONS = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]+)")
+PUBLIC_DOMAIN = {"zero": "cc0", "mark": "pdm"}
+
+
+def short_name(licence: str) -> str:
+    """`cc-by-nc-sa`, `cc0` or `pdm` of a Creative Commons address; else the text itself."""
+    if not licence:
+        return UNKNOWN
+    if found := CREATIVE_COMMONS.search(licence.lower()):
+        return PUBLIC_DOMAIN.get(found[2], f"cc-{found[2]}")
+    return licence
+
+
+class Accepted:
+    """Licences by short name (`cc-by`), address or name; none given: all are accepted."""
+
+    def __init__(self, licences: Sequence[str]) -> None:
+        self._names = {name.strip().lower() for name in licences}
+
+    def __contains__(self, licence: str) -> bool:
+        return not self._names or not self._names.isdisjoint(_names_of(licence))
+
+    def check(self, found: Iterable[str]) -> None:
+        """UserError for one that no photo has: it may be a slip, and would silently do nothing."""
+        there = Counter(found)
+        known = {name for licence in there for name in _names_of(licence)}
+        if strangers := sorted(self._names - known):
+            counts = Counter[str]()
+            for licence, count in there.items():
+                counts[short_name(licence)] += count
+            told = ", ".join(f"{name} ({count:,} photos)" for name, count in counts.most_common())
+            raise UserError(f"--licences {strangers[0]}: no photo has it; there are {told}")
+
+
+def _names_of(licence: str) -> set[str]:
+    return {licence.lower(), short_name(licence).lower()} - {""}
