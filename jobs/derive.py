@@ -20,7 +20,7 @@ from bank.index import build_indexes
 from bank.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
 from bank.table import read_vectors, write_vectors
 from model.cooccurrence import CoOccurrence, embed_patches, train_co_occurrence
-from model.sg2im import embed_scenes, load_graph_encoder, train_graph_encoder
+from model.encoder import embed_scenes, load_graph_encoder, train_graph_encoder
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scene import Vocabulary

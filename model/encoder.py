@@ -1,10 +1,9 @@
-"""The bank's frozen graph network: trained on its graphs, or a published sg2im checkpoint."""
+"""The bank's frozen graph network: graphs in, a trained one and its vectors out."""
 
 import copy
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,9 +14,10 @@ from torch.nn import functional as F
 from bank.grid import on_grid
 from model.frozen import draw, repeatable
 from model.graph import GraphBatch, GraphEncoder, graph_tensors
+from model.published import load_published_graph
 from pipeline.errors import UserError
 from pipeline.progress import progress
-from pipeline.scene import IMAGE, IN_IMAGE, Relation, Vocabulary
+from pipeline.scene import Relation, Vocabulary
 
 GRAPHS_PER_STEP = 16
 MASKS_PER_STEP = 4  # objects whose mask is drawn in a step: the mask head costs the most
@@ -108,8 +108,7 @@ def _loss(encoder: GraphEncoder, targets: list[_Target], random: np.random.Gener
     batch = graph_tensors([t.graph for t in targets], encoder.vocabulary)
     boxes = torch.cat([t.boxes for t in targets])  # (O, 4)
     objects = encoder.encode(batch.nodes, batch.triples)[: len(boxes)]
-    # Without the head's last ReLU, under which a side that is below zero would never learn.
-    loss = F.l1_loss(encoder.box_net[:-1](objects), boxes)
+    loss = F.l1_loss(encoder.box_sides(objects), boxes)
     known = [(o, mask) for o, mask in enumerate(_masks(targets)) if mask is not None]
     if encoder.mask_net is None or len(known) < 2:  # batch norm needs two
         return loss
@@ -129,76 +128,10 @@ def _masks(targets: list[_Target]) -> list[NDArray[np.uint8] | None]:
 
 
 def load_graph_encoder(path: Path) -> GraphEncoder:
-    """A `.safetensors` of ours or a published sg2im checkpoint (`.pt`)."""
-    return GraphEncoder.load(path) if path.suffix == ".safetensors" else load_published(path)
-
-
-def load_published(path: Path) -> GraphEncoder:
-    """The graph part of a checkpoint in sg2im's published layout; nothing in it is executed.
-
-    The image generator's weights are left out. Vocabulary and rows go by name: coco64.pt counts
-    four relations more than sg2im's own reader, and names unused category numbers all alike.
-    """
-    checkpoint = _read_checkpoint(path)
-    try:
-        about = checkpoint["model_kwargs"]
-        weights = {k.removeprefix("module."): v for k, v in checkpoint["model_state"].items()}
-        object_rows = _rows(about["vocab"]["object_name_to_idx"], IMAGE)
-        predicate_rows = _rows(about["vocab"]["pred_name_to_idx"], IN_IMAGE)
-        table = weights["obj_embeddings.weight"]
-        width = table.shape[1]
-        if about.get("mlp_normalization", "none") != "none" or about["gconv_dim"] != width:
-            raise UserError(
-                f"{path}: graph networks with normalisation, or whose widths differ (embedding "
-                f"{width}, gconv_dim {about['gconv_dim']}), cannot be read; take coco64.pt, "
-                "vg64.pt or vg128.pt"
-            )
-        encoder = GraphEncoder(
-            Vocabulary(tuple(object_rows), tuple(predicate_rows)),
-            embedding=width,
-            hidden=about["gconv_hidden_dim"],
-            layers=about["gconv_num_layers"],
-            masks=any(name.startswith("mask_net.") for name in weights),
-        )
-        weights["obj_embeddings.weight"] = table[[*object_rows.values(), len(table) - 1]]
-        predicates = weights["pred_embeddings.weight"]
-        weights["pred_embeddings.weight"] = predicates[list(predicate_rows.values())]
-        _load_known(encoder, weights)
-    except (KeyError, AttributeError, TypeError, IndexError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{path} is not laid out like sg2im's published checkpoints ({error!r}); download "
-            "coco64.pt or vg128.pt anew"
-        ) from error
-    return encoder.eval().requires_grad_(False)
-
-
-def _read_checkpoint(path: Path) -> Mapping[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"no graph encoder at {path}: give a file that is there") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        first = str(error).partition("\n")[0]
-        raise UserError(
-            f"{path} cannot be read as a checkpoint of plain tensors: {first}"
-        ) from error
-    if not isinstance(checkpoint, Mapping):
-        raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
-    return checkpoint
-
-
-def _rows(name_to_row: Mapping[str, int], first: str) -> dict[str, int]:
-    """Names -> rows of the embedding table, in the table's order but for `first`."""
-    return dict(sorted(name_to_row.items(), key=lambda item: (item[0] != first, item[1])))
-
-
-def _load_known(encoder: GraphEncoder, weights: Mapping[str, Tensor]) -> None:
-    """All that the encoder has; only batch norm's counters, absent before torch 0.4.1, may lack."""
-    own = encoder.state_dict()
-    missing = [n for n in own if n not in weights and not n.endswith("num_batches_tracked")]
-    if missing:
-        raise KeyError(missing[0])
-    encoder.load_state_dict({n: weights.get(n, value) for n, value in own.items()})
+    """Frozen, from a `.safetensors` of ours or a published sg2im checkpoint (`.pt`)."""
+    if path.suffix == ".safetensors":
+        return GraphEncoder.load(path)
+    return load_published_graph(path).network
 
 
 def embed_scenes(encoder: GraphEncoder, samples: Sequence[GraphSample]) -> NDArray[np.float32]:

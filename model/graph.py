@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,16 @@ class GraphBatch(NamedTuple):
     nodes: Tensor  # (O + N,) int64, place in vocabulary.objects
     triples: Tensor  # (T, 3) int64: subject and object nodes around a predicate's place
     object_image: Tensor  # (O,) int64, which graph each object is of
+
+    @property
+    def num_images(self) -> int:
+        return len(self.nodes) - len(self.object_image)
+
+    @property
+    def node_image(self) -> Tensor:
+        """(V,) which graph each node is of, the image nodes too."""
+        images = torch.arange(self.num_images, device=self.object_image.device)
+        return torch.cat([self.object_image, images])
 
     def to(self, device: torch.device | str) -> "GraphBatch":
         return GraphBatch(*(t.to(device, non_blocking=True) for t in self))
@@ -80,7 +90,7 @@ def _place(index: Any, name: str, known: Sequence[str]) -> int:
         ) from None
 
 
-def _mlp(*sizes: int) -> nn.Sequential:
+def mlp(*sizes: int) -> nn.Sequential:
     """ReLU after every linear layer, the last included (sg2im)."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
@@ -97,8 +107,8 @@ class GraphTripleConv(nn.Module):
         super().__init__()
         self.hidden = hidden
         self.size = size
-        self.net1 = _mlp(3 * size, hidden, 2 * hidden + size)
-        self.net2 = _mlp(hidden, hidden, size)
+        self.net1 = mlp(3 * size, hidden, 2 * hidden + size)
+        self.net2 = mlp(hidden, hidden, size)
 
     def forward(
         self, objects: Tensor, predicates: Tensor, triples: Tensor
@@ -151,6 +161,8 @@ def _mask_net(size: int, side: int) -> nn.Sequential:
 class GraphEncoder(nn.Module):
     """Embeddings, rounds of messages, and heads for boxes and masks (facts.md 3.1 of sg2im)."""
 
+    kind: ClassVar[str] = KIND  # what a file of it calls itself
+
     def __init__(
         self,
         vocabulary: Vocabulary,
@@ -172,7 +184,7 @@ class GraphEncoder(nn.Module):
         self.pred_embeddings = nn.Embedding(len(vocabulary.predicates), embedding)
         self.gconv = GraphTripleConv(embedding, hidden)
         self.gconv_net = GraphNet(embedding, hidden, layers - 1)
-        self.box_net = _mlp(embedding, hidden, 4)
+        self.box_net = mlp(embedding, hidden, 4)
         self.mask_net = _mask_net(embedding, MASK_SIZE) if masks else None
 
     def encode(self, nodes: Tensor, triples: Tensor) -> Tensor:
@@ -182,6 +194,11 @@ class GraphEncoder(nn.Module):
         objects, predicates = self.gconv(objects, predicates, triples)
         objects, _ = self.gconv_net(objects, predicates, triples)
         return objects  # type: ignore[no-any-return]
+
+    def box_sides(self, objects: Tensor) -> Tensor:
+        """(V, D) -> (V, 4) boxes before the head's last ReLU, for losses: under it a side that has
+        fallen below zero would never learn."""
+        return self.box_net[:-1](objects)  # type: ignore[no-any-return]
 
     def mask_logits(self, objects: Tensor) -> Tensor:
         """(V, D) -> (V, 16, 16)"""
@@ -200,12 +217,12 @@ class GraphEncoder(nn.Module):
     def save(self, path: Path) -> None:
         """Weights, with sizes and vocabulary in the file's own header."""
         about = {"sizes": self.sizes, "vocabulary": self.vocabulary.to_json()}
-        save_network(path, self, KIND, about)
+        save_network(path, self, self.kind, about)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """In evaluation mode, on the CPU."""
-        weights, about = load_network(path, KIND)
+        weights, about = load_network(path, cls.kind)
         with built_from(path):
             encoder = cls(Vocabulary.from_json(about["vocabulary"]), **about["sizes"])
             encoder.load_state_dict(weights)

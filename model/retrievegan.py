@@ -70,10 +70,8 @@ class RetrieveGAN(nn.Module):
         return encoding
 
     def box_sides(self, vectors: Tensor) -> Tensor:
-        """Predicted boxes (V, 4) before the last ReLU, for the loss: behind it a side that has
-        fallen below zero would never learn."""
-        sides: Tensor = self.graph.box_net[:-1](vectors)
-        return sides
+        """Predicted boxes (V, 4) before the last ReLU, for the loss."""
+        return self.graph.box_sides(vectors)
 
     def embed(self, patches: Tensor) -> Tensor:
         """E_p: patches (..., P, P, 3) uint8 -> (..., E)."""

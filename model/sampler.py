@@ -16,10 +16,10 @@ from bank.candidates import PADDING, Candidates
 from model.batch import CandidateBatch, candidate_batch, pixels, to_uint8
 from model.checkpoint import load_model, read_config
 from model.config import RetrievalMode
+from model.encoder import embed_graphs
 from model.graph import GraphBatch, GraphEncoder, graph_tensors
 from model.retrieval import Retrieved
 from model.retrievegan import RetrieveGAN, grid_of_batch
-from model.sg2im import embed_graphs
 from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph
 

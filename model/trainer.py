@@ -25,11 +25,11 @@ from model.batch import (
 )
 from model.config import TrainConfig
 from model.discriminators import ImageDiscriminator, ObjectDiscriminator, crop_objects
+from model.encoder import start_at_mean_box
 from model.graph import GraphBatch
 from model.grids import sample_grid
 from model.retrieval import Retrieved
 from model.retrievegan import RetrieveGAN, grid_of_batch
-from model.sg2im import start_at_mean_box
 from pipeline.progress import progress
 
 GRID_SCENES = 6

@@ -1,198 +1,207 @@
+"""The whole of sg2im: what the published weights expect of it, and the published answers."""
+
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from model.graph import GraphEncoder, graph_tensors
-from model.sg2im import embed_scenes, load_graph_encoder, load_published, train_graph_encoder
-from pipeline.errors import UserError
+from model.graph import GraphBatch, GraphEncoder, graph_tensors
+from model.published import load_published_sg2im
+from model.refinement import RefinementNetwork
+from model.sg2im import Sg2Im
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Relation, Vocabulary
 
-VOCABULARY = Vocabulary((IMAGE, "grass", "sky", "sun"), (IN_IMAGE, *GEOMETRIC))
-SMALL = {"embedding": 16, "hidden": 32, "layers": 3}
-
-
-def a_scene(random, masks=True):
-    """Sky above, grass below, and a sun that is left or right of another sun."""
-    horizon, left = random.uniform(0.4, 0.6), random.uniform(0, 0.3)
-    boxes = [
-        [0, 0, 1, horizon],
-        [0, horizon, 1, 1],
-        [left, 0, left + 0.2, 0.2],
-        [left + 0.5, 0, left + 0.7, 0.2],
-    ]
-    relations = (Relation(0, "above", 1), Relation(2, "left of", 3), Relation(2, "inside", 0))
-    return SimpleNamespace(
-        objects=("sky", "grass", "sun", "sun"),
-        triples=relations,
-        boxes=np.array(boxes, dtype=np.float32),
-        masks=np.tril(np.ones((4, 16, 16), dtype=np.uint8)) if masks else None,
-    )
-
-
-def scenes(num=40, masks=True):
-    random = np.random.default_rng(0)
-    return [a_scene(random, masks) for _ in range(num)]
-
-
-def train(steps=4, seed=0, masks=True):
-    return train_graph_encoder(scenes(masks=masks), VOCABULARY, steps=steps, seed=seed, sizes=SMALL)
-
-
-def test_training_learns_where_things_lie_and_what_shape_they_have():
-    encoder = train(steps=100)
-    given = scenes()
-    batch = graph_tensors([(s.objects, s.triples) for s in given], VOCABULARY)
-    _, boxes, masks = encoder(batch.nodes, batch.triples)
-    true = torch.from_numpy(np.concatenate([s.boxes for s in given]))
-    assert (boxes[: len(true)] - true).abs().mean() < 0.05
-    shape = torch.from_numpy(given[0].masks[0]) > 0
-    assert masks[0][shape].mean() > masks[0][~shape].mean() + 0.3
-
-
-def test_training_is_the_same_every_time_and_leaves_no_trace():
-    torch.manual_seed(5)
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    one = train(steps=2)
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(6)
-    two, other = train(steps=2), train(steps=2, seed=1)
-    for name, value in one.state_dict().items():
-        assert torch.equal(value, two.state_dict()[name]), name
-    assert not torch.equal(one.box_net[0].weight, other.box_net[0].weight)
-
-
-def test_a_trained_encoder_is_frozen():
-    encoder = train(steps=1)
-    assert not encoder.training
-    assert not any(p.requires_grad for p in encoder.parameters())
-
-
-def test_without_masks_there_is_no_mask_head():
-    assert train(masks=False).mask_net is None
-
-
-def test_no_scene_to_learn_from_is_refused():
-    with pytest.raises(UserError, match="no training scene"):
-        train_graph_encoder([], VOCABULARY, steps=1, seed=0)
-
-
-def test_features_lie_on_the_grid_and_do_not_depend_on_the_batch(monkeypatch):
-    encoder, given = train(), scenes(10)
-    together = embed_scenes(encoder, given)
-    assert together.shape == (40, 16)
-    assert together.dtype == np.float32
-    assert np.array_equal(together * 4096, np.rint(together * 4096))
-    monkeypatch.setattr("model.sg2im.GRAPHS_AT_ONCE", 3)
-    np.testing.assert_array_equal(embed_scenes(encoder, given), together)
-    alone = np.concatenate([embed_scenes(encoder, [s]) for s in given])
-    np.testing.assert_array_equal(alone, together)
-    assert encoder.box_net[0].weight.dtype == torch.float32  # the caller's stays as it was
-
-
-def test_no_scene_gives_no_feature():
-    assert embed_scenes(train(steps=1), []).shape == (0, 16)
+VOCABULARY = Vocabulary((IMAGE, "boat", "river", "tree"), (IN_IMAGE, *GEOMETRIC))
+GRAPHS = [
+    (("boat", "river", "tree"), (Relation(0, "inside", 1), Relation(2, "above", 1))),
+    (("tree", "boat"), (Relation(1, "left of", 0),)),
+]
+SMALL = {"embedding": 6, "hidden": 10, "layers": 2, "image_px": 8, "noise": 3, "decoder": (5, 4)}
 
 
 @pytest.fixture
-def published(tmp_path):
-    """A checkpoint in the published layout whose rows are not in our order, with gaps."""
+def network():
+    torch.manual_seed(0)
+    return Sg2Im(VOCABULARY, **SMALL).eval()
 
-    def write(prefix="", **changes):
-        torch.manual_seed(0)
-        width, hidden = 8, 16
-        source = GraphEncoder(
-            Vocabulary((IMAGE, *"abcde"), (IN_IMAGE, "p", "q")), width, hidden, 3, masks=True
+
+@pytest.fixture
+def graph():
+    return graph_tensors(GRAPHS, VOCABULARY)
+
+
+def names(prefix, count):
+    return tuple(f"{prefix} {i}" for i in range(count))
+
+
+@pytest.mark.parametrize(("objects", "predicates"), [(184, 11), (179, 46)])  # coco64, vg64
+def test_names_and_shapes_are_those_of_the_published_files(objects, predicates):
+    vocabulary = Vocabulary(
+        (IMAGE, *names("o", objects - 1)), (IN_IMAGE, *names("p", predicates - 1))
+    )
+    with torch.device("meta"):
+        network = Sg2Im(vocabulary)
+    found = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    expected = {
+        "obj_embeddings.weight": (objects + 1, 128),
+        "pred_embeddings.weight": (predicates, 128),
+    }
+
+    def layer(name, *shape):
+        expected.update({f"{name}.weight": shape, f"{name}.bias": shape[:1]})
+
+    def norm(name, channels):
+        layer(name, channels)
+        expected.update(
+            {f"{name}.running_mean": (channels,), f"{name}.running_var": (channels,)}
+            | {f"{name}.num_batches_tracked": ()}
         )
-        weights = {prefix + k: v for k, v in source.state_dict().items() if "num_batches" not in k}
-        about = {
-            "vocab": {
-                "object_name_to_idx": {"sky": 5, "boat": 1, IMAGE: 2},
-                "object_idx_to_name": [IMAGE, "boat", "NONE", "NONE", "NONE", "sky"],
-                "pred_name_to_idx": {"above": 0, IN_IMAGE: 1, "below": 2},
-                "pred_idx_to_name": ["above", IN_IMAGE, "below"],
-            },
-            "embedding_dim": width,
-            "gconv_dim": width,
-            "gconv_hidden_dim": hidden,
-            "gconv_num_layers": 3,
-            "mlp_normalization": "none",
-        }
-        weights[prefix + "refinement_net.output_conv.0.weight"] = torch.zeros(2)
-        path = tmp_path / "published.pt"
-        torch.save({"model_kwargs": about | changes, "model_state": weights}, path)
-        return path, source.eval()
 
-    return write
-
-
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_published_checkpoint_is_read_by_name(published, prefix):
-    path, source = published(prefix)
-    encoder = load_graph_encoder(path)
-    assert encoder.vocabulary.objects == (IMAGE, "boat", "sky")
-    assert encoder.vocabulary.predicates == (IN_IMAGE, "above", "below")
-    graph = (("boat", "sky", "boat"), (Relation(0, "below", 1), Relation(1, "above", 2)))
-    batch = graph_tensors([graph], encoder.vocabulary)
-    places = torch.tensor([2, 1, 5])[batch.nodes]
-    triples = batch.triples.clone()
-    triples[:, 1] = torch.tensor([1, 0, 2])[triples[:, 1]]
-    for ours, theirs in zip(
-        encoder(batch.nodes, batch.triples), source(places, triples), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    for round_ in ("gconv", *(f"gconv_net.gconvs.{i}" for i in range(4))):
+        layer(f"{round_}.net1.0", 512, 384)
+        layer(f"{round_}.net1.2", 1152, 512)
+        layer(f"{round_}.net2.0", 512, 512)
+        layer(f"{round_}.net2.2", 128, 512)
+    layer("box_net.0", 512, 128)
+    layer("box_net.2", 4, 512)
+    for i in range(4):
+        norm(f"mask_net.{1 + 4 * i}", 128)
+        layer(f"mask_net.{2 + 4 * i}", 128, 128, 3, 3)
+    layer("mask_net.16", 1, 128, 1, 1)
+    layer("rel_aux_net.0", 512, 264)
+    layer("rel_aux_net.2", predicates, 512)
+    widths, inputs = (1024, 512, 256, 128, 64), (161, 1184, 672, 416, 288)
+    for i, (width, into) in enumerate(zip(widths, inputs, strict=True)):
+        module = f"refinement_net.refinement_modules.{i}.net"
+        layer(f"{module}.0", width, into, 3, 3)
+        norm(f"{module}.1", width)
+        layer(f"{module}.3", width, width, 3, 3)
+        norm(f"{module}.4", width)
+    layer("refinement_net.output_conv.0", 64, 64, 3, 3)
+    layer("refinement_net.output_conv.2", 3, 64, 1, 1)
+    assert found == expected
+    counters = [name for name in found if name.endswith("num_batches_tracked")]
+    assert len(found) - len(counters) == 140
+    assert len(counters) == 14  # which files from before torch 0.4.1 lack
 
 
-def test_an_encoder_from_a_checkpoint_can_be_saved_with_the_bank(published, tmp_path):
-    encoder = load_published(published()[0])
-    encoder.save(tmp_path / "graph_encoder.safetensors")
-    again = load_graph_encoder(tmp_path / "graph_encoder.safetensors")
-    assert again.vocabulary == encoder.vocabulary
-    assert torch.equal(again.obj_embeddings.weight, encoder.obj_embeddings.weight)
-
-
-def test_a_checkpoint_of_another_layout_is_refused(published, tmp_path):
-    with pytest.raises(UserError, match="normalisation"):
-        load_published(published(mlp_normalization="batch")[0])
-    with pytest.raises(UserError, match="not laid out"):
-        load_published(published(gconv_num_layers=5)[0])
-    with pytest.raises(UserError, match="not laid out"):
-        load_published(published(vocab=None)[0])
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="holds a list"):
-        load_published(tmp_path / "list.pt")
-    with pytest.raises(UserError, match="no graph encoder at"):
-        load_published(tmp_path / "none.pt")
-
-
-class Trap:
-    """Unpickled, it would leave a file behind."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_nothing_in_a_checkpoint_is_executed(tmp_path):
-    torch.save({"model_state": Trap(tmp_path / "executed")}, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
-        load_published(tmp_path / "bad.pt")
-    assert not (tmp_path / "executed").exists()
-
-
-def test_the_published_implementation_and_ours_agree():
+def golden(name):
     data = os.environ.get("RETRIEVEGAN_DATA")
     if data is None:
         pytest.skip("RETRIEVEGAN_DATA is not set: no golden data")
-    encoder = load_published(Path(data) / "golden" / "sg2im_small.pt")
-    assert encoder.vocabulary.objects[:3] == (IMAGE, "person", "dog")
-    with np.load(Path(data) / "golden" / "sg2im_small_io.npz", allow_pickle=False) as golden:
-        found = encoder(torch.from_numpy(golden["objs"]), torch.from_numpy(golden["triples"]))
-        for name, ours in zip(("obj_vecs", "boxes", "masks"), found, strict=True):
-            np.testing.assert_allclose(ours.numpy(), golden[name], atol=1e-5, err_msg=name)
+    return Path(data) / "golden" / name
+
+
+@pytest.mark.parametrize("given", ["", "_boxes_gt"])
+def test_the_published_implementation_and_ours_agree(given):
+    network = load_published_sg2im(golden("sg2im_small.pt")).network
+    with np.load(golden("sg2im_small_io.npz"), allow_pickle=False) as file:
+        io = {name: torch.from_numpy(file[name]) for name in file.files}
+    # Its image nodes stand behind the objects of each picture, ours behind all objects.
+    order = torch.argsort((io["objs"] == 0).int(), stable=True)
+    back = torch.argsort(order)
+    triples = io["triples"].clone()
+    triples[:, [0, 2]] = back[triples[:, [0, 2]]]
+    nodes = io["objs"][order]
+    graph = GraphBatch(nodes, triples, io["obj_to_img"][order][: int((nodes != 0).sum())])
+    assert torch.equal(graph.node_image, io["obj_to_img"][order])
+    boxes = io["boxes_gt"][order] if given else None
+    noise = torch.zeros(2, network.noise, network.image_px, network.image_px)
+    with torch.no_grad():
+        made = network.generate(graph, noise, boxes)
+    ours = {
+        "obj_vecs": made.encoding.objects[back],
+        "boxes": made.encoding.boxes[back],
+        "masks": made.encoding.masks[back],
+        f"layout_without_noise{given}": made.layout,
+        f"image{given}": made.images,
+    }
+    for name, value in ours.items():
+        torch.testing.assert_close(value, io[name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_noise_comes_from_a_tensor_or_a_seeded_generator(network, graph):
+    def images(noise):
+        with torch.no_grad():
+            return network.generate(graph, noise).images
+
+    def seeded(seed):
+        return torch.Generator().manual_seed(seed)
+
+    assert torch.equal(images(seeded(1)), images(seeded(1)))
+    assert not torch.equal(images(seeded(1)), images(seeded(2)))
+    assert torch.equal(images(seeded(1)), images(network.draw_noise(2, seeded(1))))
+
+
+def test_a_picture_comes_out_the_same_alone_or_beside_another(network, graph):
+    noise = network.draw_noise(2, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        both = network.generate(graph, noise).images
+        alone = network.generate(graph_tensors(GRAPHS[1:], VOCABULARY), noise[1:]).images
+    torch.testing.assert_close(both[1:], alone)
+
+
+def test_boxes_and_masks_that_are_given_stand_in_for_the_predicted(network, graph):
+    noise = torch.zeros(2, 3, 8, 8)
+    with torch.no_grad():
+        predicted = network.generate(graph, noise)
+        same = network.generate(
+            graph, noise, predicted.encoding.boxes, predicted.encoding.masks
+        ).images
+        boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(7, 1)
+        moved = network.generate(graph, noise, boxes).images
+        masked = network.generate(graph, noise, boxes, torch.ones(7, 16, 16)).images
+    assert torch.equal(predicted.images, same)
+    assert not torch.allclose(predicted.images, moved)
+    assert not torch.allclose(moved, masked)
+
+
+def test_without_a_mask_head_boxes_are_filled(graph):
+    torch.manual_seed(0)
+    network = Sg2Im(VOCABULARY, **SMALL, masks=False).eval()
+    with torch.no_grad():
+        made = network.generate(graph, torch.zeros(2, 3, 8, 8))
+    assert made.encoding.masks is None
+    assert made.images.shape == (2, 3, 8, 8)
+    assert not any(name.startswith("mask_net") for name in network.state_dict())
+
+
+def test_every_module_sees_the_layout_averaged_to_its_size():
+    torch.manual_seed(0)
+    network = RefinementNetwork(layout=2, channels=(4, 3), slope=0.2).eval()
+    layout = torch.rand(1, 2, 8, 8)
+    seen = []
+    for module in network.refinement_modules:
+        module.register_forward_hook(lambda _, given, out: seen.append(given))
+    assert network(layout).shape == (1, 3, 8, 8)
+    (coarse, nothing), (fine, features) = seen
+    torch.testing.assert_close(coarse, torch.nn.functional.avg_pool2d(layout, 2))
+    assert torch.equal(nothing, torch.zeros(1, 1, 4, 4))
+    assert torch.equal(fine, layout)
+    assert torch.equal(features[:, :, ::2, ::2], features[:, :, 1::2, 1::2])  # doubled, nearest
+
+
+def test_the_graph_part_is_a_frozen_copy_that_encodes_alike(network, graph):
+    part = network.graph_part()
+    assert type(part) is GraphEncoder
+    assert not part.training
+    assert not any(p.requires_grad for p in part.parameters())
+    with torch.no_grad():
+        for ours, theirs in zip(
+            part(graph.nodes, graph.triples), network(graph.nodes, graph.triples), strict=True
+        ):
+            assert torch.equal(ours, theirs)
+        network.obj_embeddings.weight.zero_()
+    assert part.obj_embeddings.weight.abs().sum() > 0
+
+
+def test_a_saved_network_comes_back_whole(network, graph, tmp_path):
+    network.save(tmp_path / "sg2im.safetensors")
+    again = Sg2Im.load(tmp_path / "sg2im.safetensors")
+    noise = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(
+            again.generate(graph, noise).images, network.generate(graph, noise).images
+        )
