@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,18 +12,48 @@ T = TypeVar("T")
 LINE_EVERY_S = 10.0
 
 
-def progress(items: Iterable[T], what: str, total: int, unit: str = "it") -> Iterator[T]:
-    """Pass `items` on and show how far they are; `total` is how many there will be."""
+def progress(
+    items: Iterable[T],
+    what: str,
+    total: int,
+    unit: str = "it",
+    *,
+    size: Callable[[T], int] | None = None,
+) -> Iterator[T]:
+    """Pass `items` on and show how far they are; `total` is how many there will be.
+
+    With `size`, an item counts for so many units: `progress(chunks, ..., unit="B", size=len)`.
+    """
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=what, total=total, unit=unit, dynamic_ncols=True)
+        yield from _bar(items, what, total, unit, size)
         return
     start = last = time.monotonic()
     done = 0
     for item in items:
         yield item
-        done += 1
+        done += size(item) if size else 1
         now = time.monotonic()
         if now - last >= LINE_EVERY_S:
             last = now
-            print(f"{what}: {done:,}/{total:,} {unit}, {now - start:.0f} s", file=sys.stderr)
-    print(f"{what}: {done:,} {unit} in {time.monotonic() - start:.1f} s", file=sys.stderr)
+            shown = f"{_count(done, unit)}/{_amount(total, unit)}"
+            print(f"{what}: {shown}, {now - start:.0f} s", file=sys.stderr)
+    seconds = time.monotonic() - start
+    print(f"{what}: {_amount(done, unit)} in {seconds:.1f} s", file=sys.stderr)
+
+
+def _bar(
+    items: Iterable[T], what: str, total: int, unit: str, size: Callable[[T], int] | None
+) -> Iterator[T]:
+    style = {"desc": what, "total": total, "unit": unit, "unit_scale": unit == "B"}
+    with tqdm(dynamic_ncols=True, **style) as bar:
+        for item in items:
+            yield item
+            bar.update(size(item) if size else 1)
+
+
+def _count(done: int, unit: str) -> str:
+    return f"{done / 1e6:,.0f}" if unit == "B" else f"{done:,}"
+
+
+def _amount(done: int, unit: str) -> str:
+    return f"{_count(done, unit)} {'MB' if unit == 'B' else unit}"
