@@ -1,34 +1,15 @@
-"""A small world whose right answers are known, written as COCO-Stuff files.
-
-Every photo has a hidden style (light, palette, texture, weather) that all its objects share. It
-comes from a random stream of its own, so graph, boxes, masks and file order tell nothing of it;
-`styles.json` names it for the scores, and no training code reads that file.
-"""
+"""The toy world as COCO-Stuff files: right answers are known, and real readers read them."""
 
 import json
-import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from pipeline.errors import DatasetError
-from pipeline.options import write_json
-from pipeline.progress import progress
-from pipeline.toy_painting import paint
-from pipeline.toy_scenes import HEIGHT, WIDTH, Placed, draw_scene
-from pipeline.toy_shapes import MARKS
-from pipeline.toy_styles import STYLES
-
-Folder = Literal["train", "val"]
-
-WORLD = 1  # raise when the same arguments are to give other bytes
-JPEG_QUALITY = 92
-MOST_IMAGE_ID = 600_000  # ids are drawn from below this, as COCO's are
+from pipeline.toy_scenes import HEIGHT, WIDTH, Placed
+from pipeline.toy_world import WORLD, Drawn, Folder, World, draw_photos, write_jpeg, write_world
 
 # COCO's and COCO-Stuff's own numbers.
 THINGS = {
@@ -50,147 +31,63 @@ LICENCES = [
 ]
 
 
-@dataclass(frozen=True)
-class _Parameters:
-    world: int
-    train_photos: int
-    val_photos: int
-    seed: int
-
-
-_COUNT: dict[Folder, str] = {"train": "train_photos", "val": "val_photos"}
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """One photo as it goes to disk."""
-
-    pixels: NDArray[np.uint8]  # (HEIGHT, WIDTH, 3)
-    objects: tuple[Placed, ...]  # in file order
-    style: int
-    licence: int
-
-
 def write_toy(
     folder: Path, *, train_photos: int = 1600, val_photos: int = 1200, seed: int = 0
 ) -> None:
     """Draw the world into `folder`; nothing happens where this very world is already whole.
 
-    It is drawn next to `folder` and moved there at the end, so half a world never looks whole. An
-    older toy world is replaced; a folder that holds anything else is refused.
+    An older toy world is replaced; a folder that holds anything else is refused.
     """
-    if min(train_photos, val_photos, seed) < 0:
-        raise ValueError("photos to draw and seed are at least 0")
-    parameters = _Parameters(WORLD, train_photos, val_photos, seed)
-    if _is_there(folder, parameters):
-        return
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "annotations").mkdir(parents=True)
-    ids = _image_ids(train_photos + val_photos, seed)
-    styles = _write_split(partial, "train", ids[:train_photos], seed)
-    styles |= _write_split(partial, "val", ids[train_photos:], seed)
-    side = {"num_styles": len(STYLES), "names": [s.name for s in STYLES]}
-    side |= {"parameters": asdict(parameters), "styles": styles}
-    write_json(partial / "styles.json", side)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    world = World(WORLD, train_photos, val_photos, seed)
+
+    def write(partial: Path) -> dict[int, int]:
+        (partial / "annotations").mkdir()
+        return {
+            image_id: style
+            for split in world.photos
+            for image_id, style in _write_split(partial, split, world).items()
+        }
+
+    write_world(folder, world, write, lambda there: _is_whole(there, world))
 
 
-def held_out_mark(category: str, style: int) -> int | None:
-    """The set of inner marks that no training photo shows on this category in this style."""
-    place = sorted(NUMBER).index(category)
-    return (place + style // 3) % MARKS if (place + style) % 3 == 0 else None
-
-
-def _is_there(folder: Path, parameters: _Parameters) -> bool:
-    """Whether this world is whole in `folder`; refuses a folder that is no toy world at all."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    try:
-        side = json.loads((folder / "styles.json").read_text("utf-8"))
-        found = side["parameters"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DatasetError(
-            f"{folder} holds something that is not a toy world (no readable styles.json): "
-            "name another folder for it, or empty this one"
-        ) from None
-    names = [f"{kind}_{split}2017.json" for kind in ("instances", "stuff") for split in _COUNT]
-    return (
-        found == asdict(parameters)
-        and all((folder / "annotations" / name).is_file() for name in names)
-        and all(
-            len(list((folder / f"{split}2017").glob("*.jpg"))) == getattr(parameters, field)
-            for split, field in _COUNT.items()
-        )
+def _is_whole(folder: Path, world: World) -> bool:
+    names = [
+        f"{kind}_{split}2017.json" for kind in ("instances", "stuff") for split in world.photos
+    ]
+    return all((folder / "annotations" / name).is_file() for name in names) and all(
+        len(list((folder / f"{split}2017").glob("*.jpg"))) == count
+        for split, count in world.photos.items()
     )
 
 
-def _stream(seed: int, *path: int) -> np.random.Generator:
-    """A random stream of its own for each purpose: what one draws moves nothing in another."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([WORLD, seed, *path])))
-
-
-def _image_ids(count: int, seed: int) -> list[int]:
-    drawn = _stream(seed, 0).permutation(MOST_IMAGE_ID)[:count] + 1
-    return [int(i) for i in drawn]
-
-
-def _draw(split: Folder, number: int, seed: int) -> _Drawn:
-    """Geometry first, style from its own stream, paint last."""
-    place = (1 if split == "train" else 2, number)
-    geometry, paints = _stream(seed, *place, 0), _stream(seed, *place, 2)
-    scene = draw_scene(geometry)
-    order = geometry.permutation(len(scene))
-    licence = int(geometry.integers(1, len(LICENCES) + 1))
-    style = int(_stream(seed, *place, 1).integers(len(STYLES)))
-    marks = [_draw_mark(o.category, style, split, paints) for o in scene]
-    pixels = paint(scene, style, marks, paints)
-    return _Drawn(pixels, tuple(scene[i] for i in order), style, licence)
-
-
-def _draw_mark(category: str, style: int, split: Folder, random: np.random.Generator) -> int:
-    held_out = held_out_mark(category, style) if split == "train" else None
-    allowed = [m for m in range(MARKS) if m != held_out]
-    return allowed[int(random.integers(len(allowed)))]
-
-
-def _write_split(folder: Path, split: Folder, ids: list[int], seed: int) -> dict[str, int]:
+def _write_split(folder: Path, split: Folder, world: World) -> dict[int, int]:
     """Photos and both annotation files; returns image id -> style."""
     photos = folder / f"{split}2017"
     photos.mkdir()
     images, instances, stuff, styles = [], [], [], {}
-    numbered = progress(enumerate(ids), f"toy {split} photos", len(ids), "photos")
-    for number, image_id in numbered:
-        drawn = _draw(split, number, seed)
-        file = f"{image_id:012d}.jpg"
-        (photos / file).write_bytes(_jpeg(drawn.pixels))
-        styles[str(image_id)] = drawn.style
-        images.append(_image_row(split, file, image_id, drawn.licence))
-        instances += _rows(drawn.objects, image_id, THINGS)
-        stuff += _rows(drawn.objects, image_id, STUFF) + _other_row(drawn.objects, image_id)
+    for drawn in draw_photos(world, split):
+        file = f"{drawn.image_id:012d}.jpg"
+        write_jpeg(photos / file, drawn.pixels)
+        styles[drawn.image_id] = drawn.style
+        images.append(_image_row(drawn, file))
+        instances += _rows(drawn.objects, drawn.image_id, THINGS)
+        stuff += _rows(drawn.objects, drawn.image_id, STUFF)
+        stuff += _other_row(drawn.objects, drawn.image_id)
     images.sort(key=lambda row: row["id"])
     _write_annotations(folder, f"instances_{split}2017.json", images, instances, THINGS)
     _write_annotations(folder, f"stuff_{split}2017.json", images, stuff, STUFF)
     return styles
 
 
-def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    encoded: bytes = simplejpeg.encode_jpeg(
-        pixels, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444", fastdct=False
-    )
-    return encoded
-
-
-def _image_row(split: Folder, file: str, image_id: int, licence: int) -> dict[str, Any]:
+def _image_row(drawn: Drawn, file: str) -> dict[str, Any]:
     return {
-        "id": image_id,
+        "id": drawn.image_id,
         "file_name": file,
         "width": WIDTH,
         "height": HEIGHT,
-        "license": licence,
-        "coco_url": f"https://example.org/toy/{split}2017/{file}",
+        "license": drawn.licence,
+        "coco_url": f"https://example.org/toy/{drawn.split}2017/{file}",
     }
 
 

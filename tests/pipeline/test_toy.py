@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from pipeline import toy
+from pipeline import toy_world
 from pipeline.errors import DatasetError
-from pipeline.toy import held_out_mark, write_toy
+from pipeline.toy import write_toy
+from pipeline.toy_scenes import HEIGHT, WIDTH
 from pipeline.toy_shapes import MARKS, SHAPES
 from pipeline.toy_styles import STYLES
+from pipeline.toy_world import held_out_mark
 
 TRAIN, VAL = 400, 260
 CHANCE = 1 / len(STYLES)
@@ -175,7 +177,7 @@ def test_masks_of_one_photo_do_not_overlap(world: World) -> None:
 
 
 def test_every_photo_keeps_three_to_eight_objects(world: World) -> None:
-    photo = toy.WIDTH * toy.HEIGHT
+    photo = WIDTH * HEIGHT
     assert len(world.rows) == TRAIN + VAL
     for rows in world.rows.values():
         large = [r for r in rows if r["bbox"][2] * r["bbox"][3] / photo > 0.02]
@@ -223,7 +225,7 @@ def test_some_marks_are_seen_in_validation_photos_alone() -> None:
     for category in SHAPES:
         for style in range(len(STYLES)):
             seen = {
-                split: {toy._draw_mark(category, style, split, random) for _ in range(60)}
+                split: {toy_world._draw_mark(category, style, split, random) for _ in range(60)}
                 for split in ("train", "val")
             }
             mark = held_out_mark(category, style)

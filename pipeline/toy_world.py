@@ -1,0 +1,165 @@
+"""The toy world itself: its photos with their geometry and hidden styles, and its folder on disk.
+
+Every photo has a hidden style (light, palette, texture, weather) that all its objects share. It
+comes from a random stream of its own, so nothing that is written beside the pixels tells of it;
+`styles.json` names it for the scores, and no training code reads that file.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from pipeline.errors import DatasetError
+from pipeline.options import write_json
+from pipeline.progress import progress
+from pipeline.toy_painting import CHOICES, paint
+from pipeline.toy_scenes import Placed, draw_scene
+from pipeline.toy_shapes import MARKS
+from pipeline.toy_styles import STYLES
+
+Folder = Literal["train", "val"]
+
+WORLD = 1  # raise when the same arguments are to give other bytes
+JPEG_QUALITY = 92
+MOST_IMAGE_ID = 600_000  # ids are drawn from below this, as COCO's are
+LICENCES = 2  # each photo is under one of so many
+
+# COCO-Stuff's 'other' is never drawn, but has had its place here from the first world on.
+CATEGORIES = sorted([*CHOICES, "other"])
+
+
+@dataclass(frozen=True)
+class World:
+    """All that its bytes depend on."""
+
+    world: int
+    train_photos: int
+    val_photos: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if min(self.train_photos, self.val_photos, self.seed) < 0:
+            raise ValueError("photos to draw and seed are at least 0")
+
+    @property
+    def photos(self) -> dict[Folder, int]:
+        return {"train": self.train_photos, "val": self.val_photos}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One photo as it goes to disk."""
+
+    image_id: int
+    split: Folder
+    number: int  # in its split
+    pixels: NDArray[np.uint8]  # (HEIGHT, WIDTH, 3)
+    objects: tuple[Placed, ...]  # in file order
+    style: int
+    licence: int  # from 1
+
+
+def write_world(
+    folder: Path,
+    world: World,
+    write: Callable[[Path], Mapping[int, int]],
+    is_whole: Callable[[Path], bool],
+) -> None:
+    """Let `write` draw the world, photo's id -> style; nothing where this very one `is_whole`.
+
+    It is drawn next to `folder` and moved there at the end, so half a world never looks whole. An
+    older toy world is replaced; a folder that holds anything else is refused.
+    """
+    if _is_of(folder, world) and is_whole(folder):
+        return
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    styles = {str(image_id): style for image_id, style in write(partial).items()}
+    side = {"num_styles": len(STYLES), "names": [s.name for s in STYLES]}
+    side |= {"parameters": asdict(world), "styles": styles}
+    write_json(partial / "styles.json", side)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def _is_of(folder: Path, world: World) -> bool:
+    """Whether `folder` was drawn with these arguments; refuses one that is no toy world at all."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        side = json.loads((folder / "styles.json").read_text("utf-8"))
+        found: Any = side["parameters"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DatasetError(
+            f"{folder} holds something that is not a toy world (no readable styles.json): "
+            "name another folder for it, or empty this one"
+        ) from None
+    return bool(found == asdict(world))
+
+
+def draw_photos(world: World, split: Folder) -> Iterator[Drawn]:
+    """In an order that has nothing to do with their ids."""
+    ids = _image_ids(world.train_photos + world.val_photos, world.seed)
+    ids = ids[: world.train_photos] if split == "train" else ids[world.train_photos :]
+    for number, image_id in progress(enumerate(ids), f"toy {split} photos", len(ids), "photos"):
+        yield _draw(image_id, split, number, world.seed)
+
+
+def stream_of(photo: Drawn, seed: int, purpose: int) -> np.random.Generator:
+    """A random stream for what is written beside the pixels of a photo; purposes from 3 on."""
+    return _stream(seed, *_place(photo.split, photo.number), purpose)
+
+
+def write_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:
+    encoded: bytes = simplejpeg.encode_jpeg(
+        pixels, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444", fastdct=False
+    )
+    path.write_bytes(encoded)
+
+
+def held_out_mark(category: str, style: int) -> int | None:
+    """The set of inner marks that no training photo shows on this category in this style."""
+    place = CATEGORIES.index(category)
+    return (place + style // 3) % MARKS if (place + style) % 3 == 0 else None
+
+
+def _stream(seed: int, *path: int) -> np.random.Generator:
+    """A random stream of its own for each purpose: what one draws moves nothing in another."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([WORLD, seed, *path])))
+
+
+def _place(split: Folder, number: int) -> tuple[int, int]:
+    return (1 if split == "train" else 2), number
+
+
+def _image_ids(count: int, seed: int) -> list[int]:
+    drawn = _stream(seed, 0).permutation(MOST_IMAGE_ID)[:count] + 1
+    return [int(i) for i in drawn]
+
+
+def _draw(image_id: int, split: Folder, number: int, seed: int) -> Drawn:
+    """Geometry first, style from its own stream, paint last."""
+    place = _place(split, number)
+    geometry, paints = _stream(seed, *place, 0), _stream(seed, *place, 2)
+    scene = draw_scene(geometry)
+    order = geometry.permutation(len(scene))
+    licence = int(geometry.integers(1, LICENCES + 1))
+    style = int(_stream(seed, *place, 1).integers(len(STYLES)))
+    marks = [_draw_mark(o.category, style, split, paints) for o in scene]
+    pixels = paint(scene, style, marks, paints)
+    return Drawn(image_id, split, number, pixels, tuple(scene[i] for i in order), style, licence)
+
+
+def _draw_mark(category: str, style: int, split: Folder, random: np.random.Generator) -> int:
+    held_out = held_out_mark(category, style) if split == "train" else None
+    allowed = [m for m in range(MARKS) if m != held_out]
+    return allowed[int(random.integers(len(allowed)))]
