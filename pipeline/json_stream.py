@@ -17,6 +17,8 @@ from pipeline.progress import progress
 CHUNK_BYTES = 1 << 20
 MOST_ENTRY = 1 << 26  # characters; a photo's entry in Visual Genome has some ten thousand
 
+MARK = "\ufeff"  # some editors put it before the text
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -60,17 +62,18 @@ class JsonList:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
-                at, what = error.pos, error.msg
+                further = error.pos - self._at
                 if len(self._text) - self._at > MOST_ENTRY or not self._read_on():
-                    self._fail(at, what)
+                    self._fail(self._at + further, error.msg)
             except RecursionError:
                 self._fail(self._at, "brackets nest too deeply in the entry that begins here")
             except ValueError as error:  # not a number, or one of thousands of digits
                 self._fail(self._at, f"in the entry that begins here, {error}")
             else:
-                # A number at the very end of what was read may go on.
-                if end < len(self._text) or not self._read_on():
-                    self._at = end
+                # A number near the end of what was read may go on, say with "e+5".
+                length, near = end - self._at, len(self._text) - end < 3
+                if not near or not self._read_on():
+                    self._at += length
                     return value
 
     def _expect(self, sign: str, what: str) -> None:
@@ -102,17 +105,20 @@ class JsonList:
 
     def _read_chunks(self) -> Iterator[str]:
         """The file's text, hashed and shown on a progress bar as it passes."""
-        digest, read = hashlib.sha256(), 0
+        digest, read, first = hashlib.sha256(), 0, True
         decoder = codecs.getincrementaldecoder("utf-8")()
         size = self._folder.size(self._file)
         chunks = _chunks(self._folder, self._file)
         try:
             for chunk in progress(chunks, f"reading {self._file}", size, "B", size=len):
                 digest.update(chunk)
-                mark = codecs.BOM_UTF8 if not read and chunk.startswith(codecs.BOM_UTF8) else b""
                 read += len(chunk)
-                self._dropped += len(mark)
-                yield decoder.decode(chunk[len(mark) :])
+                text = decoder.decode(chunk)
+                if first and text.startswith(MARK):
+                    self._dropped += len(MARK.encode())
+                    text = text.removeprefix(MARK)
+                first = first and not text
+                yield text
             decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
             at = read - len(error.object) + error.start
