@@ -15,7 +15,7 @@ from pipeline.visual_genome_annotations import Annotations, read_annotations
 from pipeline.visual_genome_attributes import frequent_ones
 from pipeline.visual_genome_cap import drawn_objects
 from pipeline.visual_genome_entries import Source
-from pipeline.visual_genome_layout import PhotoPlaces
+from pipeline.visual_genome_layout import PhotoPlaces, require_folder
 from pipeline.visual_genome_objects import Kept
 from pipeline.visual_genome_protocol import Tally, What, state_protocol
 from pipeline.visual_genome_relations import Link
@@ -45,6 +45,7 @@ def read_visual_genome(
     rules = rules or VisualGenomeRules()
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} photos leaves nothing; give at least 1")
+    require_folder(folder)
     source, tally = Source(folder), Tally()
     annotations = read_annotations(source, rules, tally)
     passed = _within(limit, list(_passing(annotations, tally)))

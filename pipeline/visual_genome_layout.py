@@ -52,9 +52,16 @@ def splits_file(folder: DataFolder) -> str:
     return SPLITS_FILE
 
 
-def _missing(folder: DataFolder, file: str, what: str) -> DatasetError:
+def require_folder(folder: DataFolder) -> None:
     if not folder.path.is_dir():
-        return DatasetError(f"there is no folder {folder}: it holds Visual Genome's files")
+        raise DatasetError(
+            f"there is no folder {folder}: put there what visualgenome.org's dataset pages offer, "
+            f"{', '.join(f'{kind} {release}' for kind, release in RELEASE.items())}, the two alias "
+            f"lists and {PHOTO_FOLDERS}, zipped or not"
+        )
+
+
+def _missing(folder: DataFolder, file: str, what: str) -> DatasetError:
     where = f"there is no file {folder.path}/{file}"
     return DatasetError(f"{where}: {what}{DOWNLOAD.format(folder=folder)}")
 
