@@ -200,7 +200,9 @@ def show_graph(
     for mode, meaning in MODES[0 if learned else 1 :]:
         drawn = []
         for number in range(options.draws):
-            chosen = sampler.retrieve(graph, seed=options.seed + number, mode=mode)
+            # By default predefined takes the nearest: every draw would be the same.
+            noise = True if mode == "predefined" else None
+            chosen = sampler.retrieve(graph, seed=options.seed + number, mode=mode, noise=noise)
             first = chosen if first is None else first
             drawn.append(_drawn(sampler, graph, boxes, chosen))
         modes.append(ModeShown(mode, meaning, tuple(drawn)))

@@ -1,7 +1,7 @@
 """A bank's scenes -> tensors: what a training step is given."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -14,8 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 from bank.bank import Bank
 from bank.candidates import Candidates
 from model.graph import GraphBatch, graph_tensors
-from pipeline.scene import Split
+from pipeline.pack import SceneSample
+from pipeline.scene import MASK_SIZE
 from pipeline.stream import BatchOrder
+
+Batch = TypeVar("Batch")
+ImageIds = NDArray[np.int64]
+Collect = Callable[[Bank, ImageIds], Batch]  # the scenes that make a batch
 
 
 class CandidateBatch(NamedTuple):
@@ -42,10 +47,22 @@ class SceneBatch(NamedTuple):
         return SceneBatch(*(_move(part, device) for part in self))
 
 
+class PictureBatch(NamedTuple):
+    """Scenes without patches: what sg2im is given. Image nodes are objects like any other."""
+
+    images: Tensor  # (N, H, W, 3) uint8
+    graph: GraphBatch
+    boxes: Tensor  # (V, 4); an image node's is the whole picture
+    masks: Tensor | None  # (V, 16, 16) uint8, an image node's is full; None: there are none
+
+    def to(self, device: torch.device) -> "PictureBatch":
+        return PictureBatch(*(_move(part, device) for part in self))
+
+
 def _move(part: Any, device: torch.device) -> Any:
     if isinstance(part, tuple):
         return type(part)(*(_move(p, device) for p in part))
-    return part.to(device, non_blocking=True)
+    return None if part is None else part.to(device, non_blocking=True)
 
 
 def pixels(images: Tensor, side: int) -> Tensor:
@@ -97,15 +114,38 @@ def scene_batch(bank: Bank, image_ids: Iterable[int], k: int) -> SceneBatch:
     )
 
 
-class _Scenes(Dataset[SceneBatch]):
-    """A batch of positions -> a SceneBatch; opens the bank's files in whichever process asks."""
+def picture_batch(bank: Bank, image_ids: Iterable[int]) -> PictureBatch:
+    """The given scenes with pictures, boxes and masks."""
+    samples = [bank.scene(int(image_id)) for image_id in image_ids]
+    whole = np.tile(np.array([[0, 0, 1, 1]], np.float32), (len(samples), 1))
+    masks = None
+    if any(s.masks is not None for s in samples):
+        full = np.ones((len(samples), MASK_SIZE, MASK_SIZE), np.uint8)
+        masks = torch.from_numpy(np.concatenate([*(_masks(s) for s in samples), full]))
+    return PictureBatch(
+        torch.from_numpy(np.stack([s.image for s in samples])),
+        graph_tensors([(s.objects, s.triples) for s in samples], bank.vocabulary),
+        torch.from_numpy(np.concatenate([*(s.boxes for s in samples), whole])),
+        masks,
+    )
 
-    def __init__(self, bank: Bank, split: Split, k: int) -> None:
-        self.bank, self.k = bank, k
-        self.image_ids = bank.scene_ids(split)
 
-    def __getitem__(self, positions: list[int]) -> SceneBatch:
-        return scene_batch(self.bank, self.image_ids[positions], self.k)
+def _masks(sample: SceneSample) -> NDArray[np.uint8]:
+    """(n, 16, 16); a scene without masks beside others that have some fills its boxes."""
+    if sample.masks is None:
+        return np.ones((len(sample.objects), MASK_SIZE, MASK_SIZE), np.uint8)
+    return sample.masks
+
+
+class _Scenes(Dataset[Batch], Generic[Batch]):
+    """A batch of positions -> its scenes; opens the bank's files in whichever process asks."""
+
+    def __init__(self, bank: Bank, collect: Collect[Batch]) -> None:
+        self.bank, self.collect = bank, collect
+        self.image_ids = bank.scene_ids("train")
+
+    def __getitem__(self, positions: list[int]) -> Batch:
+        return self.collect(self.bank, self.image_ids[positions])
 
 
 def mean_box(bank: Bank) -> Tensor:
@@ -116,10 +156,10 @@ def mean_box(bank: Bank) -> Tensor:
 
 
 def training_batches(
-    bank: Bank, *, batch: int, k: int, seed: int, first_step: int, workers: int
-) -> Iterator[SceneBatch]:
+    bank: Bank, collect: Collect[Batch], *, batch: int, seed: int, first_step: int, workers: int
+) -> Iterator[Batch]:
     """Training batches without end, the one of step `first_step` first."""
-    scenes = _Scenes(bank, "train", k)
+    scenes = _Scenes(bank, collect)
     order = BatchOrder(len(scenes.image_ids), batch, seed, first_step)
     loader = DataLoader(
         scenes,

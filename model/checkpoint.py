@@ -10,9 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bank.bank import Bank
-from model.config import TrainConfig, from_json
+from model.config import RunConfig, Sg2ImConfig, TrainConfig, from_json
 from model.retrievegan import RetrieveGAN
+from model.sg2im import Sg2Im
 from pipeline.errors import UserError
+from pipeline.scene import Vocabulary
 
 FORMAT = 1
 NAME = "checkpoint.pt"
@@ -39,6 +41,7 @@ def save(
         "step": step,
         "bank": bank.content_digest,
         "derived": bank.manifest.derived_digest,
+        "vocabulary": bank.vocabulary.to_json(),
         "networks": {name: network.state_dict() for name, network in networks.items()},
         "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
         "random": torch.get_rng_state(),
@@ -93,8 +96,8 @@ def fill(
         ) from error
 
 
-def read_config(run: Path) -> tuple[TrainConfig, Path]:
-    """A run's config and the bank it was trained on."""
+def read_run(run: Path) -> tuple[RunConfig, Path]:
+    """Any run's config and the bank it was trained on."""
     path = run / "config.json"
     if not path.is_file():
         raise RunError(f"{run} is not a run: it has no config.json; runs are made by model.train")
@@ -106,6 +109,28 @@ def read_config(run: Path) -> tuple[TrainConfig, Path]:
         return from_json(value["train"]), Path(value["bank"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{path} is not a run's config ({type(error).__name__}: {error})") from error
+
+
+def read_config(run: Path) -> tuple[TrainConfig, Path]:
+    """`read_run` where only a RetrieveGAN will do."""
+    config, bank = read_run(run)
+    if not isinstance(config, TrainConfig):
+        raise RunError(
+            f"{run} is a run of {config.network} (recipe {config.recipe}), which retrieves no "
+            f"patches; here a run of RetrieveGAN is needed, e.g. of recipe {TrainConfig.recipe}"
+        )
+    return config, bank
+
+
+def read_sg2im_config(run: Path) -> tuple[Sg2ImConfig, Path]:
+    """`read_run` where only an sg2im will do."""
+    config, bank = read_run(run)
+    if not isinstance(config, Sg2ImConfig):
+        raise RunError(
+            f"{run} is a run of {config.network} (recipe {config.recipe}); here a run of sg2im is "
+            f"needed, e.g. of recipe {Sg2ImConfig.recipe}"
+        )
+    return config, bank
 
 
 def check_bank(state: dict[str, Any], bank: Bank, run: Path) -> None:
@@ -143,3 +168,16 @@ def load_model(run: Path, bank: Bank, device: torch.device) -> tuple[RetrieveGAN
     model = RetrieveGAN(config, bank.vocabulary).to(device)
     fill(run, state, {"model": model}, {})
     return model.eval(), state
+
+
+def load_sg2im(run: Path, device: torch.device) -> Sg2Im:
+    """The network of an sg2im run, in evaluation mode; the bank is not needed."""
+    config, _ = read_sg2im_config(run)
+    state = load(run, device)
+    try:
+        vocabulary = Vocabulary.from_json(state["vocabulary"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{run / NAME} has no vocabulary: was it edited?") from error
+    model = Sg2Im(vocabulary, **config.sizes).to(device)
+    fill(run, state, {"model": model}, {})
+    return model.eval()

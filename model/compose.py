@@ -71,7 +71,9 @@ class Refinement(nn.Module):
             maps, still + self.flow(maps).permute(0, 2, 3, 1),
             align_corners=True, padding_mode="border",
         )  # fmt: skip
-        heard = self.message(torch.cat([warped[subject], predicates, warped[other]], 1))
+        # index_select: the gradient of warped[subject] is summed in whatever order threads come.
+        from_subject, from_other = (warped.index_select(0, at) for at in (subject, other))
+        heard = self.message(torch.cat([from_subject, predicates, from_other], 1))
         to_subject, predicates, to_other = heard.split(
             [self.width, predicates.shape[1], self.width], 1
         )
@@ -144,4 +146,4 @@ def _softmax_by_image(score: Tensor, inside: Tensor, image: Tensor, images: int)
     highest = empty.scatter_reduce(0, place, hidden.detach(), "amax")
     raised = torch.exp((score - highest[image].nan_to_num(neginf=0.0)).clamp_max(0.0)) * inside
     total = torch.zeros_like(empty).index_add(0, image, raised)
-    return raised / total[image].clamp_min(1e-5)
+    return raised / total.index_select(0, image).clamp_min(1e-5)

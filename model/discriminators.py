@@ -64,4 +64,6 @@ def crop_objects(images: Tensor, boxes: Tensor, object_image: Tensor, side: int)
     at = ((low + high) / 2)[:, None] + (steps[None, :, None] - 0.5) * size[:, None]  # (O, side, 2)
     x, y = (at * 2 - 1).unbind(-1)
     grid = torch.stack([x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1)
-    return F.grid_sample(images[object_image], grid, align_corners=False, padding_mode="border")
+    # index_select: the gradient of images[object_image] is summed in whatever order threads come.
+    mine = images.index_select(0, object_image)
+    return F.grid_sample(mine, grid, align_corners=False, padding_mode="border")

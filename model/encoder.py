@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bank.grid import on_grid
+from model import checkpoint
 from model.frozen import draw, repeatable
 from model.graph import GraphBatch, GraphEncoder, graph_tensors
 from model.published import load_published_graph
@@ -128,10 +129,18 @@ def _masks(targets: list[_Target]) -> list[NDArray[np.uint8] | None]:
 
 
 def load_graph_encoder(path: Path) -> GraphEncoder:
-    """Frozen, from a `.safetensors` of ours or a published sg2im checkpoint (`.pt`)."""
+    """Frozen, from a `.safetensors` of ours, a published sg2im checkpoint (`.pt`), or the folder of
+    an sg2im run."""
+    if path.is_dir():
+        return checkpoint.load_sg2im(path, torch.device("cpu")).graph_part()
     if path.suffix == ".safetensors":
-        return GraphEncoder.load(path)
+        return GraphEncoder.load(path).requires_grad_(False)
     return load_published_graph(path).network
+
+
+def graph_encoder_file(path: Path) -> Path:
+    """The file whose digest says which weights `load_graph_encoder` takes from `path`."""
+    return path / checkpoint.NAME if path.is_dir() else path
 
 
 def embed_scenes(encoder: GraphEncoder, samples: Sequence[GraphSample]) -> NDArray[np.float32]:

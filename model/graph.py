@@ -119,7 +119,9 @@ class GraphTripleConv(nn.Module):
         triples     (T, 3)  only the ends (columns 0 and 2) are used
         """
         subject, target = triples[:, 0], triples[:, 2]
-        both = torch.cat([objects[subject], predicates, objects[target]], dim=1)
+        # index_select: the gradient of objects[subject] is summed in whatever order threads come.
+        of_subject, of_target = (objects.index_select(0, at) for at in (subject, target))
+        both = torch.cat([of_subject, predicates, of_target], dim=1)
         to_subject, predicates, to_target = self.net1(both).split(
             [self.hidden, self.size, self.hidden], dim=1
         )

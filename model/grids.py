@@ -14,6 +14,16 @@ def _cell(pixels: Pixels, side: int) -> Image.Image:
     return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
 
 
+def picture_grid(columns: Sequence[Pixels], side: int = 128) -> Image.Image:
+    """A row per scene, an image per column; each column (N, H, W, 3)."""
+    shape = (len(columns) * (side + GAP), len(columns[0]) * (side + GAP))
+    sheet = Image.new("RGB", shape, "white")
+    for across, column in enumerate(columns):
+        for down, picture in enumerate(column):
+            sheet.paste(_cell(picture, side), (across * (side + GAP), down * (side + GAP)))
+    return sheet
+
+
 def sample_grid(
     object_image: Sequence[int], patches: Pixels, columns: Sequence[Pixels], side: int = 128
 ) -> Image.Image:

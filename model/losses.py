@@ -1,8 +1,17 @@
-"""Each term of eq. 5 as a function of named tensors."""
+"""Each term of eq. 5, and of sg2im's sum, as a function of named tensors."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def weighted(weights: object, terms: Mapping[str, Tensor]) -> Tensor:
+    """Eq. 5: the sum of the terms, each times the weight of its name."""
+    return torch.stack(
+        [getattr(weights, name) * term.float() for name, term in terms.items()]
+    ).sum()
 
 
 def looks_real(logits: Tensor) -> Tensor:
@@ -23,6 +32,21 @@ def reconstruction(image: Tensor, truth: Tensor) -> Tensor:
 def box_regression(predicted: Tensor, truth: Tensor) -> Tensor:
     """l1 over boxes (O, 4); both reference codes use squares, the paper says l1."""
     return F.l1_loss(predicted, truth)
+
+
+def box_squares(sides: Tensor, truth: Tensor) -> Tensor:
+    """sg2im's box loss: squares between its boxes, which end in a ReLU, and the true ones (V, 4).
+
+    sides  (V, 4) boxes before that ReLU. The loss is sg2im's; its gradient passes the ReLU, under
+    which a side that has fallen below zero would never learn.
+    """
+    boxes = sides + (sides.clamp_min(0) - sides).detach()
+    return F.mse_loss(boxes, truth)
+
+
+def masks_by_cell(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy over the cells of masks (V, 16, 16) in {0, 1}."""
+    return F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype))
 
 
 def gt_selection(per_object: Tensor, counted: Tensor) -> Tensor:

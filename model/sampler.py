@@ -70,8 +70,8 @@ class Sampler:
         """One patch per object.
 
         noise   off: learned retrieval takes the most compatible from its start, predefined the
-                nearest; by default on only where seeds would otherwise make no difference, but
-                off where the run starts from the best: it is to give the most compatible set
+                nearest; on: Gumbel noise, and one of the three nearest. By default on only for
+                learned retrieval from a fixed start, where seeds would make no difference
         mode    how to choose; by default as the run was trained
         k       candidates per object; by default as many as the bank stores
         pin     object -> patch id that it must be given
@@ -83,7 +83,7 @@ class Sampler:
         rule = model.config.retrieval
         learned = rule.mode == "learned"
         if noise is None:
-            noise = not (learned and rule.start in ("random", "best"))
+            noise = learned and rule.start == "medoid"
         generator = torch.Generator().manual_seed(seed)
         offered = _to(candidate_batch(self.bank, found), self.device)
         with torch.no_grad():

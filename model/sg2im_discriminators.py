@@ -96,4 +96,5 @@ def crop_to_corners(images: Tensor, boxes: Tensor, node_image: Tensor, side: int
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
     x, y = ((low * (1 - share) + high * share) * 2 - 1).unbind(-1)  # (V, side) each
     grid = torch.stack([x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1)
-    return F.grid_sample(images[node_image], grid, align_corners=True)
+    # index_select: the gradient of images[node_image] is summed in whatever order threads come.
+    return F.grid_sample(images.index_select(0, node_image), grid, align_corners=True)

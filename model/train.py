@@ -1,24 +1,37 @@
-"""Train a generator with differentiable retrieval on a patch bank.
+"""Train a generator with differentiable retrieval on a patch bank, or sg2im as a baseline.
 
 python -m model.train --bank bank/coco                  a numbered folder under runs/
 python -m model.train --bank bank/toy --recipe demo     minutes on a CPU
+python -m model.train --bank bank/coco --recipe sg2im   sg2im, which retrieves nothing
 python -m model.train --resume runs/00001-coco          goes on as if it had never stopped
 """
 
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 
 from bank.bank import Bank
 from model import checkpoint
-from model.config import RECIPES, RecipeName, RetrievalMode, TrainConfig
+from model.config import (
+    RECIPES,
+    RecipeName,
+    RetrievalMode,
+    RunConfig,
+    Sg2ImConfig,
+    TrainConfig,
+)
 from model.retrieval import Relaxation, Start
-from model.trainer import Trainer, train
+from model.sg2im_trainer import Sg2ImTrainer
+from model.trainer import Trainer
+from model.training import Training, train
 from pipeline.errors import UserError
 from pipeline.options import option, run, write_json
+
+RETRIEVAL_FLAGS = ("retrieval", "relaxation", "start", "gt_in_candidates")
+FIXED = ("recipe", "batch", "image_size", "seed", "out", *RETRIEVAL_FLAGS, "mask_loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +42,9 @@ class TrainOptions:
     )
     steps: Annotated[int | None, option("steps in all; by default the recipe's")] = None
     batch: Annotated[int | None, option("scenes per step; by default the recipe's")] = None
+    image_size: Annotated[
+        int | None, option("side of a generated picture, in pixels; by default the recipe's")
+    ] = None
     seed: Annotated[int, option("decides weights, order of scenes and noise")] = 0
     out: Annotated[Path | None, option("folder to write; by default a new one in runs/")] = None
     resume: Annotated[Path | None, option("run folder to go on with")] = None
@@ -36,32 +52,38 @@ class TrainOptions:
     relaxation: Annotated[Relaxation | None, option("what the generator is given")] = None
     start: Annotated[Start | None, option("where retrieval starts at generation")] = None
     gt_in_candidates: Annotated[bool, option("the true patch may be chosen in training")] = False
+    mask_loss: Annotated[
+        float | None,
+        option("sg2im: weight of the masks' cross-entropy; published: 0, advised for COCO: 0.1"),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.bank is None and self.resume is None:
             raise ValueError("give --bank BANK, e.g. --bank bank/coco, or --resume RUN")
-        for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
+        for name, least in (("steps", 1), ("batch", 1), ("seed", 0), ("mask_loss", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"--{name} must be at least {least}, not {value}")
-        if self.resume is not None:
-            fixed = ("batch", "seed", "out", "retrieval", "relaxation", "start", "recipe")
-            for name in (*fixed, "gt_in_candidates"):
-                if getattr(self, name) != getattr(type(self), name):
-                    raise ValueError(
-                        f"--{name.replace('_', '-')} cannot change in a run that goes on; "
-                        f"only --steps and --bank may stand beside --resume"
-                    )
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} must be at least {least}, not {value}")
+        if self.resume is None:
+            configure(self)  # refuses what does not go together
+            return
+        for name in FIXED:
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} cannot change in a run that goes on; "
+                    f"only --steps and --bank may stand beside --resume"
+                )
 
 
 def main(options: TrainOptions) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.resume is not None:
         folder = options.resume
-        config, trained_on = checkpoint.read_config(folder)
+        config, trained_on = checkpoint.read_run(folder)
         if options.steps is not None:
             config = replace(config, steps=options.steps)
-        trainer = Trainer(config, Bank.open(options.bank or trained_on), device)
+        trainer = trainer_of(config, Bank.open(options.bank or trained_on), device)
         if (folder / checkpoint.NAME).exists():
             trainer.restore(folder)
         if trainer.step_number > config.steps:
@@ -73,7 +95,7 @@ def main(options: TrainOptions) -> None:
     else:
         assert options.bank is not None
         config = configure(options)
-        trainer = Trainer(config, Bank.open(options.bank), device)
+        trainer = trainer_of(config, Bank.open(options.bank), device)
         folder = options.out or new_run(Path("runs"), trainer.bank.path.name)
         if (folder / "config.json").exists():
             raise UserError(f"{folder} holds a run already: --resume {folder}, or another --out")
@@ -81,28 +103,61 @@ def main(options: TrainOptions) -> None:
     write_json(folder / "config.json", {"bank": str(trainer.bank.path), "train": config})
     size = sum(p.numel() for p in trainer.model.parameters())
     print(f"{folder}: recipe {config.recipe}, {size:,} parameters, {device}", flush=True)
+    if isinstance(trainer, Sg2ImTrainer) and trainer.masks_are_left_out:
+        print(
+            "true masks are laid out and their loss has weight 0, as published: no mask will be "
+            "learned, and sampling predicts masks; sg2im's authors advise --mask-loss 0.1 for COCO"
+        )
     train(trainer, folder)
     print(f"trained to step {trainer.step_number:,}: {folder}/")
 
 
-def configure(options: TrainOptions) -> TrainConfig:
-    """The recipe with what the command line changes."""
-    config = RECIPES[options.recipe or "paper"]()
+def configure(options: TrainOptions) -> RunConfig:
+    """The recipe with what the command line changes; ValueError where that makes no sense."""
+    given = {
+        "seed": options.seed,
+        "steps": options.steps,
+        "batch": options.batch,
+        "image_px": options.image_size,
+    }
+    config = replace(RECIPES[options.recipe or "paper"](), **_without_none(given))
+    if isinstance(config, TrainConfig):
+        return _retrieving(config, options)
+    assert isinstance(config, Sg2ImConfig)
+    for name in RETRIEVAL_FLAGS:
+        if getattr(options, name) != getattr(type(options), name):
+            raise ValueError(
+                f"--{name.replace('_', '-')} does not go with recipe {config.recipe}, which "
+                f"retrieves no patches"
+            )
+    weights = _without_none({"masks": options.mask_loss})
+    return replace(config, losses=replace(config.losses, **weights))
+
+
+def _retrieving(config: TrainConfig, options: TrainOptions) -> TrainConfig:
+    if options.mask_loss is not None:
+        raise ValueError(
+            f"--mask-loss does not go with recipe {config.recipe}, which predicts no masks"
+        )
     rules = {
         "mode": options.retrieval,
         "relaxation": options.relaxation,
         "start": options.start,
         "gt_in_candidates": options.gt_in_candidates or None,
     }
-    given = {name: value for name, value in rules.items() if value is not None}
-    top = {"steps": options.steps, "batch": options.batch}
-    top_given = {name: value for name, value in top.items() if value is not None}
-    return replace(
-        config,
-        seed=options.seed,
-        retrieval=replace(config.retrieval, **given),  # type: ignore[arg-type]
-        **top_given,  # type: ignore[arg-type]
-    )
+    return replace(config, retrieval=replace(config.retrieval, **_without_none(rules)))
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def trainer_of(config: RunConfig, bank: Bank, device: torch.device) -> Training[Any, Any]:
+    """The trainer of a config's kind."""
+    if isinstance(config, Sg2ImConfig):
+        return Sg2ImTrainer(config, bank, device)
+    assert isinstance(config, TrainConfig)
+    return Trainer(config, bank, device)
 
 
 def new_run(runs: Path, name: str) -> Path:

@@ -1,16 +1,13 @@
-"""Trains a RetrieveGAN on a bank: one step, the loop around it, what it writes down."""
+"""Trains a RetrieveGAN on a bank: what a step minimises, and how it is shown."""
 
-import json
-import math
-import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from bank.bank import Bank
 from model import checkpoint, losses
@@ -30,9 +27,7 @@ from model.graph import GraphBatch
 from model.grids import sample_grid
 from model.retrieval import Retrieved
 from model.retrievegan import RetrieveGAN, grid_of_batch
-from pipeline.progress import progress
-
-GRID_SCENES = 6
+from model.training import Training
 
 
 class Fakes(NamedTuple):
@@ -62,11 +57,12 @@ def doubled(graph: GraphBatch) -> GraphBatch:
     return GraphBatch(nodes, triples, image)
 
 
-class Trainer:
-    """Holds networks, optimisers and the step; everything random is a function of (seed, step)."""
+class Trainer(Training[TrainConfig, SceneBatch]):
+    """Generator with retrieval on one side, both discriminators on the other."""
+
+    model: RetrieveGAN
 
     def __init__(self, config: TrainConfig, bank: Bank, device: torch.device) -> None:
-        self.config, self.bank, self.device, self.step_number = config, bank, device, 0
         torch.manual_seed(config.seed)
         sizes = config.discriminator
         _check_candidates(config, bank)
@@ -76,28 +72,29 @@ class Trainer:
         self.judge_object = ObjectDiscriminator(
             sizes.object_channels, sizes.object_hidden, len(bank.vocabulary.objects)
         )
-        for network in self.networks.values():
-            network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        judges = [*self.judge_image.parameters(), *self.judge_object.parameters()]
-        self.optimisers: dict[str, torch.optim.Optimizer] = {
-            "generator": torch.optim.Adam(
-                self.model.parameters(), config.lr_generator, config.betas
-            ),
-            "discriminator": torch.optim.Adam(judges, config.lr_discriminator, config.betas),
-        }
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        return {
+        networks = {
             "model": self.model,
             "judge_image": self.judge_image,
             "judge_object": self.judge_object,
         }
+        judges = ("judge_image", "judge_object")
+        updates = {"generator": ("model",), "discriminator": judges}
+        super().__init__(config, bank, device, networks, updates)
 
-    def noise(self, step: int) -> torch.Generator:
-        """Draws for one step: the same on every device and after every interruption."""
-        words = np.random.SeedSequence((self.config.seed, step)).generate_state(2, np.uint32)
-        return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+    def batches(self) -> Iterator[SceneBatch]:
+        config = self.config
+        return training_batches(
+            self.bank,
+            partial(scene_batch, k=config.retrieval.candidates),
+            batch=config.batch,
+            seed=config.seed,
+            first_step=self.step_number,
+            workers=config.workers,
+        )
+
+    def check(self, state: dict[str, Any], run: Path) -> None:
+        super().check(state, run)
+        checkpoint.check_derived(state, self.bank, run)
 
     def forward(
         self, batch: SceneBatch, generator: torch.Generator, *, noise: bool = True
@@ -170,23 +167,16 @@ class Trainer:
     def step(self, batch: SceneBatch) -> dict[str, float]:
         """One update of the discriminators and one of the generator; every loss by its name."""
         batch = batch.to(self.device)
-        self._set_learning_rates()
+        self.set_learning_rates()
         fakes = self.forward(batch, self.noise(self.step_number))
         judged = self.judge_terms(batch, fakes)
-        self._update("discriminator", sum(judged.values(), torch.zeros((), device=self.device)))
+        self.update("discriminator", sum(judged.values(), torch.zeros((), device=self.device)))
         terms = fakes.terms | self.adversarial_terms(batch, fakes)
-        total = self.weighted(terms)
-        named = {k: float(v.detach()) for k, v in (terms | judged | {"total": total}).items()}
-        self._stop_if_not_finite(named)
-        self._update("generator", total)
+        total = losses.weighted(self.config.losses, terms)
+        named = self.finite(terms | judged | {"total": total})
+        self.update("generator", total)
         self.step_number += 1
         return named
-
-    def weighted(self, terms: dict[str, Tensor]) -> Tensor:
-        """Eq. 5."""
-        weights = self.config.losses
-        parts = [getattr(weights, name) * term for name, term in terms.items()]
-        return torch.stack([part.float() for part in parts]).sum()
 
     def _crops(self, images: Tensor, batch: SceneBatch, times: int) -> Tensor:
         """Every object's crop from `times` stacked versions of the batch's images."""
@@ -197,49 +187,10 @@ class Trainer:
             images, batch.boxes.repeat(times, 1), which, self.config.discriminator.object_px
         )
 
-    def _set_learning_rates(self) -> None:
-        """A function of the step, so that there is no schedule to save."""
-        config = self.config
-        left = 1 - self.step_number / config.steps
-        share = 1.0 if config.decay_from == 1 else min(left / (1 - config.decay_from), 1.0)
-        for name, rate in (
-            ("generator", config.lr_generator),
-            ("discriminator", config.lr_discriminator),
-        ):
-            for group in self.optimisers[name].param_groups:
-                group["lr"] = rate * max(share, 0.0)
-
-    def _update(self, name: str, loss: Tensor) -> None:
-        optimiser = self.optimisers[name]
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-
-    def _stop_if_not_finite(self, named: dict[str, float]) -> None:
-        for name, value in named.items():
-            if not math.isfinite(value):
-                raise checkpoint.RunError(
-                    f"the loss {name!r} is {value} at step {self.step_number}; the last checkpoint "
-                    f"is kept: lower the learning rate or the weight of that loss"
-                )
-
-    def save(self, run: Path) -> None:
-        checkpoint.save(run, self.step_number, self.bank, self.networks, self.optimisers)
-
-    def restore(self, run: Path) -> None:
-        """Go on from run/checkpoint.pt."""
-        state = checkpoint.load(run, self.device)
-        checkpoint.check_bank(state, self.bank, run)
-        checkpoint.check_derived(state, self.bank, run)
-        checkpoint.fill(run, state, self.networks, self.optimisers)
-        self.step_number = state["step"]
-
     def grid(self) -> Image.Image:
         """Held-out scenes: retrieved patches (noise off), composed, rebuilt and real image."""
-        ids = self.bank.scene_ids("val")[:GRID_SCENES]
-        if not len(ids):
-            ids = self.bank.scene_ids("train")[:GRID_SCENES]
-        batch = scene_batch(self.bank, ids, self.config.retrieval.candidates).to(self.device)
+        k = self.config.retrieval.candidates
+        batch = scene_batch(self.bank, self.held_out(), k).to(self.device)
         self.model.eval()
         with torch.no_grad():
             fakes = self.forward(batch, self.noise(0), noise=False)
@@ -252,64 +203,6 @@ class Trainer:
             [to_uint8(i).numpy() for i in (fakes.composed, fakes.rebuilt)]
             + [to_uint8(pixels(batch.images, self.config.image_px)).numpy()],
         )
-
-
-def train(trainer: Trainer, run: Path) -> None:
-    """From the trainer's step to config.steps; log, curves, grids and checkpoints go to `run`."""
-    config = trainer.config
-    first = trainer.step_number
-    batches = training_batches(
-        trainer.bank,
-        batch=config.batch,
-        k=config.retrieval.candidates,
-        seed=config.seed,
-        first_step=first,
-        workers=config.workers,
-    )
-    _keep_log_until(run / "log.jsonl", first)
-    writer = SummaryWriter(str(run / "tensorboard"), purge_step=first)
-    started = time.monotonic()
-    with (run / "log.jsonl").open("a", 1, "utf-8") as log:  # a line at a time
-        for step in progress(range(first, config.steps), "training", config.steps - first, "step"):
-            named = trainer.step(next(batches))
-            log.write(json.dumps({"step": step, **named}) + "\n")
-            for name, value in named.items():
-                writer.add_scalar(f"loss/{name}", value, step)
-            if step == first and trainer.device.type == "cpu":
-                _say_how_long(config, config.steps - first, time.monotonic() - started)
-            done = step + 1
-            if done % config.grid_every == 0 or done == config.steps:
-                trainer.grid().save(run / f"samples-{done:06d}.png")
-            if done % config.checkpoint_every == 0 or done == config.steps:
-                trainer.save(run)
-    writer.close()
-
-
-def _say_how_long(config: TrainConfig, steps: int, one_step_s: float) -> None:
-    hours = one_step_s * steps / 3600
-    if hours > 1:
-        advice = "" if config.recipe == "demo" else "; --recipe demo takes minutes"
-        print(
-            f"about {hours:,.0f} hours on this CPU for {steps:,} steps of recipe "
-            f"{config.recipe}{advice}",
-            flush=True,
-        )
-
-
-def _keep_log_until(path: Path, step: int) -> None:
-    """Drop lines of steps that will be taken again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] < step:
-                kept.append(line)
-        except json.JSONDecodeError:  # the last line of a run that was killed
-            continue
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(line + "\n" for line in kept), "utf-8")
-    partial.replace(path)
 
 
 def _check_candidates(config: TrainConfig, bank: Bank) -> None:

@@ -38,3 +38,26 @@ def test_boxes_are_penalised_by_l1():
     predicted = torch.tensor([[0.0, 0.0, 0.5, 0.5]])
     truth = torch.tensor([[0.0, 0.0, 1.0, 0.5]])
     assert losses.box_regression(predicted, truth).item() == pytest.approx(0.125)
+
+
+def test_the_squares_of_boxes_are_of_sides_that_are_at_least_zero():
+    sides = torch.tensor([[-0.5, 0.25, 1.2, -0.1]])
+    truth = torch.tensor([[0.0, 0.5, 1.0, 0.3]])
+    expected = torch.nn.functional.mse_loss(sides.clamp_min(0), truth)
+    assert losses.box_squares(sides, truth).item() == pytest.approx(expected.item())
+
+
+def test_a_side_below_zero_still_learns_that_it_should_be_above():
+    sides = torch.tensor([[-0.5, -0.5, 0.4, 1.0]], requires_grad=True)
+    losses.box_squares(sides, torch.tensor([[0.3, 0.0, 0.4, 0.9]])).backward()
+    low, right, equal, over = sides.grad[0].tolist()
+    assert low < 0 < over
+    assert right == equal == 0  # below zero is right where the truth is zero
+
+
+def test_the_weighted_sum_takes_each_weight_by_its_name():
+    class Weights:
+        boxes, pixels = 10.0, 0.5
+
+    terms = {"pixels": torch.tensor(2.0), "boxes": torch.tensor(3.0)}
+    assert losses.weighted(Weights, terms).item() == 31.0

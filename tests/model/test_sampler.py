@@ -67,7 +67,7 @@ def test_a_seed_decides_the_choice_and_another_seed_makes_another(sampler):
     assert len({tuple(ids(seed)) for seed in range(6)}) > 1
 
 
-def test_noise_is_on_by_default_only_where_seeds_would_make_no_difference(sampler, bank):
+def test_noise_is_on_by_default_only_for_learned_retrieval_from_a_fixed_start(sampler, bank):
     def same(opened, default, seed, mode):
         asked = [opened.retrieve(GRAPH, seed=seed, mode=mode, noise=n) for n in (None, default)]
         return np.array_equal(*(a.patch_ids for a in asked))
@@ -76,8 +76,25 @@ def test_noise_is_on_by_default_only_where_seeds_would_make_no_difference(sample
     fixed = Trainer(replace(demo(), retrieval=rule), bank, CPU).model
     for seed in range(4):
         assert same(sampler, False, seed, "learned")
-        assert same(sampler, True, seed, "predefined")
+        assert same(sampler, False, seed, "predefined")
         assert same(Sampler(fixed, bank, CPU), True, seed, "learned")
+
+
+def test_predefined_takes_the_nearest_unless_noise_is_asked_for(sampler):
+    nearest = sampler.retrieve(GRAPH, mode="predefined", k=1).patch_ids.tolist()
+    for seed in range(4):
+        assert sampler.retrieve(GRAPH, mode="predefined", seed=seed).patch_ids.tolist() == nearest
+    of_three = sampler.retrieve(GRAPH, mode="predefined", k=3)
+    drawn = [
+        sampler.retrieve(GRAPH, mode="predefined", noise=True, seed=s).patch_ids for s in range(20)
+    ]
+    assert of_three.patch_ids.tolist() == nearest
+    assert all(len({int(ids[o]) for ids in drawn}) == 3 for o in range(len(GRAPH.objects)))
+
+
+def test_random_takes_any_candidate(sampler):
+    ids = {int(sampler.retrieve(GRAPH, mode="random", seed=s, k=5).patch_ids[0]) for s in range(40)}
+    assert len(ids) == 5
 
 
 def test_noise_is_off_by_default_where_the_run_starts_from_the_best(bank, monkeypatch):

@@ -13,7 +13,8 @@ from model.config import LossWeights, TrainConfig, demo, from_json, paper
 from model.graph import graph_tensors
 from model.retrievegan import RetrieveGAN, grid_of_batch
 from model.train import TrainOptions, main
-from model.trainer import Trainer, doubled, train
+from model.trainer import Trainer, doubled
+from model.training import train
 from pipeline.options import to_json, write_json
 
 CPU = torch.device("cpu")
@@ -261,7 +262,7 @@ def test_learning_rates_fall_to_zero_where_the_recipe_says_so(bank):
     rates = {}
     for step in (0, 50, 75, 99):
         trainer.step_number = step
-        trainer._set_learning_rates()
+        trainer.set_learning_rates()
         rates[step] = trainer.optimisers["generator"].param_groups[0]["lr"]
     full = trainer.config.lr_generator
     assert rates == pytest.approx({0: full, 50: full, 75: full / 2, 99: full / 50})
@@ -269,6 +270,11 @@ def test_learning_rates_fall_to_zero_where_the_recipe_says_so(bank):
 
 def test_the_demo_recipe_has_under_a_million_parameters(bank):
     assert sum(p.numel() for p in RetrieveGAN(demo(), bank.vocabulary).parameters()) < 1_000_000
+
+
+def test_a_picture_larger_than_the_banks_is_refused_before_the_first_step(bank):
+    with pytest.raises(checkpoint.RunError, match=r"256 px, but those of .* are of 128 px"):
+        Trainer(small(image_px=256), bank, CPU)
 
 
 @pytest.mark.parametrize("recipe", [paper, demo])
