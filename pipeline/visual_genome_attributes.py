@@ -28,7 +28,6 @@ def read_attributes(
     attributed: dict[int, Attributed] = {}
     for image_id, entry in source.entries("attributes", AttributesEntry):
         if image_id in photos:
-            attributed.pop(image_id, None)
             attributed[image_id] = _compact(entry.attributes, image_id, pool)
     return attributed
 

@@ -39,7 +39,6 @@ def read_objects(source: Source, photos: Collection[int], pool: NamePool) -> dic
     listed: dict[int, Listed] = {}
     for image_id, entry in source.entries("objects", ObjectsEntry):
         if image_id in photos:
-            listed.pop(image_id, None)
             listed[image_id] = _compact(entry.objects, image_id, pool)
     return listed
 

@@ -66,15 +66,12 @@ def state_protocol(
     rules: VisualGenomeRules,
     limit: int | None,
 ) -> Protocol:
-    counts: dict[str, dict[str, int]] = tally.counts()
-    for file, places in source.without_id.items():
-        counts[f"entries_without_image_id_in_{file}"] = {"all": len(places)}
     return state(
         f"Visual Genome, splits {rules.splits}",
         photos,
         vocabulary,
         rules=_stated(rules, limit),
-        counts=counts,
+        counts=tally.counts(),
         literature=LITERATURE,
         not_compared=_why_not_compared(rules, limit),
         notes=list(_notes(tally, source)),

@@ -45,9 +45,8 @@ class RelationReader:
         links: dict[int, list[Link]] = {}
         for image_id, entry in source.entries("relationships", RelationshipsEntry):
             if image_id in kept:
-                links.pop(image_id, None)
-                found = self._between_kept(entry.relationships, photos[image_id], kept[image_id])
-                links[image_id] = list(found)
+                here = photos[image_id], kept[image_id]
+                links[image_id] = list(self._between_kept(entry.relationships, *here))
         return links
 
     def _between_kept(

@@ -22,23 +22,41 @@ class VisualGenomeRules:
         VgSplits, option("VG: the photos of vg_splits.json, or all, split by their ids")
     ] = "sg2im"
     object_cap: Annotated[
-        ObjectCap, option("VG: of more than 9 related objects, 10 as in sg2im, or 9")
+        ObjectCap,
+        option("VG: of more than 9 related objects, 10 as in sg2im, or 9", "vg-object-cap"),
     ] = "sg2im"
     predicate_names: Annotated[
         PredicateNames,
-        option("VG: predicates of val and test as they stand, as in sg2im, or normalised too"),
+        option(
+            "VG: predicates of val and test as they stand, as in sg2im, or normalised too",
+            "vg-predicate-names",
+        ),
     ] = "sg2im"
     min_object_count: Annotated[
-        int, option("VG: objects of a name in training photos, for the name to be kept")
+        int,
+        option(
+            "VG: objects of a name in training photos, for the name to be kept",
+            "vg-min-object-count",
+        ),
     ] = 2000
     min_attribute_count: Annotated[
-        int, option("VG: training objects with an attribute, for it to be kept")
+        int,
+        option(
+            "VG: training objects with an attribute, for it to be kept", "vg-min-attribute-count"
+        ),
     ] = 2000
     min_relation_count: Annotated[
-        int, option("VG: training relationships of a predicate, for it to be kept")
+        int,
+        option(
+            "VG: training relationships of a predicate, for it to be kept", "vg-min-relation-count"
+        ),
     ] = 500
-    min_box_px: Annotated[int, option("VG: width and height of an object, at least")] = 32
-    min_photo_px: Annotated[int, option("VG: shorter side of a photo, at least")] = 200
+    min_box_px: Annotated[
+        int, option("VG: width and height of an object, at least", "vg-min-box-px")
+    ] = 32
+    min_photo_px: Annotated[
+        int, option("VG: shorter side of a photo, at least", "vg-min-photo-px")
+    ] = 200
 
     def __post_init__(self) -> None:
         choices = {"splits": VgSplits, "object_cap": ObjectCap, "predicate_names": PredicateNames}
@@ -48,10 +66,10 @@ class VisualGenomeRules:
                 raise ValueError(f"{flag(name)} must be {among}, but is {value!r}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is not None and field.name.startswith("min_") and value < 1:
+            if field.name.startswith("min_") and value < 1:
                 raise ValueError(f"{flag(field.name)} must be at least 1, but is {value}")
 
 
 def flag(rule: str) -> str:
     """The command-line flag of a rule."""
-    return "--vg-" + rule.replace("_", "-")
+    return "--splits" if rule == "splits" else "--vg-" + rule.replace("_", "-")

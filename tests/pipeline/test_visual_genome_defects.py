@@ -32,10 +32,10 @@ def refusal(folder, content):
 @pytest.mark.parametrize("kind", ["objects", "relationships", "attributes", "image_data"])
 def test_an_entry_without_its_photos_id_is_left_out_and_noted(tmp_path, content, kind):
     del content[f"{kind}.json"][1]["image_id"]
-    protocol = read(tmp_path, content).protocol
+    found = read(tmp_path, content)
     note = f"{kind}.json: entries without image_id, left out: 1; the first is entry 1"
-    assert note in protocol.notes
-    assert protocol.counts[f"entries_without_image_id_in_{kind}.json"] == {"all": 1}
+    assert note in found.protocol.notes
+    assert (2 in [p.photo.image_id for p in found.photos]) == (kind == "attributes")
 
 
 def test_of_a_photo_that_is_listed_twice_the_later_list_stands(tmp_path, content):
@@ -244,6 +244,12 @@ def test_files_of_release_1_0_are_refused(tmp_path, content, kind):
     said = refusal(tmp_path, content)
     assert f"{kind}.json is of release 1.0 (it says 'id'" in said
     assert "is needed: download it from visualgenome.org" in said
+
+
+def test_files_without_any_relationship_are_of_no_release_and_leave_nothing(tmp_path, content):
+    for entry in content["relationships.json"]:
+        entry["relationships"] = []
+    assert "none of the 3 training photos passes the filter" in refusal(tmp_path, content)
 
 
 def test_one_merged_object_in_a_file_is_enough_to_know_release_1_4(tmp_path, content):

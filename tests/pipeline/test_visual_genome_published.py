@@ -131,7 +131,6 @@ class Published:
         found = {}
         for entry in entries:
             if entry.get("image_id") in self.split_of:
-                found.pop(entry["image_id"], None)
                 found[entry["image_id"]] = json.loads(json.dumps(entry[key]))
         return found
 
