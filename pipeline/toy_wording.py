@@ -133,18 +133,28 @@ def _spelt(predicate: str, random: np.random.Generator) -> str:
 def _predicate(subject: Placed, object: Placed) -> str:
     if subject.frame and object.frame:
         return _between_things(subject.box_px, object.box_px)
-    if object.frame:  # stuff lies behind things, or they stand on it
-        return "under" if _holds(subject, object) else "behind"
-    if subject.frame:
-        if object.category == "sky-other":
-            return "in" if subject.category in IN_THE_SKY else "below"
-        return "on" if _holds(object, subject) else "above"
-    return "above" if subject.band[0] < object.band[0] else "below"
+    if object.frame and subject.category == "sky-other":
+        return "behind"
+    if object.frame and _holds(subject, object):
+        return "under"
+    if subject.category in IN_THE_SKY and object.category == "sky-other":
+        return "in"
+    if subject.frame and _holds(object, subject):
+        return "on"
+    return "above" if _middle(subject) < _middle(object) else "below"
+
+
+def _middle(placed: Placed) -> float:
+    """px from the top."""
+    _, y, _, height = placed.box_px
+    return y + height / 2
 
 
 def _holds(stuff: Placed, thing: Placed) -> bool:
-    """Whether the thing's foot is on that stretch of land or sea."""
-    return stuff.category != "sky-other" and stuff.band[0] <= thing.band[1] <= stuff.band[1]
+    """Whether the lowest line that is seen of the thing is on that stretch of land or sea."""
+    _, y, _, height = thing.box_px
+    top, bottom = stuff.band
+    return stuff.category != "sky-other" and round(top) <= y + height <= round(bottom)
 
 
 def _between_things(a: BoxPx, b: BoxPx) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
-import torch
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
@@ -21,9 +20,9 @@ from pipeline.toy_scenes import HEIGHT, WIDTH
 from pipeline.toy_shapes import MARKS, SHAPES
 from pipeline.toy_styles import STYLES
 from pipeline.toy_world import held_out_mark
+from tests.pipeline.style_classifier import CHANCE, accuracy, is_chance
 
 TRAIN, VAL = 400, 260
-CHANCE = 1 / len(STYLES)
 
 # pycocotools 2.0.11 itself calls numpy in a way that numpy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -61,26 +60,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("data") / "toy"
     write_toy(folder, train_photos=TRAIN, val_photos=VAL)
     return _read(folder)
-
-
-def _accuracy(
-    train: NDArray[np.float32], train_y: list[int], val: NDArray[np.float32], val_y: list[int]
-) -> float:
-    """Share of held-out rows that a ridge-regularised softmax regression gets right."""
-    centre, spread = train.mean(0), train.std(0) + 1e-6
-    x, held_out = (torch.from_numpy((a - centre) / spread).float() for a in (train, val))
-    weights = torch.zeros(x.shape[1], len(STYLES), requires_grad=True)
-    bias = torch.zeros(len(STYLES), requires_grad=True)
-    optimiser = torch.optim.Adam([weights, bias], lr=0.05)
-    labels = torch.tensor(train_y)
-    for _ in range(150):
-        loss = torch.nn.functional.cross_entropy(x @ weights + bias, labels)
-        loss = loss + 0.01 * (weights**2).sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    guess = (held_out @ weights + bias).argmax(1)
-    return float((guess == torch.tensor(val_y)).float().mean())
 
 
 def _annotation_features(world: World, image_id: int, licence: int) -> NDArray[np.float32]:
@@ -135,21 +114,20 @@ def test_annotations_tell_nothing_of_the_style(world: World) -> None:
         photos = [(image["id"], image["license"]) for image in world.images[split]]
         sides.append(np.stack([_annotation_features(world, *photo) for photo in photos]))
         sides.append([world.styles[i] for i, _ in photos])
-    spread = (CHANCE * (1 - CHANCE) / VAL) ** 0.5
-    assert abs(_accuracy(*sides) - CHANCE) < 3.5 * spread
+    assert is_chance(accuracy(*sides), VAL)
 
 
 def test_the_same_classifier_finds_the_style_in_the_pixels_of_a_patch(
     looks: tuple[Side, Side],
 ) -> None:
     train, val = looks
-    assert _accuracy(*train, *val) > 0.7
+    assert accuracy(*train, *val) > 0.7
 
 
 def test_the_mean_colour_of_a_patch_does_not_give_the_style_away(looks: tuple[Side, Side]) -> None:
     (train, train_y), (val, val_y) = looks
-    of_colour = _accuracy(train[:, :3], train_y, val[:, :3], val_y)
-    assert 3 * CHANCE < of_colour < _accuracy(train, train_y, val, val_y) - 0.1
+    of_colour = accuracy(train[:, :3], train_y, val[:, :3], val_y)
+    assert 3 * CHANCE < of_colour < accuracy(train, train_y, val, val_y) - 0.1
 
 
 def test_one_set_of_categories_occurs_in_many_styles(world: World) -> None:
