@@ -1,6 +1,7 @@
 """How long a reader takes for blown-up annotation files, and how much memory: a process for each.
 
-python -m benchmarks.annotations --photos 108077
+python -m benchmarks.annotations --dataset coco --photos 118287
+python -m benchmarks.annotations --dataset vg --photos 108077
 
 The files are made of random numbers, shaped like the published ones, in a temporary folder that is
 removed at the end. Peak memory is the whole reading process's, its imports included.
@@ -17,13 +18,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from benchmarks.vg_like import FULL_SIZE, write_vg_like
+from benchmarks.coco_like import FULL_SIZE as FULL_COCO
+from benchmarks.coco_like import write_coco_like
+from benchmarks.vg_like import FULL_SIZE as FULL_VG
+from benchmarks.vg_like import write_vg_like
+from pipeline.coco import read_coco
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.options import option, run
 from pipeline.visual_genome import VisualGenomeRules, read_visual_genome
 
-DatasetName = Literal["vg"]
+DatasetName = Literal["coco", "vg"]
 
 
 class Kind(NamedTuple):
@@ -46,15 +51,22 @@ def _read_vg(folder: Path, share: float) -> Dataset:
     return read_visual_genome(DataFolder(folder), rules)
 
 
-KINDS: dict[DatasetName, Kind] = {"vg": Kind(FULL_SIZE, write_vg_like, _read_vg)}
+def _read_coco(folder: Path, share: float) -> Dataset:
+    return read_coco(folder)
+
+
+KINDS: dict[DatasetName, Kind] = {
+    "coco": Kind(FULL_COCO, write_coco_like, _read_coco),
+    "vg": Kind(FULL_VG, write_vg_like, _read_vg),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
     dataset: Annotated[DatasetName, option("whose files")] = "vg"
-    photos: Annotated[int, option("photos that the files are blown up to; full size: 108,077")] = (
-        10_000
-    )
+    photos: Annotated[
+        int, option("photos that the files are blown up to; COCO has 118,287, VG 108,077")
+    ] = 10_000
     seed: Annotated[int, option("of the random numbers")] = 0
     folder: Annotated[Path | None, option("read the files here; they are made if missing")] = None
     child: Annotated[bool, option("read and report, in this process")] = False
@@ -80,7 +92,7 @@ def _report(folder: Path, options: Annotations) -> None:
     command = [sys.executable, "-m", "benchmarks.annotations", "--child", "--folder", str(folder)]
     command += ["--dataset", options.dataset, "--photos", str(options.photos)]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(
         f"{options.dataset}: {options.photos:,} photos, {size / 1e6:,.0f} MB of annotations read "
         f"in {found['seconds']:.1f} s ({size / 1e6 / found['seconds']:.0f} MB/s), peak memory "

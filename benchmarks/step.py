@@ -65,6 +65,7 @@ def seconds_per_step() -> float:
     vocabulary = Vocabulary((IMAGE, *(f"thing {i}" for i in range(14))), (IN_IMAGE, *GEOMETRIC))
     bank: Any = SimpleNamespace(
         vocabulary=vocabulary,
+        image_size=128,
         manifest=SimpleNamespace(recipe={"candidates": 20}),
         table=pa.table({"split": ["train"], "x0": [0.2], "y0": [0.2], "x1": [0.8], "y1": [0.8]}),
     )

@@ -2,15 +2,16 @@
 
 python -m jobs.build_bank --dataset toy     nothing to download: draws its photos first
 python -m jobs.build_bank --dataset coco    reads data/coco, writes bank/coco
+python -m jobs.build_bank --dataset vg      reads data/vg, writes bank/vg
 
 Run it again to go on with a build that was interrupted; a finished bank is left as it is.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from bank.assemble import assemble, count_reasons, remove_strangers
 from bank.candidates import Scope
@@ -31,15 +32,25 @@ from bank.receipts import digests
 from bank.site import building, clear_work
 from jobs.cut import Workforce, content_files, cut, photos_digest, plan
 from jobs.derive import SEED, TRAIN, Derivation, DeriveRecipe, check_networks, derive
-from model import cooccurrence, sg2im
-from pipeline.coco import read_coco
+from model import cooccurrence, encoder
+from pipeline import protocol
+from pipeline.coco import CocoRules
 from pipeline.crop import Resizer
+from pipeline.dataset import Dataset
+from pipeline.datasets import (
+    DatasetName,
+    Rules,
+    ToyFormat,
+    default_folder,
+    flag_of,
+    read_dataset,
+    rules_of,
+)
 from pipeline.errors import UserError
-from pipeline.options import option, run
-from pipeline.scene import Dataset, LeftOut
-from pipeline.toy import write_toy
+from pipeline.options import option, run, to_json
+from pipeline.scene import LeftOut
+from pipeline.visual_genome_rules import VisualGenomeRules
 
-DatasetName = Literal["coco", "toy"]
 JOINED = ("patches.arrow", "scenes.index.arrow", "vocabulary.json", "failures.jsonl")
 
 
@@ -51,7 +62,10 @@ class BuildBank:
     workers: Annotated[int, option("processes that cut patches; 0 = this one, no Dask")] = 0
     scheduler: Annotated[str, option("address of a running Dask scheduler, instead")] = ""
     graph_encoder: Annotated[
-        str, option("'train', or a file (.safetensors, or a published sg2im .pt)")
+        str,
+        option(
+            "'train', a file (.safetensors, or sg2im's published .pt), or an sg2im run's folder"
+        ),
     ] = TRAIN
     encoder_steps: Annotated[
         int | None, option("training steps of the graph encoder; default: by number of scenes")
@@ -67,7 +81,11 @@ class BuildBank:
     candidate_scope: Annotated[
         Scope, option("category: an object's own first, others as fallback; all: any")
     ] = "category"
-    require_stuff: Annotated[bool, option("COCO: only photos with stuff, as sg2im")] = True
+    coco: Annotated[CocoRules, option("", name="")] = field(default_factory=CocoRules)
+    vg: Annotated[VisualGenomeRules, option("", name="")] = field(default_factory=VisualGenomeRules)
+    toy_format: Annotated[
+        ToyFormat, option("toy: whose files the photos come with, and which reader reads them")
+    ] = "coco"
     limit: Annotated[
         int | None, option("at most so many training and so many other photos; default: all")
     ] = None
@@ -83,19 +101,29 @@ class BuildBank:
             raise ValueError("--image-size and --patch-size may be at most 4096 pixels")
         if self.workers and self.scheduler:
             raise ValueError("--workers starts workers here, --scheduler uses others: give one")
+        reads_vg = self.dataset == "vg" or (self.dataset == "toy" and self.toy_format == "vg")
+        if reads_vg and self.coco != CocoRules():
+            raise ValueError(f"{_changed(self.coco)} is for COCO's files, not Visual Genome's")
+        if not reads_vg and self.vg != VisualGenomeRules():
+            raise ValueError(f"{_changed(self.vg)} is for Visual Genome's files, not COCO's")
 
     @property
     def bank(self) -> Path:
-        return self.out or Path("bank") / self.dataset
+        return self.out or Path("bank") / default_folder(self.dataset, self.toy_format).name
 
-    @property
-    def photos(self) -> Path:
-        return self.data or Path("data") / self.dataset
+
+def _changed(rules: Rules) -> str:
+    """The first flag that is not at its default."""
+    default = type(rules)()
+    changed = (name for name, value in asdict(rules).items() if value != getattr(default, name))
+    return flag_of(rules, next(changed))
 
 
 def main(options: BuildBank) -> None:
-    dataset = read_dataset(options)
-    recipe = recipe_of(options)
+    rules = rules_of(options.dataset, options.coco, options.vg, options.toy_format)
+    dataset = read_dataset(options.dataset, options.data, rules, options.limit)
+    print("\n".join(protocol.lines(dataset.protocol)), flush=True)
+    recipe = recipe_of(options, rules)
     inputs = {**dataset.inputs, "photos": photos_digest(dataset)}
     if is_finished(options.bank):
         check_same(options.bank, recipe, inputs)
@@ -122,7 +150,7 @@ def main(options: BuildBank) -> None:
             dataset=dataset.name,
             recipe=recipe,
             inputs=inputs,
-            protocol=dataset.protocol,
+            protocol=to_json(dataset.protocol),
             counts=counts_of(dataset, shards, derivation),
             left_out=dict(Counter(row.reason for row in left_out)),
             shards={name: shard.receipt.counts for name, shard in shards.items()},
@@ -136,34 +164,30 @@ def main(options: BuildBank) -> None:
     print(summary(options.bank, manifest, shards, left_out))
 
 
-def read_dataset(options: BuildBank) -> Dataset:
-    """The dataset, by its reader. The toy world is drawn first, but a folder that was named with
-    --data and has annotations is taken as it is."""
-    if options.dataset == "toy" and not (options.data and (options.data / "annotations").is_dir()):
-        write_toy(options.photos)
-    found = read_coco(options.photos, require_stuff=options.require_stuff, limit=options.limit)
-    return replace(found, name=options.dataset)  # the toy world is laid out like COCO
-
-
-def recipe_of(options: BuildBank) -> dict[str, Any]:
+def recipe_of(options: BuildBank, rules: Rules) -> dict[str, Any]:
     """Every option that shapes the bank; networks given by file are known by their digest."""
     recipe = asdict(options)
-    for name in ("data", "out", "workers", "scheduler"):
+    for name in ("data", "out", "workers", "scheduler", "coco", "vg"):
         del recipe[name]
+    if options.dataset != "toy":
+        del recipe["toy_format"]
+    for name, value in to_json(asdict(rules)).items():
+        recipe[flag_of(rules, name).removeprefix("--").replace("-", "_")] = value
     for name in ("graph_encoder", "cooccurrence"):
         recipe[name] = network_digest(name, recipe[name])
     return {**recipe, "seed": SEED}
 
 
 def network_digest(name: str, source: str) -> str:
-    """`train`, or the SHA-256 of the file given."""
+    """`train`, or the SHA-256 of the file that holds the weights."""
     if source == TRAIN:
         return TRAIN
-    if not Path(source).is_file():
+    path = encoder.graph_encoder_file(Path(source)) if name == "graph_encoder" else Path(source)
+    if not path.is_file():
         raise UserError(
-            f"--{name.replace('_', '-')} {source}: there is no such file; give a path or 'train'"
+            f"--{name.replace('_', '-')} {source}: there is no file {path}; give a path or 'train'"
         )
-    return file_digest(Path(source)).sha256
+    return file_digest(path).sha256
 
 
 def derive_recipe(options: BuildBank, content: Contents) -> DeriveRecipe:
@@ -171,7 +195,7 @@ def derive_recipe(options: BuildBank, content: Contents) -> DeriveRecipe:
     train_photos = len(content.scene_ids("train"))
     encoder_steps, occur_steps = options.encoder_steps, options.cooccurrence_steps
     if encoder_steps is None:
-        encoder_steps = sg2im.default_steps(train_photos)
+        encoder_steps = encoder.default_steps(train_photos)
     if occur_steps is None:
         occur_steps = cooccurrence.default_steps(train_photos)
     return DeriveRecipe(

@@ -147,9 +147,9 @@ def example_graphs() -> tuple[Path, ...]:
 
 def sample_examples(options: DemoOptions, sampler: Sampler) -> None:
     for path in example_graphs():
-        asked = sample.SampleOptions(run=options.out, graph=path, draws=DRAWS)
+        asked = sample.SampleOptions(run=options.out, graph=path, draws=DRAWS, data=options.data)
         for graph in read_scene_graphs(path, sampler.bank.vocabulary):
-            sample.sample_graph(sampler, graph, asked, asked.folder, options.data)
+            sample.sample_graph(sampler, sample.Asked(path.stem, graph), asked, asked.folder)
             print(f"{asked.folder}/: {sample.describe(graph)}", flush=True)
 
 

@@ -21,6 +21,8 @@ from bank.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
 from bank.table import read_vectors, write_vectors
 from model.cooccurrence import CoOccurrence, embed_patches, train_co_occurrence
 from model.encoder import embed_scenes, load_graph_encoder, train_graph_encoder
+from model.published import ignored_note, load_published_graph
+from model.vocabularies import compare_vocabularies, listed
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scene import Vocabulary
@@ -128,16 +130,23 @@ def co_occurrence(derivation: Derivation) -> Receipt:
 def check_networks(graph_encoder: str, cooccurrence: str, vocabulary: Vocabulary) -> None:
     """UserError for a given network that cannot be used: before the hours of cutting, not after."""
     if graph_encoder != TRAIN:
-        known = load_graph_encoder(Path(graph_encoder)).vocabulary
-        unknown = [name for name in vocabulary.objects if name not in known.objects]
-        unknown += [name for name in vocabulary.predicates if name not in known.predicates]
-        if unknown:
-            raise UserError(
-                f"--graph-encoder {graph_encoder} does not know {len(unknown)} of the dataset's "
-                f"names: {', '.join(unknown)}; give one that was trained on them, or 'train'"
-            )
+        _check_names(Path(graph_encoder), vocabulary)
     if cooccurrence != TRAIN:
         CoOccurrence.load(Path(cooccurrence))
+
+
+def _check_names(path: Path, vocabulary: Vocabulary) -> None:
+    """Every name of the dataset must be known; what the network knows besides is told."""
+    if path.suffix == ".pt" and (ignored := load_published_graph(path).ignored):
+        print(ignored_note(path, ignored))
+    found = compare_vocabularies(load_graph_encoder(path).vocabulary, vocabulary)
+    if unknown := [*found.unknown_objects, *found.unknown_predicates]:
+        raise UserError(
+            f"--graph-encoder {path} does not know {len(unknown)} of the dataset's names: "
+            f"{', '.join(unknown)}; give one that was trained on them, or 'train'"
+        )
+    if unused := [*found.unused_objects, *found.unused_predicates]:
+        print(f"{path} also knows {len(unused)} names that this dataset lacks: {listed(unused)}")
 
 
 def object_features(derivation: Derivation, encoder: Receipt) -> Receipt:

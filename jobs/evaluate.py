@@ -30,13 +30,13 @@ from model.evaluation import (
     ways_to_choose,
 )
 from model.retrievegan import RetrieveGAN
+from pipeline.datasets import default_folder
 from pipeline.errors import UserError
 from pipeline.options import option, run
 from pipeline.scene import image_of
 
 CANDIDATES = 20  # K, where the bank has as many
 DRAWS = 4  # starts per scene over which compatibility is averaged
-TOY_STYLES = Path("data/toy/styles.json")
 METRICS = "metrics.jsonl"
 
 
@@ -50,7 +50,7 @@ class Evaluate:
         int | None, option("candidates per object; default 20, or as many as the bank has")
     ] = None
     styles: Annotated[
-        Path | None, option("each photo's hidden style; default data/toy/styles.json, toy only")
+        Path | None, option("each photo's hidden style, toy only; default the toy world's")
     ] = None
     seed: Annotated[int, option("decides scenes, starts, noise and intervals")] = 0
 
@@ -139,10 +139,11 @@ def read_styles(path: Path | None, bank: Bank) -> NDArray[np.int64] | None:
     """The style of each patch's photo, in the order of `bank.patch_ids`; None where unknown."""
     if path is None:
         # Not `manifest.dataset`: in older toy banks that says coco.
-        toy = bank.manifest.recipe.get("dataset") == "toy"
-        if not toy or not TOY_STYLES.is_file() or strange_neighbour(TOY_STYLES, bank):
+        recipe = bank.manifest.recipe
+        path = default_folder("toy", recipe.get("toy_format", "coco")) / "styles.json"
+        toy = recipe.get("dataset") == "toy"
+        if not toy or not path.is_file() or strange_neighbour(path, bank):
             return None
-        path = TOY_STYLES
     elif strange := strange_neighbour(path, bank):
         raise UserError(
             f"{strange} is not what {bank.path} was built from, so {path} is of another toy world; "

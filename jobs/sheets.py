@@ -94,12 +94,14 @@ def patch_sheet(patches: Pixels, labels: Sequence[str]) -> Image.Image:
     return sheet(cells, labels)
 
 
-def sheet(cells: Sequence[Image.Image], labels: Sequence[str]) -> Image.Image:
-    """Pictures in rows, each over its label."""
+def sheet(
+    cells: Sequence[Image.Image], labels: Sequence[str], across: int = MOST_ACROSS
+) -> Image.Image:
+    """Pictures in rows of `across`, each over its label."""
     width = max(cell.width for cell in cells)
     height = max(cell.height for cell in cells)
     lines = max(label.count("\n") + 1 for label in labels)
-    across = min(len(cells), MOST_ACROSS)
+    across = min(len(cells), across)
     down = -(-len(cells) // across)
     step = (width + GAP, height + lines * LINE + GAP)
     page = Image.new("RGB", (across * step[0] + GAP, down * step[1] + GAP), "white")

@@ -52,7 +52,7 @@ def state(
     notes: Sequence[str] = (),
 ) -> Protocol:
     """`literature`: `train`, `val`, `test`, `objects` or `relations` -> count and its source."""
-    found = {
+    found: dict[str, int] = {
         **{s: sum(p.photo.split == s for p in photos) for s in SPLITS},
         "objects": len(vocabulary.objects) - 1,
         "relations": len(vocabulary.predicates) - 1,

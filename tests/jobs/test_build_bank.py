@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +20,16 @@ from bank.cutting import CropRecipe
 from bank.errors import BankError
 from bank.manifest import read_manifest
 from bank.table import read_table
+from bank.verify import verify
 from jobs.build_bank import BuildBank, main
 from jobs.cut import Workforce, cut, plan
+from jobs.derive import check_networks
 from model.graph import GraphEncoder
-from pipeline.coco import read_coco
+from pipeline.coco import CocoRules, read_coco
 from pipeline.errors import UserError
 from pipeline.scene import Vocabulary
+from pipeline.toy_visual_genome import write_toy_visual_genome
+from pipeline.visual_genome_rules import VisualGenomeRules
 
 ROOT = Path(__file__).parents[2]
 LIMIT, SHARD_PHOTOS = 14, 4  # 4 shards of train, 2 of val, 2 of test
@@ -83,7 +88,7 @@ def test_two_dask_workers_build_the_same_bank_as_no_dask_at_all(options, digests
 def content_of(options, seed=None, workers=0):
     """The content digest alone; `seed` shuffles the order in which shards are cut and joined."""
     options.bank.mkdir()
-    dataset = read_coco(options.photos, limit=options.limit)
+    dataset = read_coco(options.data, limit=options.limit)
     recipe = CropRecipe(options.image_size, options.patch_size, options.resizer)
     tasks = plan(dataset, options.bank, options.shard_photos, recipe)
     if seed is not None:
@@ -121,7 +126,7 @@ def test_what_shapes_the_content_does_show(options, digests, change):
 def test_another_folder_of_photos_and_another_working_folder_do_not_show(
     options, digests, tmp_path, monkeypatch
 ):
-    shutil.copytree(options.photos, tmp_path / "elsewhere")
+    shutil.copytree(options.data, tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     main(replace(options, data=Path("elsewhere"), out=Path("here")))
     assert digests_of(replace(options, out=Path("here"))) == digests
@@ -179,7 +184,7 @@ def test_an_unfinished_build_may_go_on_with_other_settings(options, digests, cap
 
 def test_a_killed_build_goes_on_and_ends_in_the_same_bank(options, digests):
     command = [sys.executable, "-m", "jobs.build_bank", "--dataset", "toy", "--shard-photos", "1"]
-    command += ["--data", str(options.photos), "--out", str(options.bank), "--limit", str(LIMIT)]
+    command += ["--data", str(options.data), "--out", str(options.bank), "--limit", str(LIMIT)]
     command += ["--image-size", "32", "--patch-size", "16"]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     receipts = options.bank / "work/receipts"
@@ -213,7 +218,7 @@ def test_a_finished_bank_of_another_recipe_is_kept_and_the_difference_named(buil
 
 
 def test_a_finished_bank_of_other_photos_is_kept_and_the_difference_named(built, tmp_path):
-    data = shutil.copytree(built.photos, tmp_path / "data")
+    data = shutil.copytree(built.data, tmp_path / "data")
     main(replace(built, data=data))  # the same photos in another place are the same
     annotations = data / "annotations/instances_val2017.json"
     before = annotations.read_text()
@@ -227,7 +232,7 @@ def test_a_finished_bank_of_other_photos_is_kept_and_the_difference_named(built,
 
 
 def test_bad_photos_cost_themselves_and_are_counted(options, reference, tmp_path, capsys):
-    data = shutil.copytree(options.photos, tmp_path / "data")
+    data = shutil.copytree(options.data, tmp_path / "data")
     ids = [p.photo for p in read_coco(data, limit=LIMIT).photos if p.photo.split == "train"]
     cut_short, text, missing = (data / photo.file for photo in ids[:3])
     cut_short.write_bytes(cut_short.read_bytes()[:-200])
@@ -247,7 +252,7 @@ def test_bad_photos_cost_themselves_and_are_counted(options, reference, tmp_path
 
 
 def test_photos_that_are_all_gone_stop_the_build(options, tmp_path):
-    data = shutil.copytree(options.photos, tmp_path / "data")
+    data = shutil.copytree(options.data, tmp_path / "data")
     for path in [*(data / "train2017").iterdir(), *(data / "val2017").iterdir()]:
         path.unlink()
     with pytest.raises(BankError, match=r"not one photo could be used .*photo_missing"):
@@ -286,7 +291,7 @@ def test_nonsense_is_refused_by_name(options, change, said):
 
 
 def test_a_network_that_is_not_there_is_noticed_before_anything_is_cut(options):
-    with pytest.raises(UserError, match="--graph-encoder nowhere: there is no such file"):
+    with pytest.raises(UserError, match="--graph-encoder nowhere: there is no file nowhere"):
         main(replace(options, graph_encoder="nowhere"))
     with pytest.raises(UserError, match="--cooccurrence"):
         main(replace(options, cooccurrence="nowhere"))
@@ -332,7 +337,7 @@ def test_real_photos_build_a_bank(options, tmp_path):
 
 
 def test_a_graph_encoder_that_lacks_names_is_noticed_before_anything_is_cut(options, tmp_path):
-    known = read_coco(options.photos).vocabulary
+    known = read_coco(options.data).vocabulary
     fewer = Vocabulary(tuple(n for n in known.objects if n != "tree"), known.predicates[:-1])
     GraphEncoder(fewer, 4, 4, 1).save(tmp_path / "net.safetensors")
     with pytest.raises(UserError, match=f"does not know 2 of .* tree, {known.predicates[-1]};"):
@@ -342,3 +347,100 @@ def test_a_graph_encoder_that_lacks_names_is_noticed_before_anything_is_cut(opti
 
 def test_a_toy_bank_says_that_it_is_of_the_toy_world(toy_bank):
     assert read_manifest(toy_bank).dataset == "toy"
+
+
+# Protocols
+
+
+@pytest.fixture(scope="module")
+def toy_vg_data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "toy-vg"
+    write_toy_visual_genome(folder, train_photos=40, val_photos=16)
+    return folder
+
+
+VG_FEW = VisualGenomeRules(
+    min_object_count=2,
+    min_attribute_count=2,
+    min_relation_count=2,
+    min_box_px=14,
+    min_photo_px=100,
+)
+
+
+def test_the_toy_world_as_visual_genome_files_builds_a_bank_with_given_relations(
+    toy_vg_data, tmp_path, capsys
+):
+    out = tmp_path / "bank"
+    main(
+        BuildBank(
+            dataset="toy",
+            toy_format="vg",
+            data=toy_vg_data,
+            out=out,
+            vg=VG_FEW,
+            encoder_steps=1,
+            cooccurrence_steps=1,
+        )
+    )
+
+    assert verify(out).damages == []
+    bank, manifest = Bank.open(out), read_manifest(out)
+    assert (manifest.dataset, manifest.recipe["toy_format"]) == ("toy", "vg")
+    assert (manifest.recipe["vg_min_box_px"], manifest.recipe["splits"]) == (14, "sg2im")
+    assert manifest.protocol["vocabulary"]["relations"] == len(bank.vocabulary.predicates) - 1
+    assert not {"left of", "surrounding"} <= set(bank.vocabulary.predicates)  # VG's own words
+    relations = {
+        relation.predicate
+        for split in ("train", "val", "test")
+        for image_id in bank.scene_ids(split)
+        for relation in bank.scene(int(image_id)).triples
+    }
+    assert relations
+    assert relations <= set(bank.vocabulary.predicates)
+    scenes = [bank.scene(int(i)) for i in bank.scene_ids("train")]
+    assert any(any(scene.attributes) for scene in scenes)
+    assert all(scene.masks is None for scene in scenes)
+    stated = capsys.readouterr().out
+    assert "protocol: toy world; its files are read as Visual Genome" in stated
+    assert manifest.protocol["split_hash"][:16] in stated
+
+
+def test_photos_and_annotations_in_zips_give_the_same_content(options, digests, tmp_path):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for name, pattern in (("annotations.zip", "annotations/*"), ("photos.zip", "*2017/*")):
+        with zipfile.ZipFile(packed / name, "w") as archive:
+            for path in sorted(options.data.glob(pattern)):
+                archive.write(path, path.relative_to(options.data))
+
+    assert content_of(replace(options, data=packed), workers=2) == digests[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        ({"dataset": "vg", "coco": CocoRules(licences=("cc-by",))}, "--licences is for COCO's"),
+        ({"dataset": "coco", "vg": VisualGenomeRules(splits="own")}, "--splits is for Visual"),
+        ({"toy_format": "vg", "coco": CocoRules(edition="deprecated-40k")}, "--edition is for"),
+        ({"vg": VisualGenomeRules(min_box_px=3)}, "--vg-min-box-px is for Visual"),
+    ],
+)
+def test_a_flag_of_the_other_dataset_is_refused_and_not_ignored(options, change, flag):
+    with pytest.raises(ValueError, match=flag):
+        replace(options, **change)
+
+
+def test_a_bank_built_by_another_protocol_is_not_taken_for_the_one_asked_for(built):
+    other = replace(built, coco=CocoRules(test_rule="last-2048"))
+    with pytest.raises(BankError, match="--test-rule was remainder, asked for is last-2048"):
+        main(other)
+
+
+def test_names_known_only_to_the_given_encoder_are_told(options, tmp_path, capsys):
+    known = read_coco(options.data).vocabulary
+    more = Vocabulary((*known.objects, "unicorn"), (*known.predicates, "left touching"))
+    GraphEncoder(more, 128, 8, 2).save(tmp_path / "net.safetensors")
+    check_networks(str(tmp_path / "net.safetensors"), "train", known)
+    told = "also knows 2 names that this dataset lacks: 'unicorn', 'left touching'"
+    assert told in capsys.readouterr().out
