@@ -10,7 +10,6 @@ from pipeline import json_stream
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
 from pipeline.json_stream import JsonList
-from pipeline.progress import progress
 
 
 def entries(folder, data):
@@ -134,11 +133,3 @@ def test_a_file_that_is_not_there_is_said_to_be_so(tmp_path):
     (tmp_path / "list.json").mkdir()
     with pytest.raises(DatasetError, match=r"list\.json cannot be read: "):
         list(JsonList(DataFolder(tmp_path), "list.json"))
-
-
-def test_progress_over_chunks_counts_their_bytes(capsys):
-    chunks = [b"a" * 1_000_000, b"b" * 1_500_000]
-    assert list(progress(chunks, "reading", 2_500_000, "B", size=len)) == chunks
-    assert capsys.readouterr().err.startswith("reading: 2 MB in 0.0 s")
-    assert list(progress([1, 2, 3], "counting", 3, "photos")) == [1, 2, 3]
-    assert capsys.readouterr().err.startswith("counting: 3 photos in 0.0 s")
