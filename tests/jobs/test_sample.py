@@ -8,9 +8,12 @@ import torch
 from PIL import Image
 
 from bank.bank import Bank
-from jobs.sample import SampleOptions, main, parse_pins
-from jobs.sheets import FRAME, patch_sheet, sources_of
-from model.config import demo
+from jobs.sample import CELL, SampleOptions, main, parse_pins
+from jobs.sheets import FRAME, GAP, LINE, patch_sheet, sources_of
+from model.checkpoint import load_sg2im
+from model.config import demo, sg2im_demo
+from model.published import save_published_sg2im
+from model.sg2im_trainer import Sg2ImTrainer
 from model.trainer import Trainer
 from pipeline.errors import UserError
 from pipeline.options import write_json
@@ -31,6 +34,15 @@ def run(bank, tmp_path_factory):
     folder.mkdir()
     write_json(folder / "config.json", {"bank": str(bank.path), "train": demo()})
     Trainer(demo(), bank, torch.device("cpu")).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sg2im_run(bank, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "00002-toy"
+    folder.mkdir()
+    write_json(folder / "config.json", {"bank": str(bank.path), "train": sg2im_demo()})
+    Sg2ImTrainer(sg2im_demo(), bank, torch.device("cpu")).save(folder)
     return folder
 
 
@@ -155,3 +167,117 @@ def test_a_sheet_holds_every_patch_in_rows():
 def test_options_that_make_no_sense_are_refused(run, graph, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SampleOptions(run=run, graph=graph, **wrong)
+
+
+# Beside one another
+
+
+def cells_of(path, across):
+    """comparison.png's pictures, row by row."""
+    with Image.open(path) as page:
+        pixels = np.asarray(page)
+    step = CELL + GAP
+    rows = round(page.height / (step + LINE))
+    return [
+        [
+            pixels[GAP + r * (step + LINE) :, GAP + c * step :][:CELL, :CELL].tobytes()
+            for c in range(across)
+        ]
+        for r in range(rows)
+    ]
+
+
+def test_ways_of_making_the_same_graph_stand_side_by_side_and_are_all_credited(
+    run, sg2im_run, graph, tmp_path
+):
+    out = tmp_path / "out"
+    beside = ("predefined", "random", str(sg2im_run))
+    main(SampleOptions(run=run, graph=graph, out=out, draws=2, beside=beside))
+
+    first, second = cells_of(out / "comparison.png", 4)
+    assert len(set(first)) == 4
+    own, predefined, random, sg2im = (a == b for a, b in zip(first, second, strict=True))
+    assert predefined  # the nearest, whatever the seed
+    assert not own
+    assert not random
+    assert not sg2im
+    text = (out / "credits.txt").read_text()
+    for row in (0, 1):
+        for way in ("predefined", "random"):
+            credit = text.split(f"comparison.png, row {row}: {way}\n")[1].split("\n\n")[0]
+            assert credit.count("patch ") == len(GRAPH["objects"])
+        assert f"row {row}: {sg2im_run.name}\n  made of no patch" in text
+
+
+def test_an_sg2im_run_alone_leaves_images_of_no_patch(sg2im_run, graph, tmp_path):
+    main(SampleOptions(run=sg2im_run, graph=graph, out=tmp_path / "out", draws=2))
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "image-0.png",
+        "image-1.png",
+        "credits.txt",
+    }
+    images = [(tmp_path / "out" / f"image-{n}.png").read_bytes() for n in (0, 1)]
+    assert images[0] != images[1]
+
+
+def test_a_published_checkpoint_is_sampled_as_a_run_is(sg2im_run, graph, tmp_path, capsys):
+    network = load_sg2im(sg2im_run, torch.device("cpu"))
+    save_published_sg2im(tmp_path / "toy64.pt", network)
+    checkpoint = torch.load(tmp_path / "toy64.pt", weights_only=True)
+    checkpoint["model_kwargs"]["vec_noise_dim"] = 0
+    torch.save(checkpoint, tmp_path / "toy64.pt")
+    main(SampleOptions(run=sg2im_run, graph=graph, out=tmp_path / "a"))
+    main(SampleOptions(run=tmp_path / "toy64.pt", graph=graph, out=tmp_path / "b"))
+    a, b = ((tmp_path / name / "image-0.png").read_bytes() for name in "ab")
+    assert a == b
+    assert "ignored 'model_kwargs.vec_noise_dim'" in capsys.readouterr().out
+
+
+def test_held_out_scenes_are_taken_with_their_boxes_and_shown_beside_their_photo(
+    run, bank, tmp_path
+):
+    out = tmp_path / "out"
+    main(SampleOptions(run=run, split="val", scenes=2, out=out, beside=("predefined",)))
+    image_ids = [int(i) for i in bank.scene_ids("val")[:2]]
+    assert sorted(p.name for p in out.iterdir()) == sorted(str(i) for i in image_ids)
+    ((photo, *_),) = cells_of(out / str(image_ids[0]) / "comparison.png", 3)
+    scene = bank.scene(image_ids[0])
+    shown = Image.fromarray(scene.image).resize((CELL, CELL), Image.Resampling.BICUBIC)
+    assert photo == np.asarray(shown).tobytes()
+    (credit,) = bank.credits([int(scene.patch_ids[0])])
+    text = (out / str(image_ids[0]) / "credits.txt").read_text()
+    assert f"comparison.png, photo: {credit['file']}" in text
+
+
+def test_graphs_are_told_as_text_and_nothing_is_made(run, graph, bank, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(SampleOptions(run=run, graph=graph, out=out, as_text=True))
+    assert capsys.readouterr().out == "sky-other above grass and tree and tree\n"
+    main(SampleOptions(run=run, split="val", scenes=3, out=out, as_text=True))
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split("\t")[0]) for line in lines] == bank.scene_ids("val")[:3].tolist()
+    scene = bank.scene(int(bank.scene_ids("val")[0]))
+    relation = scene.triples[0]
+    told = f"{scene.objects[relation.subject]} {relation.predicate} "
+    assert lines[0].split("\t")[1].startswith(told)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"retrieval": "random"}, "--retrieval: .* is of sg2im"),
+        ({"pin": ("0=1",)}, "--pin: .* is of sg2im"),
+        ({"beside": ("predefined",)}, "one of sg2im, which retrieves nothing"),
+        ({"beside": ("runs/none",)}, "neither learned, predefined, random nor a run"),
+    ],
+)
+def test_what_sg2im_cannot_do_is_refused(sg2im_run, graph, asked, message):
+    with pytest.raises(UserError, match=message):
+        main(SampleOptions(run=sg2im_run, graph=graph, **asked))
+
+
+def test_a_file_or_a_split_is_wanted_and_not_both(run, graph):
+    for asked in ({}, {"graph": graph, "split": "val"}):
+        with pytest.raises(ValueError, match="one of the two"):
+            SampleOptions(run=run, **asked)
