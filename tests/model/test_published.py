@@ -46,8 +46,8 @@ def write(source, tmp_path):
     def written(prefix="", zipped=True, weights=None, beside=None, **kwargs):
         about = {
             "vocab": {
-                "object_name_to_idx": {"sky": 5, "boat": 1, IMAGE: 2},
-                "object_idx_to_name": ["NONE", "boat", IMAGE, "NONE", "NONE", "sky"],
+                "object_name_to_idx": {"boat": 5, "sky": 1, IMAGE: 2},
+                "object_idx_to_name": ["NONE", "sky", IMAGE, "NONE", "NONE", "boat"],
                 "pred_name_to_idx": {"above": 0, IN_IMAGE: 1, "below": 2},
                 "pred_idx_to_name": ["above", IN_IMAGE, "below"],
             },
@@ -101,7 +101,7 @@ def test_a_published_checkpoint_is_read_by_name(write, source, prefix, zipped):
     network, ignored = load_published_sg2im(path)
     assert ignored == ()
     assert not network.training
-    assert network.vocabulary.objects == (IMAGE, "boat", "sky")
+    assert network.vocabulary.objects == (IMAGE, "sky", "boat")
     assert network.vocabulary.predicates == (IN_IMAGE, "above", "below")
     pair = (("boat", "sky", "boat"), (Relation(0, "below", 1), Relation(1, "above", 2)))
     graph = graph_tensors([pair], network.vocabulary)
