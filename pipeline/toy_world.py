@@ -116,6 +116,8 @@ def draw_photos(world: World, split: Folder) -> Iterator[Drawn]:
 
 def stream_of(photo: Drawn, seed: int, purpose: int) -> np.random.Generator:
     """A random stream for what is written beside the pixels of a photo; purposes from 3 on."""
+    if purpose < 3:
+        raise ValueError(f"stream {purpose} draws geometry, style or paint: it would tell of them")
     return _stream(seed, *_place(photo.split, photo.number), purpose)
 
 
