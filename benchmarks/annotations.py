@@ -22,11 +22,11 @@ from benchmarks.coco_like import FULL_SIZE as FULL_COCO
 from benchmarks.coco_like import write_coco_like
 from benchmarks.vg_like import FULL_SIZE as FULL_VG
 from benchmarks.vg_like import write_vg_like
-from pipeline.coco import read_coco
+from pipeline.coco.reader import read_coco
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.options import option, run
-from pipeline.visual_genome import VisualGenomeRules, read_visual_genome
+from pipeline.visual_genome.reader import VisualGenomeRules, read_visual_genome
 
 DatasetName = Literal["coco", "vg"]
 

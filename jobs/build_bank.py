@@ -34,7 +34,7 @@ from jobs.cut import Workforce, content_files, cut, photos_digest, plan
 from jobs.derive import SEED, TRAIN, Derivation, DeriveRecipe, check_networks, derive
 from model import cooccurrence, encoder
 from pipeline import protocol
-from pipeline.coco import CocoRules
+from pipeline.coco.reader import CocoRules
 from pipeline.crop import Resizer
 from pipeline.dataset import Dataset
 from pipeline.datasets import (
@@ -49,7 +49,7 @@ from pipeline.datasets import (
 from pipeline.errors import UserError
 from pipeline.options import option, run, to_json
 from pipeline.scene import LeftOut
-from pipeline.visual_genome_rules import VisualGenomeRules
+from pipeline.visual_genome.rules import VisualGenomeRules
 
 JOINED = ("patches.arrow", "scenes.index.arrow", "vocabulary.json", "failures.jsonl")
 

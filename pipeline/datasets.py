@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pipeline.coco import CocoRules, read_coco
+from pipeline.coco.reader import CocoRules, read_coco
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
-from pipeline.toy import write_toy
-from pipeline.toy_visual_genome import TOY_RULES, write_toy_visual_genome
-from pipeline.visual_genome import read_visual_genome
-from pipeline.visual_genome_rules import VisualGenomeRules
-from pipeline.visual_genome_rules import flag as vg_flag
+from pipeline.toy.coco import write_toy
+from pipeline.toy.visual_genome import TOY_RULES, write_toy_visual_genome
+from pipeline.visual_genome.reader import read_visual_genome
+from pipeline.visual_genome.rules import VisualGenomeRules
+from pipeline.visual_genome.rules import flag as vg_flag
 
 DatasetName = Literal["coco", "vg", "toy"]
 ToyFormat = Literal["coco", "vg"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.build_bank import BuildBank, main
-from pipeline.toy import write_toy
+from pipeline.toy.coco import write_toy
 
 
 @pytest.fixture(scope="session")

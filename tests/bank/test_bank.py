@@ -8,7 +8,7 @@ import pytest
 
 from bank.bank import Bank
 from bank.errors import BankError
-from pipeline.coco import read_coco
+from pipeline.coco.reader import read_coco
 from pipeline.crop import cut_patches, decode_photo, resize_photo
 from pipeline.relations import scene_of
 from pipeline.scene import SPLITS

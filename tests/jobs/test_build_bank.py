@@ -11,25 +11,34 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from bank.assemble import assemble
 from bank.bank import Bank
 from bank.contents import content_digest
 from bank.cutting import CropRecipe
 from bank.errors import BankError
+from bank.files import file_digest
 from bank.manifest import read_manifest
 from bank.table import read_table
 from bank.verify import verify
 from jobs.build_bank import BuildBank, main
 from jobs.cut import Workforce, cut, plan
 from jobs.derive import check_networks
+from model.checkpoint import load_sg2im
+from model.config import sg2im_demo
+from model.encoder import embed_scenes
 from model.graph import GraphEncoder
-from pipeline.coco import CocoRules, read_coco
+from model.published import save_published_sg2im
+from model.sg2im_trainer import Sg2ImTrainer
+from pipeline.coco.reader import CocoRules, read_coco
 from pipeline.errors import UserError
+from pipeline.options import write_json
 from pipeline.scene import Vocabulary
-from pipeline.toy_visual_genome import write_toy_visual_genome
-from pipeline.visual_genome_rules import VisualGenomeRules
+from pipeline.toy.visual_genome import write_toy_visual_genome
+from pipeline.visual_genome.rules import VisualGenomeRules
 
 ROOT = Path(__file__).parents[2]
 LIMIT, SHARD_PHOTOS = 14, 4  # 4 shards of train, 2 of val, 2 of test
@@ -444,3 +453,29 @@ def test_names_known_only_to_the_given_encoder_are_told(options, tmp_path, capsy
     check_networks(str(tmp_path / "net.safetensors"), "train", known)
     told = "also knows 2 names that this dataset lacks: 'unicorn', 'left touching'"
     assert told in capsys.readouterr().out
+
+
+def test_an_sg2im_run_or_its_published_form_is_the_encoder_and_the_manifest_says_which(
+    options, toy_bank, tmp_path
+):
+    bank, run = Bank.open(toy_bank), tmp_path / "run"
+    run.mkdir()
+    write_json(run / "config.json", {"bank": str(toy_bank), "train": sg2im_demo()})
+    Sg2ImTrainer(sg2im_demo(), bank, torch.device("cpu")).save(run)
+    save_published_sg2im(tmp_path / "toy64.pt", load_sg2im(run, torch.device("cpu")))
+
+    by_run = replace(options, out=tmp_path / "by-run", graph_encoder=str(run))
+    by_file = replace(options, out=tmp_path / "by-file", graph_encoder=str(tmp_path / "toy64.pt"))
+    main(by_run)
+    main(by_file)
+
+    manifests = [read_manifest(o.bank) for o in (by_run, by_file)]
+    assert manifests[0].derived_digest == manifests[1].derived_digest
+    recorded = [m.recipe["graph_encoder"] for m in manifests]
+    assert recorded == [
+        file_digest(p).sha256 for p in (run / "checkpoint.pt", tmp_path / "toy64.pt")
+    ]
+    opened = Bank.open(by_run.bank)
+    scene = opened.scene(int(opened.scene_ids("val")[0]))
+    wanted = embed_scenes(load_sg2im(run, torch.device("cpu")), [scene])
+    np.testing.assert_array_equal(opened.features(scene.patch_ids), wanted)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.toy_styles import STYLES
+from pipeline.toy.styles import STYLES
 
 CHANCE = 1 / len(STYLES)
 

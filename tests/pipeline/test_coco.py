@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.coco import CocoRules, read_coco
+from pipeline.coco.reader import CocoRules, read_coco
 from pipeline.errors import DatasetError, UserError
 from pipeline.options import to_json
 from pipeline.relations import predicate_of, scene_of

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.coco import CocoRules
+from pipeline.coco.reader import CocoRules
 from pipeline.datasets import default_folder, flag_of, read_dataset, rules_of
-from pipeline.toy import write_toy
-from pipeline.toy_visual_genome import TOY_RULES
-from pipeline.visual_genome_rules import VisualGenomeRules
+from pipeline.toy.coco import write_toy
+from pipeline.toy.visual_genome import TOY_RULES
+from pipeline.visual_genome.rules import VisualGenomeRules
 
 COCO, VG = CocoRules(), VisualGenomeRules()
 

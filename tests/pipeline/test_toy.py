@@ -13,13 +13,13 @@ import simplejpeg
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from pipeline import toy_world
 from pipeline.errors import DatasetError
-from pipeline.toy import write_toy
-from pipeline.toy_scenes import HEIGHT, WIDTH
-from pipeline.toy_shapes import MARKS, SHAPES
-from pipeline.toy_styles import STYLES
-from pipeline.toy_world import held_out_mark
+from pipeline.toy import world as toy_world
+from pipeline.toy.coco import write_toy
+from pipeline.toy.scenes import HEIGHT, WIDTH
+from pipeline.toy.shapes import MARKS, SHAPES
+from pipeline.toy.styles import STYLES
+from pipeline.toy.world import held_out_mark
 from tests.pipeline.style_classifier import CHANCE, accuracy, is_chance
 
 TRAIN, VAL = 400, 260

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.coco import read_coco
+from pipeline.coco.reader import read_coco
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
-from pipeline.toy import write_toy
-from pipeline.toy_visual_genome import FILES, TOY_RULES, write_toy_visual_genome
-from pipeline.toy_wording import NAMES, PREDICATES
-from pipeline.visual_genome import read_visual_genome
+from pipeline.toy.coco import write_toy
+from pipeline.toy.visual_genome import FILES, TOY_RULES, write_toy_visual_genome
+from pipeline.toy.wording import NAMES, PREDICATES
+from pipeline.visual_genome.reader import read_visual_genome
 from tests.pipeline.style_classifier import accuracy, is_chance
 
 TRAIN, VAL = 320, 200

@@ -16,8 +16,8 @@ from pipeline.protocol import lines
 from pipeline.relations import scene_of
 from pipeline.scene import MAX_OBJECT_INDEX, Relation
 from pipeline.splits import own_split
-from pipeline.visual_genome import VisualGenomeRules, read_visual_genome
-from pipeline.visual_genome_cap import drawn_objects
+from pipeline.visual_genome.cap import drawn_objects
+from pipeline.visual_genome.reader import VisualGenomeRules, read_visual_genome
 from tests.pipeline.visual_genome_files import (
     NAMES,
     SMALL_RULES,

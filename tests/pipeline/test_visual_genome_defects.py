@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
-from pipeline.visual_genome import read_visual_genome
+from pipeline.visual_genome.reader import read_visual_genome
 from tests.pipeline.visual_genome_files import SMALL_RULES, files, relation, thing, write
 
 

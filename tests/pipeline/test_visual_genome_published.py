@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from pipeline.data_folder import DataFolder
-from pipeline.visual_genome import VisualGenomeRules, read_visual_genome
+from pipeline.visual_genome.reader import VisualGenomeRules, read_visual_genome
 
 OBJECT_ALIASES = [  # the last line overrules the first
     "jar,jars,pot",

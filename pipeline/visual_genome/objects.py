@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from typing import NamedTuple
 
-from pipeline.visual_genome_entries import Source
-from pipeline.visual_genome_names import NamePool, Names
-from pipeline.visual_genome_shapes import ListedObject, ObjectsEntry
+from pipeline.visual_genome.entries import Source
+from pipeline.visual_genome.names import NamePool, Names
+from pipeline.visual_genome.shapes import ListedObject, ObjectsEntry
 
 BoxPx = tuple[float, float, float, float]  # x, y, width, height
 

@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 
 from pipeline.protocol import Protocol, state
 from pipeline.scene import SPLITS, AnnotatedPhoto, Split, Vocabulary
-from pipeline.visual_genome_cap import MOST_OBJECTS
-from pipeline.visual_genome_entries import Source
-from pipeline.visual_genome_rules import (
+from pipeline.visual_genome.cap import MOST_OBJECTS
+from pipeline.visual_genome.entries import Source
+from pipeline.visual_genome.rules import (
     MOST_ATTRIBUTES,
     OBJECTS_PER_PHOTO,
     RELATIONS_PER_PHOTO,

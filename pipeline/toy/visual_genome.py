@@ -1,4 +1,4 @@
-"""The toy world as Visual Genome files: the photos of `pipeline.toy`, described in words."""
+"""The toy world as Visual Genome files: the photos of `pipeline.toy.coco`, described in words."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,9 +6,9 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.toy_scenes import HEIGHT, WIDTH
-from pipeline.toy_wording import NAMES, PREDICATES, Link, Said, alias_lines, describe
-from pipeline.toy_world import (
+from pipeline.toy.scenes import HEIGHT, WIDTH
+from pipeline.toy.wording import NAMES, PREDICATES, Link, Said, alias_lines, describe
+from pipeline.toy.world import (
     WORLD,
     Drawn,
     Folder,
@@ -18,7 +18,7 @@ from pipeline.toy_world import (
     write_jpeg,
     write_world,
 )
-from pipeline.visual_genome_rules import VisualGenomeRules
+from pipeline.visual_genome.rules import VisualGenomeRules
 
 # sg2im's thresholds are for a hundred thousand photos of some 800 px: a toy photo has 160 x 128,
 # and a name that a hundredth of 1,600 photos show is a frequent one.

@@ -11,15 +11,15 @@ from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, UserError
 from pipeline.scene import SPLITS, AnnotatedObject, AnnotatedPhoto, Photo, Relation, Split
-from pipeline.visual_genome_annotations import Annotations, read_annotations
-from pipeline.visual_genome_attributes import frequent_ones
-from pipeline.visual_genome_cap import drawn_objects
-from pipeline.visual_genome_entries import Source
-from pipeline.visual_genome_layout import PhotoPlaces, require_folder
-from pipeline.visual_genome_objects import Kept
-from pipeline.visual_genome_protocol import Tally, What, state_protocol
-from pipeline.visual_genome_relations import Link
-from pipeline.visual_genome_rules import (
+from pipeline.visual_genome.annotations import Annotations, read_annotations
+from pipeline.visual_genome.attributes import frequent_ones
+from pipeline.visual_genome.cap import drawn_objects
+from pipeline.visual_genome.entries import Source
+from pipeline.visual_genome.layout import PhotoPlaces, require_folder
+from pipeline.visual_genome.objects import Kept
+from pipeline.visual_genome.protocol import Tally, What, state_protocol
+from pipeline.visual_genome.relations import Link
+from pipeline.visual_genome.rules import (
     OBJECTS_PER_PHOTO,
     RELATIONS_PER_PHOTO,
     ObjectCap,

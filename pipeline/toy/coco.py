@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from pipeline.toy_scenes import HEIGHT, WIDTH, Placed
-from pipeline.toy_world import WORLD, Drawn, Folder, World, draw_photos, write_jpeg, write_world
+from pipeline.toy.scenes import HEIGHT, WIDTH, Placed
+from pipeline.toy.world import WORLD, Drawn, Folder, World, draw_photos, write_jpeg, write_world
 
 # COCO's and COCO-Stuff's own numbers.
 THINGS = {

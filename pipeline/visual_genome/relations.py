@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from pipeline.scene import Photo
-from pipeline.visual_genome_entries import Source
-from pipeline.visual_genome_names import NamePool
-from pipeline.visual_genome_objects import Kept
-from pipeline.visual_genome_rules import PredicateNames
-from pipeline.visual_genome_shapes import ListedRelation, RelationshipsEntry
+from pipeline.visual_genome.entries import Source
+from pipeline.visual_genome.names import NamePool
+from pipeline.visual_genome.objects import Kept
+from pipeline.visual_genome.rules import PredicateNames
+from pipeline.visual_genome.shapes import ListedRelation, RelationshipsEntry
 
 
 class Link(NamedTuple):

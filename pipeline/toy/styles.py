@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.toy_scenes import HEIGHT, WIDTH, between
-from pipeline.toy_shapes import Field
+from pipeline.toy.scenes import HEIGHT, WIDTH, between
+from pipeline.toy.shapes import Field
 
 Colour = tuple[float, float, float]  # 0 to 255
 Texture = Literal["plain", "brush", "grain", "halftone", "scanlines", "curtain"]

@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from pipeline.visual_genome_rules import ObjectCap
+from pipeline.visual_genome.rules import ObjectCap
 
 MOST_OBJECTS = 9
 

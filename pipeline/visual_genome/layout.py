@@ -7,7 +7,7 @@ from typing import Literal
 from pipeline.checks import show, stays_inside
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
-from pipeline.visual_genome_rules import flag
+from pipeline.visual_genome.rules import flag
 
 Kind = Literal["image_data", "objects", "attributes", "relationships"]
 

@@ -28,7 +28,7 @@ from pipeline.checks import (
     url,
     words,
 )
-from pipeline.coco_layout import Part
+from pipeline.coco.layout import Part
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
 from pipeline.json_file import json_value
@@ -248,7 +248,7 @@ def _read_photo(
         file=str(PurePosixPath(part.photos, name)),
         width=width,
         height=height,
-        split="val" if part.role == "held out" else "train",  # settled by pipeline/coco.py
+        split="val" if part.role == "held out" else "train",  # settled by pipeline/coco/reader.py
         licence=licences.get(licence, "") if type(licence) is int else "",
         source_url=url(value.get("flickr_url")) or url(value.get("coco_url")),
     )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.toy_shapes import SHAPES, Field, Frame, Part, rasterise
+from pipeline.toy.shapes import SHAPES, Field, Frame, Part, rasterise
 
 WIDTH, HEIGHT = 160, 128  # px of a toy photo
 

@@ -8,16 +8,16 @@ from typing import TypeVar
 from pipeline.checks import url
 from pipeline.scene import IMAGE, IN_IMAGE, Photo, Split, Vocabulary
 from pipeline.splits import own_split
-from pipeline.visual_genome_attributes import Attributed, read_attributes
-from pipeline.visual_genome_entries import Source
-from pipeline.visual_genome_layout import annotation_file, photo_file
-from pipeline.visual_genome_lists import read_aliases, read_splits
-from pipeline.visual_genome_names import NamePool, count_names, most_first
-from pipeline.visual_genome_objects import Kept, Listed, ObjectFilter, read_objects
-from pipeline.visual_genome_protocol import Tally
-from pipeline.visual_genome_relations import Link, RelationReader, normaliser
-from pipeline.visual_genome_rules import VisualGenomeRules
-from pipeline.visual_genome_shapes import PhotoEntry
+from pipeline.visual_genome.attributes import Attributed, read_attributes
+from pipeline.visual_genome.entries import Source
+from pipeline.visual_genome.layout import annotation_file, photo_file
+from pipeline.visual_genome.lists import read_aliases, read_splits
+from pipeline.visual_genome.names import NamePool, count_names, most_first
+from pipeline.visual_genome.objects import Kept, Listed, ObjectFilter, read_objects
+from pipeline.visual_genome.protocol import Tally
+from pipeline.visual_genome.relations import Link, RelationReader, normaliser
+from pipeline.visual_genome.rules import VisualGenomeRules
+from pipeline.visual_genome.shapes import PhotoEntry
 
 Of = TypeVar("Of")
 

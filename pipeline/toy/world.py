@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from pipeline.errors import DatasetError
 from pipeline.options import write_json
 from pipeline.progress import progress
-from pipeline.toy_painting import CHOICES, paint
-from pipeline.toy_scenes import Placed, draw_scene
-from pipeline.toy_shapes import MARKS
-from pipeline.toy_styles import STYLES
+from pipeline.toy.painting import CHOICES, paint
+from pipeline.toy.scenes import Placed, draw_scene
+from pipeline.toy.shapes import MARKS
+from pipeline.toy.styles import STYLES
 
 Folder = Literal["train", "val"]
 

@@ -8,9 +8,9 @@ from msgspec import UNSET
 
 from pipeline.data_folder import DataFolder
 from pipeline.json_stream import JsonList
-from pipeline.visual_genome_layout import Kind, annotation_file
-from pipeline.visual_genome_release import ReleaseCheck
-from pipeline.visual_genome_shapes import (
+from pipeline.visual_genome.layout import Kind, annotation_file
+from pipeline.visual_genome.release import ReleaseCheck
+from pipeline.visual_genome.shapes import (
     AttributesEntry,
     ObjectsEntry,
     PhotoEntry,

@@ -12,8 +12,8 @@ from typing import Any
 from msgspec import UNSET
 
 from pipeline.errors import DatasetError
-from pipeline.visual_genome_layout import DOWNLOAD, RELEASE, Kind
-from pipeline.visual_genome_shapes import (
+from pipeline.visual_genome.layout import DOWNLOAD, RELEASE, Kind
+from pipeline.visual_genome.shapes import (
     AnyEntry,
     End,
     ListedObject,

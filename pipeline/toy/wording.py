@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.toy_scenes import HEIGHT, WIDTH, Placed
+from pipeline.toy.scenes import HEIGHT, WIDTH, Placed
 
 # A category's name, then other spellings of it.
 NAMES = {

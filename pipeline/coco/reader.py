@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pipeline.coco_file import (
+from pipeline.coco.file import (
     LEFT_OUT_CATEGORY,
     MIN_AREA,
     Gathered,
@@ -19,7 +19,7 @@ from pipeline.coco_file import (
     annotated_object,
     read_file,
 )
-from pipeline.coco_layout import OFFICIAL, Part, listed_ids, parts_of
+from pipeline.coco.layout import OFFICIAL, Part, listed_ids, parts_of
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, UserError

@@ -4,10 +4,10 @@ from array import array
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from pipeline.visual_genome_entries import Source
-from pipeline.visual_genome_names import NamePool, Names
-from pipeline.visual_genome_rules import MOST_ATTRIBUTES
-from pipeline.visual_genome_shapes import AttributedObject, AttributesEntry
+from pipeline.visual_genome.entries import Source
+from pipeline.visual_genome.names import NamePool, Names
+from pipeline.visual_genome.rules import MOST_ATTRIBUTES
+from pipeline.visual_genome.shapes import AttributedObject, AttributesEntry
 
 
 class Attributed(NamedTuple):

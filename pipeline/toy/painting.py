@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.toy_scenes import HEIGHT, WIDTH, Placed, between, silhouette
-from pipeline.toy_shapes import SHAPES, Field, Frame, ellipse, rasterise
-from pipeline.toy_styles import STYLES, apply_style, smooth_noise, triangle
+from pipeline.toy.scenes import HEIGHT, WIDTH, Placed, between, silhouette
+from pipeline.toy.shapes import SHAPES, Field, Frame, ellipse, rasterise
+from pipeline.toy.styles import STYLES, apply_style, smooth_noise, triangle
 
 Paints = Mapping[str, Field]  # role -> (3,) colour, 0 to 1
 

@@ -10,8 +10,8 @@ from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
 from pipeline.json_file import json_value
 from pipeline.scene import SPLITS, Split
-from pipeline.visual_genome_layout import alias_file, splits_file
-from pipeline.visual_genome_shapes import SplitLists, shaped
+from pipeline.visual_genome.layout import alias_file, splits_file
+from pipeline.visual_genome.shapes import SplitLists, shaped
 
 Inputs = dict[str, str]  # file -> SHA-256
 
