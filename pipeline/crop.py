@@ -56,8 +56,8 @@ def read_photo(folder: DataFolder, file: str) -> bytes:
         raise PhotoError("photo_missing", "no such file") from error
     except OSError as error:
         raise DatasetError(
-            f"cannot read {folder.where(file)}: {error.strerror}; mend this and run the command "
-            f"again"
+            f"cannot read {folder.where(file)}: {error.strerror or error}; mend this and run the "
+            f"command again"
         ) from error
 
 

@@ -1,14 +1,21 @@
 """A dataset's files by relative path, unpacked in a folder or inside the zips that lie in it."""
 
 import functools
+import hashlib
+import lzma
 import os
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from pipeline.errors import DatasetError
+
+# What unpacking raises for bytes that are not those that were packed.
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 
 
 class DataFolder:
@@ -68,28 +75,50 @@ class DataFolder:
             raise
         return status.st_size, status.st_mtime_ns
 
-    def open(self, file: str) -> BinaryIO:
-        """OSError where it cannot be read, FileNotFoundError where it is not there."""
+    @contextmanager
+    def open(self, file: str) -> Iterator[BinaryIO]:
+        """OSError where it cannot be read, FileNotFoundError where it is not there,
+        DamagedMemberError where a zip holds it damaged."""
+        path = self.path / file
+        if path.exists() or (archive := self._archive_of(file)) is None:
+            with path.open("rb") as opened:
+                yield opened
+            return
         try:
-            return (self.path / file).open("rb")
-        except (FileNotFoundError, NotADirectoryError):
-            if archive := self._archive_of(file):
-                return archive.open(file)
-            raise
+            with archive.open(file) as opened:
+                yield opened
+        except (*DAMAGE, OSError) as error:
+            # bz2 says only that a stream is invalid, as an OSError without a number.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise DamagedMemberError(
+                f"{archive.path}, {file} is damaged ({error}); download the zip again"
+            ) from error
 
     def read(self, file: str) -> bytes:
-        """Errors as `open`; DatasetError where a zip holds it damaged."""
+        """Errors as `open`."""
         with self.open(file) as opened:
-            try:
-                return opened.read()
-            except (zipfile.BadZipFile, EOFError) as error:
-                raise DamagedMemberError(
-                    f"{self.where(file)} is damaged ({error}); download the zip again"
-                ) from error
+            return opened.read()
+
+    def read_input(self, file: str, inputs: dict[str, str], most_bytes: int) -> bytes:
+        """An annotation file whole, its SHA-256 noted in `inputs`; DatasetError where it cannot
+        be read or is larger than any such file."""
+        try:
+            if (size := self.size(file)) > most_bytes:
+                raise DatasetError(
+                    f"{self.where(file)} has {size:,} bytes, more than {most_bytes:,}: this is no "
+                    f"file of that kind; download it again"
+                )
+            data = self.read(file)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DatasetError(f"{self.where(file)} cannot be read: {reason}") from error
+        inputs[file] = hashlib.sha256(data).hexdigest()
+        return data
 
     @cached_property
     def _archives(self) -> list["Archive"]:
-        paths = sorted(self.path.glob("*.zip"))
+        paths = sorted(p for p in self.path.glob("*.zip") if p.is_file())
         return [open_archive(path, path.stat().st_mtime_ns) for path in paths]
 
     def _archive_of(self, file: str) -> "Archive | None":
@@ -119,7 +148,7 @@ class Archive:
     def open(self, member: str) -> BinaryIO:
         try:
             return self._zip.open(self.members[member])  # type: ignore[return-value]
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except (NotImplementedError, RuntimeError) as error:  # a method unknown, or encrypted
             raise DatasetError(
                 f"{self.path}, {member} cannot be unpacked ({error}); unpack the zip by hand"
             ) from error

@@ -1,26 +1,20 @@
-"""A JSON file from outside -> its value and SHA-256, or one line that says where it is broken."""
+"""A JSON file from outside -> its value, or one line that says where it is broken."""
 
 import codecs
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.errors import DatasetError
 
 
-class JsonFile(NamedTuple):
-    value: Any
-    sha256: str
-
-
-def read_json(path: Path, remedy: str) -> JsonFile:
+def read_json(path: Path, remedy: str) -> Any:
     """`remedy` ends the message about a file that is not whole: what to do about it."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
-    return JsonFile(json_value(data, str(path), remedy), hashlib.sha256(data).hexdigest())
+    return json_value(data, str(path), remedy)
 
 
 def json_value(data: bytes, where: str, remedy: str) -> Any:

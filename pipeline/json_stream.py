@@ -4,8 +4,6 @@ import codecs
 import hashlib
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -140,10 +138,6 @@ def _chunks(folder: DataFolder, file: str) -> Iterator[bytes]:
         with folder.open(file) as opened:
             while chunk := opened.read(CHUNK_BYTES):
                 yield chunk
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DatasetError(
-            f"{folder.where(file)} is damaged ({error}); download the zip again"
-        ) from error
     except OSError as error:
         reason = error.strerror or error
         raise DatasetError(f"{folder.where(file)} cannot be read: {reason}") from error

@@ -31,7 +31,7 @@ def read_scene_graph(path: Path, vocabulary: Vocabulary) -> SceneGraph:
 
 def read_scene_graphs(path: Path, vocabulary: Vocabulary) -> list[SceneGraph]:
     """All graphs of a file: at least one."""
-    value = read_json(path, "mend it there").value
+    value = read_json(path, "mend it there")
     if not isinstance(value, list):
         return [parse_scene_graph(value, vocabulary, str(path))]
     if not value:

@@ -5,7 +5,6 @@ message names its place. msgspec reads what is well formed; where it declines, t
 reads again and says why.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -39,9 +38,10 @@ from pipeline.scene import IMAGE, MAX_IMAGE_ID, MAX_OBJECT_INDEX, AnnotatedObjec
 Kind = Literal["instances", "stuff"]
 
 MIN_AREA = 0.02  # of the photo; a box must cover more (sg2im)
-LEFT_OUT_CATEGORY = "other"  # COCO-Stuff's name for all that is neither thing nor named stuff
 
 LARGE_BYTES = 50_000_000  # a file of which is said that it is being read
+LOOKED_AT = 20  # photos, to find the folder that they lie in
+MOST_BYTES = 20_000_000_000  # far more than COCO's largest, which is read whole: 1.2 GB
 
 
 class LargeObject(NamedTuple):
@@ -71,6 +71,7 @@ class Reading:
 
     folder: DataFolder
     photos: dict[str, dict[int, Gathered]]  # part -> photos by id, in file order
+    left_out: str | None  # a category of which nothing is kept
     categories: dict[int, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
 
@@ -127,20 +128,14 @@ def read_file(
             gathered.num_annotations += 1  # it keeps its number
             continue
         gathered.has_stuff |= kind == "stuff"
-        _add(annotation, gathered, categories, place)
+        _add(annotation, gathered, categories, place, reading.left_out)
 
 
 def _read(reading: Reading, name: str) -> bytes:
     folder = reading.folder
-    try:
-        if (size := folder.size(name)) > LARGE_BYTES:
-            print(f"reading {folder.where(name)}, {size / 1e6:,.0f} MB", file=sys.stderr)
-        data = folder.read(name)
-    except OSError as error:
-        where = folder.where(name)
-        raise DatasetError(f"{where} cannot be read: {error.strerror or error}") from error
-    reading.inputs[name] = hashlib.sha256(data).hexdigest()
-    return data
+    if folder.has(name) and (size := folder.size(name)) > LARGE_BYTES:
+        print(f"reading {folder.where(name)}, {size / 1e6:,.0f} MB", file=sys.stderr)
+    return folder.read_input(name, reading.inputs, MOST_BYTES)
 
 
 def _parse(data: bytes, path: str, kind: Kind) -> _File:
@@ -197,11 +192,13 @@ def _read_categories(values: list[Any], known: dict[int, str], path: str) -> dic
 
 def _read_photos(file: _File, reading: Reading, part: Part, path: str) -> None:
     licences = _licences(file.licenses)
+    names = (v.get("file_name") for v in file.images[:LOOKED_AT] if isinstance(v, dict))
+    place = part.photos(reading.folder, [str(name) for name in names if stays_inside(name)])
     photos = reading.photos[part.name]
     others = {name: known for name, known in reading.photos.items() if name != part.name}
     listed: set[int] = set()
     for position, image in enumerate(file.images):
-        photo = _read_photo(image, position, licences, part, path)
+        photo = _read_photo(image, position, licences, place, path)
         where = f"{path}, photo {photo.image_id}"
         if photo.image_id in listed:
             raise DatasetError(f"{where}: it is listed twice; photo ids must be unique")
@@ -209,7 +206,7 @@ def _read_photos(file: _File, reading: Reading, part: Part, path: str) -> None:
             if photo.image_id in known:
                 raise DatasetError(
                     f"{where}: its id is that of {known[photo.image_id].photo.file} too; photo ids "
-                    f"must be unique over {' and '.join(reading.photos)}"
+                    f"must be unique over {' and '.join(reading.photos)}: number one file's anew"
                 )
         listed.add(photo.image_id)
         before = photos.setdefault(photo.image_id, Gathered(photo)).photo
@@ -222,7 +219,7 @@ def _read_photos(file: _File, reading: Reading, part: Part, path: str) -> None:
 
 
 def _read_photo(
-    value: Any, position: int, licences: Mapping[int, str], part: Part, path: str
+    value: Any, position: int, licences: Mapping[int, str], place: str, path: str
 ) -> Photo:
     where = f"{path}, photo {_label(value, position)}"
     number = get(value, "id", where)
@@ -240,15 +237,15 @@ def _read_photo(
     if not stays_inside(name):
         raise DatasetError(
             f"{where}: its file_name {show(name)} is not a plain relative path, with "
-            f"forward slashes, that stays inside {part.photos}/"
+            f"forward slashes, that stays inside {place}/"
         )
     licence = value.get("license")
     return Photo(
         image_id=number,
-        file=str(PurePosixPath(part.photos, name)),
+        file=str(PurePosixPath(place, name)),
         width=width,
         height=height,
-        split="val" if part.role == "held out" else "train",  # settled by pipeline/coco/reader.py
+        split="train",  # settled by reader.py
         licence=licences.get(licence, "") if type(licence) is int else "",
         source_url=url(value.get("flickr_url")) or url(value.get("coco_url")),
     )
@@ -264,7 +261,13 @@ def _photo_of(annotation: Any, photos: Mapping[int, Gathered], place: _Place) ->
     return photos[image_id]
 
 
-def _add(annotation: Any, gathered: Gathered, categories: Mapping[int, str], place: _Place) -> None:
+def _add(
+    annotation: Any,
+    gathered: Gathered,
+    categories: Mapping[int, str],
+    place: _Place,
+    left_out: str | None,
+) -> None:
     """Count an annotation of its photo, and keep it where its box is large enough."""
     category_id = get(annotation, "category_id", place)
     if type(category_id) is not int or category_id not in categories:
@@ -283,7 +286,7 @@ def _add(annotation: Any, gathered: Gathered, categories: Mapping[int, str], pla
             f"a patch id has no place for more"
         )
     category = categories[category_id]
-    if _is_large(box, photo) and category != LEFT_OUT_CATEGORY:
+    if _is_large(box, photo) and category != left_out:
         x, y, width, height = (float(v) for v in box)
         segmentation = annotation.get("segmentation")
         label = _label(annotation, place.position)

@@ -1,5 +1,7 @@
 """Where a COCO-format dataset keeps its annotation files and its photos."""
 
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 from pipeline.data_folder import DataFolder
@@ -12,6 +14,8 @@ ID_LISTS = {  # of the 2017 stuff challenge, which annotated 40K of the training
     "train2017": "annotations/deprecated-challenge2017/train-ids.txt",
     "val2017": "annotations/deprecated-challenge2017/val-ids.txt",
 }
+
+MOST_BYTES = 64_000_000  # of an id list
 
 DOWNLOADS = (
     "download train2017.zip and val2017.zip from images.cocodataset.org/zips, "
@@ -27,35 +31,51 @@ class Part(NamedTuple):
 
     name: str  # "train2017"
     role: Role
-    photos: str  # folder of the photos
+    places: tuple[str, ...]  # folders where the photos may lie
     instances: str
     stuff: str | None  # None where there is no such file
+
+    def photos(self, folder: DataFolder, files: Sequence[str]) -> str:
+        """The place where some of these files are; the likeliest where none of them is."""
+        found = (place for place in self.places if any(folder.has(_join(place, f)) for f in files))
+        return next(found, self.places[0])
+
+
+def _join(place: str, file: str) -> str:
+    return str(PurePosixPath(place, file))
+
+
+def is_official(parts: Sequence[Part]) -> bool:
+    return {part.name for part in parts} == OFFICIAL.keys()
 
 
 def parts_of(folder: DataFolder, require_stuff: bool) -> list[Part]:
     """The official two, or those that a folder of one's own has; DatasetError where files lack."""
-    remedy = DOWNLOADS.format(folder=folder)
     if not folder.path.is_dir():
-        raise DatasetError(f"there is no folder {folder}: {remedy}")
-    names = OFFICIAL if require_stuff else _names(folder)
-    return [_part(folder, name, role, require_stuff, remedy) for name, role in names.items()]
+        raise DatasetError(f"there is no folder {folder}: {DOWNLOADS.format(folder=folder)}")
+    return [_part(folder, name, role, require_stuff) for name, role in _names(folder).items()]
 
 
 def _names(folder: DataFolder) -> dict[str, Role]:
-    """The official ones where they are all there; else any `annotations/instances_NAME.json`."""
-    found = [
-        file.removeprefix("instances_").removesuffix(".json")
-        for file in folder.names("annotations", ".json")
-        if file.startswith("instances_")
-    ]
-    if not found or OFFICIAL.keys() & set(found):
+    """The official ones where one of them is there or nothing is; else any
+    `annotations/instances_NAME.json`."""
+    files = folder.names("annotations", ".json")
+    found = [f.removeprefix("instances_")[:-5] for f in files if f.startswith("instances_")]
+    if OFFICIAL.keys() & set(found) or not files:
         return OFFICIAL
+    if not found:
+        raise DatasetError(
+            f"{folder.path / 'annotations'} holds {', '.join(files[:3])}, but no "
+            f"instances_NAME.json: give COCO's instances files such names, e.g. "
+            f"instances_train.json"
+        )
     roles = {name: _role(name) for name in found}
     if "train" in roles.values() or "all" in roles.values():
         return roles
+    listed = ", ".join(f"instances_{name}.json" for name in found)
     raise DatasetError(
-        f"{folder}/annotations: of {', '.join(f'instances_{name}.json' for name in found)} none is "
-        f"for training; name one instances_train.json"
+        f"{folder.path / 'annotations'}: of {listed} none is for training; name one "
+        f"instances_train.json"
     )
 
 
@@ -65,35 +85,45 @@ def _role(name: str) -> Role:
     return "held out" if name.lower().startswith(("val", "test")) else "all"
 
 
-def _part(folder: DataFolder, name: str, role: Role, require_stuff: bool, remedy: str) -> Part:
+def _part(folder: DataFolder, name: str, role: Role, require_stuff: bool) -> Part:
+    official = name in OFFICIAL
+    remedy = f": {DOWNLOADS.format(folder=folder)}" if official else ""
     instances, stuff = (f"annotations/{kind}_{name}.json" for kind in ("instances", "stuff"))
-    photos = (name, f"images/{name}", *(() if name in OFFICIAL else ("images",)))
-    there = next((place for place in photos if folder.has_folder(place)), None)
-    if there is None:
-        raise DatasetError(f"there is no folder {folder.path / name}: {remedy}")
+    places = tuple(place for place in (name, f"images/{name}") if folder.has_folder(place))
+    if not official:
+        places = (*places, "images", ".")
+    elif not places:
+        raise DatasetError(f"there is no folder {folder.path / name}{remedy}")
     if not folder.has(instances):
-        raise DatasetError(f"there is no file {folder.path / instances}: {remedy}")
-    if folder.has(stuff):
-        return Part(name, role, there, instances, stuff)
-    if require_stuff:
-        raise DatasetError(
-            f"there is no file {folder.path / stuff}: {remedy}; or pass --no-require-stuff to take "
-            f"photos without stuff"
-        )
-    return Part(name, role, there, instances, None)
+        raise DatasetError(f"there is no file {folder.path / instances}{remedy}")
+    if not folder.has(stuff):
+        if require_stuff:
+            raise DatasetError(
+                f"there is no file {folder.path / stuff}{remedy}; pass --no-require-stuff to take "
+                f"photos without stuff"
+            )
+        stuff = ""
+    return Part(
+        name, role, places if official else (*places, "images", "."), instances, stuff or None
+    )
 
 
-def listed_ids(folder: DataFolder, part: str) -> frozenset[int]:
+def listed_ids(folder: DataFolder, part: Part, inputs: dict[str, str]) -> frozenset[int]:
     """The photos that the deprecated 40K edition of COCO-Stuff annotates."""
-    file = ID_LISTS[part]
-    try:
-        text = folder.read(file).decode("ascii")
-        return frozenset(int(word) for word in text.split())
-    except OSError as error:
+    if part.name not in ID_LISTS:
         raise DatasetError(
-            f"{folder.where(file)} cannot be read: --edition deprecated-40k needs the id lists "
+            f"--edition deprecated-40k is of COCO's own photos, but {folder} holds others "
+            f"({part.instances}): leave it out"
+        )
+    file = ID_LISTS[part.name]
+    if not folder.has(file):
+        raise DatasetError(
+            f"there is no file {folder.path / file}: --edition deprecated-40k needs the id lists "
             f"that stuff_annotations_trainval2017.zip holds; put that zip in {folder}"
-        ) from error
+        )
+    try:
+        text = folder.read_input(file, inputs, MOST_BYTES).decode("ascii")
+        return frozenset(int(word) for word in text.split())
     except ValueError as error:
         raise DatasetError(
             f"{folder.where(file)} is no list of photo ids ({error}); take it anew from "

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pipeline.coco.file import (
-    LEFT_OUT_CATEGORY,
     MIN_AREA,
     Gathered,
     Kind,
@@ -19,7 +18,7 @@ from pipeline.coco.file import (
     annotated_object,
     read_file,
 )
-from pipeline.coco.layout import OFFICIAL, Part, listed_ids, parts_of
+from pipeline.coco.layout import Part, is_official, listed_ids, parts_of
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, UserError
@@ -36,7 +35,10 @@ from pipeline.scene import (
     Split,
     Vocabulary,
 )
-from pipeline.splits import own_split
+from pipeline.splits import TRAIN_SHARE, VAL_SHARE, own_split
+
+# COCO-Stuff's name for all that is neither thing nor named stuff.
+LEFT_OUT_CATEGORY = "other"
 
 KINDS: tuple[Kind, ...] = ("instances", "stuff")  # things are numbered before stuff
 
@@ -51,7 +53,7 @@ TestRule = Literal["remainder", "last-2048"]
 LITERATURE: dict[Edition, dict[str, tuple[int, str]]] = {
     "full": {
         "train": (72_623, "a user of scene_generation"),
-        "val": (1_024, "sg2im"),
+        "val": (1_024, "sg2im, on the deprecated edition"),
         "test": (2_048, "sg2im, on the deprecated edition"),
     },
     "deprecated-40k": {
@@ -71,7 +73,8 @@ class CocoRules:
         Edition, option("COCO-Stuff: all 118K photos' stuff, or the 40K of sg2im's time")
     ] = "full"
     test_rule: Annotated[
-        TestRule, option("COCO: test photos are all but the first 1,024 of val2017, or its last")
+        TestRule,
+        option("COCO: test photos are all but the first 1,024 of val2017, or its last 2,048"),
     ] = "remainder"
     licences: Annotated[
         tuple[str, ...],
@@ -93,11 +96,11 @@ def read_coco(
         p.photo.licence for photos in reading.photos.values() for p in photos.values()
     )
     passed = {part: keep.passing(reading.photos[part.name]) for part in parts}
-    counts = _by_filter({p.name: keep.counts(reading.photos[p.name]) for p in parts})
+    counts = _by_filter({p.name: keep.counts(reading.photos[p.name], limit) for p in parts})
     photos = _split({part: some[:limit] for part, some in passed.items()}, rules)
     if not any(photo.photo.split == "train" for photo in photos):
-        raise _nothing_left(folder, counts, rules)
-    vocabulary = _vocabulary(reading.categories)
+        raise _nothing_left(folder, counts, parts, rules)
+    vocabulary = _vocabulary(reading)
     return Dataset(
         name="coco",
         folder=str(folder),
@@ -113,14 +116,15 @@ def _as_folder(folder: DataFolder | Path) -> DataFolder:
 
 
 def _read(folder: DataFolder, parts: Sequence[Part], rules: CocoRules) -> Reading:
-    reading = Reading(folder, {part.name: {} for part in parts})
+    left_out = LEFT_OUT_CATEGORY if is_official(parts) else None
+    reading = Reading(folder, {part.name: {} for part in parts}, left_out)
     for kind in KINDS:
         for part in parts:
             if kind == "stuff" and part.stuff is None:
                 continue
             listed = None
             if kind == "stuff" and rules.edition == "deprecated-40k":
-                listed = listed_ids(folder, part.name)
+                listed = listed_ids(folder, part, reading.inputs)
             read_file(reading, kind, part, listed)
     return reading
 
@@ -135,7 +139,7 @@ class Filter:
         """In file order, which is what sg2im's split of val2017 goes by."""
         return [p for p in self._considered(photos) if _has_right_number(p)]
 
-    def counts(self, photos: Mapping[int, Gathered]) -> dict[str, int]:
+    def counts(self, photos: Mapping[int, Gathered], limit: int | None) -> dict[str, int]:
         """Before and after each filter, in the order in which they apply."""
         considered = list(self._considered(photos))
         passed = [p for p in considered if _has_right_number(p)]
@@ -152,6 +156,8 @@ class Filter:
             "photos_with_too_many_objects": sum(len(p.objects) > MAX_OBJECTS for p in considered),
             "photos_passed": len(passed),
             "objects_passed": sum(len(p.objects) for p in passed),
+            "photos_within_limit": len(passed[:limit]),
+            "objects_within_limit": sum(len(p.objects) for p in passed[:limit]),
         }
 
     def _considered(self, photos: Mapping[int, Gathered]) -> Iterator[Gathered]:
@@ -212,9 +218,9 @@ def _annotated(gathered: Gathered, split: Split) -> AnnotatedPhoto:
     return AnnotatedPhoto(photo, tuple(annotated_object(o, photo) for o in gathered.objects))
 
 
-def _vocabulary(categories: Mapping[int, str]) -> Vocabulary:
-    names = (categories[number] for number in sorted(categories))
-    objects = (IMAGE, *(name for name in names if name != LEFT_OUT_CATEGORY))
+def _vocabulary(reading: Reading) -> Vocabulary:
+    names = (name for _, name in sorted(reading.categories.items()))
+    objects = (IMAGE, *(name for name in names if name != reading.left_out))
     return Vocabulary(objects, (IN_IMAGE, *GEOMETRIC))
 
 
@@ -226,35 +232,48 @@ def _protocol(
     rules: CocoRules,
     limit: int | None,
 ) -> Protocol:
-    official = {part.name for part in parts} == OFFICIAL.keys()
+    official = is_official(parts)
     title = f"COCO-Stuff, edition {rules.edition}" if official else "photos of one's own, as COCO's"
+    stated = {
+        "require_stuff": rules.require_stuff,
+        "licences": list(rules.licences) or "any",
+        "object_area_above": MIN_AREA,
+        "objects_per_photo": [MIN_OBJECTS, MAX_OBJECTS],
+        "limit_per_folder": limit,
+        "relations": "each object and one other, drawn from the photo's id",
+        **(_official_rules(rules) if official else _own_rules(parts)),
+    }
     return state(
         title,
         photos,
         vocabulary,
-        rules=_stated(rules, limit),
+        rules=stated,
         counts=counts,
         literature=LITERATURE[rules.edition],
         not_compared=_why_not_compared(rules, limit, official),
     )
 
 
-def _stated(rules: CocoRules, limit: int | None) -> dict[str, Any]:
-    """The rules in force, as the manifest keeps and the build prints them."""
+def _official_rules(rules: CocoRules) -> dict[str, Any]:
     test = "its others" if rules.test_rule == "remainder" else f"its last {TEST_PHOTOS:,}"
+    few = f"with fewer than {2 * VALIDATION_PHOTOS:,}"
     return {
-        "require_stuff": rules.require_stuff,
         "edition": rules.edition,
-        "licences": list(rules.licences) or "any",
-        "object_area_above": MIN_AREA,
-        "objects_per_photo": [MIN_OBJECTS, MAX_OBJECTS],
         "category_left_out": LEFT_OUT_CATEGORY,
-        "limit_per_folder": limit,
-        "validation": f"the first {VALIDATION_PHOTOS:,} of val2017 that pass, in file order; with "
-        f"fewer than {2 * VALIDATION_PHOTOS:,}, the first half by id",
-        "test": f"{test} that pass; with fewer than {2 * VALIDATION_PHOTOS:,}, the second half",
-        "relations": "each object and one other, drawn from the photo's id",
+        "validation": f"the first {VALIDATION_PHOTOS:,} of val2017 that pass, in file order; "
+        f"{few}, the first half by id",
+        "test": f"{test} that pass; {few}, the second half",
     }
+
+
+def _own_rules(parts: Sequence[Part]) -> dict[str, Any]:
+    """How each file's photos are split."""
+    how = {
+        "train": "for training",
+        "held out": "validation and test, half each by id",
+        "all": f"{TRAIN_SHARE:.0%} for training, {VAL_SHARE:.0%} validation, others test, by id",
+    }
+    return {part.name: how[part.role] for part in parts}
 
 
 def _why_not_compared(rules: CocoRules, limit: int | None, official: bool) -> str:
@@ -268,18 +287,26 @@ def _why_not_compared(rules: CocoRules, limit: int | None, official: bool) -> st
 
 
 def _nothing_left(
-    folder: DataFolder, counts: Mapping[str, Mapping[str, int]], rules: CocoRules
+    folder: DataFolder,
+    counts: Mapping[str, Mapping[str, int]],
+    parts: Sequence[Part],
+    rules: CocoRules,
 ) -> DatasetError:
-    part = next(iter(counts["photos"]))
-    train = {name: by_part[part] for name, by_part in counts.items()}
-    if train["photos_with_accepted_licence"] < train["photos"]:
+    names = [part.name for part in parts if part.role != "held out"]
+    train = {what: sum(by_part[n] for n in names) for what, by_part in counts.items()}
+    if train["photos_passed"]:
+        hint = (
+            "they were all drawn for validation or test: give more photos, or instances_train.json"
+        )
+    elif train["photos_with_accepted_licence"] < train["photos"]:
         hint = "--licences leaves out photos: accept more of them"
     elif rules.require_stuff and train["photos_considered"] < train["photos"]:
         hint = "--no-require-stuff takes photos without stuff too"
     else:
         hint = "are these whole annotation files?"
     return DatasetError(
-        f"{folder}: none of the {train['photos']:,} photos of {part} passes the filter: "
+        f"{folder}: of the {train['photos']:,} photos of {' and '.join(names)}, "
+        f"{train['photos_passed']:,} pass the filter and none is for training: "
         f"{train['photos_with_stuff']:,} have stuff; of the {train['photos_considered']:,} "
         f"considered, {train['photos_with_too_few_objects']:,} have fewer than {MIN_OBJECTS} and "
         f"{train['photos_with_too_many_objects']:,} more than {MAX_OBJECTS} objects over "

@@ -1,6 +1,5 @@
 """Visual Genome's small files: which names mean the same, and which photo is in which split."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Literal
@@ -14,6 +13,7 @@ from pipeline.visual_genome.layout import alias_file, splits_file
 from pipeline.visual_genome.shapes import SplitLists, shaped
 
 Inputs = dict[str, str]  # file -> SHA-256
+MOST_BYTES = 64_000_000  # of these files; the published ones have at most a million
 
 
 def read_aliases(
@@ -21,7 +21,7 @@ def read_aliases(
 ) -> Mapping[str, str]:
     """Name -> the name it stands for: the first of its line, a later line overruling."""
     file = alias_file(folder, kind)
-    data = _read(folder, file, inputs)
+    data = folder.read_input(file, inputs, MOST_BYTES)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -36,7 +36,9 @@ def read_splits(folder: DataFolder, inputs: Inputs) -> dict[int, Split]:
     """Photo's id -> split, split by split in file order."""
     file = splits_file(folder)
     where = folder.where(file)
-    lists = shaped(json_value(_read(folder, file, inputs), where, BROKEN), SplitLists, where)
+    lists = shaped(
+        json_value(folder.read_input(file, inputs, MOST_BYTES), where, BROKEN), SplitLists, where
+    )
     split_of: dict[int, Split] = {}
     for split in SPLITS:
         for place, image_id in enumerate(getattr(lists, split)):
@@ -47,13 +49,3 @@ def read_splits(folder: DataFolder, inputs: Inputs) -> dict[int, Split]:
                 )
             split_of[image_id] = split
     return split_of
-
-
-def _read(folder: DataFolder, file: str, inputs: Inputs) -> bytes:
-    try:
-        data = folder.read(file)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DatasetError(f"{folder.where(file)} cannot be read: {reason}") from error
-    inputs[file] = hashlib.sha256(data).hexdigest()
-    return data

@@ -276,7 +276,7 @@ def test_the_deprecated_edition_has_the_stuff_of_listed_photos_alone(tmp_path):
 
 def test_without_its_id_lists_the_deprecated_edition_is_refused(tmp_path, files):
     rules = CocoRules(edition="deprecated-40k")
-    words = ("train-ids.txt cannot be read", "stuff_annotations_trainval2017.zip")
+    words = ("no file", "train-ids.txt", "stuff_annotations_trainval2017.zip")
     refused(put(tmp_path, files), *words, rules=rules)
     (tmp_path / ID_LISTS).mkdir()
     (tmp_path / ID_LISTS / "train-ids.txt").write_text("12\nabc\n")
@@ -313,7 +313,9 @@ def test_only_photos_under_accepted_licences_are_kept(tmp_path, files):
     }
     assert "--licences" in dataset.protocol.not_compared
     refused(tmp_path, "--licences cc-bx: no photo has it", rules=CocoRules(licences=("cc-bx",)))
-    message = refused(tmp_path, "none of the 2 photos", rules=CocoRules(licences=("unknown",)))
+    message = refused(
+        tmp_path, "of the 2 photos of train2017, 0 pass", rules=CocoRules(licences=("unknown",))
+    )
     assert "accept more" in message
 
 
@@ -366,6 +368,77 @@ def test_one_file_for_all_photos_is_split_by_their_ids(tmp_path):
 def test_a_folder_of_ones_own_with_nothing_for_training_is_refused(tmp_path):
     put_own(tmp_path, own_files(("val",)), "val")
     refused(tmp_path, "instances_val.json none is for training", rules=OWN)
+
+
+def test_photos_of_ones_own_are_found_where_their_file_names_lead(tmp_path):
+    files = own_files(("train",))
+    for image in files["instances_train"]["images"]:
+        image["file_name"] = f"images/{image['file_name']}"
+    put_own(tmp_path, files, "train", "images")  # train/ is an empty leftover
+    (tmp_path / "images" / "000000000003.jpg").touch()
+
+    assert read_coco(tmp_path, OWN).photos[0].photo.file == "images/000000000001.jpg"
+
+
+def test_a_protocol_of_ones_own_says_how_its_photos_are_split_and_nothing_of_val2017(tmp_path):
+    put_own(tmp_path, own_files(("default", "extra_train", "val")), "images")
+    rules = read_coco(tmp_path, OWN).protocol.rules
+
+    assert rules["default"] == "80% for training, 10% validation, others test, by id"
+    assert rules["val"] == "validation and test, half each by id"
+    assert "val2017" not in str(rules)
+    assert "edition" not in rules
+
+
+def test_photos_of_ones_own_may_have_stuff_and_a_category_called_other(tmp_path):
+    files = own_files(("train",))
+    ids = [image["id"] for image in files["instances_train"]["images"]]
+    files["stuff_train"] = annotated([photo(i) for i in ids], [thing(i, 183) for i in ids], STUFF)
+    dataset = read_coco(put_own(tmp_path, files, "train"))  # by the default rules
+
+    assert len(dataset.photos) == 40
+    assert {o.category for o in dataset.photos[0].objects} == {"person", "boat", "other"}
+    assert "other" in dataset.vocabulary.objects
+
+
+def test_what_own_folders_lack_or_cannot_have_is_told_without_sending_for_coco(tmp_path):
+    files = own_files(("train", "val"))
+    put_own(tmp_path, files, "train", "val")
+    for message in (
+        refused(tmp_path, "stuff_train.json", "--no-require-stuff"),
+        refused(tmp_path, "number one file's anew", rules=OWN) if same_ids(tmp_path) else "",
+    ):
+        assert "cocodataset" not in message
+    (tmp_path / "annotations" / "stuff_train.json").write_text(json.dumps(annotated([], [], STUFF)))
+    same_ids(tmp_path, 100)
+    rules = CocoRules(require_stuff=False, edition="deprecated-40k")
+    refused(tmp_path, "--edition deprecated-40k is of COCO's own photos", rules=rules)
+    for path in (tmp_path / "annotations").iterdir():
+        path.rename(path.with_name(f"my_{path.name}"))
+    refused(tmp_path, "my_instances_train.json", "no instances_NAME.json", rules=OWN)
+
+
+def same_ids(folder, add=0):
+    """Number the validation file's photos from 1 on, as many tools do, or from beyond `add`."""
+    path = folder / "annotations" / "instances_val.json"
+    value = json.loads(path.read_text())
+    first = value["images"][0]["id"]
+    for row, key in [
+        *((i, "id") for i in value["images"]),
+        *((a, "image_id") for a in value["annotations"]),
+    ]:
+        row[key] += 1 + add - first
+    path.write_text(json.dumps(value))
+    return True
+
+
+def test_where_all_photos_are_drawn_for_other_splits_the_message_says_so(tmp_path):
+    files = own_files(("default",))
+    value = files["instances_default"]
+    value["images"] = [i for i in value["images"] if own_split(i["id"]) != "train"]
+    kept = {i["id"] for i in value["images"]}
+    value["annotations"] = [a for a in value["annotations"] if a["image_id"] in kept]
+    refused(put_own(tmp_path, files, "images"), "drawn for validation or test", rules=OWN)
 
 
 # What is refused
@@ -527,7 +600,7 @@ def test_a_photo_has_at_most_65536_annotations(tmp_path, files):
 def test_when_nothing_passes_the_counts_and_a_way_on_are_told(tmp_path, files):
     for split in ("train", "val"):
         files[f"stuff_{split}2017"]["annotations"] = []
-    refused(put(tmp_path, files), "none of the 2 photos", "0 have stuff", "--no-require-stuff")
+    refused(put(tmp_path, files), "of the 2 photos", "0 pass", "0 have stuff", "--no-require-stuff")
     message = refused(tmp_path, "2 have fewer than 3", rules=CocoRules(require_stuff=False))
     assert "--no-require-stuff" not in message
 

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import pickle
 import zipfile
@@ -5,7 +6,7 @@ import zipfile
 import pytest
 
 from pipeline.crop import PhotoError, read_photo
-from pipeline.data_folder import DamagedMemberError, DataFolder
+from pipeline.data_folder import DamagedMemberError, DataFolder, open_archive
 from pipeline.errors import DatasetError
 
 
@@ -65,13 +66,13 @@ def test_it_may_be_sent_to_a_worker(folder):
     assert sent.read("a/2.jpg") == b"two"
 
 
-def test_a_forked_child_reads_through_a_handle_of_its_own(folder, tmp_path):
+def test_a_forked_child_opens_the_zip_anew(folder):
     folder.read("a/2.jpg")
+    assert open_archive.cache_info().currsize > 0
     child = os.fork()
     if child == 0:  # no assert in here: the child must end by itself
-        os._exit(0 if DataFolder(tmp_path).read("b/c/3.json") == b"{}" else 1)
+        os._exit(open_archive.cache_info().currsize)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert folder.read("a/2.jpg") == b"two"
 
 
 def test_what_is_no_zip_is_refused_by_name(tmp_path):
@@ -80,23 +81,53 @@ def test_what_is_no_zip_is_refused_by_name(tmp_path):
         DataFolder(tmp_path).has("a/1.jpg")
 
 
-def damage(path, data):
-    """Change the first byte of a stored member, leaving its checksum."""
-    whole = bytearray(path.read_bytes())
-    whole[whole.index(data)] ^= 1
-    path.write_bytes(bytes(whole))
+def damaged(folder, compression, what):
+    """Two photos in a zip, the first one's bytes or header flipped."""
+    data = bytes(range(256)) * 8
+    pack(folder / "photos.zip", {"a/1.jpg": data, "a/2.jpg": data[::-1]}, compression)
+    with zipfile.ZipFile(folder / "photos.zip") as archive:
+        first = archive.infolist()[0]
+    start = first.header_offset + 30 + len(first.filename)
+    at = {"header": range(first.header_offset, first.header_offset + 4)}.get(
+        what, range(start + 4, start + first.compress_size - 4)
+    )
+    whole = bytearray((folder / "photos.zip").read_bytes())
+    for i in at:
+        whole[i] ^= 0xFF
+    (folder / "photos.zip").write_bytes(bytes(whole))
+    return data[::-1]
 
 
-def test_a_photo_damaged_in_its_zip_costs_that_photo(tmp_path):
-    pack(tmp_path / "photos.zip", {"a/1.jpg": b"the first", "a/2.jpg": b"the second"})
-    damage(tmp_path / "photos.zip", b"the first")
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
+
+@pytest.mark.parametrize("what", ["bytes", "header"])
+@pytest.mark.parametrize("compression", METHODS)
+def test_a_photo_damaged_in_its_zip_costs_that_photo(tmp_path, compression, what):
+    second = damaged(tmp_path, compression, what)
     folder = DataFolder(tmp_path)
     with pytest.raises(DamagedMemberError, match=r"photos\.zip, a/1\.jpg is damaged"):
         folder.read("a/1.jpg")
     with pytest.raises(PhotoError) as caught:
         read_photo(folder, "a/1.jpg")
     assert caught.value.reason == "photo_unreadable"
-    assert read_photo(folder, "a/2.jpg") == b"the second"
+    assert read_photo(folder, "a/2.jpg") == second
+
+
+def test_an_input_is_hashed_and_one_far_too_large_is_not_read(folder):
+    inputs = {}
+    assert folder.read_input("a/2.jpg", inputs, 3) == b"two"
+    assert inputs == {"a/2.jpg": hashlib.sha256(b"two").hexdigest()}
+    with pytest.raises(DatasetError, match=r"some\.zip, a/2\.jpg has 3 bytes, more than 2"):
+        folder.read_input("a/2.jpg", inputs, 2)
+    with pytest.raises(DatasetError, match="cannot be read: No such file"):
+        folder.read_input("a/9.jpg", inputs, 2)
+
+
+def test_a_link_to_no_zip_or_a_folder_called_one_is_passed_over(folder, tmp_path):
+    (tmp_path / "gone.zip").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.zip").mkdir()
+    assert DataFolder(tmp_path).read("a/2.jpg") == b"two"
 
 
 def test_a_photo_that_neither_disk_nor_zip_has_is_missing_but_its_folder_must_be_there(tmp_path):
