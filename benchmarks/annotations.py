@@ -26,7 +26,8 @@ from pipeline.coco.reader import read_coco
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.options import option, run
-from pipeline.visual_genome.reader import VisualGenomeRules, read_visual_genome
+from pipeline.visual_genome.reader import read_visual_genome
+from pipeline.visual_genome.rules import VisualGenomeRules
 
 DatasetName = Literal["coco", "vg"]
 

@@ -57,8 +57,12 @@ JOINED = ("patches.arrow", "scenes.index.arrow", "vocabulary.json", "failures.js
 @dataclass(frozen=True, kw_only=True)
 class BuildBank:
     dataset: Annotated[DatasetName, option("what to read; toy draws its own photos")]
-    data: Annotated[Path | None, option("folder of the dataset; default data/<dataset>")] = None
-    out: Annotated[Path | None, option("folder of the bank; default bank/<dataset>")] = None
+    data: Annotated[
+        Path | None, option("folder of the dataset; default data/<dataset>, or data/toy-vg")
+    ] = None
+    out: Annotated[
+        Path | None, option("folder of the bank; default bank/<dataset>, or bank/toy-vg")
+    ] = None
     workers: Annotated[int, option("processes that cut patches; 0 = this one, no Dask")] = 0
     scheduler: Annotated[str, option("address of a running Dask scheduler, instead")] = ""
     graph_encoder: Annotated[
@@ -87,7 +91,8 @@ class BuildBank:
         ToyFormat, option("toy: whose files the photos come with, and which reader reads them")
     ] = "coco"
     limit: Annotated[
-        int | None, option("at most so many training and so many other photos; default: all")
+        int | None,
+        option("take only the first so many: of each of COCO's files, of VG's train and others"),
     ] = None
     shard_photos: Annotated[int, option("photos per shard")] = 256
 
@@ -116,7 +121,9 @@ def _changed(rules: Rules) -> str:
     """The first flag that is not at its default."""
     default = type(rules)()
     changed = (name for name, value in asdict(rules).items() if value != getattr(default, name))
-    return flag_of(rules, next(changed))
+    name = next(changed)
+    flag = flag_of(rules, name)
+    return flag.replace("--", "--no-") if getattr(rules, name) is False else flag
 
 
 def main(options: BuildBank) -> None:

@@ -49,12 +49,12 @@ class SampleOptions:
         tuple[str, ...],
         option(
             "what else to make of the same graphs, shown beside in comparison.png: predefined, "
-            "random, another run folder, or sg2im's published .pt"
+            "random, learned, another run folder, or sg2im's published .pt"
         ),
     ] = ()
     as_text: Annotated[
         bool,
-        option("only print each graph as sentences joined by 'and', for a text-to-image model"),
+        option("only print a line per graph: sentences joined by 'and', for a text-to-image model"),
     ] = False
     pin: Annotated[
         tuple[str, ...],
@@ -80,7 +80,7 @@ class SampleOptions:
         Path | None, option("the bank's photos; by default data/<dataset>, if they are there")
     ] = None
     out: Annotated[
-        Path | None, option("folder to write; by default RUN/samples/<name of the graph file>")
+        Path | None, option("folder to write; by default RUN/samples/<graph file's name or split>")
     ] = None
 
     def __post_init__(self) -> None:
@@ -88,6 +88,10 @@ class SampleOptions:
             raise ValueError("give --graph FILE, or --split val or test: one of the two")
         if not 1 <= self.draws <= MOST_DRAWS:
             raise ValueError(f"--draws must lie in 1 to {MOST_DRAWS}, not {self.draws}")
+        if self.beside and self.draws > MOST_ROWS:
+            raise ValueError(f"--beside shows at most {MOST_ROWS} draws, not {self.draws}")
+        if self.as_text and (self.beside or self.pin or self.ban or self.out):
+            raise ValueError("--as-text only prints: leave out --beside, --pin, --ban and --out")
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, but is {self.seed}")
         for name, value in (("candidates", self.candidates), ("scenes", self.scenes)):
@@ -195,7 +199,7 @@ def sample_graph(
         if made.chosen is not None:
             save_patches(out, number, asked.graph, made.chosen.patches, sources)
         texts.append(credits_text(title, asked.graph, sources))
-        if beside and number < MOST_ROWS:
+        if beside:
             others = [way.make(asked.graph, seed) for way in beside]
             rows.append([made, *others])
             for way, other in zip(beside, others, strict=True):

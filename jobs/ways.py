@@ -1,5 +1,6 @@
 """Ways to make an image of a scene graph: a run's own retrieval, another, or sg2im."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ def open_sampler(source: Path, bank: Path | None, device: torch.device) -> Sampl
     if source.suffix == ".pt" or isinstance(read_run(source)[0], Sg2ImConfig):
         sampler = Sg2ImSampler.open(source, device)
         if sampler.ignored:
-            print(ignored_note(source, sampler.ignored))
+            print(ignored_note(source, sampler.ignored), file=sys.stderr)
         return sampler
     return Sampler.open(source, bank, device)
 
@@ -108,5 +109,5 @@ def way_beside(given: str, own: Sampler | Sg2ImSampler, device: torch.device) ->
             f"--beside {given}: it is neither {modes} nor a run folder or checkpoint that is there"
         )
     sampler = open_sampler(Path(given), None, device)
-    name = Path(given).name
+    name = given.rstrip("/")
     return Drawn(name, sampler) if isinstance(sampler, Sg2ImSampler) else Composed(name, sampler)

@@ -22,7 +22,8 @@ def short_name(licence: str) -> str:
 
 
 class Accepted:
-    """Licences by short name (`cc-by`), address or name; none given: all are accepted."""
+    """Licences by short name (`cc-by`), or as a photo states them: by address, by name where the
+    dataset has none. None given: all are accepted."""
 
     def __init__(self, licences: Sequence[str]) -> None:
         self._names = {name.strip().lower() for name in licences}

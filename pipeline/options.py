@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from pipeline.arithmetic import fix_products
 from pipeline.errors import UserError, exit_code
 from pipeline.memory import keep_freed_memory
 
@@ -38,6 +39,7 @@ def run(main: Callable[[Options], None], options: type[Options], description: st
             raise UserError(str(error)) from error
         main(parsed)
 
+    fix_products()
     keep_freed_memory()
     sys.exit(exit_code(job))
 

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from jobs.build_bank import BuildBank, main
+from pipeline.arithmetic import fix_products
 from pipeline.toy.coco import write_toy
+
+fix_products()  # as every command does
 
 
 @pytest.fixture(scope="session")

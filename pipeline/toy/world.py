@@ -75,7 +75,7 @@ def write_world(
     """Let `write` draw the world, photo's id -> style; nothing where this very one `is_whole`.
 
     It is drawn next to `folder` and moved there at the end, so half a world never looks whole. An
-    older toy world is replaced; a folder that holds anything else is refused.
+    older toy world of the same files is replaced; a folder that holds anything else is refused.
     """
     if _is_of(folder, world) and is_whole(folder):
         return
@@ -87,8 +87,19 @@ def write_world(
     side |= {"parameters": asdict(world), "styles": styles}
     write_json(partial / "styles.json", side)
     if folder.exists():
+        _check_nothing_else(folder, {path.name for path in partial.iterdir()})
         shutil.rmtree(folder)
     partial.rename(folder)
+
+
+def _check_nothing_else(folder: Path, names: set[str]) -> None:
+    """DatasetError where replacing the folder would take more than an older world's files."""
+    if others := sorted({path.name for path in folder.iterdir()} - names):
+        shutil.rmtree(folder.with_name(folder.name + ".partial"))
+        raise DatasetError(
+            f"{folder} holds {others[0]!r} beside an older toy world, or a toy world in another "
+            f"dataset's files: name another folder for this one, or empty it"
+        )
 
 
 def _is_of(folder: Path, world: World) -> bool:

@@ -10,7 +10,7 @@ from pipeline.scene import IMAGE, IN_IMAGE, Photo, Split, Vocabulary
 from pipeline.splits import own_split
 from pipeline.visual_genome.attributes import Attributed, read_attributes
 from pipeline.visual_genome.entries import Source
-from pipeline.visual_genome.layout import annotation_file, photo_file
+from pipeline.visual_genome.layout import PhotoPlaces, annotation_file, check_files, photo_file
 from pipeline.visual_genome.lists import read_aliases, read_splits
 from pipeline.visual_genome.names import NamePool, count_names, most_first
 from pipeline.visual_genome.objects import Kept, Listed, ObjectFilter, read_objects
@@ -26,7 +26,7 @@ Of = TypeVar("Of")
 class Annotations:
     """By photo's id; a photo may be missing from any but `photos`."""
 
-    photos: Mapping[int, Photo]  # those large enough; `file` as in their address
+    photos: Mapping[int, Photo]  # those large enough
     vocabulary: Vocabulary
     attribute_names: frozenset[str]
     objects: ObjectFilter
@@ -38,6 +38,7 @@ class Annotations:
 
 def read_annotations(source: Source, rules: VisualGenomeRules, tally: Tally) -> Annotations:
     """Each file once, from front to back; names are counted over training photos."""
+    check_files(source.folder, with_splits=rules.splits == "sg2im")
     photos = _read_photos(source, rules, tally)
     aliases = read_aliases(source.folder, "objects", source.inputs)
     names = NamePool(lambda *at: source.where("objects", *at), lambda n: aliases.get(n, n))
@@ -82,21 +83,22 @@ def _read_photos(source: Source, rules: VisualGenomeRules, tally: Tally) -> dict
     if splits is None:
         splits = {image_id: own_split(image_id) for image_id in entries}
     where = source.folder.where(annotation_file(source.folder, "image_data"))
-    photos = {}
+    photos, places = {}, PhotoPlaces(source.folder)
     for image_id, split in splits.items():
         tally.add("photos_listed", split)
         if (entry := entries.get(image_id)) is None:
             tally.add("photos_not_in_image_data", split)
         elif min(entry.width, entry.height) >= rules.min_photo_px:
             tally.add("photos_large_enough", split)
-            photos[image_id] = _photo(image_id, entry, split, f"{where}, photo {image_id}")
+            file = places.find(photo_file(entry.url, f"{where}, photo {image_id}"))
+            photos[image_id] = _photo(image_id, entry, split, file)
     return photos
 
 
-def _photo(image_id: int, entry: PhotoEntry, split: Split, where: str) -> Photo:
+def _photo(image_id: int, entry: PhotoEntry, split: Split, file: str) -> Photo:
     return Photo(
         image_id=image_id,
-        file=photo_file(entry.url, where),
+        file=file,
         width=entry.width,
         height=entry.height,
         split=split,

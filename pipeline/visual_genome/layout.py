@@ -2,7 +2,7 @@
 
 import re
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.checks import show, stays_inside
 from pipeline.data_folder import DataFolder
@@ -10,6 +10,7 @@ from pipeline.errors import DatasetError
 from pipeline.visual_genome.rules import flag
 
 Kind = Literal["image_data", "objects", "attributes", "relationships"]
+Aliased = Literal["objects", "relationships"]
 
 RELEASE: dict[Kind, str] = {  # the one that sg2im's counts belong to
     "image_data": "1.2",
@@ -17,11 +18,24 @@ RELEASE: dict[Kind, str] = {  # the one that sg2im's counts belong to
     "attributes": "1.2",
     "relationships": "1.4",
 }
-ALIASES = {"objects": "object_alias.txt", "relationships": "relationship_alias.txt"}
+ALIASES: dict[Aliased, str] = {
+    "objects": "object_alias.txt",
+    "relationships": "relationship_alias.txt",
+}
 SPLITS_FILE = "vg_splits.json"
 
 PHOTO_FOLDERS = "VG_100K/ and VG_100K_2/ (images.zip and images2.zip)"
 DOWNLOAD = "download it from visualgenome.org's dataset pages and put it in {folder}, zipped or not"
+
+
+def check_files(folder: DataFolder, *, with_splits: bool) -> None:
+    """DatasetError for a file that is missing: before a minute goes into reading the others."""
+    for kind in RELEASE:
+        annotation_file(folder, kind)
+    for names in get_args(Aliased):
+        alias_file(folder, names)
+    if with_splits:
+        splits_file(folder)
 
 
 def annotation_file(folder: DataFolder, kind: Kind) -> str:
@@ -36,7 +50,7 @@ def annotation_file(folder: DataFolder, kind: Kind) -> str:
     raise _missing(folder, f"{plain}{there}", f"release {release} is needed: ")
 
 
-def alias_file(folder: DataFolder, kind: Literal["objects", "relationships"]) -> str:
+def alias_file(folder: DataFolder, kind: Aliased) -> str:
     if not folder.has(file := ALIASES[kind]):
         raise _missing(folder, file, "it comes with release 1.4: ")
     return file

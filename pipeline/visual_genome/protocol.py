@@ -26,6 +26,7 @@ What = Literal[  # in the order in which the filters apply
     "objects_large_enough",
     "photos_with_too_few_objects",
     "photos_with_too_many_objects",
+    "photos_not_in_relationships",
     "photos_with_too_few_relations",
     "photos_with_too_many_relations",
     "photos_passed",
@@ -37,12 +38,15 @@ What = Literal[  # in the order in which the filters apply
 ]
 
 LITERATURE = {
-    "train": (62_565, "sg2im, its table of datasets"),
-    "val": (5_506, "sg2im, its table of datasets"),
-    "test": (5_088, "sg2im, its table of datasets; LayoutDiffusion counts 5,097"),
-    "objects": (178, "sg2im, its table of datasets"),
-    "relations": (45, "sg2im, its table of datasets"),
+    "train": (62_565, "sg2im"),
+    "val": (5_506, "sg2im"),
+    "test": (5_088, "sg2im; LayoutDiffusion has 5,097"),
+    "objects": (178, "sg2im"),
+    "relations": (45, "sg2im"),
 }
+
+
+WITHOUT_EFFECT = ("object_cap", "min_attribute_count")  # on what the literature counts
 
 
 class Tally:
@@ -92,8 +96,12 @@ def _stated(rules: VisualGenomeRules, limit: int | None) -> dict[str, Any]:
 
 
 def _why_not_compared(rules: VisualGenomeRules, limit: int | None) -> str:
-    own = asdict(VisualGenomeRules(object_cap=rules.object_cap))  # the cap comes after the counts
-    changed = [flag(name) for name, value in asdict(rules).items() if value != own[name]]
+    own = asdict(VisualGenomeRules())
+    changed = [
+        flag(name)
+        for name, value in asdict(rules).items()
+        if value != own[name] and name not in WITHOUT_EFFECT
+    ]
     changed += ["--limit"] if limit is not None else []
     return f"other rules are in force ({', '.join(changed)})" if changed else ""
 
@@ -106,6 +114,12 @@ def _notes(tally: Tally, source: Source) -> Iterator[str]:
         first = f"the first is photo {image_ids[0]}"
         yield f"{file}: photos listed again, the later list stands: {len(image_ids):,}; {first}"
     counts = tally.counts()
-    for file in ("image_data", "objects"):
-        if missing := sum(counts[f"photos_not_in_{file}"].values()):
-            yield f"photos of the splits without an entry in {file}.json, left out: {missing:,}"
+    missing_from: tuple[What, ...] = (
+        "photos_not_in_image_data",
+        "photos_not_in_objects",
+        "photos_not_in_relationships",
+    )
+    for what in missing_from:
+        if missing := sum(counts[what].values()):
+            file = what.removeprefix("photos_not_in_")
+            yield f"photos of the splits without an entry in {file}, left out: {missing:,}"

@@ -5,7 +5,7 @@ sg2im's vg_splits.json.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
@@ -15,7 +15,7 @@ from pipeline.visual_genome.annotations import Annotations, read_annotations
 from pipeline.visual_genome.attributes import frequent_ones
 from pipeline.visual_genome.cap import drawn_objects
 from pipeline.visual_genome.entries import Source
-from pipeline.visual_genome.layout import PhotoPlaces, require_folder
+from pipeline.visual_genome.layout import require_folder
 from pipeline.visual_genome.objects import Kept
 from pipeline.visual_genome.protocol import Tally, What, state_protocol
 from pipeline.visual_genome.relations import Link
@@ -24,9 +24,8 @@ from pipeline.visual_genome.rules import (
     RELATIONS_PER_PHOTO,
     ObjectCap,
     VisualGenomeRules,
+    flag,
 )
-
-__all__ = ["VisualGenomeRules", "read_visual_genome"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +50,7 @@ def read_visual_genome(
     passed = _within(limit, list(_passing(annotations, tally)))
     if not any(p.photo.split == "train" for p in passed):
         raise _nothing_left(folder, tally, rules)
-    places = PhotoPlaces(folder)
-    photos = tuple(_annotated(p, annotations, places, rules.object_cap) for p in passed)
+    photos = tuple(_annotated(p, annotations, rules.object_cap) for p in passed)
     _tally_scenes(photos, tally)
     return Dataset(
         name="vg",
@@ -79,6 +77,8 @@ def _passing(annotations: Annotations, tally: Tally) -> Iterator[Passed]:
         tally.add("objects_listed", photo.split, len(listed.ids))
         tally.add("objects_of_a_kept_name", photo.split, kept.num_named)
         tally.add("objects_large_enough", photo.split, kept.num_large)
+        if photo.image_id not in annotations.links:
+            tally.add("photos_not_in_relationships", photo.split)
         outcome = _outcome(len(kept.places), len(known))
         tally.add(outcome, photo.split)
         if outcome == "photos_passed":
@@ -110,9 +110,7 @@ def _image_id(passed: Passed) -> int:
     return passed.photo.image_id
 
 
-def _annotated(
-    passed: Passed, annotations: Annotations, places: PhotoPlaces, cap: ObjectCap
-) -> AnnotatedPhoto:
+def _annotated(passed: Passed, annotations: Annotations, cap: ObjectCap) -> AnnotatedPhoto:
     """The scene's objects, and the relationships that remain between them."""
     photo, kept = passed.photo, passed.kept.places
     ends = [(link.subject, link.object) for link in passed.links]
@@ -123,11 +121,7 @@ def _annotated(
         for link in passed.links
         if link.subject in here and link.object in here
     )
-    return AnnotatedPhoto(
-        replace(photo, file=places.find(photo.file)),
-        _annotated_objects(passed, drawn, annotations),
-        relations,
-    )
+    return AnnotatedPhoto(photo, _annotated_objects(passed, drawn, annotations), relations)
 
 
 def _annotated_objects(
@@ -160,6 +154,13 @@ def _tally_scenes(photos: Sequence[AnnotatedPhoto], tally: Tally) -> None:
 
 def _nothing_left(folder: DataFolder, tally: Tally, rules: VisualGenomeRules) -> DatasetError:
     train = {what: counts["train"] for what, counts in tally.counts().items()}
+    if not train["photos_listed"]:
+        hint = f"no photo was drawn for training: give more, or {flag('splits')} sg2im"
+    else:
+        hint = (
+            "are these whole files? for small ones lower --vg-min-object-count and "
+            "--vg-min-relation-count"
+        )
     return DatasetError(
         f"{folder}: none of the {train['photos_listed']:,} training photos passes the filter: "
         f"{train['photos_large_enough']:,} are at least {rules.min_photo_px} px; of their "
@@ -167,6 +168,6 @@ def _nothing_left(folder: DataFolder, tally: Tally, rules: VisualGenomeRules) ->
         f"name and are at least {rules.min_box_px} px; "
         f"{train['photos_with_too_few_objects']:,} photos keep fewer than {OBJECTS_PER_PHOTO[0]} "
         f"and {train['photos_with_too_many_objects']:,} more than {OBJECTS_PER_PHOTO[1]} objects, "
-        f"{train['photos_with_too_few_relations']:,} no relationship; are these whole files? "
-        f"for small ones lower --vg-min-object-count and --vg-min-relation-count"
+        f"{train['photos_with_too_few_relations']:,} no relationship and "
+        f"{train['photos_with_too_many_relations']:,} more than {RELATIONS_PER_PHOTO[1]}; {hint}"
     )

@@ -206,7 +206,7 @@ def test_ways_of_making_the_same_graph_stand_side_by_side_and_are_all_credited(
         for way in ("predefined", "random"):
             credit = text.split(f"comparison.png, row {row}: {way}\n")[1].split("\n\n")[0]
             assert credit.count("patch ") == len(GRAPH["objects"])
-        assert f"row {row}: {sg2im_run.name}\n  made of no patch" in text
+        assert f"row {row}: {sg2im_run}\n  made of no patch" in text
 
 
 def test_an_sg2im_run_alone_leaves_images_of_no_patch(sg2im_run, graph, tmp_path):
@@ -230,7 +230,7 @@ def test_a_published_checkpoint_is_sampled_as_a_run_is(sg2im_run, graph, tmp_pat
     main(SampleOptions(run=tmp_path / "toy64.pt", graph=graph, out=tmp_path / "b"))
     a, b = ((tmp_path / name / "image-0.png").read_bytes() for name in "ab")
     assert a == b
-    assert "ignored 'model_kwargs.vec_noise_dim'" in capsys.readouterr().out
+    assert "ignored 'model_kwargs.vec_noise_dim'" in capsys.readouterr().err
 
 
 def test_held_out_scenes_are_taken_with_their_boxes_and_shown_beside_their_photo(
@@ -249,18 +249,18 @@ def test_held_out_scenes_are_taken_with_their_boxes_and_shown_beside_their_photo
     assert f"comparison.png, photo: {credit['file']}" in text
 
 
-def test_graphs_are_told_as_text_and_nothing_is_made(run, graph, bank, tmp_path, capsys):
-    out = tmp_path / "out"
-    main(SampleOptions(run=run, graph=graph, out=out, as_text=True))
+def test_graphs_are_told_as_text_and_nothing_is_made(run, graph, bank, capsys):
+    before = sorted(run.rglob("*"))
+    main(SampleOptions(run=run, graph=graph, as_text=True))
     assert capsys.readouterr().out == "sky-other above grass and tree and tree\n"
-    main(SampleOptions(run=run, split="val", scenes=3, out=out, as_text=True))
+    main(SampleOptions(run=run, split="val", scenes=3, as_text=True))
     lines = capsys.readouterr().out.splitlines()
     assert [int(line.split("\t")[0]) for line in lines] == bank.scene_ids("val")[:3].tolist()
     scene = bank.scene(int(bank.scene_ids("val")[0]))
     relation = scene.triples[0]
     told = f"{scene.objects[relation.subject]} {relation.predicate} "
     assert lines[0].split("\t")[1].startswith(told)
-    assert not out.exists()
+    assert sorted(run.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -275,6 +275,18 @@ def test_graphs_are_told_as_text_and_nothing_is_made(run, graph, bank, tmp_path,
 def test_what_sg2im_cannot_do_is_refused(sg2im_run, graph, asked, message):
     with pytest.raises(UserError, match=message):
         main(SampleOptions(run=sg2im_run, graph=graph, **asked))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"as_text": True, "beside": ("random",)}, "--as-text only prints"),
+        ({"draws": 21, "beside": ("random",)}, "at most 20 draws, not 21"),
+    ],
+)
+def test_what_would_be_passed_over_in_silence_is_refused(run, graph, asked, message):
+    with pytest.raises(ValueError, match=message):
+        SampleOptions(run=run, graph=graph, **asked)
 
 
 def test_a_file_or_a_split_is_wanted_and_not_both(run, graph):

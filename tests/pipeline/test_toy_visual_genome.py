@@ -225,12 +225,22 @@ def test_a_whole_world_is_left_alone_and_a_damaged_one_is_drawn_again(
     assert _bytes(folder) == whole
 
 
-def test_a_toy_world_of_the_other_form_is_replaced_and_anything_else_refused(
+def test_an_older_world_is_replaced_but_nothing_else_that_lies_there_is_lost(
     small: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    shutil.copytree(small[0], tmp_path / "toy")
+    shutil.copytree(small[1], tmp_path / "toy")
+    (tmp_path / "toy" / "vg_splits.json").unlink()
     write_toy_visual_genome(tmp_path / "toy", **SMALL)
     assert _bytes(tmp_path / "toy") == _bytes(small[1])
+    (tmp_path / "toy" / "vg_splits.json").unlink()
+    (tmp_path / "toy" / "notes.txt").write_text("mine")
+    shutil.copytree(small[0], tmp_path / "as-coco")
+    for folder, found in (("toy", "notes.txt"), ("as-coco", "annotations")):
+        before = _bytes(tmp_path / folder)
+        with pytest.raises(DatasetError, match=f"{folder} holds '{found}' beside"):
+            write_toy_visual_genome(tmp_path / folder, **SMALL)
+        assert _bytes(tmp_path / folder) == before
+        assert not (tmp_path / f"{folder}.partial").exists()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"a photo")
     with pytest.raises(DatasetError, match=re.escape("not a toy world")):

@@ -17,7 +17,8 @@ from pipeline.relations import scene_of
 from pipeline.scene import MAX_OBJECT_INDEX, Relation
 from pipeline.splits import own_split
 from pipeline.visual_genome.cap import drawn_objects
-from pipeline.visual_genome.reader import VisualGenomeRules, read_visual_genome
+from pipeline.visual_genome.reader import read_visual_genome
+from pipeline.visual_genome.rules import VisualGenomeRules
 from tests.pipeline.visual_genome_files import (
     NAMES,
     SMALL_RULES,
@@ -204,9 +205,9 @@ def test_the_protocol_says_what_each_filter_left_and_what_it_is_compared_with(tm
     assert train["objects_listed"] == train["objects_after_the_cap"] == 12
     assert protocol.counts["photos_not_in_objects"]["test"] == 1
     assert protocol.known == ()
-    assert "--vg-min-object-count, --vg-min-attribute-count" in protocol.not_compared
-    assert any("without an entry in image_data.json, left out: 1" in n for n in protocol.notes)
-    assert any("without an entry in objects.json, left out: 1" in n for n in protocol.notes)
+    assert "--vg-min-object-count, --vg-min-relation-count" in protocol.not_compared
+    assert any("without an entry in image_data, left out: 1" in n for n in protocol.notes)
+    assert any("without an entry in objects, left out: 1" in n for n in protocol.notes)
     assert protocol.rules["splits"] == "sg2im"
     json.dumps(to_json(protocol))
     assert not any(re.search("[\n\r]", line) for line in lines(protocol))

@@ -262,3 +262,30 @@ def test_one_merged_object_in_a_file_is_enough_to_know_release_1_4(tmp_path, con
 def test_thresholds_too_high_for_the_files_are_said_to_be_so(tmp_path, content):
     with pytest.raises(DatasetError, match=r"none of the 3 training photos passes .* lower --vg-"):
         read_visual_genome(write(tmp_path, content))
+
+
+def test_a_photo_without_an_entry_in_relationships_is_counted_and_noted(tmp_path, content):
+    gone = content["relationships.json"].pop(0)["image_id"]
+    protocol = read(tmp_path, content).protocol
+    assert sum(protocol.counts["photos_not_in_relationships"].values()) == 1, gone
+    assert any("without an entry in relationships, left out: 1" in n for n in protocol.notes)
+
+
+@pytest.mark.parametrize("file", ["relationship_alias.txt", "attributes.json", "vg_splits.json"])
+def test_a_missing_file_is_told_before_any_is_read(tmp_path, content, file, capsys):
+    write(tmp_path, content)
+    (tmp_path / file).unlink()
+    with pytest.raises(DatasetError, match=file):
+        read_visual_genome(DataFolder(tmp_path), SMALL_RULES)
+    assert "reading" not in capsys.readouterr().err
+
+
+def test_a_missing_folder_of_photos_is_told_before_the_large_files_are_read(
+    tmp_path, content, capsys
+):
+    write(tmp_path, content)
+    for place in tmp_path.glob("VG_100K*"):
+        shutil.rmtree(place)
+    with pytest.raises(DatasetError, match="VG_100K"):
+        read_visual_genome(DataFolder(tmp_path), SMALL_RULES)
+    assert "objects.json" not in capsys.readouterr().err

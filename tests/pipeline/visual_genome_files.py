@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data_folder import DataFolder
-from pipeline.visual_genome.reader import VisualGenomeRules
+from pipeline.visual_genome.rules import VisualGenomeRules
 
 SMALL_RULES = VisualGenomeRules(min_object_count=2, min_attribute_count=2, min_relation_count=2)
 TRAIN, VAL, TEST = (1, 2, 3), (11, 12), (21, 22)
