@@ -254,7 +254,7 @@ def test_a_run_learns_to_draw_a_picture_that_it_is_shown(bank, batch):
     config = small(steps=60, eval_after=30, drawing=Sg2ImDrawing(noise=2, decoder=(24, 16)))
     trainer = Sg2ImTrainer(replace(config, lr_generator=5e-3), bank, CPU)
     named = [trainer.step(batch) for _ in range(60)]
-    assert named[-1]["pixels"] < 0.5 * named[0]["pixels"]
+    assert named[-1]["pixels"] < 0.6 * named[0]["pixels"]
     assert named[-1]["boxes"] < 0.2 * named[0]["boxes"]
     assert named[-1]["judge_class_real"] < named[0]["judge_class_real"]
 
