@@ -21,7 +21,7 @@ from bank.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
 from bank.table import read_vectors, write_vectors
 from model.cooccurrence import CoOccurrence, embed_patches, train_co_occurrence
 from model.encoder import embed_scenes, load_graph_encoder, train_graph_encoder
-from model.published import ignored_note, load_published_graph
+from model.published import ignored_note, is_published, load_published_graph
 from model.vocabularies import compare_vocabularies, listed
 from pipeline.errors import UserError
 from pipeline.progress import progress
@@ -137,7 +137,7 @@ def check_networks(graph_encoder: str, cooccurrence: str, vocabulary: Vocabulary
 
 def _check_names(path: Path, vocabulary: Vocabulary) -> None:
     """Every name of the dataset must be known; what the network knows besides is told."""
-    if path.suffix == ".pt" and (ignored := load_published_graph(path).ignored):
+    if is_published(path) and (ignored := load_published_graph(path).ignored):
         print(ignored_note(path, ignored))
     found = compare_vocabularies(load_graph_encoder(path).vocabulary, vocabulary)
     if unknown := [*found.unknown_objects, *found.unknown_predicates]:

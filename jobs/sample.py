@@ -19,10 +19,21 @@ from PIL import Image
 
 from bank.bank import Bank
 from jobs.sheets import Pixels, Source, patch_sheet, sheet, sources_of
-from jobs.ways import Choice, Composed, Drawn, Made, Way, open_bank, open_sampler, way_beside
+from jobs.ways import (
+    Choice,
+    Composed,
+    Drawn,
+    Made,
+    Way,
+    by_own_choice,
+    open_bank,
+    open_sampler,
+    way_beside,
+)
 from model.config import RetrievalMode
 from model.sampler import Sampler
 from model.sg2im_sampler import Sg2ImSampler
+from model.vocabularies import check_names
 from pipeline.datasets import default_folder
 from pipeline.errors import UserError, nearest
 from pipeline.options import option, run
@@ -129,6 +140,9 @@ def main(options: SampleOptions) -> None:
             print(sentences(graph) if photo is None else f"{name}\t{sentences(graph)}")
         return
     beside = [way_beside(given, sampler, device) for given in options.beside]
+    for one in asked:  # what cannot be made is told before anything is written
+        for way in (own_way(sampler, one.graph, options), *beside):
+            check_names(one.graph, way.vocabulary, way.name)
     for one in asked:
         out = options.folder if len(asked) == 1 else options.folder / one.name
         print(sample_graph(sampler, one, options, out, beside))
@@ -189,6 +203,7 @@ def sample_graph(
     """Write all draws of one graph into `out`; returns the credits, which credits.txt holds too."""
     out.mkdir(parents=True, exist_ok=True)
     own = own_way(sampler, asked.graph, options)
+    beside = [by_own_choice(way, own) for way in beside]
     texts, rows = [], []
     for number in range(options.draws):
         seed = options.seed + number

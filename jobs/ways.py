@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -12,11 +12,11 @@ from bank.bank import Bank
 from jobs.sheets import Pixels
 from model.checkpoint import read_run
 from model.config import RetrievalMode, Sg2ImConfig
-from model.published import ignored_note
+from model.published import ignored_note, is_published
 from model.sampler import Retrieval, Sampler
 from model.sg2im_sampler import Sg2ImSampler
 from pipeline.errors import UserError
-from pipeline.scene import SceneGraph
+from pipeline.scene import SceneGraph, Vocabulary
 
 
 class Made(NamedTuple):
@@ -45,6 +45,10 @@ class Composed:
     sampler: Sampler
     choice: Choice = Choice()
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.sampler.bank.vocabulary
+
     def make(self, graph: SceneGraph, seed: int) -> Made:
         choice = self.choice
         chosen = self.sampler.retrieve(
@@ -66,6 +70,10 @@ class Drawn:
     name: str
     sampler: Sg2ImSampler
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.sampler.vocabulary
+
     def make(self, graph: SceneGraph, seed: int) -> Made:
         return Made(self.sampler.generate(graph, seed=seed), None)
 
@@ -73,10 +81,17 @@ class Drawn:
 Way = Composed | Drawn
 
 
+def by_own_choice(way: Way, own: Way) -> Way:
+    """What is pinned, banned or limited holds for the run's other ways of choosing as well."""
+    if isinstance(way, Composed) and isinstance(own, Composed) and way.sampler is own.sampler:
+        return replace(way, choice=replace(own.choice, mode=way.choice.mode))
+    return way
+
+
 def open_sampler(source: Path, bank: Path | None, device: torch.device) -> Sampler | Sg2ImSampler:
     """A run folder of either kind, or a checkpoint of sg2im as published. `bank`: where the bank
     of a run that retrieves has moved."""
-    if source.suffix == ".pt" or isinstance(read_run(source)[0], Sg2ImConfig):
+    if is_published(source) or isinstance(read_run(source)[0], Sg2ImConfig):
         sampler = Sg2ImSampler.open(source, device)
         if sampler.ignored:
             print(ignored_note(source, sampler.ignored), file=sys.stderr)
@@ -88,7 +103,7 @@ def open_bank(sampler: Sampler | Sg2ImSampler, source: Path, bank: Path | None) 
     """The bank that a run was trained on; UserError where none is known."""
     if isinstance(sampler, Sampler):
         return sampler.bank
-    if bank is None and source.suffix == ".pt":
+    if bank is None and is_published(source):
         raise UserError(f"{source} comes without a bank, whose scenes are asked for: give --bank")
     return Bank.open(bank or read_run(source)[1])
 

@@ -15,7 +15,7 @@ from bank.grid import on_grid
 from model import checkpoint
 from model.frozen import draw, repeatable
 from model.graph import GraphBatch, GraphEncoder, graph_tensors
-from model.published import load_published_graph
+from model.published import is_published, load_published_graph
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scene import Relation, Vocabulary
@@ -131,11 +131,11 @@ def _masks(targets: list[_Target]) -> list[NDArray[np.uint8] | None]:
 def load_graph_encoder(path: Path) -> GraphEncoder:
     """Frozen, from a `.safetensors` of ours, a published sg2im checkpoint (`.pt`), or the folder of
     an sg2im run."""
+    if is_published(path):
+        return load_published_graph(path).network
     if path.is_dir():
         return checkpoint.load_sg2im(path, torch.device("cpu")).graph_part()
-    if path.suffix == ".safetensors":
-        return GraphEncoder.load(path).requires_grad_(False)
-    return load_published_graph(path).network
+    return GraphEncoder.load(path).requires_grad_(False)
 
 
 def graph_encoder_file(path: Path) -> Path:

@@ -1,10 +1,11 @@
 """sg2im's published checkpoints (`coco64.pt`, `vg64.pt`, `vg128.pt`) <-> our networks.
 
-Such a file may come from anywhere: nothing in it is executed, and every size it claims is checked
-before memory is taken for it. Names count, not places: coco64.pt has four relations more than
-sg2im's own reader, and calls every unused category number alike.
+Such a file may come from anywhere: nothing in it is executed, and the sizes that its `model_kwargs`
+claim are checked before a network is built. Names count, not places: coco64.pt has four relations
+more than sg2im's own reader, and calls every unused category number alike.
 """
 
+import io
 import os
 import re
 import reprlib
@@ -109,7 +110,7 @@ def save_published_sg2im(path: Path, network: Sg2Im) -> None:
         "mlp_normalization": "none",
         "refinement_dims": tuple(sizes["decoder"]),
         "normalization": "batch",
-        "activation": f"leakyrelu-{sizes['slope']}",
+        "activation": f"leakyrelu-{sizes['slope']:.9f}".rstrip("0"),
         "mask_size": MASK_SIZE if sizes["masks"] else 0,
         "layout_noise_dim": network.noise,
     }
@@ -142,9 +143,13 @@ def _read(path: Path) -> _Checkpoint:
     kwargs, state = _dictionary(checkpoint, "model_kwargs"), _dictionary(checkpoint, "model_state")
     vocabulary = _dictionary(kwargs, "vocab")
     weights = {}
-    for name, value in state.items():
+    for given, value in state.items():
+        name = str(given).removeprefix("module.")
+        if name in weights:
+            raise _MisfitError(f"it has {name} twice, with and without 'module.'")
         if _is_weight(value):
-            weights[str(name).removeprefix("module.")] = value
+            # A saved Parameter brings attributes of its own, which may hide methods.
+            weights[name] = Tensor.detach(value)
     return _Checkpoint(
         kwargs,
         weights,
@@ -168,11 +173,16 @@ def _plain_dictionary(*_: object) -> dict[Any, Any]:
     return {}
 
 
+def _plain_list(*_: object) -> list[Any]:
+    """In place of `list`, which a `defaultdict` names: called on a view, it would fill memory."""
+    return []
+
+
 # What sg2im's training script writes besides tensors. The names are answered by the above, so that
 # of the file's own wishes only building lists and dictionaries is granted.
 ANSWERS: list[Any] = [
     (_plain_dictionary, "collections.defaultdict"),
-    (list, "builtins.list"),
+    (_plain_list, "builtins.list"),
     (_StandIn, "numpy.dtype"),
     (_StandIn, "numpy.core.multiarray.scalar"),
     (_StandIn, "numpy._core.multiarray.scalar"),
@@ -182,15 +192,9 @@ ANSWERS: list[Any] = [
 def _unpickled(path: Path) -> Any:
     """What torch makes of the file without executing anything in it."""
     try:
-        size = path.stat().st_size
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as file:
-                if sum(member.file_size for member in file.infolist()) > size:
-                    raise UserError(
-                        f"{path} is a compressed zip, which no checkpoint is: it is not unpacked"
-                    )
+        file = _as_packed(path) if zipfile.is_zipfile(path) else path
         with torch.serialization.safe_globals(ANSWERS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint at {path}: give a file that is there") from error
     except IsADirectoryError as error:
@@ -210,6 +214,29 @@ def _unpickled(path: Path) -> Any:
         ) from error
 
 
+def _as_packed(path: Path) -> io.BytesIO:
+    """The members of a zip in a zip of our own, so that torch reads what was looked at: a file
+    can show one directory to Python and another to torch. UserError for compressed ones, which
+    could unpack to any size."""
+    clean = io.BytesIO()
+    with zipfile.ZipFile(path) as file, zipfile.ZipFile(clean, "w") as copy:
+        members = file.infolist()
+        stored = all(m.compress_type == zipfile.ZIP_STORED for m in members)
+        if not stored or sum(m.file_size for m in members) > path.stat().st_size:
+            raise UserError(
+                f"{path} is a compressed zip, which no checkpoint is: it is not unpacked"
+            )
+        for member in members:
+            copy.writestr(member.filename, file.read(member))
+    clean.seek(0)
+    return clean
+
+
+def is_published(path: Path) -> bool:
+    """Whether a path is to be read as a published checkpoint, and not as a run or file of ours."""
+    return path.suffix == ".pt" or (path.is_file() and path.suffix != ".safetensors")
+
+
 def _dictionary(value: Mapping[Any, Any], name: str) -> Mapping[Any, Any]:
     found = value.get(name)
     if not isinstance(found, dict):
@@ -225,7 +252,7 @@ def _is_weight(value: object) -> bool:
         and value.device.type == "cpu"
         and not value.is_nested
         and not value.is_quantized
-        and not value.is_complex()
+        and not torch.is_complex(value)
     )
 
 
@@ -252,10 +279,11 @@ def _graph_sizes(checkpoint: _Checkpoint) -> dict[str, Any]:
     _only(kwargs, "gconv_pooling", "avg")
     masks = any(name.startswith("mask_net.") for name in weights)
     if "mask_size" in kwargs:
-        if kwargs["mask_size"] not in (None, 0, MASK_SIZE):
-            given = _short(kwargs["mask_size"])
-            raise _MisfitError(f"mask_size is {given}; masks of {MASK_SIZE}, or none, can be read")
-        masks = bool(kwargs["mask_size"])
+        given = kwargs["mask_size"]
+        if given is not None and (type(given) is not int or given not in (0, MASK_SIZE)):
+            what = f"mask_size is {_short(given)}"
+            raise _MisfitError(f"{what}; masks of {MASK_SIZE}, or none, can be read")
+        masks = bool(given)
     return {
         "embedding": embedding,
         "hidden": _count(kwargs, "gconv_hidden_dim", 512, MOST_WIDTH),
@@ -271,9 +299,11 @@ def _drawing_sizes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         raise _MisfitError(f"refinement_dims is {_short(decoder)}, not 1 to {MOST_MODULES} widths")
     widths = {f"refinement_dims[{i}]": width for i, width in enumerate(decoder)}
     size = kwargs.get("image_size", (64, 64))
-    if not isinstance(size, tuple | list) or len(size) != 2 or size[0] != size[1]:
+    if not isinstance(size, tuple | list) or len(size) != 2:
         raise _MisfitError(f"image_size is {_short(size)}, not a square's")
-    side = _count({"image_size": size[0]}, "image_size", 0, MOST_PX)
+    side, other = (_count({"image_size": s}, "image_size", 0, MOST_PX) for s in size)
+    if side != other:
+        raise _MisfitError(f"image_size is {_short(size)}, not a square's")
     if side % (1 << len(decoder)):
         raise _MisfitError(f"{len(decoder)} refinement modules cannot double up to {side} px")
     return {
@@ -285,8 +315,10 @@ def _drawing_sizes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _slope(activation: Any) -> float:
-    """`leakyrelu-0.2`; without a number it is PyTorch's 0.01."""
-    match = re.fullmatch(r"leakyrelu(?:-(\d{1,3}(?:\.\d{1,9})?))?", str(activation)[:40], re.ASCII)
+    """`leakyrelu-0.2`; without a number it is PyTorch's 0.01. sg2im makes `relu` the same."""
+    pattern = r"(?:leakyrelu(?:-(\d{1,3}(?:\.\d{1,9})?))?|relu)"
+    given = activation if type(activation) is str else ""
+    match = re.fullmatch(pattern, given[:40], re.ASCII)
     if match is None:
         raise _MisfitError(f"activation is {_short(activation)}, not e.g. 'leakyrelu-0.2'")
     return float(match[1] or 0.01)
@@ -322,6 +354,7 @@ def _filled(build: Callable[[], Network], checkpoint: _Checkpoint) -> Network:
         if given is None:
             raise _MisfitError(f"it has no tensor {name}")
         _check_shape(name, given, tuple(own.shape))
+        _check_numbers(name, given, own)
         taken[name] = given.detach().to(own.dtype).contiguous()
     network.load_state_dict(taken, assign=True)
     return network
@@ -356,6 +389,13 @@ def _check_shape(name: str, given: Tensor, wanted: tuple[int | None, ...]) -> No
     if not fits:
         shown = str(tuple("any" if side is None else side for side in wanted)).replace("'", "")
         raise _MisfitError(f"{name} is of shape {shape}, where {shown} is needed")
+
+
+def _check_numbers(name: str, given: Tensor, own: Tensor) -> None:
+    if torch.is_floating_point(own) != torch.is_floating_point(given):
+        raise _MisfitError(f"{name} is of {given.dtype}, where {own.dtype} is needed")
+    if not torch.isfinite(given).all():
+        raise _MisfitError(f"{name} holds values that are not finite")
 
 
 def _ignored(

@@ -6,7 +6,7 @@ Names and shapes of the parameters are those of the published checkpoints, so th
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.graph import GraphBatch, GraphEncoder, GraphEncoding, mlp
 from model.layout import coverage, lay_out
@@ -59,6 +59,10 @@ class Sg2Im(GraphEncoder):
         predicates = len(vocabulary.predicates)
         self.rel_aux_net = mlp(2 * embedding + 8, hidden, predicates)
         self.refinement_net = RefinementNetwork(embedding + noise, tuple(decoder), slope)
+        # sg2im starts its graph convolutions by He's rule and leaves these heads to PyTorch.
+        for layer in (*self.box_net, *self.rel_aux_net):
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
 
     def draw_noise(self, num_images: int, generator: torch.Generator) -> Tensor:
         """(N, noise, H, W), drawn on the generator's device, given on the network's."""

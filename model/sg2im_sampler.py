@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.checkpoint import load_sg2im
 from model.graph import GraphBatch, GraphEncoding, graph_tensors
 from model.imagenet import pictures
-from model.published import load_published_sg2im
+from model.published import is_published, load_published_sg2im
 from model.sg2im import Sg2Im
 from model.vocabularies import check_names
 from pipeline.errors import UserError
@@ -40,7 +40,7 @@ class Sg2ImSampler:
         """The folder of a run of an sg2im recipe (its bank is not needed), or a `.pt` file in the
         published layout."""
         path = Path(source)
-        if path.is_file() or path.suffix == ".pt":
+        if is_published(path):
             network, ignored = load_published_sg2im(path)
             return cls(network, device, path, ignored)
         return cls(load_sg2im(path, torch.device(device)), device, path)

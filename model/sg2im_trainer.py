@@ -82,6 +82,8 @@ class Sg2ImTrainer(Training[Sg2ImConfig, PictureBatch]):
         """The generator first, then the discriminators on the images it made before that."""
         batch = batch.to(self.device)
         self._set_mode()
+        if self.step_number == self.config.eval_after:
+            self.optimisers["generator"] = self.new_optimiser("generator")
         self.set_learning_rates()
         images, terms = self.forward(batch)
         terms |= self.adversarial_terms(batch, images)
@@ -150,7 +152,4 @@ class Sg2ImTrainer(Training[Sg2ImConfig, PictureBatch]):
 
     def _set_mode(self) -> None:
         """A function of the step: from `eval_after` on, batch normalisation is what it is."""
-        after = self.config.eval_after
-        self.model.train(self.step_number < after)
-        if self.step_number == after:
-            self.optimisers["generator"] = self.new_optimiser("generator")
+        self.model.train(self.step_number < self.config.eval_after)

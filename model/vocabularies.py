@@ -17,9 +17,6 @@ class Differences(NamedTuple):
     unused_objects: tuple[str, ...]  # the other has not
     unused_predicates: tuple[str, ...]
 
-    def __bool__(self) -> bool:
-        return any(tuple(self))
-
 
 def compare_vocabularies(ours: Vocabulary, theirs: Vocabulary) -> Differences:
     """By name: places and order do not matter."""

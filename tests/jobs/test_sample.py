@@ -13,11 +13,12 @@ from jobs.sheets import FRAME, GAP, LINE, patch_sheet, sources_of
 from model.checkpoint import load_sg2im
 from model.config import demo, sg2im_demo
 from model.published import save_published_sg2im
+from model.sg2im import Sg2Im
 from model.sg2im_trainer import Sg2ImTrainer
 from model.trainer import Trainer
 from pipeline.errors import UserError
 from pipeline.options import write_json
-from pipeline.scene import SceneGraph
+from pipeline.scene import IMAGE, IN_IMAGE, SceneGraph, Vocabulary
 
 GRAPH = {"objects": ["sky-other", "grass", "tree", "tree"], "relationships": [[0, "above", 1]]}
 SCENE = SceneGraph(tuple(GRAPH["objects"]), ())
@@ -207,6 +208,33 @@ def test_ways_of_making_the_same_graph_stand_side_by_side_and_are_all_credited(
             credit = text.split(f"comparison.png, row {row}: {way}\n")[1].split("\n\n")[0]
             assert credit.count("patch ") == len(GRAPH["objects"])
         assert f"row {row}: {sg2im_run}\n  made of no patch" in text
+
+
+def test_bans_and_pins_hold_for_what_stands_beside_too(run, graph, bank, tmp_path):
+    asked = {"run": run, "graph": graph, "beside": ("predefined", "random"), "draws": 4}
+    main(SampleOptions(out=tmp_path / "free", **asked))
+    first = (tmp_path / "free" / "credits.txt").read_text().split("predefined\n")[1]
+    sky = int(first.split("0 sky-other: patch ")[1].split()[0])
+    pin = (f"3={int(bank.patch_ids[-1])}",)
+    main(SampleOptions(out=tmp_path / "bound", ban=(sky,), pin=pin, candidates=2, **asked))
+    text = (tmp_path / "bound" / "credits.txt").read_text()
+    assert f"patch {sky} " not in text
+    assert text.count(f"3 tree: patch {int(bank.patch_ids[-1])} ") == 12
+
+
+def test_a_name_that_something_beside_does_not_know_is_told_before_anything_is_made(
+    run, graph, tmp_path
+):
+    torch.manual_seed(0)
+    vocabulary = Vocabulary((IMAGE, "grass", "tree"), (IN_IMAGE, "above"))
+    network = Sg2Im(vocabulary, 4, 4, 2, image_px=16, noise=1, decoder=(4, 4))
+    save_published_sg2im(tmp_path / "other.pt", network)
+    asked = SampleOptions(
+        run=run, graph=graph, out=tmp_path / "out", beside=(str(tmp_path / "other.pt"),)
+    )
+    with pytest.raises(UserError, match=r"other\.pt does not know 'sky-other'"):
+        main(asked)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_sg2im_run_alone_leaves_images_of_no_patch(sg2im_run, graph, tmp_path):

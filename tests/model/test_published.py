@@ -147,7 +147,9 @@ def test_sizes_that_are_not_stated_are_sg2ims_defaults(write):
     refused(load_published_sg2im, write(gconv_dim="left out"), "embedding_dim 4 and gconv_dim 128")
 
 
-@pytest.mark.parametrize(("activation", "slope"), [("leakyrelu-0.3", 0.3), ("leakyrelu", 0.01)])
+@pytest.mark.parametrize(
+    ("activation", "slope"), [("leakyrelu-0.3", 0.3), ("leakyrelu", 0.01), ("relu", 0.01)]
+)
 def test_the_slope_of_the_activation_is_read(write, activation, slope):
     network = load_published_sg2im(write(activation=activation)).network
     assert network.refinement_net.output_conv[1].negative_slope == slope
@@ -296,7 +298,10 @@ def test_a_graph_part_that_does_not_fit_is_refused(write, load, kwargs, message)
         ({"refinement_dims": (30_000, 30_000)}, "over 268,435,456 weights"),
         ({"layout_noise_dim": -1}, "layout_noise_dim is -1"),
         ({"layout_noise_dim": 3}, r"is of shape \(5, 7, 3, 3\), where \(5, 8, 3, 3\)"),
-        ({"activation": "relu"}, "activation is 'relu'"),
+        ({"activation": "elu"}, "activation is 'elu'"),
+        ({"mask_size": torch.ones(2)}, "mask_size is a tensor"),
+        ({"image_size": (torch.ones(2), torch.zeros(2))}, "image_size is a tensor"),
+        ({"activation": [["leakyrelu"]]}, "activation is"),
         ({"activation": "leakyrelu-" + "9" * 50}, "activation is"),
         ({"normalization": torch.ones(2)}, "normalization is a tensor"),
     ],
@@ -328,3 +333,51 @@ def test_a_tensor_that_only_claims_its_size_takes_no_memory_for_it(write):
     refused(load_published_graph, path, r"box_net.2.weight is of shape \(1048576, 1048576\)")
     wide = {"gconv_dim": 32_768, "embedding_dim": 32_768, "gconv_hidden_dim": 32_768}
     refused(load_published_graph, write(**wide), "over 268,435,456 weights")
+
+
+class Greedy:
+    """Unpickled by Python itself, it would be a list of a thousand million numbers."""
+
+    def __reduce__(self):
+        return list, (torch.zeros(1).expand(1_000_000_000),)
+
+
+@FORMATS
+def test_a_list_that_would_fill_memory_is_not_made(write, zipped):
+    path = write(zipped=zipped, beside={"losses": Greedy()})
+    assert load_published_sg2im(path).ignored == ()
+
+
+def test_torch_reads_the_members_that_were_looked_at(write, source, tmp_path):
+    """Of two zips laid end to end Python reads the last; what torch would is another matter."""
+    first = write(weights={"box_net.2.bias": torch.full((4,), 7.0)}).read_bytes()
+    second = write().read_bytes()
+    both = tmp_path / "both.pt"
+    both.write_bytes(first + second)
+    network = load_published_sg2im(both).network
+    torch.testing.assert_close(network.box_net[2].bias, source.box_net[2].bias, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("load", [load_published_sg2im, load_published_graph])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((4,), float("nan")), "box_net.2.bias holds values that are not finite"),
+        (torch.ones(4, dtype=torch.bool), "box_net.2.bias is of torch.bool"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(write, load, value, message):
+    refused(load, write(weights={"box_net.2.bias": value}), message)
+
+
+def test_a_weight_that_is_there_with_and_without_prefix_is_refused(write):
+    path = write(weights={"module.box_net.2.bias": torch.zeros(4)})
+    refused(load_published_sg2im, path, "box_net.2.bias twice")
+
+
+def test_a_small_slope_is_written_so_that_it_can_be_read(tmp_path):
+    network = Sg2Im(
+        Vocabulary((IMAGE, "a"), (IN_IMAGE,)), 4, 4, 2, image_px=4, decoder=(3,), slope=1e-5
+    )
+    save_published_sg2im(tmp_path / "small.pt", network)
+    assert load_published_sg2im(tmp_path / "small.pt").network.sizes["slope"] == 1e-5

@@ -205,3 +205,13 @@ def test_a_saved_network_comes_back_whole(network, graph, tmp_path):
         assert torch.equal(
             again.generate(graph, noise).images, network.generate(graph, noise).images
         )
+
+
+def test_heads_start_as_pytorch_makes_them_and_graph_convolutions_by_hes_rule():
+    torch.manual_seed(0)
+    network = Sg2Im(Vocabulary((IMAGE, "a"), (IN_IMAGE,)), 64, 128, 2, image_px=4, decoder=(3,))
+    for head in (network.box_net, network.rel_aux_net):
+        for layer in (head[0], head[2]):
+            assert layer.weight.abs().max() <= layer.in_features**-0.5
+    for layer in (network.gconv.net1[0], network.gconv.net2[2]):
+        assert layer.weight.std().item() == pytest.approx((2 / layer.in_features) ** 0.5, rel=0.05)

@@ -336,3 +336,14 @@ def test_a_run_can_be_sampled_without_its_bank(bank, batch, tmp_path):
     assert sampler.ignored == ()
     image = sampler.generate(SceneGraph(("grass", "tree"), (Relation(1, "above", 0),)))
     assert image.shape == (32, 32, 3)
+
+
+def test_a_grid_at_the_switch_leaves_the_optimiser_as_it_was(bank, batch):
+    trainer = Sg2ImTrainer(small(eval_after=2), bank, CPU)
+    trainer.step(batch)
+    trainer.step(batch)
+    before = trainer.optimisers["generator"]
+    trainer.grid()
+    assert trainer.optimisers["generator"] is before
+    trainer.step(batch)
+    assert trainer.optimisers["generator"] is not before
