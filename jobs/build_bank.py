@@ -106,6 +106,8 @@ class BuildBank:
             raise ValueError("--image-size and --patch-size may be at most 4096 pixels")
         if self.workers and self.scheduler:
             raise ValueError("--workers starts workers here, --scheduler uses others: give one")
+        if self.dataset != "toy" and self.toy_format != "coco":
+            raise ValueError(f"--toy-format is for --dataset toy, not {self.dataset}")
         reads_vg = self.dataset == "vg" or (self.dataset == "toy" and self.toy_format == "vg")
         if reads_vg and self.coco != CocoRules():
             raise ValueError(f"{_changed(self.coco)} is for COCO's files, not Visual Genome's")
@@ -128,9 +130,9 @@ def _changed(rules: Rules) -> str:
 
 def main(options: BuildBank) -> None:
     rules = rules_of(options.dataset, options.coco, options.vg, options.toy_format)
+    recipe = recipe_of(options, rules)
     dataset = read_dataset(options.dataset, options.data, rules, options.limit)
     print("\n".join(protocol.lines(dataset.protocol)), flush=True)
-    recipe = recipe_of(options, rules)
     inputs = {**dataset.inputs, "photos": photos_digest(dataset)}
     if is_finished(options.bank):
         check_same(options.bank, recipe, inputs)

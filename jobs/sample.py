@@ -22,13 +22,13 @@ from jobs.sheets import Pixels, Source, patch_sheet, sheet, sources_of
 from jobs.ways import (
     Choice,
     Composed,
-    Drawn,
     Made,
     Way,
     by_own_choice,
     open_bank,
     open_sampler,
     way_beside,
+    way_of,
 )
 from model.config import RetrievalMode
 from model.sampler import Sampler
@@ -190,7 +190,7 @@ def own_way(sampler: Sampler | Sg2ImSampler, graph: SceneGraph, options: SampleO
     for flag in ("retrieval", "noise", "candidates", "pin", "ban"):
         if getattr(options, flag) not in (None, ()):
             raise UserError(f"--{flag}: {options.run} is of sg2im, which retrieves no patches")
-    return Drawn(name, sampler)
+    return way_of(sampler, name)
 
 
 def sample_graph(

@@ -108,6 +108,13 @@ def open_bank(sampler: Sampler | Sg2ImSampler, source: Path, bank: Path | None) 
     return Bank.open(bank or read_run(source)[1])
 
 
+def way_of(sampler: Sampler | Sg2ImSampler, name: str) -> Way:
+    """As the run was trained; what it is stands behind its name."""
+    if isinstance(sampler, Sg2ImSampler):
+        return Drawn(f"{name}, sg2im", sampler)
+    return Composed(f"{name}, {sampler.model.config.retrieval.mode}", sampler)
+
+
 def way_beside(given: str, own: Sampler | Sg2ImSampler, device: torch.device) -> Composed | Drawn:
     """`predefined`, `random` or `learned`: the run's own generator with patches chosen so; else a
     run folder, or a checkpoint of sg2im as published."""
@@ -124,5 +131,4 @@ def way_beside(given: str, own: Sampler | Sg2ImSampler, device: torch.device) ->
             f"--beside {given}: it is neither {modes} nor a run folder or checkpoint that is there"
         )
     sampler = open_sampler(Path(given), None, device)
-    name = given.rstrip("/")
-    return Drawn(name, sampler) if isinstance(sampler, Sg2ImSampler) else Composed(name, sampler)
+    return way_of(sampler, given.rstrip("/"))

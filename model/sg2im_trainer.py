@@ -127,11 +127,16 @@ class Sg2ImTrainer(Training[Sg2ImConfig, PictureBatch]):
         }
 
     @property
+    def masks_are_known(self) -> bool:
+        """The bank has masks that could teach the network to predict some."""
+        ids = self.bank.scene_ids("train")[:1]
+        return any(self.bank.scene(int(i)).masks is not None for i in ids)
+
+    @property
     def masks_are_left_out(self) -> bool:
         """The bank has masks, but nothing teaches the network to predict them."""
-        ids = self.bank.scene_ids("train")[:1]
-        known = any(self.bank.scene(int(i)).masks is not None for i in ids)
-        return known and self.config.drawing.masks and not self.config.losses.masks
+        left_out = self.config.drawing.masks and not self.config.losses.masks
+        return left_out and self.masks_are_known
 
     def grid(self) -> Image.Image:
         """Held-out scenes: predicted boxes and masks, true boxes, and the real picture."""

@@ -96,6 +96,11 @@ def main(options: TrainOptions) -> None:
         assert options.bank is not None
         config = configure(options)
         trainer = trainer_of(config, Bank.open(options.bank), device)
+        if options.mask_loss and isinstance(trainer, Sg2ImTrainer) and not trainer.masks_are_known:
+            raise UserError(
+                f"--mask-loss {options.mask_loss}: {options.bank} has no masks that could teach "
+                f"any; leave it out"
+            )
         folder = options.out or new_run(Path("runs"), trainer.bank.path.name)
         if (folder / "config.json").exists():
             raise UserError(f"{folder} holds a run already: --resume {folder}, or another --out")

@@ -7,6 +7,7 @@ from typing import Literal
 from pipeline.coco.reader import CocoRules, read_coco
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
+from pipeline.errors import DatasetError
 from pipeline.toy.coco import write_toy
 from pipeline.toy.visual_genome import TOY_RULES, write_toy_visual_genome
 from pipeline.visual_genome.reader import read_visual_genome
@@ -49,6 +50,11 @@ def read_dataset(name: DatasetName, data: Path | None, rules: Rules, limit: int 
         there = folder / ("objects.json" if as_vg else "annotations")
         if data is None or not there.exists():
             (write_toy_visual_genome if as_vg else write_toy)(folder)
+        if not (folder / "styles.json").is_file():
+            raise DatasetError(
+                f"{folder} holds no toy world (it has no styles.json): read real photos with "
+                f"--dataset coco or vg"
+            )
         return _as_toy(_read(folder, rules, limit))
     return _read(folder, rules, limit)
 

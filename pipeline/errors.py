@@ -39,7 +39,8 @@ def exit_code(job: Callable[[], None]) -> int:
         return 0
     except KeyboardInterrupt:
         print(
-            "interrupted; what was finished is kept: run the command again (a training: --resume)",
+            "interrupted; what was finished is kept: run the command again (a training goes on "
+            "from its last checkpoint: --resume)",
             file=sys.stderr,
         )
         return 130

@@ -93,7 +93,7 @@ def lines(protocol: Protocol) -> list[str]:
     for what, counts in protocol.counts.items():
         cells = (f"{counts[c]:,}" if c in counts else "" for c in columns)
         row = "".join(f"{cell:>{w + 2}}" for cell, w in zip(cells, widths, strict=True))
-        said.append(f"  {what.replace('_', ' '):<34}{row}".rstrip())
+        said.append(f"  {_row_name(what):<34}{row}".rstrip())
     splits = ", ".join(f"{count:,} {split}" for split, count in protocol.splits.items())
     names = ", ".join(f"{count:,} {kind}" for kind, count in protocol.vocabulary.items())
     said += [
@@ -104,6 +104,11 @@ def lines(protocol: Protocol) -> list[str]:
     if protocol.not_compared:
         said.append(f"  not compared with the literature: {protocol.not_compared}")
     return said + [f"  note: {note}" for note in protocol.notes]
+
+
+def _row_name(what: str) -> str:
+    """`photos_with_too_few_objects` -> `left out: too few objects`."""
+    return what.replace("photos_with_too_", "left out: too ").replace("_", " ")
 
 
 def _text(value: Any) -> str:

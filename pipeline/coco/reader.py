@@ -52,12 +52,12 @@ TestRule = Literal["remainder", "last-2048"]
 # What others counted after the same filter.
 LITERATURE: dict[Edition, dict[str, tuple[int, str]]] = {
     "full": {
-        "train": (72_623, "a user of scene_generation"),
-        "val": (1_024, "sg2im, on the deprecated edition"),
+        "train": (72_623, "ashual/scene_generation on GitHub, issue 6"),
+        "val": (1_024, "sg2im, whose TRAINING.md takes the first so many"),
         "test": (2_048, "sg2im, on the deprecated edition"),
     },
     "deprecated-40k": {
-        "train": (24_972, "sg2im, Layout2Im, LostGAN"),
+        "train": (24_972, "sg2im, Layout2Im, LostGAN, as CompVis/Frido on GitHub, issue 10, says"),
         "val": (1_024, "sg2im"),
         "test": (2_048, "sg2im"),
     },
@@ -90,6 +90,7 @@ def read_coco(
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} photos leaves nothing; give at least 1")
     parts = parts_of(folder, rules.require_stuff)
+    _check_rules(rules, parts, folder)
     reading = _read(folder, parts, rules)
     keep = Filter(rules)
     keep.licences.check(
@@ -113,6 +114,17 @@ def read_coco(
 
 def _as_folder(folder: DataFolder | Path) -> DataFolder:
     return folder if isinstance(folder, DataFolder) else DataFolder(folder)
+
+
+def _check_rules(rules: CocoRules, parts: Sequence[Part], folder: DataFolder) -> None:
+    """DatasetError for a rule that only COCO's own photos can follow."""
+    for name in ("edition", "test_rule"):
+        value = getattr(rules, name)
+        if value != getattr(CocoRules(), name) and not is_official(parts):
+            raise DatasetError(
+                f"--{name.replace('_', '-')} {value} is of COCO's own photos, but {folder} holds "
+                f"others ({parts[0].instances}): leave it out"
+            )
 
 
 def _read(folder: DataFolder, parts: Sequence[Part], rules: CocoRules) -> Reading:

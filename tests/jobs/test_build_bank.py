@@ -33,10 +33,13 @@ from model.encoder import embed_scenes
 from model.graph import GraphEncoder
 from model.published import save_published_sg2im
 from model.sg2im_trainer import Sg2ImTrainer
+from model.train import TrainOptions
+from model.train import main as train
 from pipeline.coco.reader import CocoRules, read_coco
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene import Vocabulary
+from pipeline.scene_graph import read_scene_graph
 from pipeline.toy.visual_genome import write_toy_visual_genome
 from pipeline.visual_genome.rules import VisualGenomeRules
 
@@ -410,6 +413,9 @@ def test_the_toy_world_as_visual_genome_files_builds_a_bank_with_given_relations
     scenes = [bank.scene(int(i)) for i in bank.scene_ids("train")]
     assert any(any(scene.attributes) for scene in scenes)
     assert all(scene.masks is None for scene in scenes)
+    read_scene_graph(ROOT / "examples" / "vg_harbour.json", bank.vocabulary)
+    with pytest.raises(UserError, match="has no masks that could teach"):
+        train(TrainOptions(bank=out, recipe="sg2im-demo", mask_loss=0.1, out=tmp_path / "run"))
     stated = capsys.readouterr().out
     assert "protocol: toy world; its files are read as Visual Genome" in stated
     assert manifest.protocol["split_hash"][:16] in stated
@@ -433,6 +439,7 @@ def test_photos_and_annotations_in_zips_give_the_same_content(options, digests, 
         ({"dataset": "coco", "vg": VisualGenomeRules(splits="own")}, "--splits is for Visual"),
         ({"toy_format": "vg", "coco": CocoRules(edition="deprecated-40k")}, "--edition is for"),
         ({"vg": VisualGenomeRules(min_box_px=3)}, "--vg-min-box-px is for Visual"),
+        ({"dataset": "coco", "toy_format": "vg"}, "--toy-format is for --dataset toy"),
     ],
 )
 def test_a_flag_of_the_other_dataset_is_refused_and_not_ignored(options, change, flag):

@@ -207,7 +207,7 @@ def test_ways_of_making_the_same_graph_stand_side_by_side_and_are_all_credited(
         for way in ("predefined", "random"):
             credit = text.split(f"comparison.png, row {row}: {way}\n")[1].split("\n\n")[0]
             assert credit.count("patch ") == len(GRAPH["objects"])
-        assert f"row {row}: {sg2im_run}\n  made of no patch" in text
+        assert f"row {row}: {sg2im_run}, sg2im\n  made of no patch" in text
 
 
 def test_bans_and_pins_hold_for_what_stands_beside_too(run, graph, bank, tmp_path):
@@ -232,7 +232,7 @@ def test_a_name_that_something_beside_does_not_know_is_told_before_anything_is_m
     asked = SampleOptions(
         run=run, graph=graph, out=tmp_path / "out", beside=(str(tmp_path / "other.pt"),)
     )
-    with pytest.raises(UserError, match=r"other\.pt does not know 'sky-other'"):
+    with pytest.raises(UserError, match=r"other\.pt, sg2im does not know 'sky-other'"):
         main(asked)
     assert not (tmp_path / "out").exists()
 

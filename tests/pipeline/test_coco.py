@@ -413,6 +413,8 @@ def test_what_own_folders_lack_or_cannot_have_is_told_without_sending_for_coco(t
     same_ids(tmp_path, 100)
     rules = CocoRules(require_stuff=False, edition="deprecated-40k")
     refused(tmp_path, "--edition deprecated-40k is of COCO's own photos", rules=rules)
+    rules = CocoRules(require_stuff=False, test_rule="last-2048")
+    refused(tmp_path, "--test-rule last-2048 is of COCO's own photos", rules=rules)
     for path in (tmp_path / "annotations").iterdir():
         path.rename(path.with_name(f"my_{path.name}"))
     refused(tmp_path, "my_instances_train.json", "no instances_NAME.json", rules=OWN)

@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.coco.reader import CocoRules
 from pipeline.datasets import default_folder, flag_of, read_dataset, rules_of
+from pipeline.errors import DatasetError
 from pipeline.toy.coco import write_toy
 from pipeline.toy.visual_genome import TOY_RULES
 from pipeline.visual_genome.rules import VisualGenomeRules
@@ -52,6 +53,13 @@ def test_a_toy_world_that_is_not_there_is_drawn_as_the_rules_reader_wants_it(
     monkeypatch.setattr(
         "pipeline.datasets.write_toy_visual_genome", lambda f: drawn.append(("vg", f))
     )
-    with pytest.raises(Exception, match="there is no"):  # nothing was drawn, after all
+    with pytest.raises(DatasetError, match="no toy world"):  # nothing was drawn, after all
         read_dataset("toy", tmp_path / "new", rules, None)
     assert drawn == [("vg" if rules is TOY_RULES else "coco", tmp_path / "new")]
+
+
+def test_real_photos_are_not_taken_for_the_toy_world(tmp_path):
+    write_toy(tmp_path / "toy", train_photos=2, val_photos=2)
+    (tmp_path / "toy" / "styles.json").unlink()
+    with pytest.raises(DatasetError, match="holds no toy world"):
+        read_dataset("toy", tmp_path / "toy", COCO, None)
