@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from model.retrievegan import RetrieveGAN
 from model.sg2im import Sg2Im
 from pipeline.errors import UserError
 from pipeline.scene import Vocabulary
+
+Config = TypeVar("Config", bound=RunConfig)
 
 FORMAT = 1
 NAME = "checkpoint.pt"
@@ -112,23 +114,21 @@ def read_run(run: Path) -> tuple[RunConfig, Path]:
 
 
 def read_config(run: Path) -> tuple[TrainConfig, Path]:
-    """`read_run` where only a RetrieveGAN will do."""
-    config, bank = read_run(run)
-    if not isinstance(config, TrainConfig):
-        raise RunError(
-            f"{run} is a run of {config.network} (recipe {config.recipe}), which retrieves no "
-            f"patches; here a run of RetrieveGAN is needed, e.g. of recipe {TrainConfig.recipe}"
-        )
-    return config, bank
+    """`read_run` where only a RetrieveGAN will do: sg2im retrieves no patches."""
+    return _read_kind(run, TrainConfig)
 
 
 def read_sg2im_config(run: Path) -> tuple[Sg2ImConfig, Path]:
     """`read_run` where only an sg2im will do."""
+    return _read_kind(run, Sg2ImConfig)
+
+
+def _read_kind(run: Path, kind: type[Config]) -> tuple[Config, Path]:
     config, bank = read_run(run)
-    if not isinstance(config, Sg2ImConfig):
+    if not isinstance(config, kind):
         raise RunError(
-            f"{run} is a run of {config.network} (recipe {config.recipe}); here a run of sg2im is "
-            f"needed, e.g. of recipe {Sg2ImConfig.recipe}"
+            f"{run} is a run of {config.network} (recipe {config.recipe}); here a run of "
+            f"{kind.network} is needed, e.g. of recipe {kind.small_recipe}"
         )
     return config, bank
 

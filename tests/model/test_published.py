@@ -13,6 +13,7 @@ import torch
 from model.encoder import load_graph_encoder
 from model.graph import graph_tensors
 from model.published import (
+    _unpickled,
     ignored_note,
     load_published_graph,
     load_published_sg2im,
@@ -336,16 +337,16 @@ def test_a_tensor_that_only_claims_its_size_takes_no_memory_for_it(write):
 
 
 class Greedy:
-    """Unpickled by Python itself, it would be a list of a thousand million numbers."""
+    """Unpickled by Python itself, it would be a list as long as the view claims to be."""
 
     def __reduce__(self):
-        return list, (torch.zeros(1).expand(1_000_000_000),)
+        return list, (torch.zeros(1).expand(1000),)
 
 
 @FORMATS
-def test_a_list_that_would_fill_memory_is_not_made(write, zipped):
+def test_a_list_is_not_filled_from_a_view(write, zipped):
     path = write(zipped=zipped, beside={"losses": Greedy()})
-    assert load_published_sg2im(path).ignored == ()
+    assert _unpickled(path)["losses"] == []
 
 
 def test_torch_reads_the_members_that_were_looked_at(write, source, tmp_path):

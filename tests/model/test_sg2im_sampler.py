@@ -114,7 +114,7 @@ def test_each_kind_of_run_says_what_it_is_where_the_other_is_needed(tmp_path):
         write_json(tmp_path / config.recipe / "config.json", {"bank": "b", "train": config})
     ours, baseline = tmp_path / "demo", tmp_path / "sg2im-demo"
     for needs_retrieval in (Sampler.open, read_config):
-        with pytest.raises(RunError, match=r"is a run of sg2im \(recipe sg2im-demo\), which"):
+        with pytest.raises(RunError, match=r"is a run of sg2im \(recipe sg2im-demo\); here"):
             needs_retrieval(baseline)
     for needs_sg2im in (Sg2ImSampler.open, read_sg2im_config, load_graph_encoder):
         with pytest.raises(RunError, match=r"is a run of RetrieveGAN \(recipe demo\); here"):
