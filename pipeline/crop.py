@@ -1,8 +1,10 @@
 """A photo file -> pixels -> one square patch per object, and the photo at training size."""
 
 import io
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -12,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data_folder import DamagedMemberError, DataFolder
+from pipeline.data_folder import DamagedMemberError, DataFolder, NoPlainFileError
 from pipeline.errors import DatasetError
 from pipeline.scene import Box
 
@@ -25,6 +27,8 @@ MAX_BYTES = 200_000_000  # of a photo file
 OTHER_FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG", "PPM")
 # A JPEG colour space that libjpeg-turbo turns into RGB; CMYK and YCCK go to Pillow.
 TURBO_COLOURS = ("YCbCr", "RGB", "Gray", "GRAY")
+MAX_SCANS = 200  # of a JPEG; usual are at most 20, and each costs a pass over all of its pixels
+ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
 
 
 class PhotoError(Exception):
@@ -46,7 +50,11 @@ def read_photo(folder: DataFolder, file: str) -> bytes:
         return folder.read(file)
     except DamagedMemberError as error:
         raise PhotoError("photo_unreadable", "damaged in its zip") from error
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except IsADirectoryError as error:
+        raise PhotoError("photo_missing", "a folder in its place") from error
+    except NoPlainFileError as error:
+        raise PhotoError("photo_missing", "a pipe, socket or device in its place") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
         parent = str(PurePosixPath(file).parent)
         if not folder.has_folder(parent):
             raise DatasetError(
@@ -65,19 +73,33 @@ def decode_photo(data: bytes, size_wh: tuple[int, int]) -> Pixels:
     """A photo file's bytes as (H, W, 3) uint8 RGB; PhotoError where it is not what its annotation
     says.
 
-    The size is read from the header and compared before a single pixel is decoded.
+    The size is read from the header and compared before a single pixel is decoded. Pixels stay as
+    they are stored: COCO's and Visual Genome's boxes follow those, so an EXIF rotation is not
+    carried out. Transparency is dropped, of several frames the first counts, and 16-bit values
+    give their higher byte.
     """
     if data[:3] == b"\xff\xd8\xff":
         return _decode_jpeg(data, size_wh)
     return _decode_other(data, size_wh)
 
 
-def _check_size(width: int, height: int, size_wh: tuple[int, int]) -> None:
+def _check_size(data: bytes, width: int, height: int, size_wh: tuple[int, int]) -> None:
     if width * height > MAX_PIXELS:
         raise PhotoError("photo_too_large", f"{width} x {height} px, allowed are {MAX_PIXELS:,}")
     if (width, height) != size_wh:
-        annotated = f"{size_wh[0]} x {size_wh[1]}"
-        raise PhotoError("photo_wrong_size", f"{width} x {height} px, annotated as {annotated}")
+        detail = f"{width} x {height} px, annotated as {size_wh[0]} x {size_wh[1]}"
+        if (height, width) == size_wh and _is_turned(data):
+            detail += ": its size after its EXIF rotation, but boxes must follow the stored pixels"
+        raise PhotoError("photo_wrong_size", detail)
+
+
+def _is_turned(data: bytes) -> bool:
+    """Whether its EXIF data ask for a quarter turn."""
+    try:
+        with _opened(data) as image:
+            return image.getexif().get(ORIENTATION) in ON_ITS_SIDE
+    except PhotoError:  # it is of the wrong size all the same
+        return False
 
 
 def _decode_jpeg(data: bytes, size_wh: tuple[int, int]) -> Pixels:
@@ -85,7 +107,9 @@ def _decode_jpeg(data: bytes, size_wh: tuple[int, int]) -> Pixels:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise _unreadable(str(error)) from error
-    _check_size(width, height, size_wh)
+    _check_size(data, width, height, size_wh)
+    if (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise PhotoError("photo_unreadable", f"a JPEG of {scans} scans, allowed are {MAX_SCANS}")
     if colours not in TURBO_COLOURS:
         return _decode_other(data, size_wh)
     try:
@@ -97,16 +121,37 @@ def _decode_jpeg(data: bytes, size_wh: tuple[int, int]) -> Pixels:
 
 
 def _decode_other(data: bytes, size_wh: tuple[int, int]) -> Pixels:
+    with _opened(data) as image:
+        _check_size(data, *image.size, size_wh)
+        return np.array(_eight_bits(image).convert("RGB"))
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """With Pillow; PhotoError for all that goes wrong until it is closed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's hints about odd files; we check for ourselves
         try:
             with Image.open(io.BytesIO(data), formats=OTHER_FORMATS) as image:
-                _check_size(*image.size, size_wh)
-                return np.array(image.convert("RGB"))
+                yield image
+        except PhotoError:
+            raise
         except Image.DecompressionBombError as error:
             raise PhotoError("photo_too_large", str(error)) from error
-        except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        # Its readers meet damage with KeyError, struct.error, TypeError and more of the kind.
+        except Exception as error:
             raise _unreadable(_first_line(error)) from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits by its higher byte, as Pillow itself does in colour: its `convert` would
+    make all above 255 white. PhotoError where nothing says what is white."""
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if wide:
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise PhotoError("photo_unreadable", f"its pixels are 32-bit numbers (mode {image.mode})")
+    return image
 
 
 def _first_line(error: BaseException) -> str:
@@ -121,7 +166,7 @@ def _unreadable(message: str) -> PhotoError:
 
 def pixel_box(box: Box, width: int, height: int) -> tuple[int, int, int, int] | None:
     """left, top, right, bottom in whole pixels, at least one each way; None outside the photo."""
-    if not all(np.isfinite(box)) or box.x1 < 0 or box.y1 < 0 or box.x0 >= 1 or box.y0 >= 1:
+    if not all(map(math.isfinite, box)) or box.x1 < 0 or box.y1 < 0 or box.x0 >= 1 or box.y0 >= 1:
         return None
     left = min(max(round(box.x0 * width), 0), width - 1)
     top = min(max(round(box.y0 * height), 0), height - 1)
@@ -150,10 +195,11 @@ def cut_patches(
 
 def resize_photo(photo: Pixels, side: int, resizer: Resizer = "torch") -> Pixels:
     """(H, W, 3) -> (side, side, 3) by antialiased bilinear resampling, proportions given up."""
+    whole = np.ascontiguousarray(photo)  # of rows with gaps torch would make a slower copy
     if resizer == "pillow":
-        image = Image.fromarray(np.ascontiguousarray(photo))
+        image = Image.fromarray(whole)
         return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
-    pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
+    pixels = torch.from_numpy(whole).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
     resized = torch.nn.functional.interpolate(
         pixels, size=(side, side), mode="bilinear", antialias=True
     )

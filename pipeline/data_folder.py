@@ -1,9 +1,11 @@
 """A dataset's files by relative path, unpacked in a folder or inside the zips that lie in it."""
 
+import errno
 import functools
 import hashlib
 import lzma
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,6 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from pipeline.errors import DatasetError
+
+# What the system says where there is no such file, nor could be: of a link to itself, say.
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 # What unpacking raises for bytes that are not those that were packed.
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
@@ -34,7 +39,9 @@ class DataFolder:
         return str(self.path)
 
     def has(self, file: str) -> bool:
-        return (self.path / file).is_file() or self._archive_of(file) is not None
+        status = self._status(file)
+        plain = status is not None and stat.S_ISREG(status.st_mode)
+        return plain or self._archive_of(file) is not None
 
     def has_folder(self, folder: str) -> bool:
         return (self.path / folder).is_dir() or any(folder in a.folders for a in self._archives)
@@ -50,7 +57,7 @@ class DataFolder:
 
     def where(self, file: str) -> str:
         """How a message names the file: with the zip that holds it, if one does."""
-        if not (self.path / file).exists() and (archive := self._archive_of(file)):
+        if self._status(file) is None and (archive := self._archive_of(file)):
             return f"{archive.path}, {file}"
         return str(self.path / file)
 
@@ -66,22 +73,33 @@ class DataFolder:
         except OSError:
             return None
 
-    def _stamp(self, file: str) -> tuple[int, int]:
+    def _status(self, file: str) -> os.stat_result | None:
+        """Of the unpacked file; None where there is none."""
         try:
-            status = (self.path / file).stat()
-        except (FileNotFoundError, NotADirectoryError):
+            return (self.path / file).stat()
+        except OSError as error:
+            if error.errno in NOT_THERE:
+                return None
+            raise
+
+    def _stamp(self, file: str) -> tuple[int, int]:
+        if (status := self._status(file)) is None:
             if archive := self._archive_of(file):
                 return archive.members[file].file_size, archive.members[file].CRC
-            raise
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / file))
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            # Opening a pipe waits for a writer, reading a device may never end.
+            raise NoPlainFileError(errno.EINVAL, "it is no plain file", str(self.path / file))
         return status.st_size, status.st_mtime_ns
 
     @contextmanager
     def open(self, file: str) -> Iterator[BinaryIO]:
         """OSError where it cannot be read, FileNotFoundError where it is not there,
         DamagedMemberError where a zip holds it damaged."""
-        path = self.path / file
-        if path.exists() or (archive := self._archive_of(file)) is None:
-            with path.open("rb") as opened:
+        self._stamp(file)  # looks before it waits for a pipe
+        archive = self._archive_of(file) if self._status(file) is None else None
+        if archive is None:
+            with (self.path / file).open("rb") as opened:
                 yield opened
             return
         try:
@@ -123,6 +141,10 @@ class DataFolder:
 
     def _archive_of(self, file: str) -> "Archive | None":
         return next((a for a in self._archives if file in a.members), None)
+
+
+class NoPlainFileError(OSError):
+    """A pipe, a socket or a device where a file should be."""
 
 
 class DamagedMemberError(DatasetError):
