@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from bank.errors import BankError
 from bank.files import canonical_json, file_digest
 from bank.shards import PatchStore
-from bank.table import MEMBERS, PATCHES, SCENE_CONTENT, SCENES, column, read_table, rows_digest
+from bank.table import (
+    MEMBERS,
+    PATCHES,
+    SCENE_CONTENT,
+    SCENES,
+    column,
+    read_table,
+    rows_digest,
+    sound,
+)
 from pipeline.pack import Member, SamplePlace, SceneSample, read_sample
 from pipeline.scene import Split, Vocabulary, image_of
 
@@ -40,7 +49,13 @@ class Contents:
             for m in MEMBERS
             for what in Member._fields
         }
-        rows = np.searchsorted(self.image_ids, image_of(self.patch_ids))
+        images = image_of(self.patch_ids)
+        rows = np.searchsorted(self.image_ids, images)
+        if not np.array_equal(self.image_ids.take(rows, mode="clip"), images):
+            raise BankError(
+                f"{self.folder} has patches of photos that scenes.index.arrow does not name; "
+                f"`python -m jobs.verify_bank {self.folder}` names all that is damaged"
+            )
         self.patches = PatchStore(
             self.folder / "patches",
             self.patch_ids,
@@ -70,7 +85,8 @@ class Contents:
         )
         try:
             return read_sample(path, place, image=image)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        # MemoryError: of a size in scenes.index.arrow that is none
+        except (OSError, EOFError, ValueError, LookupError, TypeError, MemoryError) as error:
             raise BankError(
                 f"scene {image_id} cannot be read from {path} ({error}); "
                 f"`python -m jobs.verify_bank {self.folder}` names all that is damaged"
@@ -94,13 +110,17 @@ class Contents:
 
     def strings(self, name: str) -> list[str]:
         """A text column of patches.arrow."""
-        values: list[str] = self.table.column(name).to_pylist()
+        values: list[str] = column(self.table, name).tolist()
         return values
 
     def credits(self, patch_ids: Sequence[int]) -> list[dict[str, Any]]:
         """For each patch: which photo it is of, whose terms apply, where the photo can be seen."""
         rows = self.patches.rows(np.asarray(patch_ids, np.int64))
-        found = self.table.select(CREDITS).take(pa.array(rows)).to_pylist()
+        with sound(str(self.folder / "patches.arrow")):
+            table = self.table.select(CREDITS)
+            for row in rows.tolist():
+                table.slice(row, 1).validate(full=True)
+            found = table.take(pa.array(rows)).to_pylist()
         return [{"file": row.pop("photo_file"), **row} for row in found]
 
 
@@ -111,7 +131,7 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
 def read_vocabulary(path: Path) -> Vocabulary:
     try:
         return Vocabulary.from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BankError(f"{path} is missing or damaged ({error}); build the bank again") from error
 
 

@@ -124,7 +124,7 @@ class Indexes:
             about = json.loads((folder / "index.json").read_text("utf-8"))
         except FileNotFoundError as error:
             raise BankError(f"no index at {folder}: build the bank again") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BankError(f"{folder}/index.json cannot be read: build the bank again") from error
         if not isinstance(about, dict):
             raise BankError(f"{folder}/index.json is not an index's: build the bank again")

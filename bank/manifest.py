@@ -9,6 +9,7 @@ from typing import Any
 
 from bank.errors import BankError
 from bank.files import FileDigest, json_digest, write_bytes
+from pipeline.checks import show
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -81,15 +82,21 @@ def read_manifest(bank: Path) -> Manifest:
         value = json.loads(path.read_bytes())
         if value["format"] != FORMAT:
             raise BankError(
-                f"{path} says format {value['format']}, and this version reads format {FORMAT}; "
-                f"build the bank again"
+                f"{path} says format {show(value['format'])}, and this version reads format "
+                f"{FORMAT}; build the bank again"
             )
         for name, kind in NEEDED.items():
             if not isinstance(value["recipe"].get(name), kind):
                 raise ValueError(f"its recipe has no usable {name}")
+        for name in ("content_digest", "derived_digest"):
+            if not isinstance(value[name], str):
+                raise ValueError(f"its {name} is no text")
         value["files"] = {p: FileDigest(**d) for p, d in value["files"].items()}
+        for name, digest in value["files"].items():
+            if type(digest.bytes) is not int:
+                raise ValueError(f"it does not say how many bytes {name} has")
         return Manifest(**value)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BankError(f"{path} is damaged ({error}); build the bank again") from error
 
 

@@ -1,7 +1,8 @@
 """Arrow tables of a bank: one row per patch, per scene, per vector."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,24 +100,37 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
     """A memory-mapped table; BankError where it is missing, damaged or lacks a column."""
-    try:
+    with sound(str(path)):
         with pa.memory_map(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
-    except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
-        raise BankError(
-            f"{path} is missing or damaged ({str(error).splitlines()[0]}); "
-            f"`python -m jobs.verify_bank {path.parent}` names all that is damaged"
-        ) from error
-    if absent := sorted(set(columns) - set(table.column_names)):
+        table.validate()
+        names = table.column_names
+    if absent := sorted(set(columns) - set(names)):
         raise BankError(f"{path} has no column {absent[0]!r}; it was not written by build_bank")
     return table
 
 
+@contextmanager
+def sound(what: str) -> Iterator[None]:
+    """BankError for what Arrow finds wrong with a file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BankError(
+            f"{what} is missing or damaged ({ascii(line[:150])[1:-1]}); "
+            f"`python -m jobs.verify_bank BANK` names all that is damaged"
+        ) from error
+
+
 def column(table: pa.Table, name: str) -> NDArray[Any]:
     """A column as a numpy array (strings as objects)."""
-    values = table.column(name).combine_chunks()
-    fixed = pa.types.is_primitive(values.type)
-    array: NDArray[Any] = values.to_numpy(zero_copy_only=fixed)
+    with sound(f"the bank's column {name!r}"):
+        values = table.column(name).combine_chunks()
+        fixed = pa.types.is_primitive(values.type)
+        if not fixed:  # offsets that lead elsewhere would crash
+            values.validate(full=True)
+        array: NDArray[Any] = values.to_numpy(zero_copy_only=fixed)
     return array
 
 
@@ -132,9 +146,11 @@ def write_vectors(
 def read_vectors(path: Path, name: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """ids (P,) and vectors (P, D), memory-mapped."""
     table = read_table(path, ("patch_id", name))
-    lists = table.column(name).combine_chunks()
-    vectors = lists.flatten().to_numpy(zero_copy_only=True)
-    return column(table, "patch_id"), vectors.reshape(len(lists), lists.type.list_size)
+    with sound(str(path)):
+        lists = table.column(name).combine_chunks()
+        vectors = lists.flatten().to_numpy(zero_copy_only=True)
+        rows = vectors.reshape(len(lists), lists.type.list_size)
+    return column(table, "patch_id"), rows
 
 
 def rows_digest(table: pa.Table, replaced: Mapping[str, Sequence[bytes]] | None = None) -> str:
@@ -155,6 +171,6 @@ def _column_bytes(table: pa.Table, name: str) -> bytes:
     if pa.types.is_fixed_size_binary(kind):
         return b"".join(table.column(name).to_pylist())
     if pa.types.is_string(kind):
-        return canonical_json(table.column(name).to_pylist())
+        return canonical_json(column(table, name).tolist())
     array = column(table, name)
     return array.astype(array.dtype.newbyteorder("<")).tobytes()

@@ -38,6 +38,7 @@ from pipeline.scene import image_of
 CANDIDATES = 20  # K, where the bank has as many
 DRAWS = 4  # starts per scene over which compatibility is averaged
 METRICS = "metrics.jsonl"
+MOST_STYLES = 1000  # that a file may name; the toy world has twelve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +155,7 @@ def read_styles(path: Path | None, bank: Bank) -> NDArray[np.int64] | None:
         by_image = {int(image_id): int(style) for image_id, style in value.items()}
     except OSError as error:
         raise UserError(f"--styles {path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f'{path} is no file of styles: it should read {{"styles": {{"<image id>": 3, ...}}}}'
         ) from error
@@ -163,7 +164,7 @@ def read_styles(path: Path | None, bank: Bank) -> NDArray[np.int64] | None:
 
 def _style(by_image: Mapping[int, int], image_id: int, path: Path) -> int:
     style = by_image.get(image_id, -1)
-    if style < 0:
+    if not 0 <= style < MOST_STYLES:
         raise UserError(
             f"{path} has no style for photo {image_id} of the bank; give the styles.json beside "
             f"the photos that the bank was cut from"

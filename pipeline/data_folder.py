@@ -6,6 +6,7 @@ import hashlib
 import lzma
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from pipeline.errors import DatasetError
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 # What unpacking raises for bytes that are not those that were packed.
-DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error)
 
 
 class DataFolder:
@@ -158,12 +159,13 @@ class Archive:
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except (*DAMAGE, NotImplementedError, OSError) as error:
             raise DatasetError(
                 f"{path} is not a whole zip file ({error}); download it again, or move it away "
                 f"if it does not belong to the dataset"
             ) from error
-        self.members = {m.filename: m for m in self._zip.infolist() if not m.is_dir()}
+        files = (m for m in self._zip.infolist() if not m.filename.endswith("/"))
+        self.members = {m.filename: m for m in files if m.filename}
         parents = {PurePosixPath(name).parent for name in self.members}
         self.folders = {str(p) for parent in parents for p in (parent, *parent.parents)}
 

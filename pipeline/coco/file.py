@@ -5,7 +5,6 @@ message names its place. msgspec reads what is well formed; where it declines, t
 reads again and says why.
 """
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -121,7 +120,7 @@ def read_file(
     photos = reading.photos[part.name]
     entries = progress(file.annotations, name, len(file.annotations), "annotations")
     for position, entry in enumerate(entries):
-        annotation = _annotation(entry)
+        annotation = _annotation(entry, path, position)
         place = _Place(path, annotation, position)
         gathered = _photo_of(annotation, photos, place)
         if stuff_photos is not None and gathered.photo.image_id not in stuff_photos:
@@ -155,14 +154,14 @@ def _parse(data: bytes, path: str, kind: Kind) -> _File:
 _decode_annotation = msgspec.json.Decoder(_Annotation).decode
 
 
-def _annotation(entry: Any) -> Any:
+def _annotation(entry: Any, path: str, position: int) -> Any:
     """A value that is parsed, or parsed now."""
     if not isinstance(entry, msgspec.Raw):
         return entry
     try:
         return _decode_annotation(entry)
     except (msgspec.MsgspecError, RecursionError):
-        return json.loads(bytes(entry))
+        return json_value(bytes(entry), f"{path}, annotation at place {position},", BROKEN)
 
 
 def _read_categories(values: list[Any], known: dict[int, str], path: str) -> dict[int, str]:
@@ -180,7 +179,7 @@ def _read_categories(values: list[Any], known: dict[int, str], path: str) -> dic
             raise DatasetError(f"{where}: two categories have this id; ids must be unique")
         if known.get(number, name) != name or by_name.get(name, number) != number:
             other = known.get(number, name)
-            before = repr(other) if other != name else f"{show(name)} with id {by_name[name]}"
+            before = show(other) if other != name else f"{show(name)} with id {by_name[name]}"
             raise DatasetError(
                 f"{where}: {show(name)} has id {number}, but {before} was met before; are all "
                 f"annotation files from the same release?"
@@ -298,9 +297,7 @@ def _add(
 def annotated_object(thing: LargeObject, photo: Photo) -> AnnotatedObject:
     """With its segmentation parsed and checked."""
     try:
-        segmentation = usable_segmentation(
-            _segmentation(thing.segmentation), photo.width, photo.height
-        )
+        segmentation = usable_segmentation(_segmentation(thing), photo.width, photo.height)
     except ValueError as error:
         raise DatasetError(
             f"{thing.path}, annotation {thing.label}: its segmentation is malformed: {error}"
@@ -308,13 +305,15 @@ def annotated_object(thing: LargeObject, photo: Photo) -> AnnotatedObject:
     return AnnotatedObject(thing.object_index, thing.category, thing.box_px, segmentation)
 
 
-def _segmentation(entry: Any) -> Any:
+def _segmentation(thing: LargeObject) -> Any:
+    entry = thing.segmentation
     if not isinstance(entry, msgspec.Raw):
         return entry
     try:
         return msgspec.json.decode(entry)
     except (msgspec.MsgspecError, RecursionError):
-        return json.loads(bytes(entry))
+        where = f"{thing.path}, annotation {thing.label}, its segmentation"
+        return json_value(bytes(entry), where, BROKEN)
 
 
 def _label(value: Any, position: int) -> str:

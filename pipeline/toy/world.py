@@ -109,7 +109,7 @@ def _is_of(folder: Path, world: World) -> bool:
     try:
         side = json.loads((folder / "styles.json").read_text("utf-8"))
         found: Any = side["parameters"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DatasetError(
             f"{folder} holds something that is not a toy world (no readable styles.json): "
             "name another folder for it, or empty this one"

@@ -93,6 +93,10 @@ def shaped(value: Any, shape: type[Shape], where: str) -> Shape:
         what, _, path = str(error).partition(" - at `$")
         path = path.rstrip("`").lstrip(".")
         raise DatasetError(f"{where}{_shown(value, path)}: {what.replace('`', '')}") from None
+    except UnicodeEncodeError as error:  # half of a pair, as JSON may escape it
+        raise DatasetError(
+            f"{where}: {error.object[error.start]!r} in it is no character"
+        ) from None
 
 
 def _shown(value: Any, path: str) -> str:
