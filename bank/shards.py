@@ -67,6 +67,11 @@ def _environment(path: Path, identity: tuple[int, int]) -> Any:
 os.register_at_fork(after_in_child=_environment.cache_clear)
 
 
+def close_shards() -> None:
+    """Let go of all that is mapped and open: a pass over a whole bank would hold on to it."""
+    _environment.cache_clear()
+
+
 class PatchStore:
     """Read patches by id out of many shards. Holds paths and no handles: any worker may have it."""
 

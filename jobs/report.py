@@ -317,8 +317,8 @@ def png(pixels: Pixels) -> Picture:
     return _picture(Image.fromarray(pixels), "png", optimize=True)
 
 
-def jpeg(image: Image.Image) -> Picture:
-    return _picture(image, "jpeg", quality=88)
+def jpeg(image: Image.Image, quality: int = 88) -> Picture:
+    return _picture(image, "jpeg", quality=quality)
 
 
 def _picture(image: Image.Image, form: str, **settings: Any) -> Picture:

@@ -1,0 +1,317 @@
+"""A finished bank -> its numbers: what it holds, how large, how often, how alike, and what is not.
+
+Every file is compared with its recorded digest before it is read, and patches are read shard by
+shard, so that the memory needed is some hundred bytes a patch whatever their pixels weigh.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from bank.bank import Bank
+from bank.duplicates import Doubles, Groups, Looks, look, look_alikes
+from bank.errors import BankError
+from bank.files import file_digest
+from bank.manifest import Manifest, check_sizes, read_manifest
+from bank.shards import close_shards
+from bank.table import column, read_table
+from pipeline.progress import progress
+from pipeline.scene import IMAGE, SPLITS, image_of
+
+BLOCK = 1024  # patches read at once: 12 MB of pixels
+EXAMPLES = 3  # failures told of each reason
+MOST_REASONS = 50
+SIZES_PX = (0, 8, 16, 32, 64, 128, 256, 512)  # a side's length falls between two of these
+TABLES = ("patches.arrow", "scenes.index.arrow", "vocabulary.json")
+
+
+class CategoryCount(NamedTuple):
+    """One name of the vocabulary."""
+
+    name: str
+    splits: tuple[int, int, int]  # patches: train, val, test
+    photos: int
+    side_px: float  # median of the square root of the boxes' areas, in the photo
+    fallback: float  # share of its patches' candidates that are of another category
+    alike: float  # share of its patches that look like one of another photo
+    recall: float | None  # of its index against exact search; None: no training patch
+
+    @property
+    def patches(self) -> int:
+        return sum(self.splits)
+
+
+class SizeCount(NamedTuple):
+    """Boxes whose side lies in [least, under) px of the photo."""
+
+    least: int
+    under: int | None
+    shorter: int  # boxes, by their shorter side
+    longer: int  # ... and by their longer
+
+
+class Failure(NamedTuple):
+    reason: str
+    times: int
+    examples: tuple[str, ...]
+
+
+class Double(NamedTuple):
+    """How many patches are there again."""
+
+    anywhere: int
+    other_photo: int
+    in_training: int  # validation and test patches that training has as well
+
+
+class Census(NamedTuple):
+    patches: int
+    photos: int
+    splits: tuple[int, int, int]  # patches: train, val, test
+    categories: tuple[CategoryCount, ...]  # all of the vocabulary, in its order
+    sizes: tuple[SizeCount, ...]
+    enlarged: float  # share of boxes with a side shorter than a patch's
+    wholly_enlarged: float  # ... with both
+    side_px: tuple[float, float, float]  # 10 %, 50 %, 90 % of the square roots of areas
+    licences: tuple[tuple[str, int, int], ...]  # name, patches, photos: most patches first
+    equal: Double
+    alike: Double  # equal or alike
+    flat: int  # patches too flat to be compared
+    pairs: tuple[tuple[int, int], ...]  # patch ids of some that look alike in two photos
+    fallback: float  # share of all candidates
+    candidates: int  # K
+    failures: tuple[Failure, ...]  # most frequent first
+    left_out: int
+
+    @property
+    def empty(self) -> tuple[CategoryCount, ...]:
+        return tuple(c for c in self.categories if not c.patches)
+
+    @property
+    def thin(self) -> tuple[CategoryCount, ...]:
+        """With patches, but fewer in training than a patch of it is offered."""
+        return tuple(c for c in self.categories if c.patches and c.splits[0] < self.candidates)
+
+
+def open_checked(path: Path) -> Bank:
+    """BankError where the tables are not as they were written: Arrow trusts what it maps."""
+    manifest = read_manifest(path)
+    check_sizes(path, manifest)
+    for name in TABLES:
+        check_digest(path, manifest, name)
+    return Bank.open(path)
+
+
+def check_digest(bank: Path, manifest: Manifest, name: str) -> None:
+    """BankError for a file that has changed since it was written."""
+    then = manifest.files.get(name)
+    try:
+        now = file_digest(bank / name)
+    except OSError as error:
+        raise BankError(f"{bank / name} cannot be read ({error.strerror})") from error
+    if now != then:
+        raise BankError(
+            f"{bank / name} is not as it was written; `python -m jobs.verify_bank {bank}` names "
+            f"all that is damaged"
+        )
+
+
+def take_census(bank: Bank) -> Census:
+    """Reads every patch once."""
+    table, size = bank.table, len(bank)
+    images = image_of(bank.patch_ids)
+    train = _equal(table, "split", "train")
+    groups = Groups(_codes(table, "pixels_sha256"), images, train)
+    looks = read_looks(bank)
+    alike, examples = groups.alike(look_alikes(looks.take(groups.first)))
+    fallback, valid = read_fallback(bank)
+    widths, heights = box_sides(table)
+    sides = np.sqrt(widths * heights)  # of squares as large
+    shorter, longer = np.minimum(widths, heights), np.maximum(widths, heights)
+    failures = read_failures(bank)
+    return Census(
+        patches=size,
+        photos=len(np.unique(images)),
+        splits=_by_split(table),
+        categories=_categories(bank, sides, fallback, valid, alike),
+        sizes=_sizes(shorter, longer),
+        enlarged=float((shorter < bank.patch_size).mean()),
+        wholly_enlarged=float((longer < bank.patch_size).mean()),
+        side_px=tuple(np.quantile(sides, (0.1, 0.5, 0.9)).tolist()),
+        licences=_licences(table, images),
+        equal=_count(groups.equal()),
+        alike=_count(alike),
+        flat=int(looks.flat.sum()),
+        pairs=tuple((int(bank.patch_ids[a]), int(bank.patch_ids[b])) for a, b in examples),
+        fallback=float(fallback.sum() / max(1, valid.sum())),
+        candidates=bank.num_candidates,
+        failures=failures,
+        left_out=sum(failure.times for failure in failures),
+    )
+
+
+def read_looks(bank: Bank) -> Looks:
+    """Of every patch, shard by shard."""
+    looks = Looks.empty(len(bank))
+    for rows in progress(_blocks(bank), "patches", len(bank), "patch", size=len):
+        found = look(bank.patches(bank.patch_ids[rows]))
+        looks.bits[rows], looks.colours[rows] = found
+    return looks
+
+
+def _blocks(bank: Bank) -> Iterator[NDArray[np.int64]]:
+    """Rows of patches.arrow as they lie on disk; each shard is checked, and let go of after."""
+    store = bank.contents.patches
+    for number, shard in enumerate(store.shards):
+        rows = np.flatnonzero(store.shard_of == number)
+        check_digest(bank.path, bank.manifest, f"patches/{shard}/data.mdb")
+        for start in range(0, len(rows), BLOCK):
+            yield rows[start : start + BLOCK]
+        close_shards()
+
+
+def read_fallback(bank: Bank) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of every patch (P,): candidates of another category, and candidates at all."""
+    check_digest(bank.path, bank.manifest, "candidates.arrow")
+    path = bank.path / "candidates.arrow"
+    table = read_table(path, ("patch_id", "fallback", "valid"))
+    if not np.array_equal(column(table, "patch_id"), bank.patch_ids):
+        raise BankError(f"{path} is of other patches; build the bank again")
+    return _true_per_row(table, "fallback"), _true_per_row(table, "valid")
+
+
+def _true_per_row(table: pa.Table, name: str) -> NDArray[np.int64]:
+    lists = table.column(name).combine_chunks()
+    values = lists.flatten().to_numpy(zero_copy_only=False)
+    counts: NDArray[np.int64] = values.reshape(len(lists), -1).sum(1, dtype=np.int64)
+    return counts
+
+
+def read_recalls(bank: Bank) -> Mapping[str, float]:
+    """Category -> share of exact neighbours that its index finds; exact where none is recorded."""
+    check_digest(bank.path, bank.manifest, "index/index.json")
+    try:
+        about = json.loads((bank.path / "index" / "index.json").read_bytes())
+        parts = about["categories"].items()
+        recalls = {name: part.get("recall") for name, part in parts}
+        return {name: 1.0 if found is None else float(found) for name, found in recalls.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BankError(f"{bank.path}/index/index.json is damaged ({error})") from error
+
+
+def read_failures(bank: Bank) -> tuple[Failure, ...]:
+    """Of failures.jsonl, by reason."""
+    check_digest(bank.path, bank.manifest, "failures.jsonl")
+    counts, examples = Counter[str](), dict[str, list[str]]()
+    with (bank.path / "failures.jsonl").open("rb") as lines:
+        for line in lines:
+            row = json.loads(line)
+            counts[row["reason"]] += 1
+            told = examples.setdefault(row["reason"], [])
+            if len(told) < EXAMPLES:
+                told.append(_told(row))
+    return tuple(
+        Failure(reason, count, tuple(examples[reason]))
+        for reason, count in counts.most_common(MOST_REASONS)
+    )
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    of = "" if row["object_index"] is None else f", object {row['object_index']}"
+    return f"photo {row['image_id']}{of}: {row['detail']}"
+
+
+def box_sides(table: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Widths and heights (P,) of the boxes, in pixels of their photos."""
+    across = (column(table, "x1") - column(table, "x0")) * column(table, "source_width")
+    down = (column(table, "y1") - column(table, "y0")) * column(table, "source_height")
+    # Shares are float32: a box of 64 px may come out as 63.9999.
+    return across.round(2).astype(np.float32), down.round(2).astype(np.float32)
+
+
+def _sizes(shorter: NDArray[np.float32], longer: NDArray[np.float32]) -> tuple[SizeCount, ...]:
+    bounds = [*SIZES_PX, np.inf]
+    counts = zip(np.histogram(shorter, bounds)[0], np.histogram(longer, bounds)[0], strict=True)
+    unders = (*SIZES_PX[1:], None)
+    return tuple(
+        SizeCount(least, under, int(short), int(long))
+        for least, under, (short, long) in zip(SIZES_PX, unders, counts, strict=True)
+    )
+
+
+def _categories(
+    bank: Bank,
+    sides: NDArray[np.float32],
+    fallback: NDArray[np.int64],
+    valid: NDArray[np.int64],
+    alike: Doubles,
+) -> tuple[CategoryCount, ...]:
+    """Of every name in the vocabulary, and of one that only the table has."""
+    codes, found = _coded(bank.table, "category")
+    splits = np.stack([_equal(bank.table, "split", split) for split in SPLITS], 1)
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(len(found) + 1))
+    recalls = read_recalls(bank)
+    counts = {}
+    for number, name in enumerate(found):
+        rows = order[bounds[number] : bounds[number + 1]]
+        train, val, test = splits[rows].sum(0).tolist()
+        counts[name] = CategoryCount(
+            name=name,
+            splits=(train, val, test),
+            photos=len(np.unique(image_of(bank.patch_ids[rows]))),
+            side_px=float(np.median(sides[rows])),
+            fallback=float(fallback[rows].sum() / max(1, valid[rows].sum())),
+            alike=float(alike.other_photo[rows].mean()),
+            recall=recalls.get(name, 1.0) if train else None,
+        )
+    names = dict.fromkeys([*bank.vocabulary.objects, *found])
+    none = (0, 0, 0)
+    return tuple(
+        counts.get(name) or CategoryCount(name, none, 0, 0.0, 0.0, 0.0, None)
+        for name in names
+        if name != IMAGE
+    )
+
+
+def _licences(table: pa.Table, images: NDArray[np.int64]) -> tuple[tuple[str, int, int], ...]:
+    codes, names = _coded(table, "licence")
+    patches = np.bincount(codes, minlength=len(names))
+    _, first = np.unique(images, return_index=True)
+    photos = np.bincount(codes[first], minlength=len(names))
+    order = np.argsort(-patches, kind="stable")
+    return tuple((names[i], int(patches[i]), int(photos[i])) for i in order)
+
+
+def _by_split(table: pa.Table) -> tuple[int, int, int]:
+    train, val, test = (int(_equal(table, "split", split).sum()) for split in SPLITS)
+    return train, val, test
+
+
+def _count(doubles: Doubles) -> Double:
+    return Double(*(int(flags.sum()) for flags in doubles))
+
+
+def _equal(table: pa.Table, name: str, value: str) -> NDArray[np.bool_]:
+    flags: NDArray[np.bool_] = pc.equal(table.column(name), value).to_numpy()
+    return flags
+
+
+def _coded(table: pa.Table, name: str) -> tuple[NDArray[np.int64], Sequence[str]]:
+    """A text column as numbers, and the names they stand for."""
+    coded = table.column(name).combine_chunks().dictionary_encode()
+    return coded.indices.to_numpy().astype(np.int64), coded.dictionary.to_pylist()
+
+
+def _codes(table: pa.Table, name: str) -> NDArray[np.int64]:
+    """A column as numbers, equal where its values are."""
+    coded = table.column(name).combine_chunks().dictionary_encode()
+    codes: NDArray[np.int64] = coded.indices.to_numpy().astype(np.int64)
+    return codes
