@@ -82,6 +82,13 @@ class CutScene(NamedTuple):
     patches: Pixels  # (n, side, side, 3), by rising patch id
 
 
+class UsableScene(NamedTuple):
+    """A photo's scene of the objects that have pixels, if there is one; what was left out of it."""
+
+    scene: Scene | None
+    left_out: tuple[LeftOut, ...]
+
+
 class Cut(NamedTuple):
     """A photo's scene, if it could be used, and what was left out of it."""
 
@@ -102,7 +109,9 @@ def cut_shard(task: ShardTask) -> CutShard:
     if done := find_receipt(task.bank, task.stage, key):
         return CutShard(task.name, done, fresh=False)
     with _workspace(task) as folder:
-        cuts = [cut_photo(p, folder_of_photos, task.recipe) for p in photos]
+        # All scenes before all pixels: in turn, each would push the other out of the caches.
+        usable = [usable_scene(p) for p in photos]
+        cuts = [cut_photo(u, folder_of_photos, task.recipe) for u in usable]
         counts = _write(folder, task, photos, cuts)
         made = {path: folder / path for path in shard_files(task.name, counts["scenes"] == 0)}
         outputs = {path: file_digest(partial) for path, partial in made.items()}
@@ -140,20 +149,28 @@ def _workspace(task: ShardTask) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def cut_photo(annotated: AnnotatedPhoto, folder: DataFolder, recipe: CropRecipe) -> Cut:
-    """Decode a photo once, and take its patches and its small picture from it."""
-    photo = annotated.photo
+def usable_scene(annotated: AnnotatedPhoto) -> UsableScene:
+    """The scene as its photo would give it; nothing is read."""
     usable, left_out = _usable_objects(annotated)
-    if not usable.objects:
-        reason = LeftOut(photo.image_id, None, "no_objects", "no object has a box in the photo")
-        return Cut(None, (*left_out, reason))
+    if usable.objects:
+        return UsableScene(scene_of(usable), left_out)
+    image_id = annotated.photo.image_id
+    reason = LeftOut(image_id, None, "no_objects", "no object has a box in the photo")
+    return UsableScene(None, (*left_out, reason))
+
+
+def cut_photo(usable: UsableScene, folder: DataFolder, recipe: CropRecipe) -> Cut:
+    """Decode a photo once, and take its patches and its small picture from it."""
+    scene, left_out = usable
+    if scene is None:
+        return Cut(None, left_out)
+    photo = scene.photo
     try:
         data = read_photo(folder, photo.file)
         pixels = decode_photo(data, (photo.width, photo.height))
     except PhotoError as error:
         reason = LeftOut(photo.image_id, None, error.reason, f"{photo.file}: {error.detail}")
         return Cut(None, (*left_out, reason))
-    scene = scene_of(usable)
     # By object number, hence by patch id: the order in which LMDB takes them.
     boxes = [thing.box for thing in scene.objects]
     patches = cut_patches(pixels, boxes, recipe.patch_size, recipe.resizer)

@@ -8,9 +8,9 @@ masks, `<image_id>.masks.npy`.
 import hashlib
 import io
 import json
-import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,7 +109,8 @@ def sample_digest(sample: SceneSample) -> bytes:
 
 def write_samples(path: Path, samples: Iterable[SceneSample]) -> list[SamplePlace]:
     """Write a tar whose bytes depend on the samples alone; say where each one's members lie."""
-    image_ids = []
+    places = []
+    end = 0  # of what has been written
     with path.open("wb") as file:
         # A fixed mtime, owner and mode; encoder=False because the members are bytes already.
         writer = webdataset.TarWriter(file, mtime=0, mode=0o444, encoder=False)
@@ -118,20 +119,14 @@ def write_samples(path: Path, samples: Iterable[SceneSample]) -> list[SamplePlac
             if sample.masks is not None:
                 members["masks.npy"] = _npy(sample.masks)
             writer.write({"__key__": str(sample.image_id), **members})
-            image_ids.append(sample.image_id)
+            lies = {}
+            for extension in sorted(members):  # the writer's order
+                size = len(members[extension])
+                lies[extension] = Member(end + BLOCKSIZE, size)  # behind a header
+                end += BLOCKSIZE + -(-size // BLOCKSIZE) * BLOCKSIZE
+            places.append(SamplePlace(lies["json"], lies["npy"], lies.get("masks.npy", NO_MEMBER)))
         writer.close()
-    places = _members(path)
-    return [
-        SamplePlace(
-            places[f"{i}.json"], places[f"{i}.npy"], places.get(f"{i}.masks.npy", NO_MEMBER)
-        )
-        for i in image_ids
-    ]
-
-
-def _members(path: Path) -> dict[str, Member]:
-    with tarfile.open(path) as tar:
-        return {m.name: Member(m.offset_data, m.size) for m in tar}
+    return places
 
 
 def sample_from(members: Mapping[str, bytes]) -> SceneSample:

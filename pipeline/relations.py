@@ -6,6 +6,7 @@ and not anew at every access.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,8 +43,9 @@ def scene_of(annotated: AnnotatedPhoto) -> Scene:
 
 
 def _geometric(photo: Photo, objects: Sequence[SceneObject]) -> tuple[Relation, ...]:
+    places = [_place(thing) for thing in objects]
     return tuple(
-        Relation(s, predicate_of(objects[s], objects[o]), o)
+        Relation(s, _predicate(places[s], places[o]), o)
         for s, o in drawn_pairs(photo.image_id, len(objects))
     )
 
@@ -76,14 +78,30 @@ def drawn_pairs(image_id: int, num_objects: int) -> list[tuple[int, int]]:
 
 def predicate_of(subject: SceneObject, object: SceneObject) -> str:
     """One of `GEOMETRIC`. Angles are taken in the unit square; y grows downwards."""
-    a, b = _single(subject.box), _single(object.box)
+    return _predicate(_place(subject), _place(object))
+
+
+class Place(NamedTuple):
+    """What relations are told from."""
+
+    box: Box  # in single precision, as sg2im: edges that two boxes have in common stay so
+    x: float  # of the mask's centre
+    y: float
+
+
+def _place(thing: SceneObject) -> Place:
+    box = Box(*np.array(thing.box, np.float32).tolist())
+    return Place(box, *_centre(box, thing.mask))
+
+
+def _predicate(subject: Place, object: Place) -> str:
+    a, b = subject.box, object.box
     if a.x0 < b.x0 and a.y0 < b.y0 and a.x1 > b.x1 and a.y1 > b.y1:
         return "surrounding"
     if a.x0 > b.x0 and a.y0 > b.y0 and a.x1 < b.x1 and a.y1 < b.y1:
         return "inside"
     # sg2im cuts atan2's circle at odd multiples of pi/4; comparing is the same on every machine.
-    (ax, ay), (bx, by) = _centre(a, subject.mask), _centre(b, object.mask)
-    right, down = ax - bx, ay - by
+    right, down = subject.x - object.x, subject.y - object.y
     if right < 0 and abs(down) <= -right:
         return "left of"
     if down < 0 and -down > abs(right):
@@ -91,16 +109,11 @@ def predicate_of(subject: SceneObject, object: SceneObject) -> str:
     return "below" if down > 0 and down >= abs(right) else "right of"
 
 
-def _single(box: Box) -> Box:
-    """In single precision, as sg2im: edges that two boxes have in common stay so."""
-    return Box(*(float(np.float32(corner)) for corner in box))
-
-
 def _centre(box: Box, mask: Mask | None) -> tuple[float, float]:
     """x, y of the mean of the mask's cells, the outer ones lying on the box's edges."""
     if mask is None or not mask.any():
         return (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
-    rows, columns = np.nonzero(mask)
+    rows, columns = mask.nonzero()
     steps = (MASK_SIZE - 1) * len(rows)
     across, down = int(columns.sum()) / steps, int(rows.sum()) / steps
     return box.x0 + across * (box.x1 - box.x0), box.y0 + down * (box.y1 - box.y0)

@@ -1,11 +1,12 @@
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.errors import DatasetError
-from pipeline.masks import _decode, mask_over_box, usable_segmentation
+from pipeline.masks import mask_over_box, usable_segmentation
 from pipeline.relations import drawn_pairs, predicate_of, scene_of
 from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Box, Photo, Relation, SceneObject
 
@@ -79,6 +80,19 @@ def test_containment_comes_before_direction_and_is_strict():
     touching = at(0.7, 0.4, 1.0, 0.6)
     assert predicate_of(large, touching) == "left of"
     assert predicate_of(touching, large) == "right of"
+
+
+def test_edges_that_are_equal_in_single_precision_are_equal():
+    large, small = at(0.0, 0.0, 0.1 + 0.2, 1.0), at(0.1, 0.4, 0.3, 0.6)
+    assert large.box.x1 > small.box.x1
+    assert predicate_of(large, small) != "surrounding"
+
+
+def test_a_scene_says_of_each_pair_what_holds_from_its_subject_to_its_object():
+    scene = scene_of(annotated())
+    assert scene.relations
+    for subject, predicate, object in scene.relations:
+        assert predicate == predicate_of(scene.objects[subject], scene.objects[object])
 
 
 def test_directions_are_told_from_the_masks_and_not_from_the_boxes():
@@ -233,6 +247,9 @@ def test_what_covers_nothing_is_no_mask(segmentation):
         ([[1, 2, 3, 4, 5, "6"]], "not a number"),
         ([1, 2, 3, 4, 5, 6], "x and y in turn"),
         ([[1, float("nan"), 4, 4, 1, 4]], "reaches y = nan"),
+        ([[1, 1, float("nan"), 4, 1, 4]], "reaches x = nan"),
+        ([[1, 1, 4, -2 * H, 1, 4]], f"reaches y = {-2 * H}"),
+        ([[1, 1, 4, 4, 10**400, 4]], "reaches x = 1000"),
         ([[1, 1, 1e30, 4, 1, 4]], "reaches x = 1e"),
         ({"counts": [W * H]}, "size is not the photo's"),
         ({"size": [W, H], "counts": [W * H]}, "size is not the photo's"),
@@ -253,14 +270,35 @@ def test_a_malformed_segmentation_never_reaches_the_decoder(segmentation, words)
     assert words in str(caught.value)
 
 
-def test_runs_of_any_drawing_give_it_back():
+def by_the_book(pixels, box_px):
+    """sg2im's recipe on a whole drawing: round, cut, let every cell weigh every pixel."""
+    x, y, width, height = box_px
+    left, top = max(round(x), 0), max(round(y), 0)
+    right, bottom = max(left + 1, round(x + width)), max(top + 1, round(y + height))
+    part = pixels[top:bottom, left:right].astype(float)
+
+    def shares(length):
+        centres = (np.arange(16) + 0.5) * length / 16 - 0.5
+        return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(length)))
+
+    return shares(part.shape[0]) @ part @ shares(part.shape[1]).T > 128 / 255
+
+
+def test_masks_of_any_drawing_over_any_box_are_sg2ims():
     rng = np.random.default_rng(0)
-    for share in (0.001, 0.02, 0.3, 0.9):
+    boxes = (
+        (0, 0, 50, 3),
+        (-3.5, -2, 40, 30),
+        (7, 5, 200, 200),
+        (0.5, 1.5, 17, 33),
+        (90, 90, 1, 1),
+    )
+    for share in (0, 0.02, 0.5, 0.9, 1):
         for height, width in ((1, 1), (3, 50), (200, 300)):
             pixels = (rng.random((height, width)) < share).astype(np.uint8)
-            for form in (plain_runs, packed_runs):
-                assert (_decode(form(pixels), width, height) == pixels).all()
-                assert usable_segmentation(form(pixels), width, height) is not None
+            for form, box in product((plain_runs, packed_runs), boxes):
+                mask = mask_over_box(form(pixels), width, height, box)
+                assert (mask == by_the_book(pixels, box)).all()
 
 
 def test_a_malformed_segmentation_is_told_with_its_photo_and_object():
