@@ -38,6 +38,7 @@ from pipeline.scene import image_of
 CANDIDATES = 20  # K, where the bank has as many
 DRAWS = 4  # starts per scene over which compatibility is averaged
 METRICS = "metrics.jsonl"
+TOO_MUCH = (RecursionError, OverflowError)  # brackets, and a number that is infinite
 MOST_STYLES = 1000  # that a file may name; the toy world has twelve
 
 
@@ -155,7 +156,7 @@ def read_styles(path: Path | None, bank: Bank) -> NDArray[np.int64] | None:
         by_image = {int(image_id): int(style) for image_id, style in value.items()}
     except OSError as error:
         raise UserError(f"--styles {path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, *TOO_MUCH) as error:
         raise UserError(
             f'{path} is no file of styles: it should read {{"styles": {{"<image id>": 3, ...}}}}'
         ) from error

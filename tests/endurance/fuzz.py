@@ -37,7 +37,7 @@ import torch
 from PIL import Image
 
 from bank.bank import Bank
-from bank.cutting import CropRecipe, cut_photo
+from bank.cutting import CropRecipe, cut_photo, usable_scene
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import read_manifest
@@ -99,7 +99,7 @@ def _cut(photos: Iterable[AnnotatedPhoto], folder: Path) -> str:
     """Digest of the patches of all photos, and the reasons of those that gave none."""
     parts, reasons = [], []
     for annotated in photos:
-        cut = cut_photo(annotated, DataFolder(folder), RECIPE)
+        cut = cut_photo(usable_scene(annotated), DataFolder(folder), RECIPE)
         reasons += [r.reason for r in cut.left_out if r.object_index is None]
         if cut.given is not None:
             parts += [cut.given.patches.tobytes(), cut.given.sample.boxes.tobytes()]

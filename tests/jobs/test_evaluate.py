@@ -206,6 +206,8 @@ def test_styles_lying_in_the_default_place_are_used_only_if_they_are_the_bank_s(
         ('{"styles": {"1": 0}}', "no style for photo"),
         ('{"styles": [1, 2]}', "no file of styles"),
         ("{", "no file of styles"),
+        ("[" * 20_000, "no file of styles"),
+        ('{"styles": {"1": 1e999}}', "no file of styles"),
         (None, "cannot be read"),
     ],
 )

@@ -274,6 +274,24 @@ def test_the_deprecated_edition_has_the_stuff_of_listed_photos_alone(tmp_path):
     assert zipped == dataset
 
 
+@pytest.mark.parametrize("where", ["area", "bbox", "segmentation"])
+def test_a_number_of_thousands_of_digits_is_refused_by_annotation(tmp_path, files, where):
+    value = [[10**6]] if where == "segmentation" else 10**6
+    files["stuff_train2017"]["annotations"][0][where] = value
+    path = put(tmp_path, files) / "annotations/stuff_train2017.json"
+    path.write_text(path.read_text().replace("1000000", "9" * 5000))
+    if where == "area":  # which nobody reads
+        assert read_coco(tmp_path).photos
+    else:
+        refused(tmp_path, "stuff_train2017.json, annotation ", "cannot be read as JSON")
+
+
+def test_a_name_of_thousands_of_letters_is_shown_short(tmp_path, files):
+    long = {"id": 92, "name": "x" * 5000}
+    files["stuff_train2017"]["categories"] = [long, *STUFF[1:]]
+    assert len(refused(put(tmp_path, files), "are all annotation files")) < 1000
+
+
 def test_without_its_id_lists_the_deprecated_edition_is_refused(tmp_path, files):
     rules = CocoRules(edition="deprecated-40k")
     words = ("no file", "train-ids.txt", "stuff_annotations_trainval2017.zip")

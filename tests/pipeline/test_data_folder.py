@@ -6,7 +6,12 @@ import zipfile
 import pytest
 
 from pipeline.crop import PhotoError, read_photo
-from pipeline.data_folder import DamagedMemberError, DataFolder, open_archive
+from pipeline.data_folder import (
+    DamagedMemberError,
+    DataFolder,
+    NoPlainFileError,
+    open_archive,
+)
 from pipeline.errors import DatasetError
 
 
@@ -137,3 +142,42 @@ def test_a_photo_that_neither_disk_nor_zip_has_is_missing_but_its_folder_must_be
     assert caught.value.reason == "photo_missing"
     with pytest.raises(DatasetError, match=r"folder .*b is gone"):
         read_photo(DataFolder(tmp_path), "b/9.jpg")
+
+
+def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "1.jpg")
+    folder = DataFolder(tmp_path)
+    assert not folder.has("1.jpg")
+    assert folder.stamp("1.jpg") is None
+    with pytest.raises(NoPlainFileError):
+        folder.size("1.jpg")
+
+
+def test_a_name_that_no_disk_takes_and_a_link_to_itself_are_missing(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    folder = DataFolder(tmp_path)
+    for file in ("x" * 5000, "loop"):
+        assert not folder.has(file)
+        assert folder.where(file) == str(tmp_path / file)
+        with pytest.raises(FileNotFoundError):
+            folder.read(file)
+
+
+def test_a_member_without_a_name_is_passed_over(tmp_path):
+    pack(tmp_path / "photos.zip", {"a/1.jpg": b"one", "?": b"two"})
+    data = (tmp_path / "photos.zip").read_bytes()
+    at = data.rindex(b"?")
+    length = at - 46 + 28  # where the list of members says how long its name is
+    nameless = data[:length] + b"\0\0" + b"\1\0" + data[length + 4 :]
+    (tmp_path / "photos.zip").write_bytes(nameless)
+    assert DataFolder(tmp_path).read("a/1.jpg") == b"one"
+
+
+def test_a_name_that_is_no_text_in_its_own_header_costs_that_photo(tmp_path):
+    pack(tmp_path / "photos.zip", {"\u00e9.jpg": b"one"})
+    data = (tmp_path / "photos.zip").read_bytes()
+    name = "\u00e9.jpg".encode()
+    (tmp_path / "photos.zip").write_bytes(data.replace(name, b"\xff" + name[1:], 1))
+    with pytest.raises(PhotoError) as caught:
+        read_photo(DataFolder(tmp_path), "\u00e9.jpg")
+    assert caught.value.reason == "photo_unreadable"

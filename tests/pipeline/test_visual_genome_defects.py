@@ -93,6 +93,8 @@ BAD = [
     ("vg_splits.json", ("val", 1), 12.0, "vg_splits.json, val[1] 12.0: Expected int"),
     ("vg_splits.json", ("val", 1), 3, "val[1]: photo 3 is in 'train' already"),
     ("vg_splits.json", ("val", 1), 11, "val[1]: photo 11 is in 'val' already"),
+    ("attributes.json", (1, "\ud800"), 0, r"photo 2, entry 1: '\ud800' in it is no character"),
+    ("vg_splits.json", ("\udfff",), [], r"vg_splits.json: '\udfff' in it is no character"),
     ("vg_splits.json", ("more",), [], "Object contains unknown field more"),
 ]
 
