@@ -185,7 +185,7 @@ def show_categories(bank: Bank, census: Census) -> tuple[CategoryShown, ...]:
     """The most frequent first, with sheets as far as the page has room."""
     ranked = sorted((c for c in census.categories if c.patches), key=lambda c: -c.patches)
     listed = ranked[:MOST_CATEGORIES]
-    each = MOST_PICTURES // max(1, len(listed))
+    each = MOST_PICTURES // max(1, len(listed)) // ACROSS * ACROSS  # whole rows
     each = min(MOST_PER_CATEGORY, max(LEAST_PER_CATEGORY, each))
     room = MOST_BYTES
     shown: list[CategoryShown] = []
@@ -205,7 +205,7 @@ def show_categories(bank: Bank, census: Census) -> tuple[CategoryShown, ...]:
 
 def anchor(name: str) -> str:
     """What follows # in a link to a category: an id may hold no white space."""
-    return "_".join(name.split())
+    return "_".join(name.split())[:MOST_TEXT]
 
 
 def _show_pairs(bank: Bank, census: Census) -> Sheet | None:

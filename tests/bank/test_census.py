@@ -1,0 +1,280 @@
+"""The numbers of a bank that was written so that they are known."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from bank import census as census_module
+from bank import shards as shards_module
+from bank.bank import Bank
+from bank.census import EXAMPLES, open_checked, read_recalls, take_census
+from bank.contents import write_vocabulary
+from bank.errors import BankError
+from bank.files import file_digest
+from bank.manifest import Manifest, write_manifest
+from bank.shards import map_size, write_patches
+from bank.table import PATCHES, SCENES, write_table
+from pipeline.scene import IMAGE, IN_IMAGE, Vocabulary, patch_id
+
+WIDTH, HEIGHT = 640, 480  # px, of every photo
+K = 2
+CC0, BY = "https://creativecommons.org/publicdomain/zero/1.0/", "cc-by"
+
+
+def picture(seed: int) -> np.ndarray:
+    cells = np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    return cells.repeat(8, 0).repeat(8, 1)
+
+
+def noisy(pixels: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(-2, 3, pixels.shape)
+    return np.clip(pixels.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+# photo, split, shard, licence: its patches' category, width and height in px, pixels, fallbacks
+PHOTOS = (
+    (
+        (3, "train", "train-00001", BY),
+        [
+            ("boat", 64, 64, picture(1), 0),
+            ("boat", 63, 64, picture(2), 1),
+            ("sea", 32, 16, picture(1), 2),  # equal to the first, of the same photo
+        ],
+    ),
+    (
+        (5, "train", "train-00000", CC0),
+        [("boat", 128, 256, picture(2), 0), ("sky", 640, 480, np.full((64, 64, 3), 9), 2)],
+    ),
+    ((6, "val", "val-00000", CC0), [("boat", 10, 10, noisy(picture(1)), 0)]),
+    ((7, "test", "test-00000", ""), [("kite", 7, 600, picture(8), 1)]),
+)
+FAILURES = [("photo_missing", None)] * 5 + [("box_outside", 4)]
+
+
+def write_bank(folder: Path) -> Path:
+    rows, shards = [], {}
+    for (image_id, split, shard, licence), objects in PHOTOS:
+        for n, (category, width, height, pixels, _) in enumerate(objects):
+            data = np.asarray(pixels, np.uint8).tobytes()
+            shards.setdefault(shard, []).append((patch_id(image_id, n), data))
+            rows.append(
+                {
+                    "patch_id": patch_id(image_id, n),
+                    "image_id": image_id,
+                    "object_index": n,
+                    "category": category,
+                    "x0": 0.0,
+                    "y0": 0.0,
+                    "x1": width / WIDTH,
+                    "y1": height / HEIGHT,
+                    "source_width": WIDTH,
+                    "source_height": HEIGHT,
+                    "split": split,
+                    "licence": licence,
+                    "source_url": "",
+                    "photo_file": f"{image_id}.jpg",
+                    "pixels_sha256": hashlib.sha256(data).digest(),
+                }
+            )
+    for shard, patches in shards.items():
+        write_patches(folder / "patches" / shard, patches, map_size(len(patches), 64))
+    write_table(folder / "patches.arrow", pa.Table.from_pylist(rows, schema=PATCHES))
+    empty = {f.name: b"\0" * 32 if f.name == "sample_sha256" else 0 for f in SCENES}
+    scenes = [
+        {**empty, "image_id": image_id, "split": split, "shard": shard}
+        for (image_id, split, shard, _), _ in PHOTOS
+    ]
+    write_table(folder / "scenes.index.arrow", pa.Table.from_pylist(scenes, schema=SCENES))
+    names = (IMAGE, "sea", "boat", "sky", "kite", "bus")
+    write_vocabulary(folder / "vocabulary.json", Vocabulary(names, (IN_IMAGE,)))
+    fallbacks = [fallback for _, objects in PHOTOS for *_, fallback in objects]
+    candidates = {
+        "patch_id": [row["patch_id"] for row in rows],
+        "fallback": [[n < fallback for n in range(K)] for fallback in fallbacks],
+        "valid": [[True, True]] * (len(rows) - 1) + [[True, False]],
+    }
+    lists = pa.list_(pa.bool_(), K)
+    schema = pa.schema([("patch_id", pa.int64()), ("fallback", lists), ("valid", lists)])
+    write_table(folder / "candidates.arrow", pa.table(candidates, schema=schema))
+    write_index(folder, {"boat": {"recall": 0.995}, "sea": {"recall": 0.0}, "sky": {}})
+    lines = [
+        {"image_id": n, "object_index": at, "reason": reason, "detail": "why"}
+        for n, (reason, at) in enumerate(FAILURES)
+    ]
+    (folder / "failures.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    write_manifest_of(folder)
+    return folder
+
+
+def write_index(folder: Path, categories: object) -> None:
+    (folder / "index").mkdir(exist_ok=True)
+    (folder / "index" / "index.json").write_text(json.dumps({"categories": categories}))
+
+
+def write_manifest_of(folder: Path) -> None:
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    recipe = {"image_size": 128, "patch_size": 64, "candidates": K, "candidate_scope": "category"}
+    write_manifest(
+        folder,
+        Manifest(
+            dataset="made up",
+            recipe=recipe,
+            inputs={},
+            protocol={},
+            counts={},
+            left_out={},
+            shards={},
+            files={p.relative_to(folder).as_posix(): file_digest(p) for p in paths},
+            content_digest="a" * 64,
+            derived_digest="b" * 64,
+            versions={},
+        ),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_bank(tmp_path / "bank")
+
+
+@pytest.fixture
+def census(folder):
+    return take_census(open_checked(folder))
+
+
+def test_patches_are_counted_by_split_and_category(census):
+    assert (census.patches, census.photos, census.splits) == (7, 4, (5, 1, 1))
+    counts = {c.name: (c.splits, c.photos) for c in census.categories}
+    assert list(counts) == ["sea", "boat", "sky", "kite", "bus"]  # as the vocabulary has them
+    assert counts["boat"] == ((3, 1, 0), 3)
+    assert counts["kite"] == ((0, 0, 1), 1)
+    assert counts["bus"] == ((0, 0, 0), 0)
+
+
+def test_categories_without_patches_and_with_fewer_than_k_in_training_are_named(census):
+    assert [c.name for c in census.empty] == ["bus"]
+    assert [c.name for c in census.thin] == ["sea", "sky", "kite"]
+
+
+def test_a_name_that_only_the_table_has_is_counted_too(folder):
+    write_vocabulary(folder / "vocabulary.json", Vocabulary((IMAGE, "sea"), (IN_IMAGE,)))
+    write_manifest_of(folder)
+    names = [c.name for c in take_census(open_checked(folder)).categories]
+    assert sorted(names) == ["boat", "kite", "sea", "sky"]
+
+
+def test_sizes_are_those_of_the_boxes_in_pixels_of_the_photo(census):
+    rows = {row.least: (row.under, row.shorter, row.longer) for row in census.sizes}
+    assert rows == {
+        0: (8, 1, 0),
+        8: (16, 1, 1),
+        16: (32, 1, 0),
+        32: (64, 1, 1),
+        64: (128, 1, 2),  # a side of just 64 px is not enlarged
+        128: (256, 1, 0),
+        256: (512, 1, 1),
+        512: (None, 0, 2),
+    }
+    assert census.enlarged == pytest.approx(4 / 7)
+    assert census.wholly_enlarged == pytest.approx(2 / 7)
+    boat = next(c for c in census.categories if c.name == "boat")
+    assert boat.side_px == pytest.approx(np.median([64, (63 * 64) ** 0.5, (128 * 256) ** 0.5, 10]))
+    assert census.side_px[1] == pytest.approx(64)
+
+
+def test_licences_are_counted_by_patch_and_by_photo(census):
+    assert set(census.licences) == {(BY, 3, 1), (CC0, 3, 2), ("", 1, 1)}
+    assert [patches for _, patches, _ in census.licences] == [3, 3, 1]
+
+
+def test_doubles_are_told_apart_by_where_they_are(census):
+    # Equal: the first and third of photo 3; its second and photo 5's first.
+    assert tuple(census.equal) == (4, 2, 0)
+    # Alike as well: photo 6's with the two of photo 3, which are in training.
+    assert tuple(census.alike) == (5, 5, 1)
+    assert census.flat == 1
+    assert census.pairs == ((patch_id(3, 0), patch_id(6, 0)),)
+    alike = {c.name: c.alike for c in census.categories}
+    assert alike == {"sea": 1, "boat": 1, "sky": 0, "kite": 0, "bus": 0}
+
+
+def test_fallback_is_a_share_of_the_candidates_that_there_are(census):
+    assert census.fallback == pytest.approx(6 / 13)  # one of the 14 places is padding
+    shares = {c.name: c.fallback for c in census.categories}
+    assert shares == {"sea": 1, "boat": 1 / 8, "sky": 1, "kite": 1, "bus": 0}
+
+
+def test_recall_is_read_where_it_is_recorded_and_exact_where_not(census, folder):
+    recalls = {c.name: c.recall for c in census.categories}
+    assert recalls == {"sea": 0, "boat": 0.995, "sky": 1, "kite": None, "bus": None}
+    for damaged in ([], {"boat": 3}, {"boat": {"recall": "much"}}):
+        write_index(folder, damaged)
+        write_manifest_of(folder)
+        with pytest.raises(BankError, match=r"index\.json is damaged"):
+            read_recalls(Bank.open(folder))
+
+
+def test_failures_are_counted_by_reason_with_a_few_examples(census):
+    missing, outside = census.failures
+    assert (missing.reason, missing.times, census.left_out) == ("photo_missing", 5, 6)
+    assert missing.examples == tuple(f"photo {n}: why" for n in range(EXAMPLES))
+    assert outside.examples == ("photo 5, object 4: why",)
+
+
+def test_the_numbers_do_not_depend_on_how_much_is_read_at_once(census, folder, monkeypatch):
+    monkeypatch.setattr(census_module, "BLOCK", 1)
+    assert take_census(open_checked(folder)) == census
+
+
+def test_no_shard_is_held_open_after(census):
+    assert shards_module._environment.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "patches.arrow",
+        "scenes.index.arrow",
+        "vocabulary.json",
+        "candidates.arrow",
+        "index/index.json",
+        "failures.jsonl",
+        "patches/val-00000/data.mdb",
+    ],
+)
+def test_a_file_that_has_changed_is_named_before_it_is_read(folder, name):
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(BankError, match=f"{name} is not as it was written"):
+        take_census(open_checked(folder))
+
+
+def test_a_file_of_patches_that_is_gone_is_named(folder):
+    bank = open_checked(folder)
+    (folder / "patches" / "val-00000" / "data.mdb").unlink()
+    with pytest.raises(BankError, match=r"val-00000/data\.mdb cannot be read"):
+        take_census(bank)
+
+
+def test_candidates_of_another_bank_are_refused(folder):
+    table = pa.ipc.open_file(folder / "candidates.arrow").read_all()
+    write_table(folder / "candidates.arrow", table.slice(1))
+    write_manifest_of(folder)
+    with pytest.raises(BankError, match="of other patches"):
+        take_census(open_checked(folder))
+
+
+def test_a_built_bank_agrees_with_its_manifest(toy_bank):
+    bank = open_checked(toy_bank)
+    census = take_census(bank)
+    assert census.patches == bank.manifest.counts["patches"] == len(bank)
+    assert census.photos == bank.manifest.counts["scenes"]
+    assert sum(c.patches for c in census.categories) == census.patches
+    candidates = bank.candidates(bank.patch_ids)
+    assert census.fallback == pytest.approx(candidates.fallback.sum() / candidates.valid.sum())
+    assert {f.reason: f.times for f in census.failures} == dict(bank.manifest.left_out)
