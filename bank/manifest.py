@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ FORMAT = 1
 NAME = "manifest.json"
 # Settings without which a bank cannot be read.
 NEEDED = {"image_size": int, "patch_size": int, "candidates": int, "candidate_scope": str}
-VERSIONS = ("numpy", "torch", "simplejpeg", "pillow", "lmdb", "pyarrow", "webdataset", "faiss-cpu")
 DERIVED = (
     "graph_encoder.safetensors",
     "cooccurrence.safetensors",
@@ -39,6 +37,9 @@ class Manifest:
     content_digest: str
     derived_digest: str
     versions: Mapping[str, str]  # of the packages that wrote the bank
+    codec: Mapping[str, str] = field(default_factory=dict)  # pipeline/codec.py's answers there
+    machine: Mapping[str, str] = field(default_factory=dict)  # what else decides last bits
+    edits: tuple[Mapping[str, Any], ...] = ()  # what was done to the bank once it was finished
     format: int = FORMAT
 
 
@@ -50,16 +51,6 @@ def derived_digest(files: Mapping[str, FileDigest]) -> str:
 
 def is_derived(path: str) -> bool:
     return path.startswith(DERIVED)
-
-
-def installed_versions() -> dict[str, str]:
-    found = {}
-    for name in VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def write_manifest(bank: Path, manifest: Manifest) -> None:
@@ -95,6 +86,7 @@ def read_manifest(bank: Path) -> Manifest:
         for name, digest in value["files"].items():
             if type(digest.bytes) is not int:
                 raise ValueError(f"it does not say how many bytes {name} has")
+        value["edits"] = tuple(value.get("edits", ()))
         return Manifest(**value)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BankError(f"{path} is damaged ({error}); build the bank again") from error

@@ -23,7 +23,6 @@ from bank.manifest import (
     Manifest,
     derived_digest,
     differences,
-    installed_versions,
     is_finished,
     read_manifest,
     write_manifest,
@@ -33,7 +32,7 @@ from bank.site import building, clear_work
 from jobs.cut import Workforce, content_files, cut, photos_digest, plan
 from jobs.derive import SEED, TRAIN, Derivation, DeriveRecipe, check_networks, derive
 from model import cooccurrence, encoder
-from pipeline import protocol
+from pipeline import codec, protocol
 from pipeline.coco.reader import CocoRules
 from pipeline.crop import Resizer
 from pipeline.dataset import Dataset
@@ -166,7 +165,9 @@ def main(options: BuildBank) -> None:
             files=files,
             content_digest=derivation.content_digest,
             derived_digest=derived_digest(files),
-            versions=installed_versions(),
+            versions=codec.versions(),
+            codec=dict(codec.answers()),
+            machine=codec.machine(),
         )
         write_manifest(bank, manifest)
         clear_work(bank)
