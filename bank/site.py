@@ -14,6 +14,15 @@ from bank.manifest import is_finished
 from bank.receipts import WORK
 
 KEPT = "what was finished is kept: run the command again when that is mended"
+# A full or failing disk, a target that may not be written, a mount that is gone.
+SITE_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENXIO", "ENODEV"),
+        *("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)
+)
 
 
 @contextmanager
@@ -30,7 +39,7 @@ def building(bank: Path) -> Iterator[Path]:
     except lmdb.Error as error:
         raise BankError(f"cannot write patches into {bank}: {error}; {KEPT}") from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        if error.errno not in SITE_ERRORS:
             raise
         where = error.filename or bank
         raise BankError(f"cannot write {where}: {error.strerror}; {KEPT}") from error
