@@ -19,11 +19,12 @@ from bank.table import (
     SCENE_CONTENT,
     SCENES,
     column,
+    digest_column,
     read_table,
     rows_digest,
     sound,
 )
-from pipeline.pack import Member, SamplePlace, SceneSample, read_sample
+from pipeline.pack import Member, SamplePlace, SceneSample, read_sample, sample_digest
 from pipeline.scene import Split, Vocabulary, image_of
 
 CREDITS = ("patch_id", "image_id", "category", "licence", "source_url", "photo_file")
@@ -62,15 +63,22 @@ class Contents:
             self._shard_of_scene[rows],
             self._shards.tolist(),
             patch_size,
+            digest_column(self.table, "pixels_sha256"),
         )
+        self.sample_digests = digest_column(self.scenes, "sample_sha256")
+        self._checked = np.zeros(len(self.image_ids), bool)
 
     def scene_ids(self, split: Split) -> NDArray[np.int64]:
         """Image ids of a split's scenes, rising."""
         ids: NDArray[np.int64] = self.image_ids[self.splits == split]
         return ids
 
-    def scene(self, image_id: int, *, image: bool = True) -> SceneSample:
-        """One scene; `image=False` leaves its picture unread."""
+    def scene(self, image_id: int, *, image: bool = True, check: bool = True) -> SceneSample:
+        """One scene; `image=False` leaves its picture unread.
+
+        A whole scene is compared with its recorded SHA-256 the first time it is read (in each
+        process), unless `check=False`; BankError where they differ.
+        """
         row = int(np.searchsorted(self.image_ids, image_id))
         if row == len(self.image_ids) or self.image_ids[row] != image_id:
             raise BankError(
@@ -84,7 +92,12 @@ class Contents:
             )
         )
         try:
-            return read_sample(path, place, image=image)
+            sample = read_sample(path, place, image=image)
+            if check and image and not self._checked[row]:
+                if sample_digest(sample) != self.sample_digests[row].tobytes():
+                    raise ValueError("it is not what was written: its SHA-256 differs")
+                self._checked[row] = True
+            return sample
         # MemoryError: of a size in scenes.index.arrow that is none
         except (OSError, EOFError, ValueError, LookupError, TypeError, MemoryError) as error:
             raise BankError(
@@ -135,10 +148,10 @@ def read_vocabulary(path: Path) -> Vocabulary:
         raise BankError(f"{path} is missing or damaged ({error}); build the bank again") from error
 
 
-def content_digest(folder: Path, replaced: Mapping[str, Sequence[bytes]] | None = None) -> str:
+def content_digest(folder: Path, replaced: Mapping[str, bytes] | None = None) -> str:
     """The root over vocabulary, patches and scenes, whatever shards they lie in.
 
-    `replaced` gives digests computed anew from pixels and scenes in place of the stored columns.
+    `replaced` gives columns of digests computed anew from pixels and scenes, end to end.
     """
     patches = read_table(folder / "patches.arrow", PATCHES.names).select(PATCHES.names)
     scenes = read_table(folder / "scenes.index.arrow", SCENES.names).select(SCENE_CONTENT)

@@ -1,6 +1,7 @@
 """Patch pixels on disk: patch id -> raw RGB, one LMDB environment per shard."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -82,17 +83,21 @@ class PatchStore:
         shard_of: NDArray[np.int32],
         shards: Sequence[str],
         side_px: int,
+        digests: NDArray[np.uint8],
     ) -> None:
         """
         folder    holds one folder per shard
         ids       (P,)  patch ids, rising
         shard_of  (P,)  position in `shards` of the shard that holds the patch
+        digests   (P, 32)  SHA-256 of each patch's pixels
         """
         self.folder = folder.resolve()
         self.ids = ids
         self.shard_of = shard_of
         self.shards = tuple(shards)
         self.side_px = side_px
+        self.digests = digests
+        self._checked = np.zeros(len(ids), bool)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,15 +106,22 @@ class PatchStore:
         """Positions of patch ids of any shape; BankError for one that the bank does not have."""
         return rows_of(self.ids, ids, self.folder)
 
-    def read(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Patch ids (...) -> pixels (..., side, side, 3); zeros where the id is negative."""
+    def read(self, ids: NDArray[np.int64], *, check: bool = True) -> NDArray[np.uint8]:
+        """Patch ids (...) -> pixels (..., side, side, 3); zeros where the id is negative.
+
+        A patch is compared with its SHA-256 the first time it is read (in each process), unless
+        `check=False`; BankError where they differ. That first time takes about twice as long.
+        """
         wanted = np.asarray(ids, np.int64)
         flat = wanted.reshape(-1)
         out = np.zeros((len(flat), self.side_px**2 * 3), np.uint8)
         present = np.flatnonzero(flat >= 0)
-        shard = self.shard_of[self.rows(flat[present])]
+        rows = self.rows(flat[present])
+        shard = self.shard_of[rows]
         for number in np.unique(shard):
             self._read_shard(int(number), flat, present[shard == number], out)
+        if check:
+            self._check(rows, present, out)
         return out.reshape(*wanted.shape, self.side_px, self.side_px, 3)
 
     def _read_shard(
@@ -122,13 +134,33 @@ class PatchStore:
         path = self.folder / self.shards[number]
         with open_shard(path).begin(buffers=True) as txn:
             for i in places:
-                pixels = txn.get(_key(int(ids[i])))
-                if pixels is None or len(pixels) != out.shape[1]:
-                    raise BankError(
-                        f"patch {ids[i]} is {'missing from' if pixels is None else 'damaged in'} "
-                        f"{path}; `python -m jobs.verify_bank` names what else is damaged"
-                    )
+                try:
+                    pixels = txn.get(_key(int(ids[i])))
+                except lmdb.Error as error:
+                    raise _damaged(int(ids[i]), f"cannot be read ({error})", path) from error
+                if pixels is None:
+                    raise _damaged(int(ids[i]), "is missing", path)
+                if len(pixels) != out.shape[1]:
+                    raise _damaged(int(ids[i]), f"has {len(pixels)} bytes", path)
                 out[i] = np.frombuffer(pixels, np.uint8)
+
+    def _check(
+        self, rows: NDArray[np.int64], places: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> None:
+        """BankError where what was read for `rows`, at `places` of `out`, is not what was cut."""
+        new = np.flatnonzero(~self._checked[rows])
+        for row, place in zip(rows[new], places[new], strict=True):
+            if hashlib.sha256(out[place]).digest() != self.digests[row].tobytes():
+                path = self.folder / self.shards[self.shard_of[row]]
+                raise _damaged(int(self.ids[row]), "is not what was cut: its SHA-256 differs", path)
+        self._checked[rows[new]] = True
+
+
+def _damaged(patch_id: int, what: str, shard: Path) -> BankError:
+    return BankError(
+        f"patch {patch_id} {what}, in {shard}/data.mdb; `python -m jobs.verify_bank BANK` names "
+        f"all that is damaged, copy those files anew or build the bank again"
+    )
 
 
 def open_shard(path: Path) -> Any:

@@ -134,6 +134,18 @@ def column(table: pa.Table, name: str) -> NDArray[Any]:
     return array
 
 
+def digest_column(table: pa.Table, name: str) -> NDArray[np.uint8]:
+    """A column of SHA-256 digests as (rows, 32), mapped where the table is."""
+    with sound(f"the bank's column {name!r}"):
+        values = table.column(name).combine_chunks()
+        if not isinstance(values, pa.FixedSizeBinaryArray):
+            raise ValueError(f"its type is {values.type}")
+        width = values.type.byte_width
+        data = np.frombuffer(values.buffers()[1] or b"", np.uint8)
+        rows = data[values.offset * width :][: len(values) * width]
+        return rows.reshape(len(values), width)
+
+
 def write_vectors(
     path: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32], name: str
 ) -> None:
@@ -153,23 +165,23 @@ def read_vectors(path: Path, name: str) -> tuple[NDArray[np.int64], NDArray[np.f
     return column(table, "patch_id"), rows
 
 
-def rows_digest(table: pa.Table, replaced: Mapping[str, Sequence[bytes]] | None = None) -> str:
+def rows_digest(table: pa.Table, replaced: Mapping[str, bytes] | None = None) -> str:
     """SHA-256 of the rows as values, column by column, whatever file or batches they came in.
 
-    `replaced` gives other values for a column of digests: those just computed from the pixels.
+    `replaced` gives another column of digests, end to end: those just computed from the pixels.
     """
     digest = hashlib.sha256()
     for field in table.schema:
         values = (replaced or {}).get(field.name)
         digest.update(canonical_json([field.name, str(field.type), table.num_rows]))
-        digest.update(_column_bytes(table, field.name) if values is None else b"".join(values))
+        digest.update(_column_bytes(table, field.name) if values is None else values)
     return digest.hexdigest()
 
 
 def _column_bytes(table: pa.Table, name: str) -> bytes:
     kind = table.schema.field(name).type
     if pa.types.is_fixed_size_binary(kind):
-        return b"".join(table.column(name).to_pylist())
+        return digest_column(table, name).tobytes()
     if pa.types.is_string(kind):
         return canonical_json(column(table, name).tolist())
     array = column(table, name)

@@ -1,22 +1,25 @@
 """Read a finished bank anew, byte for byte, and name everything that is not as it was written."""
 
 import hashlib
+import itertools
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bank.contents import Contents, content_digest
 from bank.errors import BankError
 from bank.files import FileDigest, file_digest
 from bank.manifest import Manifest, derived_digest, read_manifest
-from bank.table import column
+from bank.shards import PatchStore, close_shards
 from pipeline.pack import sample_digest
 from pipeline.progress import progress
 from pipeline.scene import image_of
 
+PATCHES_AT_ONCE = 512
 UNKNOWN = "cannot be computed"
 TABLES = ("patches.arrow", "scenes.index.arrow", "vocabulary.json")
 
@@ -87,64 +90,95 @@ def _check_contents(
         return UNKNOWN, []
     try:
         contents = Contents(bank, manifest.recipe["patch_size"])
-        pixels = _patch_digests(contents, whole)
-        samples = _scene_digests(contents, whole)
-        damages = _disagreements(contents, pixels, samples)
-        replaced = {"pixels_sha256": pixels, "sample_sha256": samples}
-        if b"" in pixels or b"" in samples:
+        patches = Wrong("patches", contents.patch_ids, _wrong_patches(contents, whole))
+        scenes = Wrong("scenes", contents.image_ids, _wrong_scenes(contents, whole))
+        damages = [*_disagreements(contents, patches), *_disagreements(contents, scenes)]
+        if b"" in (*patches.digests.values(), *scenes.digests.values()):
             return UNKNOWN, damages
-        return content_digest(bank, replaced), damages
+        replaced = {
+            "pixels_sha256": _replaced(contents.patches.digests, patches),
+            "sample_sha256": _replaced(contents.sample_digests, scenes),
+        }
+        return content_digest(bank, {n: d for n, d in replaced.items() if d is not None}), damages
     except BankError as error:
         return UNKNOWN, [str(error)]
 
 
-def _patch_digests(contents: Contents, whole: Container[str]) -> list[bytes]:
-    """SHA-256 of every patch's pixels, empty where they cannot be read."""
-    digests = []
-    ids = contents.patch_ids
-    shards = contents.shards_of_images(image_of(ids))
-    for patch_id, shard in progress(zip(ids, shards, strict=True), "patches", len(ids), "patch"):
-        digest = b""
-        if f"patches/{shard}/data.mdb" in whole:
-            with suppress(BankError):
-                pixels = contents.patches.read(np.array(patch_id))
-                digest = hashlib.sha256(pixels.tobytes()).digest()
-        digests.append(digest)
-    return digests
+class Wrong(NamedTuple):
+    """Patches or scenes that are not what their table says."""
+
+    folder: str
+    ids: NDArray[np.int64]  # of all, in the order of the table
+    digests: dict[int, bytes]  # row -> SHA-256 now; empty where it cannot be read
 
 
-def _scene_digests(contents: Contents, whole: Container[str]) -> list[bytes]:
-    """SHA-256 of every scene, empty where it cannot be read."""
-    digests = []
+def _wrong_patches(contents: Contents, whole: Container[str]) -> dict[int, bytes]:
+    wrong: dict[int, bytes] = {}
+    store = contents.patches
+    by_shard = np.argsort(store.shard_of, kind="stable")
+    bounds = np.searchsorted(store.shard_of[by_shard], np.arange(len(store.shards) + 1))
+    shards = zip(store.shards, itertools.pairwise(bounds.tolist()), strict=True)
+    for shard, (start, stop) in progress(shards, "patches", len(store.shards), "shard"):
+        rows = by_shard[start:stop]
+        if f"patches/{shard}/data.mdb" not in whole:
+            wrong |= dict.fromkeys(rows.tolist(), b"")
+            continue
+        for first in range(0, len(rows), PATCHES_AT_ONCE):
+            wrong |= _wrong_of_block(store, rows[first : first + PATCHES_AT_ONCE])
+        close_shards()
+    return wrong
+
+
+def _wrong_of_block(store: PatchStore, rows: NDArray[np.int64]) -> dict[int, bytes]:
+    try:
+        pixels = store.read(store.ids[rows], check=False)
+    except BankError:
+        if len(rows) == 1:
+            return {int(rows[0]): b""}
+        parts = [_wrong_of_block(store, row) for row in rows[:, None]]
+        return {row: digest for part in parts for row, digest in part.items()}
+    now = {int(row): hashlib.sha256(p).digest() for row, p in zip(rows, pixels, strict=True)}
+    return {row: d for row, d in now.items() if d != store.digests[row].tobytes()}
+
+
+def _wrong_scenes(contents: Contents, whole: Container[str]) -> dict[int, bytes]:
+    wrong = {}
     ids = contents.image_ids
     shards = contents.shards_of_images(ids)
-    for image_id, shard in progress(zip(ids, shards, strict=True), "scenes", len(ids), "scene"):
+    scenes = zip(range(len(ids)), ids.tolist(), shards, strict=True)
+    for row, image_id, shard in progress(scenes, "scenes", len(ids), "scene"):
         digest = b""
         if f"scenes/{shard}.tar" in whole:
             with suppress(BankError):
-                digest = sample_digest(contents.scene(int(image_id)))
-        digests.append(digest)
-    return digests
+                digest = sample_digest(contents.scene(image_id, check=False))
+        if digest != contents.sample_digests[row].tobytes():
+            wrong[row] = digest
+    return wrong
 
 
-def _disagreements(contents: Contents, pixels: list[bytes], samples: list[bytes]) -> list[str]:
+def _replaced(digests: NDArray[np.uint8], wrong: Wrong) -> bytes | None:
+    """The column with the digests as they are now; None where it is the same."""
+    if not wrong.digests:
+        return None
+    column = digests.copy()
+    for row, digest in wrong.digests.items():
+        column[row] = np.frombuffer(digest, np.uint8)
+    return column.tobytes()
+
+
+def _disagreements(contents: Contents, wrong: Wrong) -> Iterator[str]:
     """One line for each shard with wrong patches or scenes."""
-    lines = []
-    for folder, ids, images, now, then in (
-        ("patches", contents.patch_ids, image_of(contents.patch_ids), pixels, "pixels_sha256"),
-        ("scenes", contents.image_ids, contents.image_ids, samples, "sample_sha256"),
-    ):
-        table = contents.table if folder == "patches" else contents.scenes
-        wrong = np.array([a != b for a, b in zip(now, column(table, then), strict=True)], bool)
-        shards = contents.shards_of_images(images[wrong])
-        for shard in sorted(set(shards)):
-            places = np.flatnonzero(wrong)[shards == shard]
-            what = (
-                "differ from their recorded SHA-256"
-                if any(now[place] for place in places)
-                else "could not be read, as their file is damaged"
-            )
-            lines.append(
-                f"{folder}/{shard}: {len(places):,} {folder} {what}, the first is {ids[places[0]]}"
-            )
-    return lines
+    rows = np.array(sorted(wrong.digests), np.int64)
+    ids = wrong.ids[rows]
+    shards = contents.shards_of_images(image_of(ids) if wrong.folder == "patches" else ids)
+    for shard in sorted(set(shards.tolist())):
+        places = np.flatnonzero(shards == shard)
+        what = (
+            "differ from their recorded SHA-256"
+            if any(wrong.digests[row] for row in rows[places].tolist())
+            else "could not be read, as their file is damaged"
+        )
+        yield (
+            f"{wrong.folder}/{shard}: {len(places):,} {wrong.folder} {what}, the first is "
+            f"{ids[places[0]]}"
+        )

@@ -1,3 +1,4 @@
+import hashlib
 import multiprocessing
 import pickle
 import shutil
@@ -17,6 +18,10 @@ def pixels(patch_id: int) -> np.ndarray:
     return np.random.default_rng(patch_id).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
 
 
+def digests(*patches: bytes) -> np.ndarray:
+    return np.stack([np.frombuffer(hashlib.sha256(p).digest(), np.uint8) for p in patches])
+
+
 def write(folder, ids):
     write_patches(folder, [(i, pixels(i).tobytes()) for i in ids], map_size(len(ids), SIDE))
 
@@ -26,7 +31,8 @@ def store(tmp_path):
     write(tmp_path / "a", [1, 5, 1 << 40])
     write(tmp_path / "b", [3, 7])
     ids = np.array([1, 3, 5, 7, 1 << 40])
-    return PatchStore(tmp_path, ids, np.array([0, 1, 0, 1, 0], np.int32), ["a", "b"], SIDE)
+    known = digests(*(pixels(int(i)).tobytes() for i in ids))
+    return PatchStore(tmp_path, ids, np.array([0, 1, 0, 1, 0], np.int32), ["a", "b"], SIDE, known)
 
 
 def test_patches_come_back_in_the_order_and_shape_of_their_ids(store):
@@ -106,6 +112,8 @@ def test_a_shard_that_replaced_another_at_the_same_path_is_read_anew(store):
     shutil.rmtree(store.folder / "b")
     write_patches(store.folder / "b", [(3, bytes(SIDE**2 * 3)), (7, bytes(SIDE**2 * 3))], 1 << 24)
     assert not store.read(np.array([3])).any()
+    with pytest.raises(BankError, match=r"patch 7 is not what was cut.*b/data\.mdb"):
+        store.read(np.array([7]))
 
 
 def test_a_missing_or_damaged_shard_is_named(store):
@@ -119,6 +127,22 @@ def test_a_missing_or_damaged_shard_is_named(store):
 
 def test_a_patch_of_another_size_is_damage(tmp_path):
     write_patches(tmp_path / "a", [(1, b"short")], 1 << 24)
-    store = PatchStore(tmp_path, np.array([1]), np.zeros(1, np.int32), ["a"], SIDE)
-    with pytest.raises(BankError, match="patch 1 is damaged"):
+    known = digests(b"short")
+    store = PatchStore(tmp_path, np.array([1]), np.zeros(1, np.int32), ["a"], SIDE, known)
+    with pytest.raises(BankError, match=r"patch 1 has 5 bytes, in .*a/data\.mdb"):
         store.read(np.array([1]))
+
+
+def test_a_patch_that_is_not_what_was_cut_is_named_on_its_first_reading_unless_unasked(store):
+    store.digests[3, 0] ^= 1  # of patch 7
+    ids = np.array([1, 7, 3])
+    assert store.read(ids, check=False).shape[0] == 3
+    for _ in range(2):  # a refusal is no check that was passed
+        with pytest.raises(BankError, match=r"patch 7 is not what was cut.*b/data\.mdb"):
+            store.read(ids)
+
+
+def test_a_patch_is_checked_once_in_a_process(store, monkeypatch):
+    store.read(np.array([1, 7]))
+    monkeypatch.setattr(shards.hashlib, "sha256", lambda _: pytest.fail("checked again"))
+    store.read(np.array([7, 1, 7]))
