@@ -1,5 +1,6 @@
 """manifest.json: what a bank was made of, every file's digest, and the two identities."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -41,6 +42,7 @@ class Manifest:
     machine: Mapping[str, str] = field(default_factory=dict)  # what else decides last bits
     edits: tuple[Mapping[str, Any], ...] = ()  # what was done to the bank once it was finished
     format: int = FORMAT
+    manifest_digest: str = ""  # SHA-256 of manifest.json as it would be without these 64 digits
 
 
 def derived_digest(files: Mapping[str, FileDigest]) -> str:
@@ -56,8 +58,19 @@ def is_derived(path: str) -> bool:
 def write_manifest(bank: Path, manifest: Manifest) -> None:
     value = asdict(manifest)
     value["files"] = {p: d._asdict() for p, d in sorted(manifest.files.items())}
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write_bytes(bank / NAME, text.encode())
+    value["manifest_digest"] = hashlib.sha256(_text({**value, "manifest_digest": ""})).hexdigest()
+    write_bytes(bank / NAME, _text(value))
+
+
+def _text(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _check_itself(data: bytes, digest: str) -> None:
+    """ValueError where one byte is not as it was written."""
+    without = data.replace(f'"manifest_digest": "{digest}"'.encode(), b'"manifest_digest": ""')
+    if hashlib.sha256(without).hexdigest() != digest:
+        raise ValueError("it is not as it was written: its SHA-256 differs")
 
 
 def is_finished(bank: Path) -> bool:
@@ -70,7 +83,8 @@ def read_manifest(bank: Path) -> Manifest:
     if not path.is_file():
         raise BankError(_what_is_there(bank))
     try:
-        value = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        value = json.loads(data)
         if value["format"] != FORMAT:
             raise BankError(
                 f"{path} says format {show(value['format'])}, and this version reads format "
@@ -87,9 +101,13 @@ def read_manifest(bank: Path) -> Manifest:
             if type(digest.bytes) is not int:
                 raise ValueError(f"it does not say how many bytes {name} has")
         value["edits"] = tuple(value.get("edits", ()))
+        if digest := value.get("manifest_digest"):  # banks of earlier versions have none
+            _check_itself(data, digest)
         return Manifest(**value)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BankError(f"{path} is damaged ({error}); build the bank again") from error
+        raise BankError(
+            f"{path} is damaged ({error}); copy it anew, or build the bank again"
+        ) from error
 
 
 def check_sizes(bank: Path, manifest: Manifest) -> None:
