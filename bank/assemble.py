@@ -1,8 +1,8 @@
-"""Shards that have been cut -> patches.arrow, scenes.index.arrow, vocabulary, failures.jsonl."""
+"""Shards that have been cut -> the bank's tables, vocabulary.json and failures.jsonl."""
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,17 +12,23 @@ from bank.cutting import read_failures
 from bank.errors import BankError
 from bank.files import canonical_json, write_bytes, written
 from bank.receipts import WORK
-from bank.table import PATCHES, SCENES, read_table, write_table
+from bank.table import PATCHES, PHOTOS, SCENES, read_table, write_table
 from pipeline.scene import LeftOut, Vocabulary
 
+QUARANTINED = "quarantined"
 
-def assemble(bank: Path, shards: Sequence[str], vocabulary: Vocabulary) -> list[LeftOut]:
-    """Join what the shards say, in an order that does not depend on them; what was left out."""
+
+def assemble(
+    bank: Path, shards: Sequence[str], vocabulary: Vocabulary, quarantine: Iterable[int] = ()
+) -> list[LeftOut]:
+    """Join what the shards say, in an order that does not depend on them; what was left out.
+
+    quarantine    image ids that were not given to any shard
+    """
     rows = bank / WORK / "shards"
-    left_out = sorted(
-        (row for name in shards for row in read_failures(bank, name)),
-        key=lambda r: (r.image_id, -1 if r.object_index is None else r.object_index),
-    )
+    left_out = [LeftOut(i, None, QUARANTINED, "by --quarantine") for i in quarantine]
+    left_out += (row for name in shards for row in read_failures(bank, name))
+    left_out.sort(key=lambda r: (r.image_id, -1 if r.object_index is None else r.object_index))
     patches = _joined([rows / f"{name}.patches.arrow" for name in shards], PATCHES, "patch_id")
     if patches.num_rows == 0:
         reasons = count_reasons(left_out)
@@ -32,6 +38,8 @@ def assemble(bank: Path, shards: Sequence[str], vocabulary: Vocabulary) -> list[
     write_table(bank / "patches.arrow", patches)
     scenes = _joined([rows / f"{name}.scenes.arrow" for name in shards], SCENES, "image_id")
     write_table(bank / "scenes.index.arrow", scenes)
+    photos = _joined([rows / f"{name}.photos.arrow" for name in shards], PHOTOS, "image_id")
+    write_table(bank / "photos.arrow", photos)
     with written(bank / "vocabulary.json") as partial:
         write_vocabulary(partial, vocabulary)
     write_bytes(bank / "failures.jsonl", b"".join(_line(row) for row in left_out))

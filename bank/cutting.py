@@ -7,21 +7,25 @@ the bytes are the same.
 import json
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from bank.attempts import DeadlyPhoto, attempt, deadly_photos
 from bank.errors import BankError
-from bank.files import canonical_json, file_digest, json_digest, put_in_place
+from bank.files import FileDigest, canonical_json, file_digest, json_digest, put_in_place
 from bank.receipts import WORK, Receipt, check_agreement, find_receipt, leave_receipt
 from bank.shards import map_size, write_patches
-from bank.table import PATCHES, SCENES, patch_rows, scene_row, write_table
+from bank.table import PATCHES, PHOTOS, SCENES, patch_rows, scene_row, write_table
+from pipeline import codec
 from pipeline.crop import (
     PhotoError,
     Pixels,
@@ -34,7 +38,7 @@ from pipeline.crop import (
 )
 from pipeline.data_folder import DataFolder
 from pipeline.pack import SceneSample, sample_of, write_samples
-from pipeline.plan import read_plan
+from pipeline.plan import annotation_digest, read_plan
 from pipeline.relations import scene_of
 from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Box, LeftOut, Photo, Scene
 
@@ -53,17 +57,23 @@ class CropRecipe:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What a worker is told: a name, three paths and three settings."""
+    """What a worker is told: a name, three paths, and what decides the pixels."""
 
     name: str
     plan: Path  # what to read: pipeline/plan.py
     photos: Path  # folder of the dataset: photos by their file names, or zips that hold them
     bank: Path
     recipe: CropRecipe
+    codec: Mapping[str, str]  # pipeline/codec.py's answers where the build was started
 
     @property
     def stage(self) -> str:
         return f"cut-{self.name}"
+
+    @property
+    def note(self) -> Path:
+        """Where an attempt writes down which photo it has in hand."""
+        return self.bank / WORK / "attempts" / self.name
 
 
 class CutShard(NamedTuple):
@@ -72,6 +82,13 @@ class CutShard(NamedTuple):
     name: str
     receipt: Receipt
     fresh: bool  # False where an earlier run had left it
+
+
+class DeadlyShard(NamedTuple):
+    """What a worker answers where photos kill whoever decodes them: nothing was cut."""
+
+    name: str
+    photos: tuple[DeadlyPhoto, ...]
 
 
 class CutScene(NamedTuple):
@@ -94,10 +111,12 @@ class Cut(NamedTuple):
 
     given: CutScene | None
     left_out: tuple[LeftOut, ...]
+    file: FileDigest | None = None  # of the photo, where it was read
 
 
-def cut_shard(task: ShardTask) -> CutShard:
+def cut_shard(task: ShardTask) -> CutShard | DeadlyShard:
     """Cut a shard, unless it has been cut from the same photos before."""
+    _check_codec(task)
     if not task.plan.is_file():
         raise BankError(
             f"a worker cannot see {task.plan}: workers on other machines need the bank and the "
@@ -108,10 +127,17 @@ def cut_shard(task: ShardTask) -> CutShard:
     key = shard_key(task, photos, folder_of_photos)
     if done := find_receipt(task.bank, task.stage, key):
         return CutShard(task.name, done, fresh=False)
+    if deadly := deadly_photos(task.note, task.plan, task.photos, asdict(task.recipe)):
+        task.note.write_text(str(deadly[0].image_id), "ascii")  # for the next run
+        return DeadlyShard(task.name, deadly)
     with _workspace(task) as folder:
         # All scenes before all pixels: in turn, each would push the other out of the caches.
         usable = [usable_scene(p) for p in photos]
-        cuts = [cut_photo(u, folder_of_photos, task.recipe) for u in usable]
+        with attempt(task.note) as begin:
+            cuts = []
+            for annotated, scene in zip(photos, usable, strict=True):
+                begin(annotated.photo.image_id)
+                cuts.append(cut_photo(scene, folder_of_photos, task.recipe))
         counts = _write(folder, task, photos, cuts)
         made = {path: folder / path for path in shard_files(task.name, counts["scenes"] == 0)}
         outputs = {path: file_digest(partial) for path, partial in made.items()}
@@ -123,10 +149,21 @@ def cut_shard(task: ShardTask) -> CutShard:
     return CutShard(task.name, receipt, fresh=True)
 
 
+def _check_codec(task: ShardTask) -> None:
+    ours = codec.answers_with(task.recipe.resizer)
+    if differing := codec.differing(ours, task.codec):
+        raise BankError(
+            f"the worker on {socket.gethostname()} decodes or resizes otherwise than the machine "
+            f"that started the build ({', '.join(differing)}): install the same packages on both, "
+            f"those of requirements.lock"
+        )
+
+
 def shard_files(name: str, empty: bool = False) -> tuple[str, ...]:
     """The files of a shard, as paths in the bank; one that gave no scene has but its records."""
     rows = f"{WORK}/shards/{name}"
-    records = (f"{rows}.patches.arrow", f"{rows}.scenes.arrow", f"{rows}.failures.json")
+    tables = tuple(f"{rows}.{table}.arrow" for table in ("patches", "scenes", "photos"))
+    records = (*tables, f"{rows}.failures.json")
     return records if empty else (f"patches/{name}/data.mdb", f"scenes/{name}.tar", *records)
 
 
@@ -134,7 +171,8 @@ def shard_key(task: ShardTask, photos: tuple[AnnotatedPhoto, ...], folder: DataF
     """What goes in: the plan, the settings, the decoders, and the photos as the disk has them."""
     stamps = [folder.stamp(p.photo.file) for p in photos]
     versions = {name: version(name) for name in DECODERS}
-    return json_digest([file_digest(task.plan).sha256, asdict(task.recipe), versions, stamps])
+    parts = [file_digest(task.plan).sha256, asdict(task.recipe), versions, dict(task.codec), stamps]
+    return json_digest(parts)
 
 
 @contextmanager
@@ -165,17 +203,19 @@ def cut_photo(usable: UsableScene, folder: DataFolder, recipe: CropRecipe) -> Cu
     if scene is None:
         return Cut(None, left_out)
     photo = scene.photo
+    file = None
     try:
         data = read_photo(folder, photo.file)
+        file = FileDigest(sha256(data).hexdigest(), len(data))
         pixels = decode_photo(data, (photo.width, photo.height))
     except PhotoError as error:
         reason = LeftOut(photo.image_id, None, error.reason, f"{photo.file}: {error.detail}")
-        return Cut(None, (*left_out, reason))
+        return Cut(None, (*left_out, reason), file)
     # By object number, hence by patch id: the order in which LMDB takes them.
     boxes = [thing.box for thing in scene.objects]
     patches = cut_patches(pixels, boxes, recipe.patch_size, recipe.resizer)
     small = resize_photo(pixels, recipe.image_size, recipe.resizer)
-    return Cut(CutScene(scene, sample_of(scene, small), patches), left_out)
+    return Cut(CutScene(scene, sample_of(scene, small), patches), left_out, file)
 
 
 def _usable_objects(annotated: AnnotatedPhoto) -> tuple[AnnotatedPhoto, tuple[LeftOut, ...]]:
@@ -202,7 +242,8 @@ def _write(
     folder: Path, task: ShardTask, photos: tuple[AnnotatedPhoto, ...], cuts: list[Cut]
 ) -> dict[str, int]:
     """All files of the shard, under `folder`; counts of what is in them."""
-    lmdb, tar, patch_table, scene_table, failures = (folder / p for p in shard_files(task.name))
+    paths = (folder / path for path in shard_files(task.name))
+    lmdb, tar, patch_table, scene_table, photo_table, failures = paths
     for path in (lmdb.parent, tar, patch_table):
         path.parent.mkdir(parents=True, exist_ok=True)
     scenes = [cut.given for cut in cuts if cut.given is not None]
@@ -219,9 +260,21 @@ def _write(
     ]
     write_table(patch_table, pa.Table.from_pylist(rows, PATCHES))
     write_table(scene_table, pa.Table.from_pylist(index, SCENES))
+    sources = [_photo_row(p, task.name, cut.file) for p, cut in zip(photos, cuts, strict=True)]
+    write_table(photo_table, pa.Table.from_pylist(sources, PHOTOS))
     left_out = [asdict(row) for cut in cuts for row in cut.left_out]
     failures.write_bytes(canonical_json(left_out))
     return {"photos": len(photos), "scenes": len(scenes), "patches": len(rows)}
+
+
+def _photo_row(photo: AnnotatedPhoto, shard: str, file: FileDigest | None) -> dict[str, Any]:
+    return {
+        "image_id": photo.photo.image_id,
+        "shard": shard,
+        "annotation_sha256": annotation_digest(photo),
+        "bytes": file and file.bytes,
+        "sha256": file and bytes.fromhex(file.sha256),
+    }
 
 
 def read_failures(bank: Path, name: str) -> list[LeftOut]:

@@ -49,6 +49,17 @@ SCENES = pa.schema(
 # What a scene is, apart from where it lies: only this enters the content digest.
 SCENE_CONTENT = ("image_id", "split", "sample_sha256")
 
+# Of each photo that was planned, whether or not it gave a scene.
+PHOTOS = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("shard", pa.string()),
+        ("annotation_sha256", pa.binary(32)),  # of pipeline/plan.py's spelling
+        ("bytes", pa.int64()),  # of the photo's file; null where it could not be read
+        ("sha256", pa.binary(32)),  # ... likewise
+    ]
+)
+
 
 def patch_rows(scene: Scene, patches: Pixels) -> list[dict[str, Any]]:
     """Rows of patches.arrow for a scene and its patches (n, side, side, 3)."""

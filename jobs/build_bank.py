@@ -50,7 +50,13 @@ from pipeline.options import option, run, to_json
 from pipeline.scene import LeftOut
 from pipeline.visual_genome.rules import VisualGenomeRules
 
-JOINED = ("patches.arrow", "scenes.index.arrow", "vocabulary.json", "failures.jsonl")
+JOINED = (
+    "patches.arrow",
+    "scenes.index.arrow",
+    "photos.arrow",
+    "vocabulary.json",
+    "failures.jsonl",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

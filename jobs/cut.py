@@ -2,15 +2,17 @@
 
 import hashlib
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bank.cutting import CropRecipe, CutShard, ShardTask, cut_shard
+from bank.attempts import DeadlyPhoto
+from bank.cutting import CropRecipe, CutShard, DeadlyShard, ShardTask, cut_shard
 from bank.errors import BankError
 from bank.files import FileDigest, canonical_json
 from bank.receipts import WORK
 from jobs.cluster import results
+from pipeline import codec
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.plan import plan_shards, write_plan
@@ -26,30 +28,61 @@ class Workforce:
 
 
 def plan(
-    dataset: Dataset, bank: Path, photos_per_shard: int, recipe: CropRecipe
+    dataset: Dataset,
+    bank: Path,
+    photos_per_shard: int,
+    recipe: CropRecipe,
+    *,
+    quarantine: Collection[int] = (),
+    taken: Mapping[str, int] | None = None,
 ) -> list[ShardTask]:
-    """Write a file per shard for the workers to read; what to tell each of them."""
+    """Write a file per shard for the workers to read; what to tell each of them.
+
+    quarantine    image ids that no worker may touch; the other photos keep their shards
+    taken         by split, how many shard numbers are in use already
+    """
     folder = bank / WORK / "plan"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     photos = Path(dataset.folder).resolve()  # a worker's own folder may be another
+    answers = codec.answers_with(recipe.resizer)
     tasks = []
-    for shard in plan_shards(dataset, photos_per_shard):
+    for shard in plan_shards(dataset, photos_per_shard, taken):
         path = folder / f"{shard.name}.json"
-        write_plan(path, shard)
-        tasks.append(ShardTask(shard.name, path, photos, bank, recipe))
+        allowed = tuple(p for p in shard.photos if p.photo.image_id not in quarantine)
+        write_plan(path, replace(shard, photos=allowed))
+        tasks.append(ShardTask(shard.name, path, photos, bank, recipe, answers))
     return tasks
 
 
 def cut(tasks: list[ShardTask], workforce: Workforce) -> dict[str, CutShard]:
-    """Every shard by name, in the order of the names."""
+    """Every shard by name, in the order of the names.
+
+    BankError where photos kill whoever decodes them, once all other shards are cut.
+    """
     done: dict[str, CutShard] = {}
+    deadly: list[DeadlyPhoto] = []
     finished = results(cut_shard, tasks, workforce.workers, workforce.scheduler)
     for shard in progress(finished, "patches", len(tasks), "shard"):
+        if isinstance(shard, DeadlyShard):
+            deadly += shard.photos
+            continue
         if shard.name in done and done[shard.name].receipt.outputs != shard.receipt.outputs:
             raise BankError(f"{shard.name} was made twice and came out differently")
         done[shard.name] = shard
+    if deadly:
+        raise BankError(_accusation(sorted(deadly)))
     return {name: done[name] for name in sorted(done)}
+
+
+def _accusation(photos: list[DeadlyPhoto]) -> str:
+    named = ", ".join(f"{p.image_id} ({p.file}: {p.signal})" for p in photos)
+    ids = " ".join(str(p.image_id) for p in photos)
+    what = "a photo kills" if len(photos) == 1 else f"{len(photos)} photos kill"
+    return (
+        f"{what} the process that decodes it, tried alone: {named}. The other shards are kept; "
+        f"replace the file, or leave it out with --quarantine {ids}, and run the command again"
+    )
 
 
 def content_files(shards: Mapping[str, CutShard]) -> dict[str, FileDigest]:

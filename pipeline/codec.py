@@ -17,7 +17,7 @@ import PIL
 import torch
 from PIL import features
 
-from pipeline.crop import Pixels, decode_photo, resize_photo
+from pipeline.crop import Pixels, Resizer, decode_photo, resize_photo
 
 IMAGES = Path(__file__).parent / "known_answers"
 SIZE = (37, 29)  # px, of both
@@ -49,6 +49,13 @@ def answers() -> Mapping[str, str]:
 
 def _digest(pixels: Pixels) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
+
+
+def answers_with(resizer: Resizer) -> dict[str, str]:
+    """Those that a bank of this resizer depends on."""
+    return {
+        n: a for n, a in answers().items() if not n.startswith("resizer") or n.endswith(resizer)
+    }
 
 
 def differing(ours: Mapping[str, str], others: Mapping[str, str]) -> list[str]:

@@ -1,7 +1,8 @@
 """A dataset -> shards: fixed runs of photos, each in a file that a worker can read on its own."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +21,20 @@ class Shard:
     photos: tuple[AnnotatedPhoto, ...]
 
 
-def plan_shards(dataset: Dataset, photos_per_shard: int) -> Iterator[Shard]:
-    """Cut each split, sorted by image id, into runs of `photos_per_shard` photos."""
+def plan_shards(
+    dataset: Dataset, photos_per_shard: int, taken: Mapping[str, int] | None = None
+) -> Iterator[Shard]:
+    """Cut each split, sorted by image id, into runs of `photos_per_shard` photos.
+
+    `taken` says of a split up to which number, exclusive, its shards have names already.
+    """
     check_ids(dataset)
     for split in SPLITS:
         photos = sorted(
             (p for p in dataset.photos if p.photo.split == split), key=lambda p: p.photo.image_id
         )
-        for number, start in enumerate(range(0, len(photos), photos_per_shard)):
+        first = (taken or {}).get(split, 0)
+        for number, start in enumerate(range(0, len(photos), photos_per_shard), first):
             yield Shard(f"{split}-{number:05d}", tuple(photos[start : start + photos_per_shard]))
 
 
@@ -60,3 +67,8 @@ def write_plan(path: Path, shard: Shard) -> None:
 
 def read_plan(path: Path) -> tuple[AnnotatedPhoto, ...]:
     return msgspec.json.decode(path.read_bytes(), type=tuple[AnnotatedPhoto, ...])
+
+
+def annotation_digest(photo: AnnotatedPhoto) -> bytes:
+    """SHA-256 of all that is known of a photo before it is read."""
+    return hashlib.sha256(msgspec.json.encode(photo)).digest()

@@ -35,7 +35,7 @@ def task_for(root: Path, *photos: AnnotatedPhoto, bank: str = "bank") -> ShardTa
     plan = root / bank / "work/plan/train-00000.json"
     plan.parent.mkdir(parents=True, exist_ok=True)
     write_plan(plan, Shard("train-00000", photos))
-    return ShardTask("train-00000", plan, root / "data", root / bank, CropRecipe(16, 8, "torch"))
+    return ShardTask("train-00000", plan, root / "data", root / bank, CropRecipe(16, 8, "torch"), {})
 
 
 @pytest.fixture

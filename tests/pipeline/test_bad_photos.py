@@ -23,7 +23,7 @@ from PIL import Image
 
 from bank.cutting import CropRecipe, ShardTask, cut_shard, read_failures
 from bank.shards import PatchStore
-from bank.table import column, read_table
+from bank.table import column, digest_column, read_table
 from pipeline.crop import MAX_SCANS, PhotoError, decode_photo, read_photo
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
@@ -309,7 +309,7 @@ def cut(root, photos):
     plan.parent.mkdir(parents=True, exist_ok=True)
     write_plan(plan, Shard("train-00000", photos))
     recipe = CropRecipe(16, 8, "torch")
-    return cut_shard(ShardTask("train-00000", plan, root / "data", root / "bank", recipe))
+    return cut_shard(ShardTask("train-00000", plan, root / "data", root / "bank", recipe, {}))
 
 
 @pytest.fixture
@@ -325,8 +325,10 @@ def test_files_named_for_another_format_give_the_patches_that_they_hold(tmp_path
     done = cut(tmp_path, tuple(annotated(i) for i in range(1, 6)))
 
     assert done.receipt.counts == {"photos": 5, "scenes": 5, "patches": 20}
-    ids = column(read_table(tmp_path / "bank/work/shards/train-00000.patches.arrow"), "patch_id")
-    store = PatchStore(tmp_path / "bank/patches", ids, np.zeros(20, np.int32), ["train-00000"], 8)
+    table = read_table(tmp_path / "bank/work/shards/train-00000.patches.arrow")
+    ids, digests = column(table, "patch_id"), digest_column(table, "pixels_sha256")
+    shard_of = np.zeros(20, np.int32)
+    store = PatchStore(tmp_path / "bank/patches", ids, shard_of, ["train-00000"], 8, digests)
     middles = store.read(ids)[:, 3:5, 3:5].reshape(5, 4, 4, 3).astype(int)
     assert np.abs(middles - np.array(FIELDS)[None, :, None]).max() <= LOSSY
 

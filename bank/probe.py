@@ -1,0 +1,25 @@
+"""Cut photos of a shard and keep nothing: does this process survive them? See attempts.py.
+
+python -m bank.probe PLAN PHOTOS RECIPE < image ids     prints each id before it touches the photo
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from bank.cutting import CropRecipe, cut_photo, usable_scene
+from pipeline.data_folder import DataFolder
+from pipeline.plan import read_plan
+
+
+def main(plan: str, photos: str, recipe: str) -> None:
+    wanted = {int(image_id) for image_id in sys.stdin.read().split()}
+    folder = DataFolder(Path(photos))
+    for annotated in read_plan(Path(plan)):
+        if annotated.photo.image_id in wanted:
+            print(annotated.photo.image_id, flush=True)
+            cut_photo(usable_scene(annotated), folder, CropRecipe(**json.loads(recipe)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
