@@ -13,7 +13,7 @@ from bank.candidates import PADDING, Candidates, Scope, read_candidates
 from bank.contents import Contents
 from bank.errors import BankError
 from bank.index import Indexes
-from bank.manifest import Manifest, check_sizes, read_manifest
+from bank.manifest import Manifest, check_sizes, check_small, read_manifest
 from bank.shards import rows_of
 from bank.table import read_vectors
 from pipeline.pack import SceneSample
@@ -32,9 +32,15 @@ class Bank:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """BankError where there is no finished bank of this format, or its files are not whole."""
+        """BankError where there is no finished bank of this format, or its files are not whole.
+
+        Looked at are the sizes of all files and the bytes of the small ones. Patches and scenes
+        are compared with their SHA-256 when they are first read; a changed byte in the tables of
+        vectors and candidates is found by `python -m jobs.verify_bank` alone.
+        """
         manifest = read_manifest(Path(path))
         check_sizes(Path(path), manifest)
+        check_small(Path(path), manifest)
         return cls(Path(path), manifest)
 
     def __reduce__(self) -> tuple[Callable[[Path], "Bank"], tuple[Path]]:
@@ -75,7 +81,10 @@ class Bank:
         return self.contents.patches.rows(np.asarray(ids, np.int64))
 
     def patches(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(...) -> (..., side, side, 3) uint8; a negative id is padding and gives zeros."""
+        """(...) -> (..., side, side, 3) uint8; a negative id is padding and gives zeros.
+
+        BankError, naming patch and file, where pixels are not those that were cut.
+        """
         return self.contents.patches.read(ids)
 
     def features(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:

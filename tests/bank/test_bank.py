@@ -174,3 +174,17 @@ def test_a_file_cut_short_is_noticed_before_it_is_mapped(tmp_path, toy_bank):
     (bank / "features.arrow").unlink()
     with pytest.raises(BankError, match=r"features\.arrow cannot be read"):
         Bank.open(bank)
+
+
+@pytest.mark.parametrize(
+    "file", ["vocabulary.json", "index/index.json", "graph_encoder.safetensors"]
+)
+def test_a_small_file_with_another_byte_is_noticed_when_the_bank_is_opened(
+    tmp_path, toy_bank, file
+):
+    bank = shutil.copytree(toy_bank, tmp_path / "bank")
+    data = bytearray((bank / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bank / file).write_bytes(data)
+    with pytest.raises(BankError, match=f"{file} is not as it was written"):
+        Bank.open(bank)
