@@ -13,6 +13,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.data_folder import DamagedMemberError, DataFolder, NoPlainFileError
 from pipeline.errors import DatasetError
@@ -120,10 +121,27 @@ def _decode_jpeg(data: bytes, size_wh: tuple[int, int]) -> Pixels:
     return pixels
 
 
+def _count_scans(data: bytes) -> int:
+    """`data.count(b"\\xff\\xda")`, in a quarter of its time."""
+    values = np.frombuffer(data, np.uint8)
+    return int(np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA)))
+
+
 def _decode_other(data: bytes, size_wh: tuple[int, int]) -> Pixels:
     with _opened(data) as image:
-        _check_size(data, *image.size, size_wh)
+        _check_size(data, *_unturned_size(image), size_wh)
         return np.array(_eight_bits(image).convert("RGB"))
+
+
+def _unturned_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as stored. Of all formats Pillow turns TIFF alone, its size at once and its
+    pixels on loading, unless its EXIF data no longer say so."""
+    width, height = image.size
+    if isinstance(image, TiffImageFile):
+        image.getexif().pop(ORIENTATION, None)
+        if image.tag_v2.get(ORIENTATION) in ON_ITS_SIDE:
+            return height, width
+    return width, height
 
 
 @contextmanager
@@ -148,7 +166,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     make all above 255 white. PhotoError where nothing says what is white."""
     wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if wide:
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+        pixels = np.asarray(image.copy())  # of an unturned TIFF only the copy knows the size
+        return Image.fromarray((pixels.astype(np.int64) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise PhotoError("photo_unreadable", f"its pixels are 32-bit numbers (mode {image.mode})")
     return image

@@ -24,7 +24,7 @@ from PIL import Image
 from bank.cutting import CropRecipe, ShardTask, cut_shard, read_failures
 from bank.shards import PatchStore
 from bank.table import column, digest_column, read_table
-from pipeline.crop import MAX_SCANS, PhotoError, decode_photo, read_photo
+from pipeline.crop import MAX_BYTES, MAX_SCANS, PhotoError, decode_photo, read_photo
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
 from pipeline.plan import Shard, write_plan
@@ -90,10 +90,15 @@ def half_transparent():
     return Image.fromarray(pixels)
 
 
-def turned(orientation):
+def asking(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return jpeg(exif=exif)
+    return exif
+
+
+def turned(orientation, form="JPEG", **options):
+    exif = asking(orientation)
+    return jpeg(exif=exif) if form == "JPEG" else saved(image(), form, exif=exif, **options)
 
 
 def ycck():
@@ -128,6 +133,10 @@ COLOURED = {
     "JPEG that asks to be mirrored": turned(2),
     "JPEG that asks for a quarter turn": turned(6),
     "PNG": saved(image(), "PNG"),
+    "PNG that asks to stand on its head": turned(3, "PNG"),
+    "WebP that asks to be mirrored": turned(4, "WEBP", lossless=True),
+    "TIFF that asks for a quarter turn": turned(6, "TIFF"),
+    "packed TIFF that asks to be mirrored": turned(5, "TIFF", compression="tiff_lzw"),
     "palette": saved(palette(), "PNG"),
     "palette with a transparent colour": saved(palette(), "PNG", transparency=0),
     "RGBA, half transparent": saved(half_transparent(), "PNG"),
@@ -157,6 +166,9 @@ GREY = {
         np.stack([grey(257), np.zeros((H, W), np.uint16)], 2), 4
     ),
     "16-bit TIFF": saved(Image.fromarray(grey(257)), "TIFF"),
+    "16-bit TIFF that asks for a quarter turn": saved(
+        Image.fromarray(grey(257)), "TIFF", exif=asking(8)
+    ),
     "16-bit TIFF, packed": saved(Image.fromarray(grey(257)), "TIFF", compression="tiff_lzw"),
     "16-bit PGM": b"P5 %d %d 65535\n" % SIZE + grey(257).astype(">u2").tobytes(),
 }
@@ -199,6 +211,7 @@ UNREADABLE = {
     "a JPEG of 12 bits": with_marker(jpeg(), b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"),
     "a TIFF of 32-bit whole numbers": saved(Image.fromarray(grey().astype(np.int32)), "TIFF"),
     "a TIFF of fractions": saved(FLOATS, "TIFF"),
+    "a PPM whose sizes are no numbers": b"P6 4x8 32 255\n" + bytes(W * H * 3),
     "a PDF": saved(image(), "PDF"),
     "a JPEG 2000": saved(image(), "JPEG2000"),
 }
@@ -218,12 +231,13 @@ def test_a_photo_cut_short_is_left_out_in_any_format(form):
 
 
 def test_a_turned_photo_is_taken_as_stored_and_one_annotated_as_turned_says_so():
-    assert decode_photo(turned(8), SIZE).shape == (H, W, 3)
-    with pytest.raises(PhotoError) as caught:
-        decode_photo(turned(8), (H, W))
-    assert caught.value.reason == "photo_wrong_size"
-    assert "after its EXIF rotation" in caught.value.detail
-    for other in (turned(3), jpeg(), saved(image(), "PNG")):
+    for form in ("JPEG", "PNG", "WEBP", "TIFF"):
+        assert decode_photo(turned(8, form), SIZE).shape == (H, W, 3)
+        with pytest.raises(PhotoError) as caught:
+            decode_photo(turned(8, form), (H, W))
+        assert caught.value.reason == "photo_wrong_size"
+        assert "after its EXIF rotation" in caught.value.detail
+    for other in (turned(3), jpeg(), saved(image(), "PNG"), turned(3, "TIFF")):
         with pytest.raises(PhotoError) as caught:
             decode_photo(other, (H, W))
         assert caught.value.reason == "photo_wrong_size"
@@ -285,6 +299,16 @@ def test_a_photo_that_claims_to_be_huge_takes_no_memory(form, tmp_path):
     assert done.stdout.split()[0] in (
         ("photo_too_large",) if form != "WEBP" else ("photo_too_large", "photo_unreadable")
     )
+
+
+def test_a_photo_file_of_too_many_bytes_is_not_read(tmp_path, monkeypatch):
+    with (tmp_path / "long.jpg").open("wb") as file:
+        file.write(jpeg())
+        file.truncate(MAX_BYTES + 1)
+    monkeypatch.setattr(DataFolder, "read", lambda *_: pytest.fail("it is read"))
+    with pytest.raises(PhotoError) as caught:
+        read_photo(DataFolder(tmp_path), "long.jpg")
+    assert caught.value.reason == "photo_too_large"
 
 
 def test_a_jpeg_of_endless_scans_is_not_decoded():
