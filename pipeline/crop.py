@@ -109,7 +109,7 @@ def _decode_jpeg(data: bytes, size_wh: tuple[int, int]) -> Pixels:
     except ValueError as error:
         raise _unreadable(str(error)) from error
     _check_size(data, width, height, size_wh)
-    if (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+    if (scans := _count_scans(data)) > MAX_SCANS:
         raise PhotoError("photo_unreadable", f"a JPEG of {scans} scans, allowed are {MAX_SCANS}")
     if colours not in TURBO_COLOURS:
         return _decode_other(data, size_wh)
@@ -218,7 +218,9 @@ def resize_photo(photo: Pixels, side: int, resizer: Resizer = "torch") -> Pixels
     if resizer == "pillow":
         image = Image.fromarray(whole)
         return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
-    pixels = torch.from_numpy(whole).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
+    # (1, 3, H, W), channels last. Permuted first, it would have strides that torch does not know
+    # for channels last: the same pixels, by two copies more.
+    pixels = torch.from_numpy(whole)[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(
         pixels, size=(side, side), mode="bilinear", antialias=True
     )

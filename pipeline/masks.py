@@ -1,14 +1,13 @@
-"""A COCO segmentation -> the (16, 16) mask of its object over its box.
+"""COCO segmentations of a photo -> the (16, 16) mask of each object over its box.
 
 pycocotools draws the polygons. It trusts what it is given (a NaN takes all memory), so everything
 is checked before it sees it; run lengths are unrolled here, because its own decoder leaves what the
 memory held where they end too early, and warns under numpy 2.
 """
 
-import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,8 @@ from pipeline.scene import MASK_SIZE
 
 Mask = NDArray[np.uint8]
 Runs = NDArray[np.int64]
+Places = NDArray[np.int64]
+BoxPx = tuple[float, float, float, float]  # x, y, width, height
 
 WHOLE = 2 * MASK_SIZE  # a pixel, in the parts that a cell's centre may lie at
 MAX_GROUPS = 6  # six characters hold 30 bits, more than any photo has pixels
@@ -38,7 +39,9 @@ def usable_segmentation(segmentation: Any, width: int, height: int) -> Any:
         return [polygon for polygon in segmentation if len(polygon) >= 6] or None
     if not isinstance(segmentation, dict):
         raise ValueError("it is neither a list of polygons nor run lengths")
-    _checked_runs(segmentation, width, height)
+    _check_form(segmentation, width, height)
+    if isinstance(segmentation["counts"], str):
+        _unpacked([segmentation["counts"]], width * height)
     return {"size": [height, width], "counts": segmentation["counts"]}
 
 
@@ -61,101 +64,132 @@ def _within(values: list[float], least: int, most: int) -> bool:
     )
 
 
-def _checked_runs(segmentation: dict[str, Any], width: int, height: int) -> Runs:
-    """Its run lengths; ValueError where they are not those of a photo of this size."""
+def _check_form(segmentation: dict[str, Any], width: int, height: int) -> None:
+    """ValueError for what cannot be run lengths of this photo; a string's content comes later."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
         raise ValueError(f"its size is not the photo's [height, width], {[height, width]}")
     if isinstance(counts, str):
-        runs = _unpacked(counts)
-        total = int(runs.sum())
-    elif isinstance(counts, list) and all(type(c) is int and c >= 0 for c in counts):
-        total = sum(counts)
-    else:
+        return
+    if not isinstance(counts, list) or not all(type(c) is int and c >= 0 for c in counts):
         raise ValueError("its counts are neither a string nor a list of whole numbers from 0")
-    if total != width * height:
-        raise ValueError(f"its runs cover {total:,} of {width * height:,} pixels")
-    return runs if isinstance(counts, str) else np.array(counts, np.int64)
+    if sum(counts) != width * height:
+        raise ValueError(_coverage(sum(counts), width * height))
 
 
-def _unpacked(counts: str) -> Runs:
-    """Compressed run lengths, of zeros and ones in turn.
+def _coverage(covered: int, pixels: int) -> str:
+    return f"its runs cover {covered:,} of {pixels:,} pixels"
+
+
+def _unpacked(counts: Sequence[str], pixels: int) -> tuple[Runs, Places]:
+    """Compressed run lengths of n objects of one photo -> the runs of all, of zeros and ones in
+    turn, laid end to end, and (n,) where each object's begin.
 
     COCO's form: characters 48-111 hold 6 bits each, 5 of a number (low ones first, the last
     group's highest bit being the sign) and one that says whether more follow; from the fourth run
     on, a number is the difference from the run two before.
     """
-    codes = np.frombuffer(counts.encode("utf-8"), np.uint8) - np.uint8(48)  # below 48: above 207
-    if codes.size == 0 or codes.max() > 63 or codes[-1] & 32:
+    codes = np.frombuffer("".join(counts).encode("utf-8"), np.uint8) - np.uint8(48)
+    last = np.array([len(c) for c in counts]).cumsum() - 1  # character of each object
+    # Below 48 comes out above 207, and so does every byte of a character of several.
+    if not all(counts) or codes.max() > 63 or (codes[last] & 32).any():
         raise ValueError("its counts are not compressed run lengths")
     (ends,) = (codes < 32).nonzero()
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > MAX_GROUPS:
+    groups = np.diff(ends, prepend=-1)
+    if (most := int(groups.max())) > MAX_GROUPS:
         raise ValueError("its counts hold a run longer than any photo")
-    values = (codes & 31).astype(np.int64)
-    values[ends] = (values[ends] ^ 16) - 16  # with its sign
-    groups = np.arange(codes.size) - starts.repeat(lengths)
-    runs: Runs = np.add.reduceat(values << 5 * groups, starts)
-    for first in (1, 2):
-        runs[first::2] = runs[first::2].cumsum()
-    if runs.min() < 0:
+    numbers = (codes[ends].astype(np.int64) ^ 16) - 16  # the last group has the sign
+    for group in range(1, most):
+        (longer,) = (groups > group).nonzero()
+        numbers[longer] = numbers[longer] << 5 | codes[ends[longer] - group] & 31
+    stops = ends.searchsorted(last) + 1
+    starts = np.append(0, stops[:-1])
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        for first in (start + 1, start + 2):
+            numbers[first:stop:2] = numbers[first:stop:2].cumsum()
+    if numbers.min() < 0:
         raise ValueError("its counts hold a negative run")
-    return runs
+    covered = np.add.reduceat(numbers, starts)
+    if (wrong := covered[covered != pixels]).size:
+        raise ValueError(_coverage(int(wrong[0]), pixels))
+    return numbers, starts
 
 
-def mask_over_box(
-    segmentation: Any, width: int, height: int, box_px: Sequence[float]
-) -> Mask | None:
-    """(16, 16) in {0, 1}: the segmentation cut at the box (x, y, w, h px), then made small.
+def masks_over_boxes(
+    segmentations: Sequence[Any], boxes_px: Sequence[BoxPx], width: int, height: int
+) -> list[Mask | None]:
+    """(16, 16) in {0, 1} for each of a photo's segmentations, cut at its box (x, y, w, h px) and
+    made small; None for one that covers nothing.
 
     sg2im's recipe: edges rounded, at least a pixel each way; bilinear *without* antialiasing,
-    zeros beyond the cut-out; a cell is set above 128/255. None where there is no segmentation.
+    zeros beyond the cut-out; a cell is set above 128/255.
     """
-    runs = _runs_of(segmentation, width, height)
-    if runs is None:
+    # All at once: for a single mask, numpy's calls take longer than their work.
+    counts = [_counts_of(segmentation, width, height) for segmentation in segmentations]
+    given = [i for i, packed in enumerate(counts) if packed is not None]
+    masks: list[Mask | None] = [None] * len(counts)
+    if given:
+        runs, starts = _unpacked([c for c in counts if c is not None], width * height)
+        edges = np.array([_edges(boxes_px[i], width, height) for i in given])
+        for i, mask in zip(given, _sampled(runs, starts, edges, width, height), strict=True):
+            masks[i] = mask
+    return masks
+
+
+def _counts_of(segmentation: Any, width: int, height: int) -> str | None:
+    """Compressed run lengths, a given string unchecked; None where it covers nothing."""
+    if isinstance(segmentation, dict):
+        _check_form(segmentation, width, height)
+        if isinstance(segmentation["counts"], str):
+            return segmentation["counts"]
+        drawn = [coco_mask.frPyObjects(segmentation, height, width)]
+    elif usable := usable_segmentation(segmentation, width, height):
+        drawn = coco_mask.frPyObjects(usable, height, width)
+    else:
         return None
+    whole = drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)
+    return str(whole["counts"], "ascii")
+
+
+def _edges(box_px: BoxPx, width: int, height: int) -> tuple[int, int, int, int]:
+    """left, top, right, bottom in whole pixels; right <= left or bottom <= top outside."""
     x, y, box_width, box_height = box_px
     left, top = max(round(x), 0), max(round(y), 0)
     right = min(max(left + 1, round(x + box_width)), width)
     bottom = min(max(top + 1, round(y + box_height)), height)
-    if left >= right or top >= bottom:  # the box lies outside the photo
-        return np.zeros((MASK_SIZE, MASK_SIZE), np.uint8)
-    across, down = _samples(right - left), _samples(bottom - top)
-    # Runs go down the columns; every second one is of ones.
-    places = (left + across.pixels)[:, None] * height + (top + down.pixels)
-    inside = runs.cumsum().searchsorted(places, side="right") & 1
-    parts = inside * down.weights
-    columns = (parts[:, ::2] + parts[:, 1::2]) * across.weights[:, None]
-    cells = columns[::2] + columns[1::2]  # across, down
-    return np.asarray(255 * cells.T > 128 * WHOLE**2, np.uint8)
+    return left, top, right, bottom
 
 
-def _runs_of(segmentation: Any, width: int, height: int) -> Runs | None:
-    """Run lengths of zeros and ones in turn; None where it covers nothing."""
-    if isinstance(segmentation, dict):
-        return _checked_runs(segmentation, width, height)
-    usable = usable_segmentation(segmentation, width, height)
-    if usable is None:
-        return None
-    drawn = coco_mask.frPyObjects(usable, height, width)
-    whole = drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)
-    return _unpacked(whole["counts"].decode("ascii"))
+def _sampled(
+    runs: Runs, starts: Places, edges: NDArray[np.int64], width: int, height: int
+) -> NDArray[np.uint8]:
+    """(n, 16, 16) out of what `_unpacked` gives and each object's edges (n, 4)."""
+    outside = (edges[:, 2] <= edges[:, 0]) | (edges[:, 3] <= edges[:, 1])
+    edges[outside] = (0, 0, 1, 1)  # of some pixels, but none of the mask's
+    left, top, right, bottom = edges.T[:, :, None]
+    columns, across = _samples(right - left)
+    rows, down = _samples(bottom - top)
+    # Runs go down the columns of one photo after the other; every second one is of ones.
+    photos = np.arange(len(edges))[:, None] * (width * height)
+    places = (photos + (left + columns) * height)[:, :, None] + (top + rows)[:, None]
+    run = runs.cumsum().searchsorted(places, side="right") - starts[:, None, None]
+    parts = (run & 1).astype(np.int32) * down[:, None]  # (n, 32, 32) across, down
+    halves = (parts[..., ::2] + parts[..., 1::2]) * across[..., None]
+    cells = halves[:, ::2] + halves[:, 1::2]  # (n, 16, 16) across, down
+    masks = 255 * cells.transpose(0, 2, 1) > 128 * WHOLE**2
+    masks[outside] = False
+    return np.ascontiguousarray(masks, np.uint8)
 
 
-class Samples(NamedTuple):
-    """Which pixels of a side the cells see, two each, and how much of each."""
+def _samples(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which pixels of a side the cells see, two each, and how much of each: (n, 32) of WHOLE.
 
-    pixels: NDArray[np.int64]  # (32,)
-    weights: NDArray[np.int64]  # (32,) of WHOLE; 0 where the pixel would lie beyond the side
-
-
-@functools.lru_cache(maxsize=4096)
-def _samples(length: int) -> Samples:
-    """Bilinear, in whole numbers: cell centres lie at odd multiples of length / 32."""
-    places = np.arange(1, WHOLE, 2) * length - MASK_SIZE  # of the cells, in parts of a pixel
-    below, part = np.divmod(places, WHOLE)
-    pixels = np.stack([below, below + 1], 1).ravel()
-    weights = np.stack([WHOLE - part, part], 1).ravel()
-    weights[(pixels < 0) | (pixels >= length)] = 0
-    return Samples(pixels.clip(0, length - 1), weights)
+    Bilinear, in whole numbers: cell centres lie at odd multiples of length / 32. `lengths` is
+    (n, 1); a pixel that would lie beyond the side weighs 0.
+    """
+    centres = np.arange(1, WHOLE, 2) * lengths - MASK_SIZE  # of the cells, in parts of a pixel
+    below, part = np.divmod(centres, WHOLE)
+    pixels = np.stack([below, below + 1], 2).reshape(len(lengths), WHOLE)
+    weights = np.stack([WHOLE - part, part], 2).reshape(len(lengths), WHOLE)
+    weights[(pixels < 0) | (pixels >= lengths)] = 0
+    return pixels.clip(0, lengths - 1), weights.astype(np.int32)

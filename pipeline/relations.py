@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import DatasetError
-from pipeline.masks import Mask, mask_over_box
+from pipeline.masks import Mask, masks_over_boxes
 from pipeline.scene import (
     MASK_SIZE,
     AnnotatedObject,
@@ -29,13 +29,9 @@ def scene_of(annotated: AnnotatedPhoto) -> Scene:
     photo = annotated.photo
     objects = tuple(
         SceneObject(
-            thing.object_index,
-            thing.category,
-            _box(photo, thing.box_px),
-            _mask(photo, thing),
-            thing.attributes,
+            thing.object_index, thing.category, _box(photo, thing.box_px), mask, thing.attributes
         )
-        for thing in annotated.objects
+        for thing, mask in zip(annotated.objects, _masks(annotated), strict=True)
     )
     if annotated.relations is None:
         return Scene(photo, objects, _geometric(photo, objects))
@@ -43,7 +39,7 @@ def scene_of(annotated: AnnotatedPhoto) -> Scene:
 
 
 def _geometric(photo: Photo, objects: Sequence[SceneObject]) -> tuple[Relation, ...]:
-    places = [_place(thing) for thing in objects]
+    places = _places(objects)
     return tuple(
         Relation(s, _predicate(places[s], places[o]), o)
         for s, o in drawn_pairs(photo.image_id, len(objects))
@@ -78,7 +74,10 @@ def drawn_pairs(image_id: int, num_objects: int) -> list[tuple[int, int]]:
 
 def predicate_of(subject: SceneObject, object: SceneObject) -> str:
     """One of `GEOMETRIC`. Angles are taken in the unit square; y grows downwards."""
-    return _predicate(_place(subject), _place(object))
+    return _predicate(*_places([subject, object]))
+
+
+STEPS = np.arange(MASK_SIZE)
 
 
 class Place(NamedTuple):
@@ -89,9 +88,12 @@ class Place(NamedTuple):
     y: float
 
 
-def _place(thing: SceneObject) -> Place:
-    box = Box(*np.array(thing.box, np.float32).tolist())
-    return Place(box, *_centre(box, thing.mask))
+def _places(things: Sequence[SceneObject]) -> list[Place]:
+    boxes = np.array([thing.box for thing in things], np.float32).tolist()
+    return [
+        Place(Box(*box), *_centre(Box(*box), thing.mask))
+        for box, thing in zip(boxes, things, strict=True)
+    ]
 
 
 def _predicate(subject: Place, object: Place) -> str:
@@ -111,11 +113,10 @@ def _predicate(subject: Place, object: Place) -> str:
 
 def _centre(box: Box, mask: Mask | None) -> tuple[float, float]:
     """x, y of the mean of the mask's cells, the outer ones lying on the box's edges."""
-    if mask is None or not mask.any():
+    if mask is None or not (cells := np.count_nonzero(mask)):
         return (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
-    rows, columns = mask.nonzero()
-    steps = (MASK_SIZE - 1) * len(rows)
-    across, down = int(columns.sum()) / steps, int(rows.sum()) / steps
+    steps = (MASK_SIZE - 1) * cells
+    across, down = int((mask @ STEPS).sum()) / steps, int((STEPS @ mask).sum()) / steps
     return box.x0 + across * (box.x1 - box.x0), box.y0 + down * (box.y1 - box.y0)
 
 
@@ -131,11 +132,23 @@ def _box(photo: Photo, box_px: tuple[float, float, float, float]) -> Box:
     return Box(*(min(max(corner, 0.0), 1.0) for corner in corners))
 
 
-def _mask(photo: Photo, thing: AnnotatedObject) -> Mask | None:
+def _masks(annotated: AnnotatedPhoto) -> list[Mask | None]:
+    """DatasetError for a malformed segmentation, naming it."""
+    photo = annotated.photo
     try:
-        return mask_over_box(thing.segmentation, photo.width, photo.height, thing.box_px)
-    except ValueError as error:
-        raise DatasetError(
-            f"photo {photo.image_id} ({photo.file}), object {thing.object_index} "
-            f"({thing.category!r}): its segmentation is malformed: {error}"
-        ) from error
+        return _masks_of(photo, annotated.objects)
+    except ValueError:
+        for thing in annotated.objects:
+            try:
+                _masks_of(photo, [thing])
+            except ValueError as error:
+                raise DatasetError(
+                    f"photo {photo.image_id} ({photo.file}), object {thing.object_index} "
+                    f"({thing.category!r}): its segmentation is malformed: {error}"
+                ) from error
+        raise
+
+
+def _masks_of(photo: Photo, things: Sequence[AnnotatedObject]) -> list[Mask | None]:
+    segmentations, boxes_px = [t.segmentation for t in things], [t.box_px for t in things]
+    return masks_over_boxes(segmentations, boxes_px, photo.width, photo.height)

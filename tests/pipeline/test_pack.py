@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import webdataset
 from webdataset import tariterators
 
 from pipeline.pack import (
@@ -98,6 +99,18 @@ def test_any_webdataset_reader_opens_the_tar(tmp_path):
     assert [s["__key__"] for s in stream] == ["7", "300"]
     for members, wanted in zip(stream, written, strict=True):
         assert_same(sample_from(members), wanted)
+
+
+def test_a_tar_is_what_webdatasets_own_writer_makes_of_the_same_members(tmp_path):
+    written = [sample(7), sample(12_345_678_901_234, masks=False), *(sample(i) for i in range(8))]
+    write_samples(tmp_path / "ours.tar", written)
+    with tarfile.open(tmp_path / "ours.tar") as tar, (tmp_path / "theirs.tar").open("wb") as file:
+        writer = webdataset.TarWriter(file, mtime=0, mode=0o444, encoder=False)
+        for member in tar:
+            key, extension = member.name.split(".", 1)
+            writer.write({"__key__": key, extension: tar.extractfile(member).read()})
+        writer.close()
+    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
 
 
 def test_a_tar_says_nothing_of_the_time_or_the_person(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.errors import DatasetError
-from pipeline.masks import mask_over_box, usable_segmentation
+from pipeline.masks import masks_over_boxes, usable_segmentation
 from pipeline.relations import drawn_pairs, predicate_of, scene_of
 from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Box, Photo, Relation, SceneObject
 
@@ -160,6 +160,11 @@ def test_boxes_are_shares_of_the_photo_and_end_at_its_edge():
 # Masks
 
 
+def mask_over_box(segmentation, width, height, box_px):
+    (mask,) = masks_over_boxes([segmentation], [box_px], width, height)
+    return mask
+
+
 def drawing():
     """(H, W): a corner and a bar inside BOX, and something outside it."""
     pixels = np.zeros((H, W), np.uint8)
@@ -299,6 +304,24 @@ def test_masks_of_any_drawing_over_any_box_are_sg2ims():
             for form, box in product((plain_runs, packed_runs), boxes):
                 mask = mask_over_box(form(pixels), width, height, box)
                 assert (mask == by_the_book(pixels, box)).all()
+
+
+def test_masks_of_a_photo_are_those_of_its_objects_taken_alone():
+    rng = np.random.default_rng(1)
+    drawings = [rng.random((H, W)) < share for share in (0.5, 0.1, 1, 0, 0.9)]
+    for pixels in drawings[::2]:  # ends in a run of ones, others of zeros: odd and even numbers
+        pixels[-1, -1] = True
+    forms = (packed_runs, plain_runs, packed_runs, packed_runs, plain_runs)
+    shapes = [form(p.astype(np.uint8)) for form, p in zip(forms, drawings, strict=True)]
+    shapes[2:2] = [None, [[8, 4, 16, 4, 16, 12, 8, 12]]]
+    boxes = [BOX, (0, 0, W, H), BOX, (3, 2, 30, 20), (100, 0, 16, 16), (5, 5, 9, 1), BOX]
+    for count in (0, 1, len(shapes)):
+        together = masks_over_boxes(shapes[:count], boxes[:count], W, H)
+        alone = [mask_over_box(s, W, H, b) for s, b in zip(shapes[:count], boxes, strict=False)]
+        assert [m is None for m in together] == [m is None for m in alone]
+        assert np.array_equal(
+            [m for m in together if m is not None], [m for m in alone if m is not None]
+        )
 
 
 def test_a_malformed_segmentation_is_told_with_its_photo_and_object():
