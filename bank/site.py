@@ -1,16 +1,21 @@
-"""The folder in which a bank is being built: one build at a time, and nobody else's files."""
+"""The folder in which a bank is being built: one build at a time, and nobody else's files.
+
+A finished bank is never changed in place. What changes it builds its successor in `work/next`, as
+if that were a bank of its own, and the finished successor takes the bank's place.
+"""
 
 import errno
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
 
 from bank.errors import BankError
-from bank.manifest import is_finished
+from bank.files import put_in_place
+from bank.manifest import NAME, is_finished, read_manifest
 from bank.receipts import WORK
 
 KEPT = "what was finished is kept: run the command again when that is mended"
@@ -35,7 +40,12 @@ def building(bank: Path) -> Iterator[Path]:
             _take(lock.fileno(), bank)
             # Attempts of workers that were killed.
             shutil.rmtree(bank / WORK / "tmp", ignore_errors=True)
-            yield bank.resolve()
+            take_over(bank)
+            try:
+                yield bank.resolve()
+            finally:
+                if not successor(bank).is_dir():
+                    _clear_work(bank)
     except lmdb.Error as error:
         raise BankError(f"cannot write patches into {bank}: {error}; {KEPT}") from error
     except OSError as error:
@@ -48,7 +58,8 @@ def building(bank: Path) -> Iterator[Path]:
 def _check_ours(bank: Path) -> None:
     if bank.exists() and not bank.is_dir():
         raise BankError(f"--out {bank} is a file; name a folder")
-    if bank.is_dir() and any(bank.iterdir()) and not (bank / WORK).is_dir():
+    ours = (bank / WORK).is_dir() or is_finished(bank)
+    if bank.is_dir() and not ours and any(bank.iterdir()):
         raise BankError(
             f"--out {bank} holds other files and no bank; name a folder that is new or empty"
         )
@@ -63,7 +74,55 @@ def _take(lock: int, bank: Path) -> None:
         ) from error
 
 
-def clear_work(bank: Path) -> None:
+def successor(bank: Path) -> Path:
+    """Where a finished bank's successor is built."""
+    return bank / WORK / "next"
+
+
+def take_over(bank: Path) -> None:
+    """Put a finished successor in the bank's place; nothing happens where there is none.
+
+    Its manifest is the last to move, and until then all of this can be done again: whoever was
+    killed in between is followed by the next command.
+    """
+    staged = successor(bank)
+    if not is_finished(staged):
+        return
+    manifest = read_manifest(staged)
+    (bank / NAME).unlink(missing_ok=True)
+    for path in manifest.files:
+        if (staged / path).exists():
+            (bank / path).parent.mkdir(parents=True, exist_ok=True)
+            # Where both are links to one file this does nothing, which is right too.
+            (staged / path).replace(bank / path)
+    _remove_strangers(bank, set(manifest.files))
+    put_in_place(staged / NAME, bank / NAME)
+    shutil.rmtree(staged)
+
+
+def _remove_strangers(bank: Path, files: Container[str]) -> None:
+    """What the successor does not have; a page about the bank is out of date as well."""
+    (bank / "report.html").unlink(missing_ok=True)
+    for folder in ("patches", "scenes", "index"):
+        for path in sorted((bank / folder).rglob("*"), reverse=True):  # contents before folders
+            if path.is_dir():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path.relative_to(bank).as_posix() not in files:
+                path.unlink()
+    for path in bank.iterdir():
+        if path.suffix in (".arrow", ".safetensors") and path.name not in files:
+            path.unlink()
+
+
+def tidy(bank: Path) -> None:
+    """Do what a killed build left to be done at its very end; a half-built successor stays."""
+    if is_finished(successor(bank)) or (is_finished(bank) and (bank / WORK).is_dir()):
+        with building(bank):
+            pass
+
+
+def _clear_work(bank: Path) -> None:
     """Plans, rows and receipts: of use until the manifest is there."""
     if is_finished(bank):
         shutil.rmtree(bank / WORK, ignore_errors=True)

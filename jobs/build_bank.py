@@ -7,30 +7,25 @@ python -m jobs.build_bank --dataset vg      reads data/vg, writes bank/vg
 Run it again to go on with a build that was interrupted; a finished bank is left as it is.
 """
 
-from collections import Counter
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from bank.assemble import assemble, count_reasons, remove_strangers
 from bank.candidates import Scope
-from bank.contents import Contents, content_digest
+from bank.carry import carry
+from bank.contents import Contents
 from bank.cutting import CropRecipe, CutShard
 from bank.errors import BankError
 from bank.files import file_digest
-from bank.manifest import (
-    Manifest,
-    derived_digest,
-    differences,
-    is_finished,
-    read_manifest,
-    write_manifest,
-)
-from bank.receipts import digests
-from bank.site import building, clear_work
-from jobs.cut import Workforce, content_files, cut, photos_digest, plan
-from jobs.derive import SEED, TRAIN, Derivation, DeriveRecipe, check_networks, derive
+from bank.manifest import Manifest, differences, is_finished, read_manifest
+from bank.site import building, successor, take_over, tidy
+from jobs.additions import Addition, check_addable, find_addition
+from jobs.complete import Origin, complete, summary
+from jobs.cut import Workforce, cut, forget_failed, photos_digest, plan
+from jobs.derive import SEED, TRAIN, DeriveRecipe, check_networks
 from model import cooccurrence, encoder
 from pipeline import codec, protocol
 from pipeline.coco.reader import CocoRules
@@ -47,15 +42,13 @@ from pipeline.datasets import (
 )
 from pipeline.errors import UserError
 from pipeline.options import option, run, to_json
-from pipeline.scene import LeftOut
 from pipeline.visual_genome.rules import VisualGenomeRules
 
-JOINED = (
-    "patches.arrow",
-    "scenes.index.arrow",
-    "photos.arrow",
-    "vocabulary.json",
-    "failures.jsonl",
+Mode = Literal["resume", "overwrite", "extend"]
+# Options that do not shape the bank.
+NOT_IN_RECIPE = (
+    *("data", "out", "workers", "scheduler", "coco", "vg"),
+    *("mode", "retry_failed", "max_failures", "quarantine"),
 )
 
 
@@ -100,17 +93,33 @@ class BuildBank:
         option("take only the first so many: of each of COCO's files, of VG's train and others"),
     ] = None
     shard_photos: Annotated[int, option("photos per shard")] = 256
+    mode: Annotated[
+        Mode,
+        option(
+            "resume: go on, and leave a finished bank as it is; overwrite: build it anew and then "
+            "replace it; extend: add photos that it lacks, as new shards"
+        ),
+    ] = "resume"
+    retry_failed: Annotated[bool, option("try the photos in failures.jsonl again")] = False
+    max_failures: Annotated[
+        int | None, option("stop unfinished where more photos than this could not be used")
+    ] = None
+    quarantine: Annotated[
+        tuple[int, ...], option("image ids to leave out untouched, as part of the recipe")
+    ] = ()
 
     def __post_init__(self) -> None:
-        least = {"workers": 0, "encoder_steps": 0, "cooccurrence_steps": 0}
+        least = {"workers": 0, "encoder_steps": 0, "cooccurrence_steps": 0, "max_failures": 0}
         for name, value in asdict(self).items():
-            if isinstance(value, int) and value < least.get(name, 1):
+            if type(value) is int and value < least.get(name, 1):
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} is {value}; it must be at least {least.get(name, 1)}")
         if not self.image_size <= 4096 >= self.patch_size:
             raise ValueError("--image-size and --patch-size may be at most 4096 pixels")
         if self.workers and self.scheduler:
             raise ValueError("--workers starts workers here, --scheduler uses others: give one")
+        if self.retry_failed and self.mode == "overwrite":
+            raise ValueError("--mode overwrite tries every photo again: leave out --retry-failed")
         if self.dataset != "toy" and self.toy_format != "coco":
             raise ValueError(f"--toy-format is for --dataset toy, not {self.dataset}")
         reads_vg = self.dataset == "vg" or (self.dataset == "toy" and self.toy_format == "vg")
@@ -134,56 +143,142 @@ def _changed(rules: Rules) -> str:
 
 
 def main(options: BuildBank) -> None:
+    tidy(options.bank)
+    known = read_manifest(options.bank) if is_finished(options.bank) else None
+    if known is None and options.mode == "extend":
+        raise BankError(f"{options.bank} is no finished bank yet: build it without --mode extend")
     rules = rules_of(options.dataset, options.coco, options.vg, options.toy_format)
-    recipe = recipe_of(options, rules)
     dataset = read_dataset(options.dataset, options.data, rules, options.limit)
     print("\n".join(protocol.lines(dataset.protocol)), flush=True)
-    inputs = {**dataset.inputs, "photos": photos_digest(dataset)}
-    if is_finished(options.bank):
-        check_same(options.bank, recipe, inputs)
-        clear_work(options.bank)
-        print(f"{options.bank} is finished and was built from the same; nothing to do")
+    told_codec(options.resizer, known)
+    quarantine = quarantine_of(options, dataset, known)
+    recipe = recipe_of(options, rules, quarantine)
+    origin = Origin(
+        dataset=dataset.name,
+        recipe=recipe,
+        inputs={**dataset.inputs, "photos": photos_digest(dataset)},
+        protocol=to_json(dataset.protocol),
+        photos=len(dataset.photos),
+        quarantine=quarantine,
+    )
+    if known and options.mode == "resume" and not options.retry_failed:
+        check_same(options, known, origin)
         return
     check_networks(options.graph_encoder, options.cooccurrence, dataset.vocabulary)
     with building(options.bank) as bank:
-        crops = CropRecipe(options.image_size, options.patch_size, options.resizer)
-        shards = cut(
-            plan(dataset, bank, options.shard_photos, crops),
-            Workforce(options.workers, options.scheduler),
-        )
-        left_out = assemble(bank, list(shards), dataset.vocabulary)
-        remove_strangers(bank, list(shards))
-        content = Contents(bank, options.patch_size)
-        derivation = Derivation(content, content_digest(bank), derive_recipe(options, content))
-        files = {
-            **content_files(shards),
-            **digests(bank, [bank / name for name in JOINED]),
-            **derive(derivation),
-        }
-        manifest = Manifest(
-            dataset=dataset.name,
-            recipe=recipe,
-            inputs=inputs,
-            protocol=to_json(dataset.protocol),
-            counts=counts_of(dataset, shards, derivation),
-            left_out=dict(Counter(row.reason for row in left_out)),
-            shards={name: shard.receipt.counts for name, shard in shards.items()},
-            files=files,
-            content_digest=derivation.content_digest,
-            derived_digest=derived_digest(files),
-            versions=codec.versions(),
-            codec=dict(codec.answers()),
-            machine=codec.machine(),
-        )
-        write_manifest(bank, manifest)
-        clear_work(bank)
-    print(summary(options.bank, manifest, shards, left_out))
+        if known and options.mode != "overwrite":
+            add(options, bank, known, dataset, origin)
+            return
+        site = successor(bank) if known else bank
+        tasks = plan(dataset, site, options.shard_photos, crops(options), quarantine=quarantine)
+        if options.retry_failed:
+            forget_failed(tasks)
+        shards = cut(tasks, Workforce(options.workers, options.scheduler))
+        finish(options, bank, site, shards, dataset, origin)
 
 
-def recipe_of(options: BuildBank, rules: Rules) -> dict[str, Any]:
+def finish(
+    options: BuildBank,
+    bank: Path,
+    site: Path,
+    shards: Mapping[str, CutShard],
+    dataset: Dataset,
+    origin: Origin,
+) -> None:
+    """All that comes after cutting; then the bank is at its place."""
+
+    def recipe(contents: Contents) -> DeriveRecipe:
+        return derive_recipe(options, contents)
+
+    made = complete(site, shards, dataset.vocabulary, origin, recipe, options.max_failures)
+    take_over(bank)
+    print(summary(options.bank, made, shards))
+
+
+def add(options: BuildBank, bank: Path, known: Manifest, dataset: Dataset, origin: Origin) -> None:
+    """Put new photos, or those that failed, into new shards beside the old ones."""
+    new = options.mode == "extend"
+    check_addable(options.bank, known, origin.recipe, origin.inputs, new=new)
+    found = find_addition(
+        bank, known, dataset, origin.quarantine, new=new, failed=options.retry_failed
+    )
+    if not found.photos:
+        print(f"{options.bank} has every photo that could be added; nothing to do")
+        return
+    print(told_addition(found), flush=True)
+    site = successor(bank)
+    some = replace(dataset, photos=found.photos)
+    tasks = plan(some, site, options.shard_photos, crops(options), taken=found.taken)
+    added = cut(tasks, Workforce(options.workers, options.scheduler))
+    scenes = sum(shard.receipt.counts["scenes"] for shard in added.values())
+    if not scenes and not new:
+        shutil.rmtree(site)
+        print(f"all {len(found.photos):,} photos failed again; {options.bank} is as it was")
+        return
+    shards = {**carry(bank, site, found.failed | found.changed), **added}
+    edits = (*known.edits, record_of(found))
+    finish(options, bank, site, shards, dataset, replace(origin, edits=edits))
+
+
+def told_addition(found: Addition) -> str:
+    new = len(found.photos) - len(found.failed) - len(found.changed)
+    parts = [
+        (new, "new"),
+        (len(found.failed), "that failed"),
+        (len(found.changed), "whose annotations or split have changed"),
+    ]
+    return "photos to be cut: " + ", ".join(f"{n:,} {what}" for n, what in parts if n)
+
+
+def record_of(found: Addition) -> dict[str, Any]:
+    """What the manifest keeps of an addition."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "edit": "added photos",
+        "photos": len(found.photos),
+        "of_which_failed_before": len(found.failed),
+        "of_which_changed": len(found.changed),
+    }
+
+
+def crops(options: BuildBank) -> CropRecipe:
+    return CropRecipe(options.image_size, options.patch_size, options.resizer)
+
+
+def told_codec(resizer: Resizer, known: Manifest | None) -> None:
+    """Say in a line where this machine's pixels are not those of others."""
+    ours = codec.answers_with(resizer)
+    for whose, theirs in (
+        ("those that this project was tested with", codec.KNOWN_ANSWERS),
+        ("those that built the bank", known.codec if known else {}),
+    ):
+        if differing := codec.differing(ours, theirs):
+            print(
+                f"note: {', '.join(differing)} of this machine answers otherwise than {whose}: "
+                f"what is built here is whole, but its content digest is another",
+                flush=True,
+            )
+
+
+def quarantine_of(options: BuildBank, dataset: Dataset, known: Manifest | None) -> list[int]:
+    """Image ids that are left out: those asked for, and those a finished bank has left out."""
+    before = known.recipe.get("quarantine", []) if known else []
+    asked = set(options.quarantine)
+    if unknown := asked - set(before) - {p.photo.image_id for p in dataset.photos}:
+        raise UserError(
+            f"--quarantine {min(unknown)}: no photo of that image id is among the "
+            f"{len(dataset.photos):,} that are read"
+        )
+    if kept := sorted(set(before) - asked):
+        shown = " ".join(map(str, kept[:10])) + (" ..." if len(kept) > 10 else "")
+        print(f"quarantine: {len(kept):,} photos stay left out ({shown})", flush=True)
+    return sorted(asked.union(before))
+
+
+def recipe_of(options: BuildBank, rules: Rules, quarantine: list[int]) -> dict[str, Any]:
     """Every option that shapes the bank; networks given by file are known by their digest."""
     recipe = asdict(options)
-    for name in ("data", "out", "workers", "scheduler", "coco", "vg"):
+    for name in NOT_IN_RECIPE:
         del recipe[name]
     if options.dataset != "toy":
         del recipe["toy_format"]
@@ -191,6 +286,8 @@ def recipe_of(options: BuildBank, rules: Rules) -> dict[str, Any]:
         recipe[flag_of(rules, name).removeprefix("--").replace("-", "_")] = value
     for name in ("graph_encoder", "cooccurrence"):
         recipe[name] = network_digest(name, recipe[name])
+    if quarantine:
+        recipe["quarantine"] = quarantine
     return {**recipe, "seed": SEED}
 
 
@@ -226,45 +323,18 @@ def derive_recipe(options: BuildBank, content: Contents) -> DeriveRecipe:
     )
 
 
-def check_same(bank: Path, recipe: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
-    """BankError where a finished bank is not the one that is asked for."""
-    if found := differences(read_manifest(bank), recipe, inputs):
+def check_same(options: BuildBank, known: Manifest, origin: Origin) -> None:
+    """Say that there is nothing to do; BankError where the bank is not the one asked for."""
+    bank = options.bank
+    if found := differences(known, origin.recipe, origin.inputs):
         raise BankError(
             f"{bank} is finished, but was built otherwise: {'; '.join(found)}. It was left as it "
-            f"is; ask for the same, name another --out, or move it away"
+            f"is; ask for the same, name another --out, or give --mode overwrite (to add photos: "
+            f"--mode extend, to take photos out: jobs.edit_bank)"
         )
-
-
-def counts_of(
-    dataset: Dataset, shards: Mapping[str, CutShard], derivation: Derivation
-) -> dict[str, int]:
-    cut_counts = [shard.receipt.counts for shard in shards.values()]
-    return {
-        "photos": len(dataset.photos),
-        "scenes": sum(c["scenes"] for c in cut_counts),
-        "patches": sum(c["patches"] for c in cut_counts),
-        "categories": len(set(derivation.contents.strings("category"))),
-        "encoder_steps": derivation.recipe.encoder_steps,
-        "cooccurrence_steps": derivation.recipe.cooccurrence_steps,
-    }
-
-
-def summary(
-    bank: Path, manifest: Manifest, shards: Mapping[str, CutShard], left_out: list[LeftOut]
-) -> str:
-    counts = manifest.counts
-    lines = [
-        f"{counts['patches']:,} patches of {counts['categories']} categories, cut from "
-        f"{counts['scenes']:,} photos, in {bank}/"
-    ]
-    kept = sum(not shard.fresh for shard in shards.values())
-    if kept:
-        lines.append(f"{kept:,} of {len(shards):,} shards were kept from an earlier run")
-    if left_out:
-        lines.append(f"left out: {count_reasons(left_out)}; see {bank}/failures.jsonl")
-    lines.append(f"derived digest: {manifest.derived_digest}")
-    lines.append(f"content digest: {manifest.content_digest}")
-    return "\n".join(lines)
+    print(f"{bank} is finished and was built from the same; nothing to do")
+    if successor(bank).is_dir():
+        print(f"a change of it is unfinished in {successor(bank)}: give its --mode again to go on")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bank.attempts import DeadlyPhoto
-from bank.cutting import CropRecipe, CutShard, DeadlyShard, ShardTask, cut_shard
+from bank.cutting import CropRecipe, CutShard, DeadlyShard, ShardTask, cut_shard, read_failures
 from bank.errors import BankError
 from bank.files import FileDigest, canonical_json
-from bank.receipts import WORK
+from bank.receipts import WORK, receipt_path
 from jobs.cluster import results
 from pipeline import codec
 from pipeline.data_folder import DataFolder
@@ -53,6 +53,15 @@ def plan(
         write_plan(path, replace(shard, photos=allowed))
         tasks.append(ShardTask(shard.name, path, photos, bank, recipe, answers))
     return tasks
+
+
+def forget_failed(tasks: list[ShardTask]) -> None:
+    """Let shards with photos that could not be used be cut again."""
+    for task in tasks:
+        if (task.bank / WORK / "shards" / f"{task.name}.failures.json").is_file():
+            failed = read_failures(task.bank, task.name)
+            if any(row.object_index is None for row in failed):
+                receipt_path(task.bank, task.stage).unlink(missing_ok=True)
 
 
 def cut(tasks: list[ShardTask], workforce: Workforce) -> dict[str, CutShard]:

@@ -1,0 +1,194 @@
+"""A finished bank -> the shards of its successor, without some photos.
+
+From the bank alone: neither photos nor annotations are needed. Files of shards that lose nothing
+are linked, so a successor costs no second copy; the others are written anew, and hold no trace of
+what left.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bank.contents import Contents
+from bank.cutting import CutShard, shard_files
+from bank.errors import BankError
+from bank.files import FileDigest, canonical_json, file_digest, put_in_place
+from bank.manifest import Manifest, check_sizes, read_manifest
+from bank.receipts import WORK, Receipt
+from bank.shards import map_size, write_patches
+from bank.table import PHOTOS, SCENES, column, read_table, scene_row, write_table
+from pipeline.pack import write_samples
+from pipeline.scene import LeftOut, image_of
+
+PATCHES_AT_ONCE = 512
+# Of file systems that have no links, or not between these two places.
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def carry(bank: Path, successor: Path, without: Collection[int] = ()) -> dict[str, CutShard]:
+    """Put the shards' files and records into `successor`; every shard by name.
+
+    without    image ids that are not taken along
+    """
+    manifest = read_manifest(bank)
+    check_sizes(bank, manifest)
+    photos = read_photos(bank)
+    contents = Contents(bank, manifest.recipe["patch_size"])
+    gone = np.fromiter(sorted(without), np.int64)
+    names = sorted(manifest.shards)
+    shards = np.searchsorted(names, column(photos, "shard").astype(str))
+    images = column(photos, "image_id")
+    tables = {
+        "patches": (contents.table, image_of(contents.patch_ids)),
+        "scenes": (contents.scenes, contents.image_ids),
+        "photos": (photos, images),
+    }
+    rows = {
+        name: _rows_by_shard(ids, images, shards, gone, len(names))
+        for name, (_, ids) in tables.items()
+    }
+    failures = _failures_by_shard(bank, images, shards, gone, names)
+    found = {}
+    for number, shard in enumerate(names):
+        parts = {name: table.take(rows[name][number]) for name, (table, _) in tables.items()}
+        found[shard] = _carry_shard(contents, successor, manifest, shard, parts, failures[shard])
+    return found
+
+
+def read_photos(bank: Path) -> pa.Table:
+    """photos.arrow: what the bank knows of every photo that was given to a shard."""
+    if not (bank / "photos.arrow").is_file():
+        raise BankError(
+            f"{bank} has no photos.arrow: it was built by an earlier version and can only be "
+            f"built again (--mode overwrite)"
+        )
+    return read_table(bank / "photos.arrow", PHOTOS.names)
+
+
+def _rows_by_shard(
+    ids: NDArray[np.int64],
+    images: NDArray[np.int64],
+    shards: NDArray[np.int64],
+    gone: NDArray[np.int64],
+    count: int,
+) -> list[NDArray[np.int64]]:
+    """For each shard the rows whose image id lies in it, in their order."""
+    kept = np.flatnonzero(~np.isin(ids, gone))
+    places = shards[np.searchsorted(images, ids[kept])]
+    order = np.argsort(places, kind="stable")
+    bounds = np.searchsorted(places[order], np.arange(count + 1))
+    return [kept[order[a:b]] for a, b in pairwise(bounds)]
+
+
+def _failures_by_shard(
+    bank: Path,
+    images: NDArray[np.int64],
+    shards: NDArray[np.int64],
+    gone: NDArray[np.int64],
+    names: Sequence[str],
+) -> dict[str, list[LeftOut]]:
+    """Those of quarantined photos are not among them: no shard was given these."""
+    found: dict[str, list[LeftOut]] = {name: [] for name in names}
+    kept = set(images.tolist()) - set(gone.tolist())
+    for row in failures_of(bank):
+        if row.image_id in kept:
+            found[names[shards[np.searchsorted(images, row.image_id)]]].append(row)
+    return found
+
+
+def failures_of(bank: Path) -> Iterator[LeftOut]:
+    """The rows of failures.jsonl."""
+    path = bank / "failures.jsonl"
+    try:
+        with path.open("rb") as lines:
+            for line in lines:
+                yield LeftOut(**json.loads(line))
+    except (OSError, ValueError, TypeError) as error:
+        raise BankError(f"{path} is missing or damaged ({error}); build the bank again") from error
+
+
+def _carry_shard(
+    contents: Contents,
+    successor: Path,
+    manifest: Manifest,
+    shard: str,
+    parts: Mapping[str, pa.Table],
+    failures: Sequence[LeftOut],
+) -> CutShard:
+    counts = {name: parts[name].num_rows for name in ("photos", "scenes", "patches")}
+    before = manifest.shards[shard]
+    scenes = parts["scenes"]
+    outputs: dict[str, FileDigest] = {}
+    whole = all(counts[kind] == before[kind] for kind in ("scenes", "patches"))
+    if whole:
+        outputs = _link(contents.folder, successor, manifest, shard)
+    elif scenes.num_rows:
+        scenes = _write_anew(contents, successor, manifest, shard, parts)
+        outputs = {p: file_digest(successor / p) for p in shard_files(shard)[:2]}
+    records = successor / WORK / "shards"
+    for name, table in {**parts, "scenes": scenes}.items():
+        write_table(records / f"{shard}.{name}.arrow", table)
+    text = canonical_json([asdict(row) for row in failures])
+    (records / f"{shard}.failures.json").write_bytes(text)
+    receipt = Receipt(f"cut-{shard}", f"carried from {manifest.content_digest}", outputs, counts)
+    return CutShard(shard, receipt, fresh=not whole)
+
+
+def _link(bank: Path, successor: Path, manifest: Manifest, shard: str) -> dict[str, FileDigest]:
+    files = [path for path in shard_files(shard)[:2] if path in manifest.files]
+    for path in files:
+        target = successor / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(bank / path, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            shutil.copyfile(bank / path, target)
+    return {path: manifest.files[path] for path in files}
+
+
+def _write_anew(
+    contents: Contents,
+    successor: Path,
+    manifest: Manifest,
+    shard: str,
+    parts: Mapping[str, pa.Table],
+) -> pa.Table:
+    """The shard's patches and packed scenes that stay; where the scenes lie now."""
+    folder = successor / WORK / "tmp" / shard
+    shutil.rmtree(folder, ignore_errors=True)
+    lmdb, tar = (folder / path for path in shard_files(shard)[:2])
+    for parent in (lmdb.parent, tar.parent):
+        parent.mkdir(parents=True)
+    ids = column(parts["patches"], "patch_id")
+    size = map_size(len(ids), manifest.recipe["patch_size"])
+    write_patches(lmdb.parent, _pixels(contents, ids), size)
+    images = column(parts["scenes"], "image_id").tolist()
+    splits = column(parts["scenes"], "split").tolist()
+    places = write_samples(tar, contents.iterate(images))
+    rows = [
+        scene_row(contents.scene(image_id), split, shard, place)
+        for image_id, split, place in zip(images, splits, places, strict=True)
+    ]
+    for path in (lmdb, tar):
+        put_in_place(path, successor / path.relative_to(folder))
+    shutil.rmtree(folder)
+    return pa.Table.from_pylist(rows, SCENES)
+
+
+def _pixels(contents: Contents, ids: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+    for start in range(0, len(ids), PATCHES_AT_ONCE):
+        some = ids[start : start + PATCHES_AT_ONCE]
+        for patch_id, pixels in zip(some.tolist(), contents.patches.read(some), strict=True):
+            yield patch_id, pixels.tobytes()

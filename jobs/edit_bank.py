@@ -1,0 +1,120 @@
+"""Take photos out of a finished bank: their patches, scenes, features and every mention of them.
+
+python -m jobs.edit_bank bank/coco --remove-photo 581929 9     needs neither photos nor annotations
+
+The bank stays as it was until its successor is whole. The image ids are kept in the manifest, so
+that no later build takes the photos in again.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from bank.carry import carry, read_photos
+from bank.contents import Contents, read_vocabulary
+from bank.errors import BankError
+from bank.manifest import Manifest, read_manifest
+from bank.site import building, successor, take_over, tidy
+from bank.table import column
+from jobs.complete import Origin, complete, summary
+from jobs.derive import TRAIN, DeriveRecipe
+from model import cooccurrence, encoder
+from pipeline.options import option, run
+
+STEPS = ("encoder_steps", "cooccurrence_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditBank:
+    bank: Annotated[Path, tyro.conf.Positional, option("folder of a built bank")]
+    remove_photo: Annotated[tuple[int, ...], option("image ids of the photos to take out")]
+    retrain: Annotated[
+        bool,
+        option(
+            "also train the bank's networks anew without these photos, as a fresh build with "
+            "--quarantine would; otherwise they stay, and with them all other features"
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if not self.remove_photo:
+            raise ValueError("--remove-photo needs at least one image id")
+
+
+def main(options: EditBank) -> None:
+    tidy(options.bank)
+    known = read_manifest(options.bank)
+    gone = set(known.recipe.get("quarantine", ()))
+    wanted = set(options.remove_photo) - gone
+    if already := set(options.remove_photo) & gone:
+        print(f"already taken out: {' '.join(map(str, sorted(already)))}")
+    if unknown := wanted - set(column(read_photos(options.bank), "image_id").tolist()):
+        raise BankError(
+            f"{options.bank} has no photo {min(unknown)}; patches.arrow lists those that it has, "
+            f"in the column image_id"
+        )
+    if not wanted:
+        return
+    with building(options.bank) as bank:
+        site = successor(bank)
+        shards = carry(bank, site, wanted)
+
+        def recipe(contents: Contents) -> DeriveRecipe:
+            return derive_recipe(bank, known, contents, options.retrain)
+
+        vocabulary = read_vocabulary(bank / "vocabulary.json")
+        made = complete(site, shards, vocabulary, origin(options, known, wanted), recipe)
+        take_over(bank)
+    print(summary(options.bank, made, shards))
+    print(f"{len(wanted):,} photos are taken out; runs that were trained on them know them still")
+
+
+def origin(options: EditBank, known: Manifest, wanted: set[int]) -> Origin:
+    """As the bank was, and what is done to it now."""
+    quarantine = sorted(wanted.union(known.recipe.get("quarantine", ())))
+    record = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "edit": "removed photos",
+        "photos": sorted(wanted),
+        "networks": "trained anew" if options.retrain else "kept",
+    }
+    return Origin(
+        dataset=known.dataset,
+        recipe={**known.recipe, "quarantine": quarantine},
+        inputs=known.inputs,
+        protocol=known.protocol,
+        photos=known.counts["photos"],
+        quarantine=quarantine,
+        edits=(*known.edits, record),
+        steps={} if options.retrain else {n: known.counts[n] for n in STEPS},
+    )
+
+
+def derive_recipe(bank: Path, known: Manifest, contents: Contents, retrain: bool) -> DeriveRecipe:
+    """The bank's own networks, or, for those that were trained here, the steps to do it again."""
+    photos = len(contents.scene_ids("train"))
+    settings: dict[str, Any] = {}
+    for name, steps, default in (
+        ("graph_encoder", "encoder_steps", encoder.default_steps(photos)),
+        ("cooccurrence", "cooccurrence_steps", cooccurrence.default_steps(photos)),
+    ):
+        if retrain and known.recipe[name] == TRAIN:
+            asked = known.recipe[steps]
+            settings |= {name: TRAIN, f"{name}_digest": TRAIN}
+            settings[steps] = default if asked is None else asked
+        else:
+            file = f"{name}.safetensors"
+            settings |= {name: str(bank / file), f"{name}_digest": known.files[file].sha256}
+            settings[steps] = 0
+    return DeriveRecipe(
+        **settings,
+        candidates=known.recipe["candidates"],
+        candidate_scope=known.recipe["candidate_scope"],
+    )
+
+
+if __name__ == "__main__":
+    run(main, EditBank, __doc__)
