@@ -1,6 +1,8 @@
-"""Read a bank anew and say whether it is whole; each damaged file is named.
+"""Read a bank anew and say whether it is whole; or two, and say how much of them is the same.
 
-python -m jobs.verify_bank bank/coco     exit 0: whole, 1: damaged or unfinished
+python -m jobs.verify_bank bank/coco            exit 0: whole, 1: damaged or unfinished
+
+python -m jobs.verify_bank bank/coco other/coco    exit 0: the same bank, 1: not, or one is damaged
 """
 
 import sys
@@ -10,6 +12,8 @@ from typing import Annotated
 
 import tyro
 
+from bank.bank import Bank
+from bank.compare import LEVELS, SAME, compare
 from bank.verify import verify
 from pipeline.options import option, run
 
@@ -17,18 +21,55 @@ from pipeline.options import option, run
 @dataclass(frozen=True, kw_only=True)
 class VerifyBank:
     bank: Annotated[Path, tyro.conf.Positional, option("folder of a built bank")]
+    other: Annotated[
+        Path | None, tyro.conf.Positional, option("folder of another, to compare it with")
+    ] = None
+    quick: Annotated[
+        bool, option("compare what the two banks record of themselves, without rehashing them")
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.quick and self.other is None:
+            raise ValueError("--quick is for comparing two banks: name the other one")
 
 
 def main(options: VerifyBank) -> None:
-    verdict = verify(options.bank)
+    banks = [path for path in (options.bank, options.other) if path is not None]
+    whole = options.quick or all([is_whole(path) for path in banks])
+    if whole and options.other is not None:
+        whole = are_same(options.bank, options.other)
+    if not whole:
+        sys.exit(1)
+
+
+def is_whole(path: Path) -> bool:
+    """Rehash a bank and print what was found."""
+    verdict = verify(path)
     for damage in verdict.damages:
         print(f"damaged: {damage}")
     found = len(verdict.damages)
-    print(f"{options.bank}: {found or 'no'} {'damages' if found > 1 else 'damage'} found")
+    print(f"{path}: {found or 'no'} {'damages' if found > 1 else 'damage'} found")
     print(f"derived digest: {verdict.derived_digest}")
-    print(f"content digest: {verdict.content_digest}")
-    if verdict.damages:
-        sys.exit(1)
+    print(f"content digest: {verdict.content_digest}", flush=True)
+    return not verdict.damages
+
+
+def are_same(first: Path, second: Path) -> bool:
+    """Print how much of two banks is the same, what differs, and what may be why."""
+    a, b = Bank.open(first), Bank.open(second)
+    found = compare(a, b)
+    for name, bank, path in (("A", a, first), ("B", b, second)):
+        photos = len(bank.contents.image_ids)
+        print(f"{name}: {path}, {len(bank):,} patches of {photos:,} photos")
+    for title, lines in (
+        ("what differs, the first first:", found.differences),
+        ("what may be why, by the manifests:", found.causes),
+    ):
+        if lines:
+            print(title, *lines, sep="\n  ")
+    verdict = "the same bank" if found.level >= SAME else "not the same bank"
+    print(f"{verdict}: level {found.level} of {len(LEVELS) - 1}, {LEVELS[found.level]}")
+    return found.level >= SAME
 
 
 if __name__ == "__main__":

@@ -1,0 +1,390 @@
+"""Two banks side by side: how much of them is the same, what differs first, and why it may.
+
+Both are taken for whole (bank/verify.py). Tables are compared in blocks of rows, so memory does
+not grow with what differs.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from bank.bank import Bank
+from bank.manifest import is_derived
+from bank.table import PATCHES, PHOTOS, SCENE_CONTENT, column, read_table
+from pipeline.scene import image_of
+
+LEVELS = (
+    "not even the same patch ids",
+    "the same patch ids",
+    "the same patches: pixels and metadata",
+    "the same content: scenes and names too",
+    "the same content and derived parts",
+    "the same files, byte for byte",
+)
+SAME = 4  # the level from which on two banks are the same bank
+ROWS_AT_ONCE = 1 << 14
+PATCHES_AT_ONCE = 512
+# What another version, instruction set or setting can alter.
+MAY_ALTER = {
+    "simplejpeg": "pixels of JPEGs",
+    "pillow": "pixels of what is no plain JPEG, and of --resizer pillow",
+    "pillow-simd": "pixels of what is no plain JPEG, and of --resizer pillow",
+    "libjpeg of pillow": "pixels of JPEGs that simplejpeg does not read",
+    "pycocotools": "masks",
+    "torch": "resized pixels, networks, vectors",
+    "numpy": "vectors",
+    "instructions": "last bits of networks that are trained, and of vectors",
+    "faiss-cpu": "files of index/",
+    "faiss-gpu": "files of index/",
+    "lmdb": "bytes of patches/, not what they say",
+    "pyarrow": "bytes of the tables, not what they say",
+    "webdataset": "bytes of scenes/, not what they say",
+    "--shard-photos": "which file holds what, no more",
+}
+
+
+class Comparison(NamedTuple):
+    level: int  # the highest of LEVELS that is reached
+    causes: tuple[str, ...]  # what the manifests tell of how the banks came to be, where it differs
+    differences: tuple[str, ...]  # in the banks themselves, content first
+
+
+class Gap(NamedTuple):
+    """How far the vectors of the same patches lie apart."""
+
+    rows: int
+    differ: int  # rows of these that are not equal
+    largest: float  # difference of two numbers
+    relative: float  # largest l2 distance of two vectors, over the longer one's length
+
+
+class Overlap(NamedTuple):
+    """How many candidates of the same objects are the same."""
+
+    rows: int
+    share: float  # of an object's candidates that are the same, in any order; mean of the objects
+    equal: int  # objects with the same candidates in the same order, as far as both go
+    nearest: int  # objects with the same first candidate
+
+
+def compare(a: Bank, b: Bank) -> Comparison:
+    """Two whole banks."""
+    shared = _Shared.of(a.patch_ids, b.patch_ids)
+    patches = [*_strangers(a, b, shared), *_patches(a, b, shared)]
+    content = [*patches, *_scenes(a, b), *_names(a, b), *_photos(a, b)]
+    reached = (
+        shared.all,
+        not patches,
+        a.content_digest == b.content_digest,
+        a.manifest.derived_digest == b.manifest.derived_digest,
+        a.manifest.files == b.manifest.files,
+    )
+    differences = (*content, *_derived(a, b, shared), *_files(a, b))
+    # Each holds only where those before it do.
+    return Comparison(sum(reached), tuple(_causes(a, b)), differences)
+
+
+class _Shared(NamedTuple):
+    """Where the rows of two tables that have the same key lie."""
+
+    in_a: NDArray[np.int64]
+    in_b: NDArray[np.int64]
+    all: bool  # neither has others
+
+    @classmethod
+    def of(cls, a: NDArray[np.int64], b: NDArray[np.int64]) -> "_Shared":
+        """Keys, rising and each once."""
+        if np.array_equal(a, b):
+            rows = np.arange(len(a))
+            return cls(rows, rows, True)
+        _, in_a, in_b = np.intersect1d(a, b, assume_unique=True, return_indices=True)
+        return cls(in_a, in_b, False)
+
+    def blocks(self, size: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        for start in range(0, len(self.in_a), size):
+            yield self.in_a[start : start + size], self.in_b[start : start + size]
+
+
+# What the manifests tell
+
+
+def _causes(a: Bank, b: Bank) -> Iterator[str]:
+    ours, theirs = a.manifest, b.manifest
+    entries: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
+        ("setting", _flags(ours.recipe), _flags(theirs.recipe)),
+        ("input", _short(ours.inputs), _short(theirs.inputs)),
+        ("answer of the codec to", ours.codec, theirs.codec),
+        ("version of", ours.versions, theirs.versions),
+        ("machine's", ours.machine, theirs.machine),
+        ("left out for", ours.left_out, theirs.left_out),
+    )
+    for what, mine, other in entries:
+        yield from _unlike(what, mine, other)
+    if ours.edits != theirs.edits:
+        yield f"edits: A {_edits(ours.edits)}; B {_edits(theirs.edits)}"
+
+
+def _unlike(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each entry that is not the same."""
+    for name in sorted(a.keys() | b.keys()):
+        if a.get(name) != b.get(name):
+            alters = f" (may alter {MAY_ALTER[name]})" if name in MAY_ALTER else ""
+            values = f"A {a.get(name, 'none')}, B {b.get(name, 'none')}"
+            yield f"{what} {name}: {values}{alters}"
+
+
+def _flags(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"--{name.replace('_', '-')}": value for name, value in recipe.items()}
+
+
+def _short(digests: Mapping[str, str]) -> dict[str, str]:
+    return {name: f"{digest[:12]}..." for name, digest in digests.items()}
+
+
+def _edits(edits: tuple[Mapping[str, Any], ...]) -> str:
+    if not edits:
+        return "none"
+    last = json.dumps(dict(edits[-1]), ensure_ascii=False)
+    return f"{len(edits):,}, the last {last if len(last) <= 200 else last[:200] + '...'}"
+
+
+# Content
+
+
+def _strangers(a: Bank, b: Bank, shared: _Shared) -> Iterator[str]:
+    """Patches that only one has."""
+    if shared.all:
+        return
+    for name, other_name, bank, other, rows in (
+        ("A", "B", a, b, shared.in_a),
+        ("B", "A", b, a, shared.in_b),
+    ):
+        alone = np.ones(len(bank), bool)
+        alone[rows] = False
+        if not alone.any():
+            continue
+        first = int(bank.patch_ids[int(alone.argmax())])
+        (credit,) = bank.credits([first])
+        reason = _left_out(other, first)
+        yield (
+            f"patches: {alone.sum():,} are only in {name}, the first is {first}, a "
+            f"{credit['category']} of photo {credit['image_id']}"
+            + (f"; {other_name} left it out: {reason}" if reason else "")
+        )
+
+
+def _left_out(bank: Bank, patch_id: int) -> str:
+    """Why, by failures.jsonl; empty where that does not say."""
+    image_id, object_index = int(image_of(np.array(patch_id))), patch_id & 0xFFFF
+    with (bank.path / "failures.jsonl").open("rb") as lines:
+        for row in map(json.loads, lines):
+            if row["image_id"] == image_id and row["object_index"] in (None, object_index):
+                return f"{row['reason']}, {row['detail']}"
+    return ""
+
+
+def _patches(a: Bank, b: Bank, shared: _Shared) -> Iterator[str]:
+    """A line for each column of patches.arrow in which shared patches differ."""
+    for name in PATCHES.names:
+        unlike = _unlike_rows(a.table, b.table, name, shared)
+        if not len(unlike):
+            continue
+        first = int(a.patch_ids[shared.in_a[unlike[0]]])
+        if name == "pixels_sha256":
+            yield _pixels(a, b, a.patch_ids[shared.in_a[unlike]])
+        else:
+            values = [
+                column(bank.table.slice(int(rows[unlike[0]]), 1), name)[0]
+                for bank, rows in ((a, shared.in_a), (b, shared.in_b))
+            ]
+            yield (
+                f"patches: {len(unlike):,} have another {name}, the first is {first}: "
+                f"A {values[0]}, B {values[1]}"
+            )
+
+
+def _unlike_rows(a: pa.Table, b: pa.Table, name: str, shared: _Shared) -> NDArray[np.int64]:
+    """Positions among the shared rows at which a column differs."""
+    ours, theirs = a.column(name).combine_chunks(), b.column(name).combine_chunks()
+    found, start = [], 0
+    for in_a, in_b in shared.blocks(ROWS_AT_ONCE):
+        x, y = ours.take(pa.array(in_a)), theirs.take(pa.array(in_b))
+        if not x.equals(y):
+            # Null is like null, and unlike all else.
+            unlike = pc.fill_null(pc.not_equal(x, y), pc.xor(pc.is_null(x), pc.is_null(y)))
+            found.append(start + np.flatnonzero(unlike.to_numpy(zero_copy_only=False)))
+        start += len(in_a)
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def _pixels(a: Bank, b: Bank, ids: NDArray[np.int64]) -> str:
+    (credit,) = a.credits([int(ids[0])])
+    line = (
+        f"patches: {len(ids):,} have other pixels, of {len(np.unique(image_of(ids))):,} photos, "
+        f"the first is {ids[0]} of {credit['file']}"
+    )
+    if a.patch_size != b.patch_size:
+        return f"{line}; their sides are {a.patch_size} and {b.patch_size} px"
+    most, total = 0, 0
+    for start in range(0, len(ids), PATCHES_AT_ONCE):
+        some = ids[start : start + PATCHES_AT_ONCE]
+        apart = np.abs(a.patches(some).astype(np.int16) - b.patches(some))
+        most, total = max(most, int(apart.max())), total + int(apart.sum())
+    mean = total / (len(ids) * a.patch_size**2 * 3)
+    return f"{line}; by at most {most} of 255, {mean:.3g} on average"
+
+
+def _scenes(a: Bank, b: Bank) -> Iterator[str]:
+    ours, theirs = a.contents, b.contents
+    shared = _Shared.of(ours.image_ids, theirs.image_ids)
+    for name, num, both in (
+        ("A", len(ours.image_ids), len(shared.in_a)),
+        ("B", len(theirs.image_ids), len(shared.in_b)),
+    ):
+        if num > both:
+            yield f"scenes: {num - both:,} are only in {name}"
+    for what in SCENE_CONTENT:
+        unlike = _unlike_rows(ours.scenes, theirs.scenes, what, shared)
+        if not len(unlike):
+            continue
+        first = int(ours.image_ids[shared.in_a[unlike[0]]])
+        if what == "sample_sha256":
+            parts = ", ".join(_unlike_parts(a, b, first))
+            yield f"scenes: {len(unlike):,} say other things, the first is {first} ({parts})"
+        else:
+            yield f"scenes: {len(unlike):,} have another {what}, the first is {first}"
+
+
+def _unlike_parts(a: Bank, b: Bank, image_id: int) -> Iterator[str]:
+    mine, other = a.scene(image_id), b.scene(image_id)
+    for name, x, y in zip(mine._fields, mine, other, strict=True):
+        same = x == y if isinstance(x, tuple) else np.array_equal(x, y)  # type: ignore[arg-type]
+        if not same:
+            yield name
+
+
+def _names(a: Bank, b: Bank) -> Iterator[str]:
+    ours, theirs = a.vocabulary, b.vocabulary
+    for what in ("objects", "predicates"):
+        mine, other = getattr(ours, what), getattr(theirs, what)
+        if mine != other:
+            only = [sorted(set(x) - set(y)) for x, y in ((mine, other), (other, mine))]
+            said = "; ".join(
+                f"only in {name}: {', '.join(words[:5])}{', ...' if len(words) > 5 else ''}"
+                for name, words in zip("AB", only, strict=True)
+                if words
+            )
+            yield f"names of {what}: {said or 'the same in another order'}"
+
+
+def _photos(a: Bank, b: Bank) -> Iterator[str]:
+    """Whether it was the photos that differed, or what was made of them."""
+    paths = [bank.path / "photos.arrow" for bank in (a, b)]
+    if not all(path.is_file() for path in paths):  # banks of earlier versions have none
+        return
+    ours, theirs = (read_table(path, PHOTOS.names) for path in paths)
+    ids = column(ours, "image_id")
+    shared = _Shared.of(ids, column(theirs, "image_id"))
+    for name, what in (("sha256", "bytes"), ("annotation_sha256", "annotations")):
+        unlike = _unlike_rows(ours, theirs, name, shared)
+        if len(unlike):
+            first = ids[shared.in_a[unlike[0]]]
+            yield f"photos: {len(unlike):,} had other {what}, the first is {first}"
+
+
+# What is derived from it
+
+
+def _derived(a: Bank, b: Bank, shared: _Shared) -> Iterator[str]:
+    for network in ("graph_encoder.safetensors", "cooccurrence.safetensors"):
+        if a.manifest.files.get(network) != b.manifest.files.get(network):
+            yield f"{network}: other weights"
+    for file, vectors in (
+        ("features.arrow", Bank.features),
+        ("cooccurrence.arrow", Bank.co_occurrence),
+    ):
+        if a.manifest.files[file] != b.manifest.files[file]:
+            yield from _gap(file, gap(a, b, vectors, shared))
+    if a.manifest.files["candidates.arrow"] != b.manifest.files["candidates.arrow"]:
+        yield from _overlap(overlap(a, b, shared))
+
+
+def gap(
+    a: Bank,
+    b: Bank,
+    vectors: Callable[[Bank, NDArray[np.int64]], NDArray[np.float32]],
+    shared: _Shared | None = None,
+) -> Gap | None:
+    """`vectors` is Bank.features or Bank.co_occurrence; None where their widths differ."""
+    shared = shared or _Shared.of(a.patch_ids, b.patch_ids)
+    differ, largest, relative = 0, 0.0, 0.0
+    for in_a, in_b in shared.blocks(ROWS_AT_ONCE):
+        x = vectors(a, a.patch_ids[in_a]).astype(np.float64)
+        y = vectors(b, b.patch_ids[in_b]).astype(np.float64)
+        if x.shape != y.shape:
+            return None
+        apart = np.linalg.norm(x - y, axis=1)
+        longer = np.maximum(np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
+        differ += int((apart > 0).sum())
+        largest = max(largest, float(np.abs(x - y).max()))
+        relative = max(relative, float((apart / longer.clip(min=1e-30)).max()))
+    return Gap(len(shared.in_a), differ, largest, relative)
+
+
+def _gap(file: str, found: Gap | None) -> Iterator[str]:
+    if found is None:
+        yield f"{file}: vectors of other widths"
+    elif found.differ:
+        yield (
+            f"{file}: {found.differ:,} of {found.rows:,} vectors of the same patches differ, by at "
+            f"most {found.largest:.2g} in one number and {found.relative:.2g} of a vector's length"
+        )
+
+
+def overlap(a: Bank, b: Bank, shared: _Shared | None = None) -> Overlap:
+    shared = shared or _Shared.of(a.patch_ids, b.patch_ids)
+    total, equal, nearest = 0.0, 0, 0
+    for in_a, in_b in shared.blocks(PATCHES_AT_ONCE):
+        x, y = a.candidates(a.patch_ids[in_a]), b.candidates(b.patch_ids[in_b])
+        same = (x.ids[:, :, None] == y.ids[:, None, :]) & x.valid[:, :, None]
+        offered = np.maximum(x.valid.sum(1), y.valid.sum(1))
+        total += float((same.sum((1, 2)) / offered.clip(min=1)).sum() + (offered == 0).sum())
+        k = min(x.ids.shape[1], y.ids.shape[1])
+        equal += int((x.ids[:, :k] == y.ids[:, :k]).all(1).sum())
+        nearest += int((x.ids[:, 0] == y.ids[:, 0]).sum())
+    return Overlap(len(shared.in_a), total / max(len(shared.in_a), 1), equal, nearest)
+
+
+def _overlap(found: Overlap) -> Iterator[str]:
+    if found.equal < found.rows:
+        yield (
+            f"candidates.arrow: {100 * found.share:.2f} % of an object's candidates are the same; "
+            f"{found.equal:,} of {found.rows:,} objects have all the same in the same order, "
+            f"{found.nearest:,} the same nearest"
+        )
+
+
+def _files(a: Bank, b: Bank) -> Iterator[str]:
+    """Files whose bytes differ: what they hold may be the same in another layout."""
+    ours, theirs = a.manifest.files, b.manifest.files
+    for what, wanted in (("derived", True), ("other", False)):
+        unlike = [
+            path
+            for path in sorted(ours.keys() | theirs.keys())
+            if is_derived(path) is wanted and ours.get(path) != theirs.get(path)
+        ]
+        if unlike:
+            yield (
+                f"files: {len(unlike):,} {what} ones are not the same bytes, the first is "
+                f"{unlike[0]}"
+            )
+    if a.manifest.shards.keys() != b.manifest.shards.keys():
+        yield (
+            f"files: {len(a.manifest.shards):,} shards in A, {len(b.manifest.shards):,} in B "
+            "(another --shard-photos, or --mode extend)"
+        )
