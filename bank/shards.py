@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,20 @@ def write_patches(folder: Path, patches: Iterable[tuple[int, bytes]], size: int)
         env.close()
 
 
-@functools.cache
-def _environment(path: Path, identity: tuple[int, int]) -> Any:
-    """This process's one handle on a shard: LMDB forbids opening a file twice.
+@dataclass(frozen=True)
+class _ShardFile:
+    """A file is its inode: it may have two paths, and a path may come to name another file."""
 
-    `identity` tells a file from another one that stood at the same path before.
-    """
+    identity: tuple[int, int, int]
+    folder: Path = field(compare=False)
+
+
+@functools.cache
+def _environment(file: _ShardFile) -> Any:
+    """This process's one handle on a shard: LMDB forbids opening a file twice."""
+    path = os.fspath(file.folder)
     try:
-        return lmdb.open(os.fspath(path), readonly=True, lock=False, readahead=False, create=False)
+        return lmdb.open(path, readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:
         raise BankError(
             f"{path}/data.mdb cannot be opened ({error}); `python -m jobs.verify_bank` says what "
@@ -169,7 +176,8 @@ def open_shard(path: Path) -> Any:
         status = (path / "data.mdb").stat()
     except FileNotFoundError as error:
         raise BankError(f"{path}/data.mdb is missing; build the bank again") from error
-    return _environment(path, (status.st_ino, status.st_mtime_ns))
+    identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
+    return _environment(_ShardFile(identity, path))
 
 
 def rows_of(known: NDArray[np.int64], ids: NDArray[np.int64], where: Path) -> NDArray[np.int64]:
