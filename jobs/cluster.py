@@ -1,14 +1,25 @@
 """Tasks in, results out in whatever order they finish: in this process, or through Dask.
 
 One task makes one shard (seconds, not milliseconds: Dask spends about one on each). Arguments
-are names and paths, results small receipts, and only a few tasks are in flight at a time.
+are names and paths, results small receipts, and only a few tasks are in flight at a time. What
+goes wrong on a worker comes out here as it would without Dask; what goes wrong with Dask itself
+is one line, and its own logs are kept from the user.
 """
 
+import functools
+import hashlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+import socket
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import islice
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from pipeline.errors import UserError
 
@@ -16,7 +27,11 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 IN_FLIGHT_PER_WORKER = 2  # one that runs, one that waits its turn
-JOIN_S = 30  # how long a scheduler may take to answer
+JOIN_S = 30  # how long a scheduler may take to answer, and its first worker to come
+LOOK_S = 5.0  # between two looks at who is at work
+FORSAKEN_S = 60.0  # how long a build waits for others once its last worker has gone
+KEPT = "finished shards are kept: run the command again"
+PROJECT = Path(__file__).parents[1]
 
 
 def results(
@@ -30,9 +45,9 @@ def results(
     if not scheduler and not workers:
         yield from (_single_threaded(function, task) for task in tasks)
         return
-    with _client(workers, scheduler) as client:
-        threads = sum(client.nthreads().values()) or 1
-        yield from _stream(client, function, tasks, threads * IN_FLIGHT_PER_WORKER)
+    client = _joined(scheduler) if scheduler else _started(workers)
+    with client as (connection, where):
+        yield from _stream(connection, function, tasks, where)
 
 
 def _dask() -> Any:
@@ -41,73 +56,205 @@ def _dask() -> Any:
 
 
 @contextmanager
-def _client(workers: int, scheduler: str) -> Iterator[Any]:
+def _started(workers: int) -> Iterator[tuple[Any, str]]:
+    """A client of worker processes on this machine; one that dies is replaced."""
     distributed = _dask()
-    if scheduler:
+    with ExitStack() as stack:
         try:
-            client = distributed.Client(scheduler, timeout=JOIN_S)
-        except (OSError, ValueError) as error:
+            cluster = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=None,
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its HTTP server's
+                    silence_logs="CRITICAL",
+                )
+            )
+            client = stack.enter_context(distributed.Client(cluster))
+        except (OSError, RuntimeError) as error:
             raise UserError(
-                f"no Dask scheduler answers at {scheduler!r} ({error}); start one with "
-                f"`dask scheduler`, or leave --scheduler out"
+                f"cannot start {workers} workers ({_first_line(error)}); they need a little room "
+                f"in {_temporary()} (or name another folder in TMPDIR), or use --workers 0"
             ) from error
-        with client:
-            _wait_for_workers(client, scheduler)
-            yield client
+        yield client, "the Dask scheduler of this build"
+
+
+@contextmanager
+def _joined(scheduler: str) -> Iterator[tuple[Any, str]]:
+    """A client of a scheduler that others have started."""
+    distributed = _dask()
+    with ExitStack() as stack:
+        stack.enter_context(distributed.utils.silence_logging_cmgr(logging.CRITICAL))
+        try:
+            _greeted(scheduler)
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                client = stack.enter_context(distributed.Client(scheduler, timeout=JOIN_S))
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(
+                f"no Dask scheduler answers at {scheduler!r} ({_first_line(error)}); start one "
+                f"with `dask scheduler`, or leave --scheduler out"
+            ) from error
+        if any(w.category.__name__ == "VersionMismatchWarning" for w in warned):
+            _tell(
+                f"the Dask scheduler at {scheduler} or its workers have other versions of Dask's "
+                f"packages than this process; where that leads to trouble, install those of "
+                f"requirements.lock on all machines"
+            )
+        try:
+            client.wait_for_workers(1, timeout=JOIN_S)
+        except TimeoutError as error:
+            raise UserError(
+                f"the Dask scheduler at {scheduler} has no workers; start some with "
+                f"`PYTHONPATH={PROJECT} dask worker {scheduler} --nthreads 1`"
+            ) from error
+        yield client, f"the Dask scheduler at {scheduler}"
+
+
+def _greeted(scheduler: str) -> None:
+    """OSError where something listens that is no scheduler, for whose first word a client would
+    wait for ever; where nothing listens yet, a client tries again for a while."""
+    if not scheduler.startswith("tcp://"):
         return
-    with (
-        distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            silence_logs="ERROR",
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
-
-
-def _wait_for_workers(client: Any, scheduler: str) -> None:
+    place = _dask().comm.get_address_host_port(scheduler)
     try:
-        client.wait_for_workers(1, timeout=JOIN_S)
-    except TimeoutError as error:
-        raise UserError(
-            f"the Dask scheduler at {scheduler} has no workers; start some with "
-            f"`PYTHONPATH=<this folder> dask worker {scheduler} --nthreads 1`"
-        ) from error
+        connection = socket.create_connection(place, JOIN_S)
+    except OSError:
+        return
+    with connection:
+        if not connection.recv(1):
+            raise OSError("it hangs up")
+
+
+class _Failed(NamedTuple):
+    """What a worker answers where it could not do its task for a reason that can be told."""
+
+    error: UserError | OSError
+    host: str
 
 
 def _stream(
-    client: Any, function: Callable[[Task], Result], tasks: Sequence[Task], window: int
+    client: Any, function: Callable[[Task], Result], tasks: Sequence[Task], where: str
 ) -> Iterator[Result]:
+    work = functools.partial(_work, function, _sources(PROJECT))
+    waiting, running, crew = iter(tasks), set[Any](), _Crew(client, where)
+    while True:
+        with _reaching(where):
+            room = max(crew.threads() * IN_FLIGHT_PER_WORKER - len(running), 0)
+            running |= {client.submit(work, t, pure=False) for t in islice(waiting, room)}
+            if room and not running:
+                return
+            done = _done(running)
+        for future in done:
+            running.remove(future)
+            with _reaching(where):
+                result = _result(future)
+                # At once: a result that Dask still holds is made again when its worker dies.
+                future.release()
+            if isinstance(result, _Failed):
+                raise _as_here(result, remote=client.cluster is None)
+            yield result
+
+
+class _Crew:
+    """The workers of a scheduler, looked at every few seconds: they come and go."""
+
+    def __init__(self, client: Any, where: str) -> None:
+        self.client, self.where = client, where
+        self.members: dict[str, int] = {}  # address -> threads
+        self.looked = self.seen = float("-inf")
+
+    def threads(self) -> int:
+        """How many there are; UserError once there have been none for too long."""
+        now = time.monotonic()
+        if now - self.looked >= LOOK_S:
+            members = self.client.nthreads()
+            if gone := len(self.members.keys() - members.keys()):
+                _tell(f"{gone} of {len(self.members)} workers died or left; others do their work")
+            self.members, self.looked = members, now
+            if members or self.seen < 0:
+                self.seen = now
+        if not self.members and now - self.seen >= FORSAKEN_S:
+            raise UserError(f"{self.where} has no workers any more; {KEPT} when there are some")
+        return sum(self.members.values())
+
+
+def _done(futures: Iterable[Any]) -> Iterable[Any]:
+    """Those that have an answer, after waiting for one; none where that takes long."""
+    waiting = list(futures)
+    if not waiting:
+        time.sleep(LOOK_S)  # for a worker
+        return ()
+    try:
+        found = _dask().wait(waiting, timeout=LOOK_S, return_when="FIRST_COMPLETED")
+    except TimeoutError:
+        return ()
+    return list(found.done)
+
+
+def _result(future: Any) -> Any:
+    try:
+        return future.result()
+    except _dask().KilledWorker as error:
+        raise UserError(
+            f"several workers died over the same shard, mostly for want of memory; {KEPT}, with "
+            f"fewer --workers or a smaller --shard-photos"
+        ) from error
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "deserialization" not in str(error):
+            raise
+        raise UserError(
+            f"the Dask scheduler or its workers cannot import this project "
+            f"({_first_line(error)}): start both with PYTHONPATH={PROJECT} and the same packages "
+            f"as here"
+        ) from error
+
+
+@contextmanager
+def _reaching(where: str) -> Iterator[None]:
+    """UserError where the scheduler is lost; a task's own troubles come as `_Failed`."""
     distributed = _dask()
+    closed = distributed.client.ClosedClientError
+    try:
+        yield
+    except (distributed.CancelledError, closed, OSError) as error:
+        raise UserError(f"{where} was lost: it has ended or cannot be reached; {KEPT}") from error
 
-    def submit(task: Task) -> Any:
-        return client.submit(_single_threaded, function, task, pure=False)
 
-    waiting = iter(tasks)
-    running = distributed.as_completed([submit(task) for task in islice(waiting, window)])
-    for future in running:
-        try:
-            result = future.result()
-        except distributed.KilledWorker as error:
+def _as_here(failed: _Failed, *, remote: bool) -> Exception:
+    """The error as it would be raised in this process; of a remote one it says where."""
+    error = failed.error
+    if not remote:
+        return error
+    if isinstance(error, UserError):
+        return UserError(f"worker on {failed.host}: {error}")
+    error.filename = f"{error.filename} (on {failed.host})" if error.filename else failed.host
+    return error
+
+
+def _work(function: Callable[[Task], Result], sources: str, task: Task) -> Result | _Failed:
+    """On a worker."""
+    host = socket.gethostname()
+    try:
+        if _sources(PROJECT) != sources:
             raise UserError(
-                "several workers died over the same shard, mostly for want of memory; finished "
-                "shards are kept: use fewer --workers or a smaller --shard-photos"
-            ) from error
-        except RuntimeError as error:
-            if "deserialization" not in str(error):
-                raise
-            raise UserError(
-                "the Dask scheduler or its workers cannot import this project: start both with "
-                "PYTHONPATH set to its folder and the same packages as here"
-            ) from error
-        # Let go at once: a result that Dask still holds is computed again when its worker dies.
-        future.release()
-        yield result
-        for task in islice(waiting, 1):
-            running.add(submit(task))
+                f"its {PROJECT} is another version of this project: bring all machines to the "
+                f"same and start the workers again"
+            )
+        return _single_threaded(function, task)
+    except (UserError, OSError) as error:
+        return _Failed(error, host)
+
+
+@functools.cache
+def _sources(project: Path) -> str:
+    """SHA-256 of the code that shards are made with."""
+    digest = hashlib.sha256()
+    for path in sorted(p for room in ("pipeline", "bank") for p in project.glob(f"{room}/**/*.py")):
+        digest.update(path.relative_to(project).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _single_threaded(function: Callable[[Task], Result], task: Task) -> Result:
@@ -120,3 +267,18 @@ def _single_threaded(function: Callable[[Task], Result], task: Task) -> Result:
         return function(task)
     finally:
         torch.set_num_threads(threads)
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "a temporary folder"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -1,9 +1,30 @@
+import errno
+import itertools
 import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from bank.assemble import assemble
+from bank.contents import content_digest
+from bank.cutting import CropRecipe
+from bank.manifest import read_manifest
+from jobs import cluster
 from jobs.cluster import results
+from jobs.cut import Workforce, cut, plan
+from pipeline.coco.reader import read_coco
 from pipeline.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+DASK = [sys.executable, "-m", "dask"]
+START_S = 60  # patience of the tests, not what they take
 
 
 def _square(x):
@@ -41,3 +62,192 @@ def test_a_scheduler_that_is_not_there_is_named(monkeypatch):
 def test_an_address_that_is_none_is_named():
     with pytest.raises(UserError, match="no Dask scheduler answers at 'nonsense://'"):
         list(results(_square, [1], 0, "nonsense://"))
+
+
+def test_something_else_that_listens_there_is_no_scheduler(monkeypatch):
+    monkeypatch.setattr("jobs.cluster.JOIN_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"no Dask scheduler answers at '{address}'"):
+            list(results(_square, [1], 0, address))
+
+
+def test_workers_that_have_no_room_to_start_are_one_line(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"cannot start 1 workers \(.*Not a directory"):
+        list(results(_square, [1], 1))
+
+
+# On a cluster: a scheduler and workers that are processes of their own
+
+
+class Cluster:
+    """A scheduler and two workers, each a process group."""
+
+    def __init__(self, folder, project=ROOT):
+        self.folder, self.processes, self.workers = folder, [], []
+        self.env = {
+            **os.environ,
+            "PYTHONPATH": str(project),
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+            "DASK_DISTRIBUTED__ADMIN__TICK__LIMIT": "1h",
+        }
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{port}"
+        listen = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+        self.scheduler = self.start("scheduler", *listen)
+
+    def start(self, *command):
+        with (self.folder / f"{len(self.processes)}.log").open("w") as log:
+            process = subprocess.Popen(
+                [*DASK, *command],
+                cwd=self.folder,
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def add_worker(self):
+        one = ["--nthreads", "1", "--no-dashboard", "--local-directory", str(self.folder)]
+        self.workers.append(self.start("worker", self.address, *one))
+
+    def close(self):
+        for process in self.processes:
+            kill(process)
+
+
+def kill(process):
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    started = Cluster(tmp_path_factory.mktemp("dask"))
+    started.add_worker()
+    started.add_worker()
+    yield started
+    started.close()
+
+
+def on(machines, function, tasks):
+    return results(function, tasks, 0, machines.address)
+
+
+def test_results_come_from_workers_of_any_machine(machines):
+    assert sorted(on(machines, abs, range(-20, 0))) == list(range(1, 21))
+
+
+def test_a_file_that_a_worker_cannot_have_is_told_with_number_name_and_host(machines, tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        list(on(machines, Path.read_bytes, [tmp_path / "nothing"]))
+    assert caught.value.errno == errno.ENOENT
+    assert caught.value.filename == f"{tmp_path}/nothing (on {socket.gethostname()})"
+
+
+def test_what_a_worker_says_to_the_user_arrives_with_its_host(machines, tmp_path):
+    with pytest.raises(UserError, match=rf"^worker on {socket.gethostname()}: there is no bank at"):
+        list(on(machines, read_manifest, [tmp_path / "bank"]))
+
+
+def test_a_fault_in_the_code_keeps_its_traceback(machines):
+    with pytest.raises(TypeError, match="bad operand type for abs") as caught:
+        list(on(machines, abs, ["text"]))
+    assert "_single_threaded" in [entry.name for entry in caught.traceback]
+
+
+def test_workers_that_have_another_version_of_the_project_are_refused(machines, monkeypatch):
+    monkeypatch.setattr(cluster, "_sources", lambda project: "another")
+    with pytest.raises(UserError, match=r"worker on .* is another version of this project"):
+        list(on(machines, abs, [1]))
+
+
+def test_workers_that_cannot_import_the_project_are_told_how(machines, monkeypatch):
+    stranger = type("Task", (), {"__module__": "nowhere_to_be_found"})
+    monkeypatch.setitem(sys.modules, "nowhere_to_be_found", sys)
+    monkeypatch.setattr(sys, "Task", stranger, raising=False)
+    with pytest.raises(UserError, match=f"cannot import this project .*PYTHONPATH={ROOT}"):
+        list(on(machines, repr, [stranger()]))
+
+
+def shards(data, out):
+    """Tasks of a second or two: 28 small photos, two to a shard."""
+    out.mkdir()
+    dataset = read_coco(data, limit=14)
+    return dataset, plan(dataset, out, 1, CropRecipe(32, 16, "torch"))
+
+
+def content(dataset, out, done):
+    assemble(out, sorted(done), dataset.vocabulary)
+    return content_digest(out)
+
+
+@contextmanager
+def once(folder, count, do):
+    """Do something when `folder` holds so many files."""
+
+    def watch():
+        while len(list(folder.glob("cut-*"))) < count:
+            time.sleep(0.005)
+        do()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield
+    thread.join(START_S)
+
+
+@pytest.fixture(scope="module")
+def reference(toy_data, tmp_path_factory):
+    dataset, tasks = shards(toy_data, out := tmp_path_factory.mktemp("content") / "bank")
+    return content(dataset, out, cut(tasks, Workforce()))
+
+
+def test_a_worker_killed_in_mid_build_costs_nothing_but_time(
+    machines, toy_data, tmp_path, reference, capfd, monkeypatch
+):
+    monkeypatch.setattr(cluster, "LOOK_S", 0.1)
+    dataset, tasks = shards(toy_data, tmp_path / "bank")
+    victim = machines.workers.pop()
+    with once(tmp_path / "bank/work/receipts", 3, lambda: kill(victim)):
+        done = cut(tasks, Workforce(0, machines.address))
+    assert victim.returncode == -signal.SIGKILL
+    assert content(dataset, tmp_path / "bank", done) == reference
+    said = capfd.readouterr().err
+    assert "1 of 2 workers died or left; others do their work" in said
+    assert "Traceback" not in said
+
+
+def test_a_task_that_kills_its_workers_ends_in_one_line(machines):
+    with pytest.raises(UserError, match="several workers died over the same shard"):
+        list(on(machines, os._exit, [1]))
+
+
+def test_a_build_whose_workers_all_die_ends_in_one_line(machines, monkeypatch):
+    monkeypatch.setattr(cluster, "LOOK_S", 0.1)
+    monkeypatch.setattr(cluster, "FORSAKEN_S", 0.5)
+    answers = on(machines, time.sleep, [0.01, *[3600] * 8])
+    next(answers)
+    for worker in machines.workers:
+        kill(worker)
+    with pytest.raises(UserError, match="has no workers any more; finished shards are kept"):
+        next(answers)
+    machines.workers.clear()
+    machines.add_worker()
+
+
+def test_a_scheduler_killed_in_mid_build_ends_it_in_one_line(machines, capfd):
+    answers = on(machines, time.sleep, itertools.repeat(0.01))
+    next(answers)
+    kill(machines.scheduler)
+    with pytest.raises(UserError, match="was lost: it has ended or cannot be reached; finished"):
+        list(answers)
+    assert "Traceback" not in capfd.readouterr().err
