@@ -237,7 +237,7 @@ def _work(function: Callable[[Task], Result], sources: str, task: Task) -> Resul
     """On a worker."""
     host = socket.gethostname()
     try:
-        if _sources(PROJECT) != sources:
+        if _own_sources() != sources:
             raise UserError(
                 f"its {PROJECT} is another version of this project: bring all machines to the "
                 f"same and start the workers again"
@@ -248,6 +248,11 @@ def _work(function: Callable[[Task], Result], sources: str, task: Task) -> Resul
 
 
 @functools.cache
+def _own_sources() -> str:
+    """Of a worker, once: it does not see later edits either."""
+    return _sources(PROJECT)
+
+
 def _sources(project: Path) -> str:
     """SHA-256 of the code that shards are made with."""
     digest = hashlib.sha256()
