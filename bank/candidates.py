@@ -1,25 +1,23 @@
 """Features in, K candidate patches per object out: exact nearest neighbours from other photos."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bank.errors import BankError
-from bank.grid import STEP, scaled
-from pipeline.scene import image_of
+from bank.files import written
+from bank.grid import STEP
+from bank.nearest import PADDING, Nearest
+from bank.screen import Searcher
 
 Scope = Literal["category", "all"]
 
-PADDING = -1  # the id where there is no candidate
-BLOCK = 1 << 22  # distances held at once: 32 MiB of float64
-BLOCK_COLUMNS = 1 << 16  # ... and how many of them belong to one query
-EXTRA = 8  # looked at beyond k, so that ties at the k-th place seldom need a second pass
+AT_ONCE = 1 << 16  # patches asked for together with scope all
 
 
 class Candidates(NamedTuple):
@@ -31,20 +29,6 @@ class Candidates(NamedTuple):
     fallback: NDArray[np.bool_]  # (O, K) True where the patch is of another category
 
 
-class Pool(NamedTuple):
-    """Patches to choose from."""
-
-    ids: NDArray[np.int64]  # (n,) ascending: ties go to the lower id
-    vectors: NDArray[np.float64]  # (n, F) from `scaled`
-
-
-class Nearest(NamedTuple):
-    """The k nearest of a pool, by (distance, id)."""
-
-    ids: NDArray[np.int64]  # (q, k) PADDING where the pool has no more
-    squared: NDArray[np.float64]  # (q, k) in grid steps, exact; inf at padding
-
-
 def empty_candidates(num_objects: int, k: int) -> Candidates:
     """All padding."""
     return Candidates(
@@ -53,94 +37,6 @@ def empty_candidates(num_objects: int, k: int) -> Candidates:
         np.zeros((num_objects, k), dtype=np.bool_),
         np.zeros((num_objects, k), dtype=np.bool_),
     )
-
-
-def nearest(
-    queries: NDArray[np.float64],
-    pool: Pool,
-    k: int,
-    own_images: NDArray[np.int64] | None = None,
-) -> Nearest:
-    """The k nearest of the pool for each query, exactly.
-
-    queries     (q, F)  from `scaled`
-    own_images  (q,)    the photo each query was cut from: none of its patches is offered
-    """
-    found = Nearest(
-        np.full((len(queries), k), PADDING, dtype=np.int64),
-        np.full((len(queries), k), np.inf, dtype=np.float64),
-    )
-    if not len(pool.ids):
-        return found
-    columns = min(len(pool.ids), BLOCK_COLUMNS)
-    rows = max(1, BLOCK // columns)
-    for r in range(0, len(queries), rows):
-        images = None if own_images is None else own_images[r : r + rows]
-        ids, squared = _nearest_of_block(queries[r : r + rows], pool, k, images, columns)
-        found.ids[r : r + rows, : ids.shape[1]] = ids
-        found.squared[r : r + rows, : ids.shape[1]] = squared
-    return found
-
-
-def _nearest_of_block(
-    queries: NDArray[np.float64],
-    pool: Pool,
-    k: int,
-    own_images: NDArray[np.int64] | None,
-    columns: int,
-) -> Nearest:
-    """`nearest` for a few queries: the pool in slices, keeping the best k so far."""
-    asked = torch.from_numpy(queries)
-    asked_norms = (asked**2).sum(1, keepdim=True)
-    best = torch.empty(len(asked), 0, dtype=torch.float64)  # (q, up to k)
-    best_ids = torch.empty(len(asked), 0, dtype=torch.int64)
-    for c in range(0, len(pool.ids), columns):
-        ids = torch.from_numpy(pool.ids[c : c + columns])
-        offered = torch.from_numpy(pool.vectors[c : c + columns])
-        squared = torch.addmm((offered**2).sum(1) + asked_norms, asked, offered.T, alpha=-2)
-        if own_images is not None:
-            offered_images = torch.from_numpy(image_of(pool.ids[c : c + columns]))
-            own = torch.from_numpy(own_images)[:, None] == offered_images
-            squared.masked_fill_(own, torch.inf)
-        new, places = smallest(squared, k)
-        # What was kept has lower ids than this slice and stays in front: ties end in id order.
-        best, places_in_both = smallest(torch.cat([best, new], dim=1), k)
-        best_ids = torch.cat([best_ids, ids[places]], dim=1).gather(1, places_in_both)
-    return Nearest(
-        best_ids.masked_fill(best.isinf(), PADDING).numpy(),
-        best.numpy(),
-    )
-
-
-def smallest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest of each row, ascending, equal ones by column: (q, n) -> 2 x (q, min(k, n)).
-
-    `torch.topk` does not say which of equal values it takes; where that could matter, a second
-    pass counts the equal ones from the left.
-    """
-    num_columns = values.shape[1]
-    k = min(k, num_columns)
-    looked_at = min(k + EXTRA, num_columns)
-    top, places = torch.topk(values, looked_at, dim=1, largest=False)
-    if looked_at < num_columns:
-        unclear = torch.nonzero(top[:, k - 1] == top[:, -1])[:, 0]
-        for rows in torch.split(unclear, max(1, BLOCK // num_columns)):
-            places[rows, :k] = _leftmost(values[rows], top[rows, k - 1], k)
-            top[rows, :k] = values[rows].gather(1, places[rows, :k])
-            top[rows, k:] = torch.inf
-    by_column = places.argsort(dim=1)
-    top, places = top.gather(1, by_column), places.gather(1, by_column)
-    order = top.argsort(dim=1, stable=True)[:, :k]
-    return top.gather(1, order), places.gather(1, order)
-
-
-def _leftmost(values: Tensor, last: Tensor, k: int) -> Tensor:
-    """Columns of everything under `last` and of the leftmost equal to it, k a row."""
-    under = values < last[:, None]
-    equal = values == last[:, None]
-    wanted = k - under.sum(1, keepdim=True)
-    keep = under | (equal & (equal.cumsum(1) <= wanted))
-    return keep.nonzero()[:, 1].reshape(len(values), k)
 
 
 def find_candidates(
@@ -165,38 +61,29 @@ def find_candidates(
             "no training patch to offer: the bank is empty; see failures.jsonl for what was left "
             "out, and build it with more photos"
         )
-    names = np.asarray(categories, dtype=np.str_)
-    vectors = scaled(features)
-    images = image_of(ids)
-    by_id = np.argsort(ids, kind="stable")
-    offered = by_id[train_mask[by_id]]  # rows of the pool, by ascending id
+    names, of_name = np.unique(np.asarray(categories, dtype=np.str_), return_inverse=True)
+    offered = np.flatnonzero(train_mask)
+    offered = offered[np.lexsort((ids[offered], of_name[offered]))]
+    searcher = Searcher(features, ids, offered)
     found = empty_candidates(len(ids), k)
+    everything = range(len(offered))
     if scope == "all":
-        everything = Pool(ids[offered], vectors[offered])
-        rows = np.arange(len(ids))
-        for part in _parts(rows, len(offered)):
-            near = nearest(vectors[part], everything, k, images[part])
-            theirs = names[offered[np.searchsorted(everything.ids, near.ids)]]
-            fill(found, part, near, fallback=theirs != names[part, None])
+        by_id = np.argsort(ids)
+        for first in range(0, len(ids), AT_ONCE):
+            rows = np.arange(first, min(first + AT_ONCE, len(ids)))
+            near = searcher.search(rows, [everything], k)
+            theirs = of_name[by_id[np.searchsorted(ids, near.ids, sorter=by_id)]]
+            fill(found, rows, near, fallback=theirs != of_name[rows, None])
         return found
-    for name in np.unique(names):
-        rows = np.flatnonzero(names == name)
-        same = offered[names[offered] == name]
-        pool = Pool(ids[same], vectors[same])
-        for part in _parts(rows, len(same)):
-            fill(found, part, nearest(vectors[part], pool, k, images[part]), fallback=False)
+    starts = np.searchsorted(of_name[offered], np.arange(len(names) + 1))
+    by_name = np.split(np.argsort(of_name, kind="stable"), np.bincount(of_name).cumsum()[:-1])
+    for rows, (start, stop) in zip(by_name, pairwise(starts), strict=True):
+        own = everything[start:stop]
+        fill(found, rows, searcher.search(rows, [own], k), fallback=False)
         short = rows[~found.valid[rows].all(1)]
-        if len(short):
-            other = offered[names[offered] != name]
-            pool = Pool(ids[other], vectors[other])
-            fill(found, short, nearest(vectors[short], pool, k, images[short]), fallback=True)
+        others = [everything[:start], everything[stop:]]
+        fill(found, short, searcher.search(short, others, k), fallback=True)
     return found
-
-
-def _parts(rows: NDArray[np.int64], num_columns: int) -> Iterator[NDArray[np.int64]]:
-    """Rows in blocks, so that what is copied of the features stays small."""
-    size = max(1, BLOCK // max(1, min(num_columns, BLOCK_COLUMNS)))
-    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def fill(
@@ -239,10 +126,12 @@ def write_candidates(path: Path, patch_ids: NDArray[np.int64], candidates: Candi
             "fallback": rows_of(candidates.fallback),
         }
     )
-    partial = path.with_name(path.name + ".partial")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with (
+        written(path) as partial,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
         writer.write_table(table)
-    partial.replace(path)
 
 
 def read_candidates(path: Path) -> tuple[NDArray[np.int64], Candidates]:

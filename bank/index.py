@@ -12,25 +12,17 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bank.candidates import (
-    PADDING,
-    Candidates,
-    Nearest,
-    Pool,
-    Scope,
-    empty_candidates,
-    fill,
-    nearest,
-    smallest,
-)
+from bank.candidates import Candidates, Scope, empty_candidates, fill
 from bank.errors import BankError
 from bank.grid import STEP, scaled
+from bank.nearest import PADDING, Nearest, Pool, nearest, smallest
 from pipeline.options import write_json
 from pipeline.scene import image_of
 
@@ -145,7 +137,8 @@ class Indexes:
                 for name, part in about["categories"].items()
             }
             return cls(folder, bank_digest, parts)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # TokenError: of numpy, for a header whose brackets do not close
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, TokenError) as error:
             raise BankError(f"{folder} is damaged ({error!r}): build the bank again") from error
 
     def __reduce__(self) -> Any:
@@ -247,4 +240,4 @@ class Indexes:
     def _pool(self, rows: NDArray[np.int64], excluded: NDArray[np.int64]) -> Pool:
         rows = rows[~np.isin(image_of(self.ids[rows]), excluded)]
         rows = rows[np.argsort(self.ids[rows])]
-        return Pool(self.ids[rows], scaled(self.vectors[rows]))
+        return Pool(self.ids[rows], self.vectors[rows])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bank.candidates import Scope, find_candidates, write_candidates
 from bank.contents import Contents
-from bank.files import json_digest, written
+from bank.files import json_digest
 from bank.index import build_indexes
 from bank.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
 from bank.table import read_vectors, write_vectors
@@ -220,8 +220,7 @@ def nearest_candidates(derivation: Derivation, features: Receipt) -> Receipt:
             recipe.candidates,
             recipe.candidate_scope,
         )
-        with written(path) as partial:
-            write_candidates(partial, ids, found)
+        write_candidates(path, ids, found)
 
     inputs = [_digests(features), recipe.candidates, recipe.candidate_scope]
     return derivation.stage("candidates", inputs, (path.name,), make)

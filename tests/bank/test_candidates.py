@@ -2,19 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from bank import candidates as module
-from bank.candidates import (
-    PADDING,
-    Candidates,
-    Pool,
-    find_candidates,
-    nearest,
-    read_candidates,
-    smallest,
-    write_candidates,
-)
+from bank import nearest as exact
+from bank.candidates import Candidates, find_candidates, read_candidates, write_candidates
 from bank.errors import BankError
 from bank.grid import on_grid, scaled
+from bank.nearest import PADDING, Pool, nearest, smallest
 from pipeline.scene import patch_id
 
 F = 5
@@ -60,8 +52,8 @@ def test_candidates_follow_the_rule_in_every_place(scope):
 def test_small_blocks_find_what_one_block_finds(monkeypatch):
     bank = a_bank(seed=3)
     whole = find_candidates(*bank, k=6)
-    monkeypatch.setattr(module, "BLOCK", 21)
-    monkeypatch.setattr(module, "BLOCK_COLUMNS", 7)
+    monkeypatch.setattr(exact, "BLOCK", 21)
+    monkeypatch.setattr(exact, "BLOCK_COLUMNS", 7)
     for one, other in zip(whole, find_candidates(*bank, k=6), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -113,7 +105,7 @@ def test_an_empty_bank_is_refused():
 def test_distances_are_exact_far_from_the_origin():
     far = on_grid(np.array([[3000.0, 0, 0, 0, 0]]))
     pool = on_grid(np.array([[3000.0, 2**-11, 0, 0, 0], [3000.0, 2**-12, 0, 0, 0]]))
-    found = nearest(scaled(far), Pool(np.array([1, 2]), scaled(pool)), k=2)
+    found = nearest(scaled(far), Pool(np.array([1, 2]), pool), k=2)
     assert found.ids.tolist() == [[2, 1]]
     assert found.squared.tolist() == [[1.0, 4.0]]
 

@@ -1,0 +1,231 @@
+"""Nearest neighbours of very many queries: float32 rules out nearly all, exact distances decide.
+
+What comes out is what `bank/nearest.py` finds, bit for bit. A `Screen` gives float32 numbers that
+are surely no larger than the true distances; the few patches with the lowest are ranked by exact
+distances; where the k-th of these is nearer than the lowest bound left out, no other patch can be
+among the k nearest. Queries for which that cannot be said go to a finer screen, in the end to the
+exact search.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bank.grid import STEP, scaled
+from bank.nearest import PADDING, Nearest, Pool, nearest, no_neighbours, smallest
+from pipeline.scene import image_of
+
+CELLS = 1 << 23  # float32 bounds held at once: 32 MiB
+COLUMNS = 1 << 15  # ... and how many of them belong to one query
+ROWS = 1 << 6  # queries whose proposals are ranked at once
+PREPARED = 1 << 14  # patches turned into float64 at once
+GROUP = 32  # neighbouring columns whose lowest is looked at first
+MARGIN = 16  # patches ranked beyond the k nearest by the first screen
+SMALL = 1 << 12  # so few patches are searched exactly at once, which is faster
+TAIL = 3e-4  # share of the variance that a coarse screen may leave out of its directions
+
+
+class Screen:
+    """Lower bounds of squared distances, in grid steps, as one float32 product.
+
+    Vectors are centred and turned (an orthogonal basis keeps distances); the first `dims`
+    coordinates stay, the length of the rest becomes one more. By the triangle inequality that
+    shortens distances, never lengthens them. With n = |x|^2, each query becomes
+    (-2x, (1-e)n, 1, -2e|x|) and each patch (y, 1, (1-e)n, |y|): their product is the squared
+    distance less e (|x| + |y|)^2, where e is twice what rounding can amount to.
+    """
+
+    def __init__(self, centre: Tensor, basis: Tensor, dims: int) -> None:
+        self.centre = centre  # (F,) whole grid steps, float64
+        self.basis = basis  # (F, F) float64, columns by falling variance
+        self.dims = dims
+        self.slack = (dims + 12) * 2.0**-23
+
+    def of_queries(self, steps: NDArray[np.float64]) -> Tensor:
+        """(q, F) from `scaled` -> (q, dims + 4) float32."""
+        kept, norms = self._kept(steps)
+        near = (1 - self.slack) * norms**2
+        parts = (-2 * kept, near, torch.ones_like(norms), -2 * self.slack * norms)
+        return torch.cat(parts, dim=1).float()
+
+    def of_patches(self, steps: NDArray[np.float64]) -> Tensor:
+        """(n, F) from `scaled` -> (n, dims + 4) float32."""
+        kept, norms = self._kept(steps)
+        near = (1 - self.slack) * norms**2
+        return torch.cat((kept, torch.ones_like(norms), near, norms), dim=1).float()
+
+    def _kept(self, steps: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """(n, dims + 1) coordinates and (n, 1) norms."""
+        turned = (torch.from_numpy(steps) - self.centre) @ self.basis
+        rest = torch.linalg.vector_norm(turned[:, self.dims :], dim=1, keepdim=True)
+        kept = torch.cat((turned[:, : self.dims], rest), dim=1)
+        return kept, torch.linalg.vector_norm(kept, dim=1, keepdim=True)
+
+
+def make_screens(sample: NDArray[np.float64]) -> list[Screen]:
+    """A coarse one, where few directions hold nearly all variance, and one of all directions."""
+    vectors = torch.from_numpy(sample)
+    centre = vectors.mean(0).round()
+    centred = vectors - centre
+    variances, basis = torch.linalg.eigh(centred.T @ centred)  # rising
+    basis = basis.flip(1).contiguous()
+    left_out = variances.clamp(min=0).cumsum(0).flip(0)  # by directions from here on
+    num_dims = len(centre)
+    coarse = int((left_out > TAIL * left_out[0]).sum())
+    dims = [coarse, num_dims] if 2 * coarse < num_dims else [num_dims]
+    return [Screen(centre, basis, d) for d in dims]
+
+
+class Searcher:
+    """Finds the nearest of a bank's offered patches for the bank's own patches.
+
+    features  (Q, F)  on the grid of `bank/grid.py`
+    ids       (Q,)    patch ids
+    offered   (n,)    rows that may be found; their order gives the columns of `search`
+    """
+
+    def __init__(
+        self,
+        features: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        offered: NDArray[np.int64],
+    ) -> None:
+        self.features, self.ids, self.offered = features, ids, offered
+        self.images = image_of(ids)
+        self.by_photo = np.argsort(self.images[offered], kind="stable")  # columns
+        self.photos = self.images[offered][self.by_photo]
+        every = max(1, len(offered) // PREPARED)
+        self.screens = make_screens(scaled(features[offered[::every]]))
+        self.prepared: dict[int, Tensor] = {}  # screen -> (n, dims + 4), when first asked for
+        self.cells = torch.empty(0)
+
+    def search(self, rows: NDArray[np.int64], columns: Sequence[range], k: int) -> Nearest:
+        """The k nearest of some of the offered for each of some patches, none of its own photo."""
+        found = no_neighbours(len(rows), k)
+        unsure = np.arange(len(rows))
+        for number in range(len(self.screens) if sum(map(len, columns)) > SMALL else 0):
+            wanted = (k + MARGIN) * 4**number
+            asked, unsure = unsure, unsure[:0]
+            for places in _blocks(asked, self._rows_at_once(columns)):
+                near, sure = self._screened(number, rows[places], columns, k, wanted)
+                found.ids[places], found.squared[places] = near
+                unsure = np.append(unsure, places[~sure])
+        if len(unsure):
+            pool = self._pool(columns)
+            for places in _blocks(unsure, PREPARED):
+                own = self.images[rows[places]]
+                near = nearest(scaled(self.features[rows[places]]), pool, k, own)
+                found.ids[places], found.squared[places] = near
+        return found
+
+    def _rows_at_once(self, columns: Sequence[range]) -> int:
+        widest = max((min(len(part), COLUMNS) for part in columns), default=1)
+        return max(1, min(PREPARED, CELLS // (widest + GROUP)))
+
+    def _screened(
+        self, number: int, rows: NDArray[np.int64], columns: Sequence[range], k: int, wanted: int
+    ) -> tuple[Nearest, NDArray[np.bool_]]:
+        """The k nearest of `wanted` proposals, and which rows' are surely the k nearest of all."""
+        patches = self._patches(number)
+        queries = self.screens[number].of_queries(scaled(self.features[rows]))
+        own_rows, own_columns = self._own(rows)
+        lows = torch.empty(len(rows), 0)
+        proposed = torch.empty(len(rows), 0, dtype=torch.int64)  # columns
+        for start, stop in _slices(columns):
+            bounds = self._product(queries, patches[start:stop])
+            own = (start <= own_columns) & (own_columns < stop)
+            bounds[own_rows[own], own_columns[own] - start] = torch.inf
+            new, places = lowest(bounds, wanted)
+            lows, kept = lowest(torch.cat([lows, new], dim=1), wanted)
+            proposed = torch.cat([proposed, places + start], dim=1).gather(1, kept)
+        found = self._ranked(rows, proposed, lows, k)
+        if sum(map(len, columns)) <= wanted:
+            return found, np.ones(len(rows), dtype=np.bool_)
+        return found, found.squared[:, -1] < lows.amax(1).numpy()
+
+    def _patches(self, number: int) -> Tensor:
+        """(n, dims + 4) of all offered patches, kept from the first time it is asked for."""
+        if number not in self.prepared:
+            screen = self.screens[number]
+            whole = torch.empty(len(self.offered), screen.dims + 4)
+            for columns in _blocks(np.arange(len(self.offered)), PREPARED):
+                steps = scaled(self.features[self.offered[columns]])
+                whole[columns[0] : columns[-1] + 1] = screen.of_patches(steps)
+            self.prepared[number] = whole
+        return self.prepared[number]
+
+    def _own(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Each pair of a query and a column that are of one photo."""
+        images = self.images[rows]
+        first = np.searchsorted(self.photos, images, side="left")
+        counts = np.searchsorted(self.photos, images, side="right") - first
+        starts = np.repeat(first - (counts.cumsum() - counts), counts)
+        columns = self.by_photo[starts + np.arange(counts.sum())]
+        return torch.from_numpy(np.repeat(np.arange(len(rows)), counts)), torch.from_numpy(columns)
+
+    def _product(self, queries: Tensor, patches: Tensor) -> Tensor:
+        """(q, n) in the memory of the last one, which spares the system's clearing it."""
+        num_cells = len(queries) * len(patches)
+        if len(self.cells) < num_cells:
+            self.cells = torch.empty(num_cells)
+        out = self.cells[:num_cells].view(len(queries), len(patches))
+        return torch.mm(queries, patches.T, out=out)
+
+    def _ranked(self, rows: NDArray[np.int64], proposed: Tensor, lows: Tensor, k: int) -> Nearest:
+        """Proposals by (exact distance, id); those of infinite bound are none."""
+        found = no_neighbours(len(rows), k)
+        for places in _blocks(np.arange(len(rows)), ROWS):
+            block = slice(places[0], places[-1] + 1)
+            theirs = self.offered[proposed[block].numpy()]
+            ids, by_id = torch.from_numpy(self.ids[theirs]).sort(dim=1)
+            squared = self._squared(rows[block], theirs).masked_fill_(lows[block].isinf(), np.inf)
+            best, order = smallest(squared.gather(1, by_id), k)
+            num_found = best.shape[1]
+            found.squared[block, :num_found] = best.numpy()
+            best_ids = ids.gather(1, order).masked_fill(best.isinf(), PADDING)
+            found.ids[block, :num_found] = best_ids.numpy()
+        return found
+
+    def _squared(self, rows: NDArray[np.int64], theirs: NDArray[np.int64]) -> Tensor:
+        """(q,), (q, m) rows -> (q, m) exact squared distances in grid steps."""
+        queries = torch.from_numpy(scaled(self.features[rows]))
+        offered = torch.from_numpy(self.features[theirs]).div_(STEP).round_()
+        return (queries[:, None] - offered).square_().sum(2)
+
+    def _pool(self, columns: Sequence[range]) -> Pool:
+        rows = np.concatenate([self.offered[part.start : part.stop] for part in columns])
+        rows = rows[np.argsort(self.ids[rows])]
+        return Pool(self.ids[rows], self.features[rows])
+
+
+def lowest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` lowest of each row and their columns, in no order: (q, n) -> 2 x (q, count).
+
+    All of a row where n <= count. Wide rows are read once, for the lowest of each GROUP of
+    columns: the lowest of all are in the groups that are lowest by that.
+    """
+    num_rows, num_columns = values.shape
+    groups = num_columns // GROUP
+    if groups <= 4 * count:
+        found = values.topk(min(count, num_columns), dim=1, largest=False, sorted=False)
+        return found.values, found.indices
+    lows = values[:, : groups * GROUP].view(num_rows, groups, GROUP).amin(2)
+    chosen = lows.topk(count, dim=1, largest=False, sorted=False).indices
+    inside = chosen[:, :, None] * GROUP + torch.arange(GROUP)
+    rest = torch.arange(groups * GROUP, num_columns).expand(num_rows, -1)
+    columns = torch.cat([inside.flatten(1), rest], dim=1)
+    found = values.gather(1, columns).topk(count, dim=1, largest=False, sorted=False)
+    return found.values, columns.gather(1, found.indices)
+
+
+def _slices(columns: Sequence[range]) -> Iterator[tuple[int, int]]:
+    for part in columns:
+        for start in range(part.start, part.stop, COLUMNS):
+            yield start, min(start + COLUMNS, part.stop)
+
+
+def _blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
