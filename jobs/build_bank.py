@@ -246,7 +246,9 @@ def crops(options: BuildBank) -> CropRecipe:
 
 
 def told_codec(resizer: Resizer, known: Manifest | None) -> None:
-    """Say in a line where this machine's pixels are not those of others."""
+    """Say in a line who resizes, and where this machine's pixels are not those of others."""
+    if resizer == "pillow":
+        print("resizer: {} {}".format(*codec.pillow()), flush=True)
     ours = codec.answers_with(resizer)
     for whose, theirs in (
         ("those that this project was tested with", codec.KNOWN_ANSWERS),

@@ -70,5 +70,6 @@ def read_plan(path: Path) -> tuple[AnnotatedPhoto, ...]:
 
 
 def annotation_digest(photo: AnnotatedPhoto) -> bytes:
-    """SHA-256 of all that is known of a photo before it is read."""
-    return hashlib.sha256(msgspec.json.encode(photo)).digest()
+    """SHA-256 of all that is known of a photo before it is read, as a worker is told it."""
+    told = msgspec.json.decode(msgspec.json.encode(photo), type=AnnotatedPhoto)
+    return hashlib.sha256(msgspec.json.encode(told)).digest()

@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ from bank.cutting import CropRecipe, ShardTask, cut_shard, read_failures
 from bank.errors import BankError
 from bank.receipts import receipt_path
 from bank.table import read_table
+from pipeline import codec
 from pipeline.errors import DatasetError
-from pipeline.plan import Shard, write_plan
+from pipeline.plan import Shard, annotation_digest, write_plan
 from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Photo
 
 W, H = 48, 32
@@ -35,7 +38,9 @@ def task_for(root: Path, *photos: AnnotatedPhoto, bank: str = "bank") -> ShardTa
     plan = root / bank / "work/plan/train-00000.json"
     plan.parent.mkdir(parents=True, exist_ok=True)
     write_plan(plan, Shard("train-00000", photos))
-    return ShardTask("train-00000", plan, root / "data", root / bank, CropRecipe(16, 8, "torch"), {})
+    return ShardTask(
+        "train-00000", plan, root / "data", root / bank, CropRecipe(16, 8, "torch"), {}
+    )
 
 
 @pytest.fixture
@@ -161,3 +166,30 @@ def test_a_worker_without_the_shared_folder_says_what_it_needs(tmp_path, data):
     task.plan.unlink()
     with pytest.raises(BankError, match="same paths as here"):
         cut_shard(task)
+
+
+def test_a_worker_whose_decoder_is_another_refuses(tmp_path, data):
+    task = task_for(tmp_path, annotated(3))
+    cut_shard(replace(task, codec=codec.answers_with("torch")))
+    others = {**codec.answers_with("torch"), "JPEG": "another"}
+    with pytest.raises(BankError, match=r"worker on \S+ decodes or resizes otherwise .*\(JPEG\)"):
+        cut_shard(replace(task, codec=others))
+
+
+def test_another_decoder_cuts_again(tmp_path, data):
+    task = task_for(tmp_path, annotated(3))
+    assert cut_shard(task).fresh
+    assert not cut_shard(task).fresh
+    assert cut_shard(replace(task, codec=codec.answers_with("torch"))).fresh
+
+
+def test_what_was_read_is_recorded(tmp_path, data):
+    content = (data / "photos/3.jpg").read_bytes()
+    (data / "photos/4.jpg").unlink()
+    cut_shard(task_for(tmp_path, annotated(3), annotated(4)))
+    rows = read_table(tmp_path / "bank/work/shards/train-00000.photos.arrow").to_pylist()
+    assert [row["image_id"] for row in rows] == [3, 4]
+    assert (rows[0]["bytes"], rows[0]["sha256"]) == (len(content), sha256(content).digest())
+    assert (rows[1]["bytes"], rows[1]["sha256"]) == (None, None)
+    assert rows[0]["annotation_sha256"] == annotation_digest(annotated(3))
+    assert annotation_digest(annotated(3)) != annotation_digest(annotated(3, BOXES[:2]))

@@ -35,6 +35,7 @@ from model.published import save_published_sg2im
 from model.sg2im_trainer import Sg2ImTrainer
 from model.train import TrainOptions
 from model.train import main as train
+from pipeline import codec
 from pipeline.coco.reader import CocoRules, read_coco
 from pipeline.errors import UserError
 from pipeline.options import write_json
@@ -486,3 +487,26 @@ def test_an_sg2im_run_or_its_published_form_is_the_encoder_and_the_manifest_says
     scene = opened.scene(int(opened.scene_ids("val")[0]))
     wanted = embed_scenes(load_sg2im(run, torch.device("cpu")), [scene])
     np.testing.assert_array_equal(opened.features(scene.patch_ids), wanted)
+
+
+def test_a_machine_with_another_codec_is_told(built, monkeypatch, capsys):
+    main(replace(built))
+    assert "otherwise" not in capsys.readouterr().out
+    answers = {**codec.answers(), "JPEG": "another"}
+    monkeypatch.setattr(codec, "answers", lambda: answers)
+    main(built)
+    out = capsys.readouterr().out
+    assert "JPEG of this machine answers otherwise than those that this project was tested" in out
+    assert "JPEG of this machine answers otherwise than those that built the bank" in out
+
+
+def test_the_manifest_says_what_decides_bytes(built):
+    manifest = read_manifest(built.bank)
+    assert manifest.codec == codec.answers()
+    assert manifest.versions == codec.versions()
+    assert manifest.machine == codec.machine()
+    photos = read_table(built.bank / "photos.arrow").to_pylist()
+    assert len(photos) == manifest.counts["photos"]
+    read = (Path(built.data) / "train2017").iterdir()
+    known = {file_digest(path).sha256 for path in read}
+    assert len(known & {row["sha256"].hex() for row in photos}) == LIMIT
