@@ -92,12 +92,15 @@ def take_over(bank: Path) -> None:
     (bank / NAME).unlink(missing_ok=True)
     for path in manifest.files:
         if (staged / path).exists():
-            (bank / path).parent.mkdir(parents=True, exist_ok=True)
-            # Where both are links to one file this does nothing, which is right too.
-            (staged / path).replace(bank / path)
+            _move(staged / path, bank / path)
     _remove_strangers(bank, set(manifest.files))
-    put_in_place(staged / NAME, bank / NAME)
+    _move(staged / NAME, bank / NAME)
     shutil.rmtree(staged)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Where both are links to one file nothing moves, which is right too."""
+    put_in_place(source, target)
 
 
 def _remove_strangers(bank: Path, files: Container[str]) -> None:
