@@ -24,7 +24,7 @@ from bank.errors import BankError
 from bank.files import FileDigest, canonical_json, file_digest, json_digest, put_in_place
 from bank.receipts import WORK, Receipt, check_agreement, find_receipt, leave_receipt
 from bank.shards import map_size, write_patches
-from bank.table import PATCHES, PHOTOS, SCENES, patch_rows, scene_row, write_table
+from bank.table import PATCHES, PHOTOS, SCENES, patch_rows, save_table, scene_row
 from pipeline import codec
 from pipeline.crop import (
     PhotoError,
@@ -258,10 +258,10 @@ def _write(
         scene_row(given.sample, given.scene.photo.split, task.name, place)
         for given, place in zip(scenes, places, strict=True)
     ]
-    write_table(patch_table, pa.Table.from_pylist(rows, PATCHES))
-    write_table(scene_table, pa.Table.from_pylist(index, SCENES))
+    save_table(patch_table, pa.Table.from_pylist(rows, PATCHES))
+    save_table(scene_table, pa.Table.from_pylist(index, SCENES))
     sources = [_photo_row(p, task.name, cut.file) for p, cut in zip(photos, cuts, strict=True)]
-    write_table(photo_table, pa.Table.from_pylist(sources, PHOTOS))
+    save_table(photo_table, pa.Table.from_pylist(sources, PHOTOS))
     left_out = [asdict(row) for cut in cuts for row in cut.left_out]
     failures.write_bytes(canonical_json(left_out))
     return {"photos": len(photos), "scenes": len(scenes), "patches": len(rows)}

@@ -100,12 +100,14 @@ def scene_row(sample: SceneSample, split: str, shard: str, place: SamplePlace) -
 
 
 def write_table(path: Path, table: pa.Table) -> None:
+    """`save_table` to a path that takes its name when the bytes are on the disk."""
+    with written(path) as partial:
+        save_table(partial, table)
+
+
+def save_table(path: Path, table: pa.Table) -> None:
     """As Arrow IPC (Parquet's bytes change with its version), in one batch: read without a copy."""
-    with (
-        written(path) as partial,
-        pa.OSFile(str(partial), "wb") as file,
-        pa.ipc.new_file(file, table.schema) as writer,
-    ):
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table.combine_chunks(), max_chunksize=max(table.num_rows, 1))
 
 
