@@ -21,7 +21,8 @@ def on_grid(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def scaled(features: NDArray[np.float32]) -> NDArray[np.float64]:
     """(n, F) features as whole numbers of grid steps, held in float64."""
-    steps: NDArray[np.float64] = np.rint(features.astype(np.float64) / STEP)
+    with np.errstate(invalid="ignore"):  # a NaN is refused below, in one line
+        steps: NDArray[np.float64] = np.rint(features.astype(np.float64) / STEP)
     longest = float(np.sqrt((steps**2).sum(-1).max(initial=0.0))) * STEP
     if not longest <= MAX_NORM:  # a NaN comes here too
         raise BankError(

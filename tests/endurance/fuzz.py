@@ -201,9 +201,7 @@ def prepare(base: Path) -> None:
     with zipfile.ZipFile(base / "zip/photos.zip", "w") as archive:
         for i, method in enumerate((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)):
             archive.write(base / "photos/rgb.png", f"photos/{i}.jpg", method)
-    small = {"image_size": 16, "patch_size": 8, "candidates": 3}
-    steps = {"encoder_steps": 1, "cooccurrence_steps": 1}
-    build_bank(BuildBank(dataset="toy", data=base / "coco", out=base / "bank", **small, **steps))
+    _bank(base)
     (base / "world").mkdir()
     shutil.copy(base / "coco/styles.json", base / "world")
 
@@ -234,6 +232,7 @@ def _photos(folder: Path) -> None:
         "frames.gif": (rgb, frames),
         "rgb.tif": (rgb, {}),
         "lzw.tif": (rgb, {"compression": "tiff_lzw"}),
+        "turned.tif": (rgb, {"exif": exif}),
         "jpeg.tif": (rgb, {"compression": "jpeg"}),
         "fax.tif": (rgb.convert("1"), {"compression": "group4"}),
         "wide.tif": (grey, {"compression": "tiff_adobe_deflate"}),
@@ -256,6 +255,16 @@ def _networks(folder: Path) -> None:
     torch.save(checkpoint, folder / "zipped.pt")
 
 
+def _bank(base: Path) -> None:
+    """With a small encoder: its file is hashed whenever the bank is opened."""
+    encoder = base / "encoder.safetensors"
+    vocabulary = read_coco(base / "coco").vocabulary
+    GraphEncoder(vocabulary, embedding=4, hidden=6, layers=2).save(encoder)
+    small: dict[str, Any] = {"image_size": 16, "patch_size": 8, "candidates": 3}
+    given = {"graph_encoder": str(encoder), "cooccurrence_steps": 1}
+    build_bank(BuildBank(dataset="toy", data=base / "coco", out=base / "bank", **small, **given))
+
+
 def _graphs(folder: Path) -> None:
     graph = {"objects": ["sky", "boat"], "relationships": [[0, "above", 1]]}
     boxes = [[0, 0, 1, 0.5], [0.2, 0.5, 0.6, 1]]
@@ -269,7 +278,7 @@ def _photo_files(*suffixes: str) -> tuple[str, ...]:
         "png": ("rgb", "palette", "rgba", "wide", "bits"),
         "webp": ("lossless", "lossy", "frames"),
         "gif": ("palette", "frames"),
-        "tif": ("rgb", "lzw", "jpeg", "fax", "wide"),
+        "tif": ("rgb", "lzw", "turned", "jpeg", "fax", "wide"),
         "bmp": ("rgb", "palette"),
         "ppm": ("rgb",),
     }
@@ -287,7 +296,9 @@ VG_JSON = tuple(
 VG_TEXT = ("object_alias.txt", "relationship_alias.txt")
 BANK = (
     "manifest.json", "vocabulary.json", "patches.arrow", "scenes.index.arrow", "candidates.arrow",
-    "features.arrow", "index/index.json",
+    "features.arrow", "cooccurrence.arrow", "index/index.json", "index/ids.npy",
+    "index/vectors.npy", "index/00001.faiss", "scenes/train-00000.tar",
+    "patches/train-00000/data.mdb",
 )  # fmt: skip
 
 TARGETS = (
