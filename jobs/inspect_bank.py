@@ -87,9 +87,11 @@ def lines(path: Path, bank: Bank, census: Census) -> list[str]:
     held = sum(c.patches > 0 for c in census.categories)
     tenth, median, most = census.side_px
     recalls = [c.recall for c in census.categories if c.recall is not None]
+    ranked = sorted(census.categories, key=lambda c: -c.patches)[:held]
     return [
         f"{path}: {census.patches:,} patches of {held:,} categories from {census.photos:,} photos "
         f"(train {train:,}, val {val:,}, test {test:,})",
+        f"by category: {_listed([f'{c.name} {c.patches:,}' for c in ranked])}",
         f"boxes: median side {median:.0f} px (10 % under {tenth:.0f}, 10 % over {most:.0f}); "
         f"{_percent(census.enlarged)} have a side under the patch's {bank.patch_size} px, "
         f"{_percent(census.wholly_enlarged)} both",
@@ -154,6 +156,8 @@ def render(bank: Bank, census: Census) -> str:
         if field.name not in TOLD_ELSEWHERE
         and isinstance(value := getattr(bank.manifest, field.name), Mapping)
     }
+    if edits := bank.manifest.edits:
+        settings["edits"] = _rows({str(number): edit for number, edit in enumerate(edits, 1)})
     template = environment()
     template.filters.update(percent=_percent, short=_short, licence=short_name, anchor=anchor)
     return template.get_template("inspect_bank.html").render(
@@ -215,14 +219,16 @@ def _show_pairs(bank: Bank, census: Census) -> Sheet | None:
     rows = [census.pairs[start : start + ACROSS] for start in range(0, len(census.pairs), ACROSS)]
     ids = []
     for row in rows:
-        blank = [-1] * (ACROSS - len(row))  # a negative id is padding: a black cell
+        blank = [-1] * (ACROSS - len(row))  # a negative id is padding: a white cell
         ids += [a for a, _ in row] + blank + [b for _, b in row] + blank
     return make_sheet(bank, np.array(ids))
 
 
 def make_sheet(bank: Bank, ids: NDArray[np.int64]) -> Sheet:
     """Patches as one JPEG, and whose they are."""
-    picture = jpeg(Image.fromarray(tiled(bank.patches(ids))), QUALITY)
+    pixels = bank.patches(ids)
+    pixels[ids < 0] = 255
+    picture = jpeg(Image.fromarray(tiled(pixels)), QUALITY)
     close_shards()
     credits = {row["patch_id"]: row for row in bank.credits(ids[ids >= 0].tolist())}
     return Sheet(picture, tuple(_credit(credits.get(patch)) for patch in ids.tolist()))

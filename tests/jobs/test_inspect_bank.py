@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import read_manifest, write_manifest
 from bank.table import write_table
+from bank.verify import verify
 from jobs import inspect_bank
 from jobs.inspect_bank import ACROSS, CELL, InspectBank, main, show_categories, tiled
 from pipeline.errors import UserError
@@ -88,14 +90,18 @@ def test_the_terminal_is_told_the_numbers_in_a_few_lines(bank, capsys):
     main(InspectBank(bank=bank))
     lines = capsys.readouterr().out.splitlines()
     opened = Bank.open(bank)
-    assert len(lines) == 10
+    assert len(lines) == 11
     assert f"{len(opened):,} patches of" in lines[0]
     assert "train " in lines[0]
-    assert "px, " in lines[1]
-    assert lines[2].startswith("licences: cc")
-    assert "15 of 15 categories exact" in lines[7]
-    assert lines[8] == "left out: none"
-    assert lines[9].startswith(f"{bank}/report.html (")
+    counts = Counter(opened.contents.strings("category"))
+    name, most = counts.most_common(1)[0]
+    assert lines[1].startswith(f"by category: {name} {most}, ")
+    assert lines[1].endswith(f"and {len(counts) - 8} more")
+    assert "px, " in lines[2]
+    assert lines[3].startswith("licences: cc")
+    assert "15 of 15 categories exact" in lines[8]
+    assert lines[9] == "left out: none"
+    assert lines[10].startswith(f"{bank}/report.html (")
 
 
 def test_the_page_needs_no_other_file_and_lets_none_in(page):
@@ -261,6 +267,17 @@ def test_failures_and_settings_are_shown(bank):
     assert manifest.derived_digest in page
     assert "recipe (" in page
     assert f'<td class="text">{manifest.versions["torch"]}</td>' in page
+    assert "edits (" not in page
+
+
+def test_what_was_done_to_a_finished_bank_is_shown(bank):
+    manifest = read_manifest(bank)
+    object.__setattr__(manifest, "edits", ({"removed": [7, 8]},))
+    write_manifest(bank, manifest)
+    main(InspectBank(bank=bank))
+    page = (bank / "report.html").read_text()
+    assert "edits (1)" in page
+    assert "{&#34;removed&#34;: [7, 8]}" in page
 
 
 def test_look_alikes_of_two_photos_are_shown_one_under_the_other(bank, monkeypatch):
@@ -275,6 +292,9 @@ def test_look_alikes_of_two_photos_are_shown_one_under_the_other(bank, monkeypat
     rows = [patch for patch, *_ in json.loads(tags.scripts[0])]
     assert rows[:24] == [str(a)] * 12 + [str(b)] * 12
     assert rows[24:] == [str(a), *[""] * 11, str(b), *[""] * 11]
+    source = next(a["src"] for tag, a in tags.tags if tag == "img")
+    with Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) as image:
+        assert np.asarray(image)[2 * CELL + 8 :, CELL + 8 :].min() > 240
 
 
 def test_patches_of_another_size_fill_the_same_cells():
@@ -291,6 +311,7 @@ def test_the_page_is_the_same_every_time_and_the_bank_still_verifies(bank):
     first = (bank / "report.html").read_bytes()
     main(InspectBank(bank=bank))
     assert (bank / "report.html").read_bytes() == first
+    assert verify(bank).damages == ()
     assert sorted(p.name for p in bank.iterdir() if "partial" in p.name) == []
 
 
