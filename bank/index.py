@@ -1,8 +1,11 @@
 """Search for graphs that are not in the bank: one FAISS index per category, training patches only.
 
 The one module that imports faiss, and after torch: the other order deadlocks forked DataLoader
-workers. FAISS proposes in float32; what is returned was ranked again by exact distances, so it is
-what `bank/candidates.py` would find, with FAISS or (where it is not installed) without.
+workers. FAISS proposes in float32; what is returned was ranked again by exact distances. Of a
+category of up to `IVF_ABOVE` patches that is what `bank/candidates.py` would find, with FAISS or
+(where it is not installed) without. In a larger one an inverted file (IVF) looks only at the cells
+nearest to the query and can miss a neighbour; how seldom was measured when the index was built and
+is kept in index.json.
 """
 
 import functools
@@ -10,10 +13,11 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -31,8 +35,17 @@ try:
 except (ImportError, RuntimeError):  # RuntimeError: faiss-gpu where the CUDA runtime is missing
     faiss = None  # exact search by torch instead
 
-FORMAT = 1
+Kind = Literal["exact", "flat", "ivf"]
+
+FORMAT = 2
 MARGIN = 16  # asked of FAISS beyond k, so that a rounded distance seldom costs an exact search
+IVF_ABOVE = 1 << 16  # patches of a category: up to here FAISS compares one query with all in 1-3 ms
+SEED = 0  # of IVF's cells
+RECALL = 0.99  # the least that IVF must find of the nearest ...
+RECALL_K = 20  # ... this many, which is the candidates of a default build
+SAMPLE = 256  # patches that ask, to measure it
+FIRST_PROBES = 4  # cells looked into at first; doubled until the recall is reached
+GPU_MOST = 2048  # neighbours that FAISS gives on a GPU
 
 
 class Part(NamedTuple):
@@ -41,6 +54,17 @@ class Part(NamedTuple):
     start: int
     stop: int
     file: str | None  # None: built where faiss was not installed
+    kind: Kind
+    nlist: int | None  # IVF's cells ...
+    nprobe: int | None  # ... and how many of them a query looks into
+    recall: float  # share of the RECALL_K nearest that it finds
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+NO_PART = Part(0, 0, None, "exact", None, None, 1.0)
 
 
 def build_indexes(
@@ -49,13 +73,15 @@ def build_indexes(
     ids: NDArray[np.int64],
     categories: Sequence[str],
     bank_digest: str,
+    ivf_above: int = IVF_ABOVE,
 ) -> None:
-    """Write `folder` anew.
+    """Write `folder` anew; the same bytes for the same arguments in any order of rows.
 
     features     (P, F)  object vectors of the patches that may be offered: the training rows
     ids          (P,)    their patch ids
     categories   (P,)    their categories
     bank_digest          content digest of the bank; the index opens with no other
+    ivf_above            a category of more patches gets an approximate index
     """
     names = np.asarray(categories, dtype=np.str_)
     order = np.lexsort((ids, names))
@@ -68,34 +94,129 @@ def build_indexes(
     for number, name in enumerate(found.tolist()):
         start, stop = bounds[number], bounds[number + 1]
         rows = order[start:stop]
-        file = _write_faiss(partial / f"{number:05d}.faiss", features[rows], ids[rows])
-        parts[name] = Part(start, stop, file)
+        pool = Pool(ids[rows], np.ascontiguousarray(features[rows], dtype=np.float32))
+        path = partial / f"{number:05d}.faiss"
+        parts[name] = _write_faiss(path, pool, ivf=len(rows) > ivf_above)._replace(
+            start=start, stop=stop
+        )
     np.save(partial / "ids.npy", ids[order].astype(np.int64))
     np.save(partial / "vectors.npy", features[order].astype(np.float32))
     about = {
         "format": FORMAT,
         "bank": bank_digest,
-        "categories": {name: part._asdict() for name, part in parts.items()},
+        "categories": {name: {"size": part.size, **part._asdict()} for name, part in parts.items()},
     }
     write_json(partial / "index.json", about)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
 
-def _write_faiss(path: Path, features: NDArray[np.float32], ids: NDArray[np.int64]) -> str | None:
-    """The file's name, or None without faiss."""
+def _write_faiss(path: Path, pool: Pool, *, ivf: bool) -> Part:
+    """Its place is filled in by the caller."""
     if faiss is None:
-        return None
-    index = faiss.IndexIDMap2(faiss.IndexFlatL2(features.shape[1]))
-    index.add_with_ids(np.ascontiguousarray(features, dtype=np.float32), ids)
+        return NO_PART
+    if not ivf:
+        index = faiss.IndexIDMap2(faiss.IndexFlatL2(pool.features.shape[1]))
+        index.add_with_ids(pool.features, pool.ids)
+        part = NO_PART._replace(kind="flat")
+    else:
+        index = _make_ivf(pool)
+        recall = _raise_probes(index, pool)
+        part = NO_PART._replace(
+            kind="ivf", nlist=index.nlist, nprobe=index.nprobe, recall=round(recall, 4)
+        )
     faiss.write_index(index, os.fspath(path))
-    return path.name
+    return part._replace(file=path.name)
+
+
+def _make_ivf(pool: Pool) -> Any:
+    """The same bytes on every run: one thread, one seed, patches in the order of their ids."""
+    num_dims = pool.features.shape[1]
+    nlist = 2 * int(len(pool.ids) ** 0.5)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(num_dims), num_dims, nlist, faiss.METRIC_L2)
+    index.cp.seed, index.cp.niter = SEED, 10
+    index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 64
+    with _one_thread():
+        index.train(pool.features)
+        index.add_with_ids(pool.features, pool.ids)
+    return index
+
+
+def _raise_probes(index: Any, pool: Pool) -> float:
+    """Look into more cells until the recall is reached; returns it.
+
+    Patches spread evenly over the category ask for the nearest besides the first, which is
+    themselves. One counts as found at the k-th distance or nearer: which of equally near ones came
+    is not asked.
+    """
+    asking = np.linspace(0, len(pool.ids) - 1, min(SAMPLE, len(pool.ids))).astype(np.int64)
+    queries = scaled(pool.features[asking])
+    k = min(RECALL_K + 1, len(pool.ids))
+    exact = nearest(queries, pool, k)
+    index.nprobe = min(FIRST_PROBES, index.nlist)
+    while True:
+        with _one_thread():
+            _, ids = index.search((queries * STEP).astype(np.float32), k + MARGIN)
+        found = _ranked(queries, pool, ids, k, np.empty(0, np.int64))
+        recall = float((found.squared[:, 1:] <= exact.squared[:, -1:]).mean())
+        if recall >= RECALL or index.nprobe == index.nlist:
+            return recall
+        index.nprobe = min(2 * index.nprobe, index.nlist)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def _ranked(
+    queries: NDArray[np.float64],
+    pool: Pool,
+    proposed: NDArray[np.int64],
+    k: int,
+    excluded: NDArray[np.int64],
+) -> Nearest:
+    """The k nearest of FAISS's proposals (q, m) by (exact distance, id); -1 is none."""
+    ids = np.sort(proposed, axis=1)  # so that ties end in id order
+    places = np.searchsorted(pool.ids, ids).reshape(-1)
+    offered = scaled(pool.features[places]).reshape(*ids.shape, -1)
+    squared = ((offered - queries[:, None]) ** 2).sum(-1)  # (q, m)
+    squared[(ids == PADDING) | np.isin(image_of(ids), excluded)] = np.inf
+    best, order = smallest(torch.from_numpy(squared), k)
+    found = Nearest(np.take_along_axis(ids, order.numpy(), axis=1), best.numpy())
+    found.ids[np.isinf(found.squared)] = PADDING
+    return found
 
 
 @functools.lru_cache(maxsize=256)
 def _open_faiss(path: Path, bank_digest: str) -> Any:
-    """This process's index; the digest makes a rebuilt bank another one."""
-    return faiss.read_index(os.fspath(path))
+    """This process's index, on the GPU where it can be; the digest makes a rebuilt bank another."""
+    index = faiss.read_index(os.fspath(path))
+    return index if _gpu() is None else faiss.index_cpu_to_gpu(_gpu(), 0, index)
+
+
+@functools.cache
+def _gpu() -> Any:
+    """FAISS's hold on the first CUDA device; None without one, or where faiss is the CPU's."""
+    if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
+        return None
+    return faiss.StandardGpuResources()
+
+
+def _part(fields: dict[str, Any]) -> Part:
+    """From index.json."""
+    part = Part(**{name: fields[name] for name in Part._fields})
+    return part._replace(start=int(part.start), stop=int(part.stop), recall=float(part.recall))
+
+
+def _can_give(wanted: int, size: int) -> bool:
+    """Whether FAISS is here and gives that many of a category's patches, but not just all."""
+    return faiss is not None and wanted < size and (wanted <= GPU_MOST or _gpu() is None)
 
 
 class Indexes:
@@ -132,10 +253,7 @@ class Indexes:
                 f"again"
             )
         try:
-            parts = {
-                name: Part(int(part["start"]), int(part["stop"]), part["file"])
-                for name, part in about["categories"].items()
-            }
+            parts = {name: _part(fields) for name, fields in about["categories"].items()}
             return cls(folder, bank_digest, parts)
         # TokenError: of numpy, for a header whose brackets do not close
         except (OSError, ValueError, KeyError, TypeError, AttributeError, TokenError) as error:
@@ -154,6 +272,9 @@ class Indexes:
     ) -> Candidates:
         """K candidates per object; those of another category are marked as fallback.
 
+        Exact, but for categories whose `Part.kind` is ivf: there a neighbour can be missing, and a
+        farther one stands in its place; `Part.recall` says how seldom, for RECALL_K candidates.
+
         features        (O, F)  object vectors of the bank's encoder
         categories      (O,)    names; one that the bank has no patch of falls back at once
         exclude_images          photos whose patches are not wanted
@@ -166,78 +287,68 @@ class Indexes:
         excluded = np.unique(np.asarray(exclude_images, dtype=np.int64))
         found = empty_candidates(len(names), k)
         if scope == "all":
-            near, theirs = self._nearest_of_all(queries, k, excluded)
+            near, theirs = self._nearest_of(list(self.parts), queries, k, excluded)
             fill(found, np.arange(len(names)), near, fallback=theirs != names[:, None])
             return found
         for name in np.unique(names).tolist():
             rows = np.flatnonzero(names == name)
-            part = self.parts.get(name, Part(0, 0, None))
+            part = self.parts.get(name, NO_PART)
             fill(found, rows, self._nearest(part, queries[rows], k, excluded), fallback=False)
             short = rows[~found.valid[rows].all(1)]
-            if len(short):
-                pool = self._pool(self._others(part), excluded)
-                fill(found, short, nearest(queries[short], pool, k), fallback=True)
+            others = [other for other in self.parts if other != name]
+            if len(short) and others:
+                near, _ = self._nearest_of(others, queries[short], k, excluded)
+                fill(found, short, near, fallback=True)
         return found
 
     def _nearest(
         self, part: Part, queries: NDArray[np.float64], k: int, excluded: NDArray[np.int64]
     ) -> Nearest:
-        """The k nearest of one category: by FAISS where its rounding cannot matter."""
-        rows = np.arange(part.start, part.stop)
-        wanted = k + MARGIN + int(np.isin(image_of(self.ids[rows]), excluded).sum())
-        if faiss is None or part.file is None or wanted >= len(rows):
-            return nearest(queries, self._pool(rows, excluded), k)
-        found, certain = self._proposed(part, queries, k, wanted, excluded)
-        if not certain.all():
-            exact = nearest(queries[~certain], self._pool(rows, excluded), k)
-            found.ids[~certain], found.squared[~certain] = exact
+        """The k nearest of one category: by FAISS where it gives enough and may be trusted."""
+        pool = Pool(self.ids[part.start : part.stop], self.vectors[part.start : part.stop])
+        allowed = ~np.isin(image_of(pool.ids), excluded)
+        wanted = k + MARGIN + int((~allowed).sum())
+        if part.file is None or not _can_give(wanted, part.size):
+            return nearest(queries, Pool(pool.ids[allowed], pool.features[allowed]), k)
+        index = _open_faiss(self.folder / part.file, self.bank_digest)
+        rounded, proposed = index.search((queries * STEP).astype(np.float32), wanted)
+        found = _ranked(queries, pool, proposed, k, excluded)
+        trusted = found.squared[:, -1] < _left_out(part.kind, queries, rounded)
+        if not trusted.all():
+            allowed_pool = Pool(pool.ids[allowed], pool.features[allowed])
+            exact = nearest(queries[~trusted], allowed_pool, k)
+            found.ids[~trusted], found.squared[~trusted] = exact
         return found
 
-    def _nearest_of_all(
-        self, queries: NDArray[np.float64], k: int, excluded: NDArray[np.int64]
+    def _nearest_of(
+        self,
+        names: Sequence[str],
+        queries: NDArray[np.float64],
+        k: int,
+        excluded: NDArray[np.int64],
     ) -> tuple[Nearest, NDArray[np.str_]]:
-        """The k nearest of all categories, and the category of each: both (q, k)."""
-        found = [self._nearest(part, queries, k, excluded) for part in self.parts.values()]
+        """The k nearest of some categories together, and the category of each: both (q, k)."""
+        found = [self._nearest(self.parts[name], queries, k, excluded) for name in names]
         ids = np.concatenate([near.ids for near in found], axis=1)
         squared = np.concatenate([near.squared for near in found], axis=1)
-        names = np.repeat(np.array([*self.parts], np.str_), k)
+        theirs = np.repeat(np.array(names, np.str_), k)
         order = np.lexsort((ids, squared), axis=1)[:, :k]  # by distance, then by id
         return Nearest(
             np.take_along_axis(ids, order, axis=1), np.take_along_axis(squared, order, axis=1)
-        ), names[order]
+        ), theirs[order]
 
-    def _proposed(
-        self,
-        part: Part,
-        queries: NDArray[np.float64],
-        k: int,
-        wanted: int,
-        excluded: NDArray[np.int64],
-    ) -> tuple[Nearest, NDArray[np.bool_]]:
-        """FAISS's proposals ranked exactly, and which rows surely hold the k nearest."""
-        assert part.file is not None
-        index = _open_faiss(self.folder / part.file, self.bank_digest)
-        rounded, ids = index.search((queries * STEP).astype(np.float32), wanted)
-        ids = np.sort(ids, axis=1)  # so that ties end in id order
-        places = part.start + np.searchsorted(self.ids[part.start : part.stop], ids)
-        offered = scaled(self.vectors[places.reshape(-1)]).reshape(*places.shape, -1)
-        squared = ((offered - queries[:, None]) ** 2).sum(-1)  # (q, wanted)
-        # Whatever FAISS left out is no nearer than this: its worst distance less its rounding.
-        longest = 2 * np.sqrt((queries**2).sum(1)) * STEP + np.sqrt(rounded[:, -1].clip(min=0))
-        rounding = (queries.shape[1] + 8) * 2.0**-23 * longest**2
-        left_out = (rounded[:, -1] - rounding) / STEP**2
-        squared[np.isin(image_of(ids), excluded)] = np.inf
-        best, order = smallest(torch.from_numpy(squared), k)
-        found = Nearest(np.take_along_axis(ids, order.numpy(), axis=1), best.numpy())
-        found.ids[np.isinf(found.squared)] = PADDING
-        return found, found.squared[:, -1] < left_out
 
-    def _others(self, part: Part) -> NDArray[np.int64]:
-        """Rows of all categories but this one."""
-        rows: NDArray[np.int64] = np.r_[0 : part.start, part.stop : len(self.ids)]
-        return rows
+def _left_out(
+    kind: Kind, queries: NDArray[np.float64], rounded: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """(q,) squared distance in grid steps from which on FAISS may have left out a nearer one.
 
-    def _pool(self, rows: NDArray[np.int64], excluded: NDArray[np.int64]) -> Pool:
-        rows = rows[~np.isin(image_of(self.ids[rows]), excluded)]
-        rows = rows[np.argsort(self.ids[rows])]
-        return Pool(self.ids[rows], self.vectors[rows])
+    Flat: its worst distance (q, m) less what rounding can amount to. IVF: none is known, so that
+    what came is taken, if there are enough.
+    """
+    if kind == "ivf":
+        return np.full(len(queries), np.inf)
+    longest = 2 * np.sqrt((queries**2).sum(1)) * STEP + np.sqrt(rounded[:, -1].clip(min=0))
+    rounding = (queries.shape[1] + 8) * 2.0**-23 * longest**2
+    left_out: NDArray[np.float64] = (rounded[:, -1] - rounding) / STEP**2
+    return left_out

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bank.candidates import Scope, find_candidates, write_candidates
 from bank.contents import Contents
 from bank.files import json_digest
+from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
 from bank.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
 from bank.table import read_vectors, write_vectors
@@ -202,7 +203,7 @@ def search_index(derivation: Derivation, features: Receipt) -> Receipt:
         shutil.rmtree(bank / "index", ignore_errors=True)
         partial.rename(bank / "index")
 
-    return derivation.stage("index", _digests(features), ("index",), make)
+    return derivation.stage("index", [_digests(features), INDEX_FORMAT], ("index",), make)
 
 
 def nearest_candidates(derivation: Derivation, features: Receipt) -> Receipt:

@@ -145,11 +145,11 @@ def test_a_missing_or_damaged_index_is_a_bank_error(tmp_path):
     "about",
     [
         [],
-        {"format": 1},
-        {"format": 1, "bank": DIGEST},
-        {"format": 1, "bank": DIGEST, "categories": 3},
-        {"format": 1, "bank": DIGEST, "categories": {"bird": {"start": 0}}},
-        {"format": 1, "bank": DIGEST, "categories": {"bird": 3}},
+        {"format": 2},
+        {"format": 2, "bank": DIGEST},
+        {"format": 2, "bank": DIGEST, "categories": 3},
+        {"format": 2, "bank": DIGEST, "categories": {"bird": {"start": 0}}},
+        {"format": 2, "bank": DIGEST, "categories": {"bird": 3}},
     ],
 )
 def test_an_index_json_of_another_form_is_a_bank_error(tmp_path, about):
@@ -184,3 +184,168 @@ def test_building_again_replaces_the_index_and_gives_the_same_bytes(tmp_path, en
     indexes(tmp_path, tuple(part[order] for part in a_bank()))
     assert contents() == first
     assert [p.name for p in tmp_path.iterdir()] == ["index"]
+
+
+def a_large_category(num_photos=1500, seed=0):
+    """3,000 birds in few directions and 30 rocks."""
+    random = np.random.default_rng(seed)
+    ids = np.array([patch_id(3 * i, o) for i in range(num_photos) for o in (0, 2)])
+    features = random.normal(size=(len(ids), 3)) @ random.normal(size=(3, F)) + 50
+    names = np.where(np.arange(len(ids)) % 100 == 7, "rock", "bird")
+    return on_grid(features), ids, names
+
+
+def ivf_indexes(folder, bank):
+    pytest.importorskip("faiss")
+    build_indexes(folder / "index", *bank, DIGEST, ivf_above=1000)
+    return Indexes.open(folder / "index", DIGEST)
+
+
+def test_a_large_category_gets_an_inverted_file_whose_recall_is_measured(tmp_path):
+    opened = ivf_indexes(tmp_path, a_large_category())
+    about = json.loads((tmp_path / "index" / "index.json").read_text())["categories"]
+    bird, rock = about["bird"], about["rock"]
+    assert (rock["kind"], rock["size"], rock["nlist"], rock["recall"]) == ("flat", 30, None, 1)
+    assert (bird["kind"], bird["size"], bird["nlist"]) == ("ivf", 2970, 108)
+    assert module.FIRST_PROBES <= bird["nprobe"] < 108
+    assert 0.99 <= bird["recall"] <= 1
+    assert opened.parts["bird"].recall == bird["recall"]
+
+
+def test_what_an_inverted_file_gives_is_nearly_always_the_nearest(tmp_path):
+    features, ids, names = bank = a_large_category()
+    expected = find_candidates(features, ids, names, np.ones(len(ids), dtype=bool), K)
+    opened = ivf_indexes(tmp_path, bank)
+    same = []
+    for row in range(0, len(ids), 29):
+        one = slice(row, row + 1)
+        found = opened.search(features[one], names[one], K, exclude_images=[ids[row] >> 16])
+        assert found.valid.all()
+        same.append(np.isin(expected.ids[row], found.ids[0]).mean())
+        known = np.isin(found.ids[0], expected.ids[row])
+        assert set(found.distances[0, known]) <= set(expected.distances[row])
+        assert (np.diff(found.distances[0]) >= 0).all()
+    assert np.mean(same) > 0.98
+
+
+def test_fewer_than_wanted_in_the_cells_looked_into_means_an_exact_search(tmp_path):
+    features, ids, names = bank = a_large_category()
+    opened = ivf_indexes(tmp_path, bank)
+    found = opened.search(features[:2], names[:2], 2500)
+    assert found.valid.all()
+    assert not found.fallback.any()
+    steps = features[names == "bird"].astype(np.float64)
+    squared = ((steps - features[0].astype(np.float64)) ** 2).sum(1)
+    order = np.lexsort((ids[names == "bird"], squared))
+    assert found.ids[0].tolist() == ids[names == "bird"][order[:2500]].tolist()
+
+
+def test_an_inverted_file_offers_no_excluded_photo(tmp_path):
+    features, _, names = bank = a_large_category()
+    opened = ivf_indexes(tmp_path, bank)
+    wanted = opened.search(features[:1], names[:1], 40)
+    photos = [int(i) >> 16 for i in wanted.ids[0]]
+    found = opened.search(features[:1], names[:1], K, exclude_images=photos)
+    assert found.valid.all()
+    assert not {int(i) >> 16 for i in found.ids[0]} & set(photos)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_inverted_file_has_the_same_bytes_whatever_the_threads(tmp_path, threads):
+    faiss = pytest.importorskip("faiss")
+    before = faiss.omp_get_max_threads()
+    bank = a_large_category()
+    ivf_indexes(tmp_path, bank)
+    first = {p.name: p.read_bytes() for p in (tmp_path / "index").iterdir()}
+    order = np.random.default_rng(5).permutation(len(bank[1]))
+    faiss.omp_set_num_threads(threads)
+    try:
+        ivf_indexes(tmp_path, tuple(part[order] for part in bank))
+        assert faiss.omp_get_max_threads() == threads
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "index").iterdir()} == first
+
+
+@pytest.mark.parametrize(("wanted", "nprobe"), [(0.0, 1), (1.1, 108)])
+def test_cells_are_added_until_the_recall_is_reached(tmp_path, monkeypatch, wanted, nprobe):
+    monkeypatch.setattr(module, "RECALL", wanted)
+    monkeypatch.setattr(module, "FIRST_PROBES", 1)
+    bird = ivf_indexes(tmp_path, a_large_category()).parts["bird"]
+    assert bird.nprobe == nprobe
+    assert (bird.recall == 1) == (nprobe == 108)
+
+
+def test_many_equal_features_do_not_spoil_the_recall(tmp_path):
+    features, ids, names = a_large_category()
+    bird = ivf_indexes(tmp_path, (np.zeros_like(features), ids, names)).parts["bird"]
+    assert (bird.nprobe, bird.recall) == (module.FIRST_PROBES, 1.0)
+
+
+class GpuFaiss:
+    """faiss-gpu's part in it: the same index, from which a GPU gives up to 2,048 neighbours."""
+
+    def __init__(self, faiss, devices):
+        self.faiss, self.devices, self.moved = faiss, devices, 0
+
+    def __getattr__(self, name):
+        return getattr(self.faiss, name)
+
+    def StandardGpuResources(self):  # noqa: N802
+        return "resources"
+
+    def get_num_gpus(self):
+        return self.devices
+
+    def index_cpu_to_gpu(self, resources, device, index):
+        assert (resources, device) == ("resources", 0)
+        self.moved += 1
+        return OnGpu(index)
+
+
+class OnGpu:
+    def __init__(self, index):
+        self.index = index
+
+    def search(self, queries, k):
+        assert k <= 2048
+        return self.index.search(queries, k)
+
+
+@pytest.mark.parametrize("devices", [0, 1])
+def test_where_faiss_has_a_gpu_it_serves_the_index(tmp_path, monkeypatch, devices):
+    gpu = GpuFaiss(pytest.importorskip("faiss"), devices)
+    features, _, names = bank = a_large_category()
+    opened = ivf_indexes(tmp_path, bank)
+    expected = [opened.search(features[:3], names[:3], k) for k in (K, 2100)]
+    monkeypatch.setattr(module, "faiss", gpu)
+    module._gpu.cache_clear()
+    module._open_faiss.cache_clear()
+    try:
+        found = [opened.search(features[:3], names[:3], k) for k in (K, 2100)]
+    finally:
+        module._gpu.cache_clear()
+        module._open_faiss.cache_clear()
+    assert gpu.moved == devices
+    np.testing.assert_array_equal(found[0].ids, expected[0].ids)
+    np.testing.assert_array_equal(found[1].valid, expected[1].valid)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ivf_above", [1000, 10**6])
+def test_a_gpu_finds_what_the_exact_search_finds(tmp_path, ivf_above):
+    faiss = pytest.importorskip("faiss")
+    if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
+        pytest.skip("needs faiss-gpu and a CUDA device")
+    features, ids, names = bank = a_large_category()
+    build_indexes(tmp_path / "index", *bank, DIGEST, ivf_above=ivf_above)
+    opened = Indexes.open(tmp_path / "index", DIGEST)
+    found = opened.search(features[::50] + 0.25, names[::50], K)
+    assert module._gpu() is not None
+    moved = on_grid((features[::50] + 0.25).astype(np.float64))
+    for row, (query, name) in enumerate(zip(moved, names[::50], strict=True)):
+        own = names == name
+        squared = ((features[own].astype(np.float64) - query) ** 2).sum(1)
+        order = np.lexsort((ids[own], squared))[:K]
+        hits = np.isin(found.ids[row], ids[own][order]).mean()
+        assert hits == 1 or ivf_above < len(ids)
