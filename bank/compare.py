@@ -38,7 +38,7 @@ MAY_ALTER = {
     "pycocotools": "masks",
     "torch": "resized pixels, networks, vectors",
     "numpy": "vectors",
-    "instructions": "last bits of networks that are trained, and of vectors",
+    "instructions": "networks that are trained, hence vectors and candidates",
     "faiss-cpu": "files of index/",
     "faiss-gpu": "files of index/",
     "lmdb": "bytes of patches/, not what they say",

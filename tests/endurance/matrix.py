@@ -1,0 +1,318 @@
+"""One bank built in many ways: by other workers, in other surroundings, by other instructions.
+
+python -m tests.endurance.matrix                         draws a toy world of 48 photos; a table
+python -m tests.endurance.matrix --only zip killed       cells whose name has one of these words
+python -m tests.endurance.matrix --data data/coco --limit 40 --out matrix.md
+
+Every cell must have the same content digest, and the same derived digest as all others under its
+instruction setting; exit code 1 otherwise. How far derived parts lie apart across settings is
+printed. Each build is a process of its own, `python -m jobs.build_bank`.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from bank.bank import Bank
+from bank.compare import LEVELS, Gap, Overlap, compare, gap, overlap
+from jobs import build_bank, cut
+from pipeline.options import run
+from pipeline.toy.coco import write_toy
+
+ROOT = Path(__file__).parents[2]
+TRAIN_PHOTOS, VAL_PHOTOS = 32, 16
+HERE = "as the machine has them"  # the instructions of the first cell
+BASE_NAME = "no workers"
+BUILD_S = 300.0  # a build that takes longer hangs
+RECIPE = (
+    "--dataset", "coco", "--no-require-stuff", "--shard-photos", "4",
+    "--encoder-steps", "20", "--cooccurrence-steps", "10",
+)  # fmt: skip
+# This module in place of `jobs.build_bank`: shards are cut and come in in another order.
+SHUFFLED = "--shuffled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One way to build the bank."""
+
+    name: str
+    workers: int = 0
+    env: Mapping[str, str] = field(default_factory=dict)
+    photos: str = "folder"  # or in a zip
+    elsewhere: bool = False  # in another working folder, by relative paths
+    shuffle: int | None = None  # seed of the order in which shards are cut
+    killed_at: tuple[str, int] = ("", 0)  # once so many such receipts are there; then resumed
+    instructions: str = HERE  # one derived digest within each
+    given: bool = False  # networks by file, those of the first cell
+
+
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2"}
+DEFAULT = {"ATEN_CPU_CAPABILITY": "default"}
+MKL_AVX2 = {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+MKL_FREE = {"MKL_CBWR": "OFF"}
+INSTRUCTIONS = {
+    "ATEN_CPU_CAPABILITY=avx2": AVX2,
+    "ATEN_CPU_CAPABILITY=default": DEFAULT,
+    "MKL_ENABLE_INSTRUCTIONS=AVX2": MKL_AVX2,
+    "MKL_CBWR=OFF": MKL_FREE,
+}
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+CELLS = (
+    Cell(name=BASE_NAME),
+    *(Cell(name=f"{n} workers", workers=n) for n in (1, 2, 4)),
+    *(Cell(name=f"shards shuffled, seed {n}", shuffle=n) for n in (1, 2)),
+    Cell(name="shards shuffled, 2 workers", shuffle=3, workers=2),
+    Cell(name="another working folder", elsewhere=True),
+    Cell(name="TZ=Pacific/Kiritimati", env={"TZ": "Pacific/Kiritimati"}),
+    Cell(name="TZ=America/St_Johns", env={"TZ": "America/St_Johns"}),
+    Cell(name="LC_ALL=C, ASCII", env=ASCII),
+    Cell(name="LC_ALL=C.UTF-8", env={"LC_ALL": "C.UTF-8"}),
+    Cell(name="LC_ALL=tr_TR.UTF-8", env={"LC_ALL": "tr_TR.UTF-8"}),
+    *(Cell(name=f"PYTHONHASHSEED={n}", env={"PYTHONHASHSEED": str(n)}) for n in (0, 1)),
+    Cell(name="another TMPDIR", env={"TMPDIR": "."}),
+    Cell(name="photos in a zip", photos="zip"),
+    Cell(name="photos in a zip, 2 workers", photos="zip", workers=2),
+    Cell(name="killed while cutting, resumed", killed_at=("cut-*", 3)),
+    Cell(name="killed while cutting, 2 workers", killed_at=("cut-*", 3), workers=2),
+    Cell(name="killed after the networks, resumed", killed_at=("cooccurrence", 1)),
+    *(Cell(name=f"OMP_NUM_THREADS={n}", env={"OMP_NUM_THREADS": str(n)}) for n in (1, 2)),
+    Cell(
+        name="all of it at once",
+        env={
+            **ASCII, "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7", "TMPDIR": ".",
+            "OMP_NUM_THREADS": "1",
+        },
+        photos="zip", elsewhere=True, shuffle=4, killed_at=("cut-*", 2),
+    ),
+    *(
+        Cell(name=f"{name}{more}", env={**env, **threads}, instructions=name)
+        for name, env in INSTRUCTIONS.items()
+        for more, threads in (("", {}), (", 1 thread", {"OMP_NUM_THREADS": "1"}))
+    ),
+    Cell(name="networks given", given=True),
+    *(
+        Cell(name=f"networks given, {name}", env=env, instructions=name, given=True)
+        for name, env in INSTRUCTIONS.items()
+    ),
+)  # fmt: skip
+
+
+class Result(NamedTuple):
+    """What became of a cell, beside the first one."""
+
+    cell: Cell
+    seconds: float
+    content: str  # digests
+    derived: str
+    level: int  # of bank.compare.LEVELS
+    features: Gap
+    co_occurrence: Gap
+    candidates: Overlap
+
+
+class Bench:
+    """Data in both forms, and a folder for each cell."""
+
+    def __init__(self, folder: Path, data: Path, arguments: Sequence[str] = RECIPE) -> None:
+        self.folder, self.arguments = folder, tuple(arguments)
+        self.data = {"folder": data, "zip": zipped(data, folder / "zipped")}
+
+    def bank(self, cell: Cell) -> Path:
+        return self.folder / "banks" / re.sub(r"\W+", "-", cell.name)
+
+    def build(self, cell: Cell) -> None:
+        """Make the cell's bank; RuntimeError with the command's last lines where it fails."""
+        place = self.folder / "places" / self.bank(cell).name
+        place.mkdir(parents=True)
+        argv = self._command(cell, place)
+        env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT), **cell.env}
+        if "TMPDIR" in env:
+            env["TMPDIR"] = str(place)
+        if cell.killed_at[0]:
+            self._kill(cell, argv, place, env)
+        done = subprocess.run(
+            argv, cwd=place if cell.elsewhere else ROOT, env=env, capture_output=True, text=True,
+            timeout=BUILD_S, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"{cell.name}: {' '.join(argv)}\n{done.stderr[-3000:]}")
+        if (
+            cell.killed_at[0].startswith("cut")
+            and "were kept from an earlier run" not in done.stdout
+        ):
+            raise RuntimeError(f"{cell.name}: no shard was kept\n{done.stdout[-1000:]}")
+
+    def _command(self, cell: Cell, place: Path) -> list[str]:
+        name = "jobs.build_bank" if cell.shuffle is None else "tests.endurance.matrix"
+        argv = [sys.executable, "-m", name]
+        argv += [] if cell.shuffle is None else [SHUFFLED, str(cell.shuffle)]
+        data, out = self.data[cell.photos], self.bank(cell)
+        if cell.elsewhere:
+            data, out = (Path(os.path.relpath(path, place)) for path in (data, out))
+        argv += [*self.arguments, "--data", str(data), "--out", str(out)]
+        argv += ["--workers", str(cell.workers)]
+        if cell.given:
+            base = self.bank(CELLS[0])
+            argv += ["--graph-encoder", str(base / "graph_encoder.safetensors")]
+            argv += ["--cooccurrence", str(base / "cooccurrence.safetensors")]
+        return argv
+
+    def _kill(self, cell: Cell, argv: list[str], place: Path, env: Mapping[str, str]) -> None:
+        """Start a build and kill it and its workers at the wanted moment."""
+        pattern, count = cell.killed_at
+        receipts = self.bank(cell) / "work/receipts"
+        build = subprocess.Popen(
+            argv, cwd=place if cell.elsewhere else ROOT, env=env, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + BUILD_S
+        while len(list(receipts.glob(f"{pattern}.json"))) < count:
+            if build.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{cell.name}: the build ended before it could be killed")
+            time.sleep(0.001)
+        os.killpg(build.pid, signal.SIGKILL)
+        build.wait()
+        if (self.bank(cell) / "manifest.json").exists():
+            raise RuntimeError(f"{cell.name}: the build was finished before it was killed")
+
+    def result(self, cell: Cell, seconds: float) -> Result:
+        base, bank = Bank.open(self.bank(CELLS[0])), Bank.open(self.bank(cell))
+        return Result(
+            cell, seconds, bank.content_digest, bank.manifest.derived_digest,
+            compare(base, bank).level, gap(base, bank, Bank.features),
+            gap(base, bank, Bank.co_occurrence), overlap(base, bank),
+        )  # fmt: skip
+
+
+def zipped(data: Path, folder: Path) -> Path:
+    """The same dataset with its photos in zips, in no good order, and its annotations beside."""
+    folder.mkdir(parents=True)
+    shutil.copytree(data / "annotations", folder / "annotations")
+    for photos in sorted(p for p in data.iterdir() if p.is_dir() and p.name != "annotations"):
+        files = sorted(photos.iterdir())
+        Random(0).shuffle(files)
+        with zipfile.ZipFile(folder / f"{photos.name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                archive.write(file, f"{photos.name}/{file.name}")
+    return folder
+
+
+def build_all(bench: Bench, cells: Sequence[Cell]) -> list[Result]:
+    """The first of CELLS, and these."""
+    found = []
+    for cell in (CELLS[0], *(c for c in cells if c is not CELLS[0])):
+        start = time.monotonic()
+        bench.build(cell)
+        found.append(bench.result(cell, time.monotonic() - start))
+        print(f"{cell.name}: {found[-1].seconds:.1f} s", file=sys.stderr, flush=True)
+        if cell is not CELLS[0]:
+            shutil.rmtree(bench.bank(cell))
+    return found
+
+
+def broken(results: Sequence[Result]) -> list[str]:
+    """A line for each promise that was not kept."""
+    lines = [
+        f"{r.cell.name}: content digest {r.content[:12]}, and not {results[0].content[:12]}"
+        for r in results
+        if r.content != results[0].content
+    ]
+    first: dict[tuple[str, bool], Result] = {}
+    for r in results:
+        like = first.setdefault((r.cell.instructions, r.cell.given), r)
+        if r.derived != like.derived:
+            lines.append(
+                f"{r.cell.name}: derived digest {r.derived[:12]}, and not {like.derived[:12]} as "
+                f"with {like.cell.name}"
+            )
+    return lines
+
+
+def table(results: Sequence[Result]) -> str:
+    rows = [
+        "| built with | content digest | derived digest | level | candidates shared | "
+        "largest gap of features | of co-occurrence |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        rows.append(
+            f"| {r.cell.name} | `{r.content[:12]}` | `{r.derived[:12]}` | {r.level} | "
+            f"{100 * r.candidates.share:.2f} % | {_amount(r.features)} | "
+            f"{_amount(r.co_occurrence)} |"
+        )
+    rows.append("")
+    rows += [
+        f"level {n}: {text}" for n, text in enumerate(LEVELS) if n in {r.level for r in results}
+    ]
+    return "\n".join(rows)
+
+
+def _amount(found: Gap) -> str:
+    return f"{found.relative:.1e} of their length" if found.differ else "none"
+
+
+def shuffled(seed: int) -> None:
+    """Let `jobs.build_bank` cut shards in an order drawn from `seed`."""
+    in_order: Any = cut.results
+
+    def results(function: Any, tasks: Sequence[Any], *rest: Any) -> Any:
+        drawn = list(tasks)
+        Random(seed).shuffle(drawn)
+        return in_order(function, drawn, *rest)
+
+    cut.results = results
+
+
+def locale_is_here(cell: Cell) -> bool:
+    wanted = cell.env.get("LC_ALL", "C").replace("UTF-8", "utf8")
+    known = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=True).stdout
+    return wanted in known.split()
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", help="words of the cells that are wanted")
+    parser.add_argument("--data", type=Path, help="a folder in COCO's format; default: drawn")
+    parser.add_argument("--limit", type=int, help="photos of each of its files")
+    parser.add_argument("--out", type=Path, help="a file for the table")
+    options = parser.parse_args()
+    wanted = [c for c in CELLS if not options.only or any(w in c.name for w in options.only)]
+    cells = [c for c in wanted if locale_is_here(c)]
+    limit = [] if options.limit is None else ["--limit", str(options.limit)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        data = options.data.resolve() if options.data else folder / "toy"
+        if not options.data:
+            write_toy(data, train_photos=TRAIN_PHOTOS, val_photos=VAL_PHOTOS)
+        results = build_all(Bench(folder, data, [*RECIPE, *limit]), cells)
+    text = table(results)
+    for cell in wanted:
+        if cell not in cells:
+            text += f"\nnot run, as this machine has no such locale: {cell.name}"
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n", "utf-8")
+    found = broken(results)
+    print(*found, sep="\n", end="\n" if found else "")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [SHUFFLED]:
+        shuffled(int(sys.argv[2]))
+        del sys.argv[1:3]
+        run(build_bank.main, build_bank.BuildBank, build_bank.__doc__)
+    sys.exit(main())
