@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bank.bank import Bank
 from bank.manifest import is_derived
-from bank.table import PATCHES, PHOTOS, SCENE_CONTENT, column, read_table
+from bank.table import PATCHES, PHOTOS, SCENE_CONTENT, column, read_table, whole_column
 from pipeline.scene import image_of
 
 LEVELS = (
@@ -210,7 +210,7 @@ def _patches(a: Bank, b: Bank, shared: _Shared) -> Iterator[str]:
 
 def _unlike_rows(a: pa.Table, b: pa.Table, name: str, shared: _Shared) -> NDArray[np.int64]:
     """Positions among the shared rows at which a column differs."""
-    ours, theirs = a.column(name).combine_chunks(), b.column(name).combine_chunks()
+    ours, theirs = whole_column(a, name), whole_column(b, name)
     found, start = [], 0
     for in_a, in_b in shared.blocks(ROWS_AT_ONCE):
         x, y = ours.take(pa.array(in_a)), theirs.take(pa.array(in_b))

@@ -136,10 +136,17 @@ def sound(what: str) -> Iterator[None]:
         ) from error
 
 
+def whole_column(table: pa.Table, name: str) -> pa.Array:
+    """A column in one piece, mapped where the table is."""
+    chunked = table.column(name)
+    # combine_chunks copies even a single one.
+    return chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()
+
+
 def column(table: pa.Table, name: str) -> NDArray[Any]:
     """A column as a numpy array (strings as objects)."""
     with sound(f"the bank's column {name!r}"):
-        values = table.column(name).combine_chunks()
+        values = whole_column(table, name)
         fixed = pa.types.is_primitive(values.type)
         if not fixed:  # offsets that lead elsewhere would crash
             values.validate(full=True)
@@ -150,7 +157,7 @@ def column(table: pa.Table, name: str) -> NDArray[Any]:
 def digest_column(table: pa.Table, name: str) -> NDArray[np.uint8]:
     """A column of SHA-256 digests as (rows, 32), mapped where the table is."""
     with sound(f"the bank's column {name!r}"):
-        values = table.column(name).combine_chunks()
+        values = whole_column(table, name)
         if not isinstance(values, pa.FixedSizeBinaryArray):
             raise ValueError(f"its type is {values.type}")
         width = values.type.byte_width
@@ -172,7 +179,7 @@ def read_vectors(path: Path, name: str) -> tuple[NDArray[np.int64], NDArray[np.f
     """ids (P,) and vectors (P, D), memory-mapped."""
     table = read_table(path, ("patch_id", name))
     with sound(str(path)):
-        lists = table.column(name).combine_chunks()
+        lists = whole_column(table, name)
         vectors = lists.flatten().to_numpy(zero_copy_only=True)
         rows = vectors.reshape(len(lists), lists.type.list_size)
     return column(table, "patch_id"), rows

@@ -4,7 +4,15 @@ import pytest
 
 from bank.errors import BankError
 from bank.files import file_digest
-from bank.table import column, read_table, read_vectors, rows_digest, write_table, write_vectors
+from bank.table import (
+    column,
+    digest_column,
+    read_table,
+    read_vectors,
+    rows_digest,
+    write_table,
+    write_vectors,
+)
 
 ROWS = {"id": [1, 2, 3], "name": ["a", "\u00df", ""], "x": [0.5, -0.0, 2.0]}
 SCHEMA = pa.schema([("id", pa.int64()), ("name", pa.string()), ("x", pa.float32())])
@@ -71,3 +79,17 @@ def test_a_table_cut_short_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(BankError, match="is missing or damaged"):
         read_table(path)
+
+
+def test_a_column_of_numbers_or_digests_or_vectors_is_mapped_and_not_copied(tmp_path):
+    path = tmp_path / "x.arrow"
+    digests = pa.array([bytes(32), bytes(range(32))], pa.binary(32))
+    write_table(path, pa.table({"x": pa.array([1, 2]), "digest": digests}))
+    write_vectors(tmp_path / "v.arrow", np.array([1, 2]), np.ones((2, 3), np.float32), "v")
+    before = pa.total_allocated_bytes()
+    table = read_table(path)
+    held = [column(table, "x"), digest_column(table, "digest")]
+    held += read_vectors(tmp_path / "v.arrow", "v")
+    assert pa.total_allocated_bytes() == before
+    assert held[1][1].tolist() == list(range(32))
+    assert held[3].shape == (2, 3)
