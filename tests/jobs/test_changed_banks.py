@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bank import site
+from bank import cutting, site
 from bank.bank import Bank
 from bank.errors import BankError
 from bank.manifest import read_manifest
@@ -23,6 +23,7 @@ from jobs.build_bank import BuildBank, main
 from jobs.edit_bank import EditBank
 from pipeline import codec
 from pipeline.coco.reader import read_coco
+from pipeline.crop import PhotoError
 from pipeline.errors import UserError
 from pipeline.scene import image_of
 
@@ -281,6 +282,34 @@ def test_too_many_failures_leave_the_bank_unfinished(built, own_data, few):
         path.write_bytes(content)
     main(replace(bad, retry_failed=True))
     assert digests_of(bad.bank) == digests_of(few)
+
+
+def test_a_photo_that_failed_for_a_moment_is_tried_again_where_that_is_asked_for(
+    base, few, tmp_path, monkeypatch
+):
+    wanted = replace(base, out=tmp_path / "bank", max_failures=0)
+    first = read_coco(base.data, limit=FEW).photos[0].photo.file
+    read = cutting.read_photo
+
+    def not_there_yet(folder, file):
+        if file == first:
+            raise PhotoError("photo_missing", "no such file")
+        return read(folder, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cutting, "read_photo", not_there_yet)
+        with pytest.raises(BankError, match="1 photos could not be used"):
+            main(wanted)
+    with pytest.raises(BankError, match="1 photos could not be used"):
+        main(wanted)  # the file is the same, and so is what is known of it
+    main(replace(wanted, retry_failed=True))
+    assert digests_of(wanted.bank) == digests_of(few)
+
+
+def test_photos_in_quarantine_are_no_failures(base, few, tmp_path):
+    out = tuple(int(i) for i in Bank.open(few).scene_ids("train")[:2])
+    main(replace(base, out=tmp_path / "bank", quarantine=out, max_failures=0))
+    assert reasons_of(tmp_path / "bank") == dict.fromkeys(out, "quarantined")
 
 
 # Photos that kill
