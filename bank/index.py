@@ -306,17 +306,15 @@ class Indexes:
     ) -> Nearest:
         """The k nearest of one category: by FAISS where it gives enough and may be trusted."""
         pool = Pool(self.ids[part.start : part.stop], self.vectors[part.start : part.stop])
-        allowed = ~np.isin(image_of(pool.ids), excluded)
-        wanted = k + MARGIN + int((~allowed).sum())
+        wanted = k + MARGIN + _count_of(excluded, pool)
         if part.file is None or not _can_give(wanted, part.size):
-            return nearest(queries, Pool(pool.ids[allowed], pool.features[allowed]), k)
+            return nearest(queries, _without(excluded, pool), k)
         index = _open_faiss(self.folder / part.file, self.bank_digest)
         rounded, proposed = index.search((queries * STEP).astype(np.float32), wanted)
         found = _ranked(queries, pool, proposed, k, excluded)
         trusted = found.squared[:, -1] < _left_out(part.kind, queries, rounded)
         if not trusted.all():
-            allowed_pool = Pool(pool.ids[allowed], pool.features[allowed])
-            exact = nearest(queries[~trusted], allowed_pool, k)
+            exact = nearest(queries[~trusted], _without(excluded, pool), k)
             found.ids[~trusted], found.squared[~trusted] = exact
         return found
 
@@ -336,6 +334,17 @@ class Indexes:
         return Nearest(
             np.take_along_axis(ids, order, axis=1), np.take_along_axis(squared, order, axis=1)
         ), theirs[order]
+
+
+def _count_of(images: NDArray[np.int64], pool: Pool) -> int:
+    """How many patches of these photos the pool has."""
+    first, last = np.searchsorted(pool.ids, [images << 16, (images + 1) << 16])
+    return int((last - first).sum())
+
+
+def _without(images: NDArray[np.int64], pool: Pool) -> Pool:
+    allowed = ~np.isin(image_of(pool.ids), images)
+    return Pool(pool.ids[allowed], pool.features[allowed])
 
 
 def _left_out(
