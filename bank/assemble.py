@@ -11,11 +11,13 @@ from bank.contents import write_vocabulary
 from bank.cutting import read_failures
 from bank.errors import BankError
 from bank.files import canonical_json, write_bytes, written
+from bank.merge import write_merged
 from bank.receipts import WORK
-from bank.table import PATCHES, PHOTOS, SCENES, read_table, write_table
+from bank.table import PATCHES, PHOTOS, SCENES, read_table
 from pipeline.scene import LeftOut, Vocabulary
 
 QUARANTINED = "quarantined"
+KINDS = ("patches", "scenes", "photos")  # of tables that a shard leaves
 
 
 def assemble(
@@ -29,26 +31,24 @@ def assemble(
     left_out = [LeftOut(i, None, QUARANTINED, "by --quarantine") for i in quarantine]
     left_out += (row for name in shards for row in read_failures(bank, name))
     left_out.sort(key=lambda r: (r.image_id, -1 if r.object_index is None else r.object_index))
-    patches = _joined([rows / f"{name}.patches.arrow" for name in shards], PATCHES, "patch_id")
-    if patches.num_rows == 0:
+    tables = {kind: [rows / f"{name}.{kind}.arrow" for name in shards] for kind in KINDS}
+    if not _merge(bank / "patches.arrow", tables["patches"], PATCHES, "patch_id"):
         reasons = count_reasons(left_out)
         raise BankError(
             f"not one photo could be used ({reasons or 'there is none'}): is --data right?"
         )
-    write_table(bank / "patches.arrow", patches)
-    scenes = _joined([rows / f"{name}.scenes.arrow" for name in shards], SCENES, "image_id")
-    write_table(bank / "scenes.index.arrow", scenes)
-    photos = _joined([rows / f"{name}.photos.arrow" for name in shards], PHOTOS, "image_id")
-    write_table(bank / "photos.arrow", photos)
+    _merge(bank / "scenes.index.arrow", tables["scenes"], SCENES, "image_id")
+    _merge(bank / "photos.arrow", tables["photos"], PHOTOS, "image_id")
     with written(bank / "vocabulary.json") as partial:
         write_vocabulary(partial, vocabulary)
     write_bytes(bank / "failures.jsonl", b"".join(_line(row) for row in left_out))
     return left_out
 
 
-def _joined(paths: Sequence[Path], schema: pa.Schema, key: str) -> pa.Table:
-    tables = [read_table(path) for path in paths] or [schema.empty_table()]
-    return pa.concat_tables(tables).sort_by(key)
+def _merge(path: Path, parts: Sequence[Path], schema: pa.Schema, key: str) -> int:
+    """The shards' tables of one kind -> the bank's; how many rows it has."""
+    tables = [read_table(part, schema.names) for part in parts] or [schema.empty_table()]
+    return write_merged(path, tables, schema, key)
 
 
 def _line(row: LeftOut) -> bytes:

@@ -18,10 +18,12 @@ from bank.table import (
     PATCHES,
     SCENE_CONTENT,
     SCENES,
+    codes,
     column,
     digest_column,
     read_table,
     rows_digest,
+    shared_strings,
     sound,
 )
 from pipeline.pack import Member, SamplePlace, SceneSample, read_sample, sample_digest
@@ -40,11 +42,9 @@ class Contents:
         self.vocabulary = read_vocabulary(self.folder / "vocabulary.json")
         self.patch_ids: NDArray[np.int64] = column(self.table, "patch_id")
         self.image_ids: NDArray[np.int64] = column(self.scenes, "image_id")
-        self.splits: NDArray[np.object_] = column(self.scenes, "split")
-        self._shards, shard_of = np.unique(
-            column(self.scenes, "shard").astype(str), return_inverse=True
-        )
-        self._shard_of_scene = shard_of.astype(np.int32)
+        self.splits: NDArray[np.object_] = shared_strings(self.scenes, "split")
+        names, self._shard_of_scene = codes(self.scenes, "shard")
+        self._shards = np.array(names, np.str_)
         self._places = {
             f"{m}_{what}": column(self.scenes, f"{m}_{what}")
             for m in MEMBERS
@@ -122,8 +122,8 @@ class Contents:
         return shards
 
     def strings(self, name: str) -> list[str]:
-        """A text column of patches.arrow."""
-        values: list[str] = column(self.table, name).tolist()
+        """A text column of patches.arrow; rows that say the same share one string."""
+        values: list[str] = shared_strings(self.table, name).tolist()
         return values
 
     def credits(self, patch_ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Arrow tables of a bank: one row per patch, per scene, per vector."""
 
 import hashlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,6 +167,22 @@ def digest_column(table: pa.Table, name: str) -> NDArray[np.uint8]:
         return rows.reshape(len(values), width)
 
 
+def codes(table: pa.Table, name: str) -> tuple[list[str], NDArray[np.int32]]:
+    """A text column as its different strings and, for each row, which of them it is."""
+    with sound(f"the bank's column {name!r}"):
+        values = table.column(name).combine_chunks()
+        values.validate(full=True)
+        coded = values.dictionary_encode()
+        return coded.dictionary.to_pylist(), coded.indices.to_numpy()
+
+
+def shared_strings(table: pa.Table, name: str) -> NDArray[np.object_]:
+    """A text column of few different strings: a pointer per row, not a string."""
+    strings, rows = codes(table, name)
+    shared: NDArray[np.object_] = np.array(strings, object)[rows]
+    return shared
+
+
 def write_vectors(
     path: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32], name: str
 ) -> None:
@@ -173,6 +190,19 @@ def write_vectors(
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
     lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     write_table(path, pa.table({"patch_id": pa.array(ids, pa.int64()), name: lists}))
+
+
+@contextmanager
+def vectors_to_fill(
+    path: Path, ids: NDArray[np.int64], width: int, name: str
+) -> Iterator[NDArray[np.float32]]:
+    """`write_vectors` for vectors that come in pieces: (P, width) to fill, mapped from a file, so
+    that as much of it lies in memory as there is room for."""
+    with tempfile.NamedTemporaryFile(prefix=path.name, dir=path.parent) as file:
+        file.truncate(max(ids.size * width, 1) * np.dtype(np.float32).itemsize)
+        vectors = np.memmap(file.name, np.float32, "r+", shape=(len(ids), width))
+        yield vectors
+        write_vectors(path, ids, vectors, name)
 
 
 def read_vectors(path: Path, name: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from bank.candidates import Scope, find_candidates, write_candidates
 from bank.contents import Contents
+from bank.errors import BankError
 from bank.files import json_digest
 from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
 from bank.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
-from bank.table import read_vectors, write_vectors
+from bank.table import codes, read_vectors, vectors_to_fill
 from model.cooccurrence import CoOccurrence, embed_patches, train_co_occurrence
 from model.encoder import embed_scenes, load_graph_encoder, train_graph_encoder
 from model.published import ignored_note, is_published, load_published_graph
@@ -157,16 +158,24 @@ def object_features(derivation: Derivation, encoder: Receipt) -> Receipt:
 
     def make() -> None:
         network = load_graph_encoder(derivation.bank / "graph_encoder.safetensors")
-        ids, vectors = [], []
-        starts = range(0, len(contents.image_ids), SCENES_AT_ONCE)
-        for start in progress(starts, "object features", len(starts), "block"):
-            some = contents.image_ids[start : start + SCENES_AT_ONCE]
-            samples = list(contents.iterate(some, image=False))
-            ids.append(np.concatenate([s.patch_ids for s in samples]))
-            vectors.append(embed_scenes(network, samples))
-        found, rows = np.concatenate(ids), np.concatenate(vectors)
-        order = np.argsort(found)
-        write_vectors(path, found[order], rows[order], "feature")
+        width = network.obj_embeddings.embedding_dim
+        images = contents.image_ids
+        starts = range(0, len(images), SCENES_AT_ONCE)
+        filled = 0
+        with vectors_to_fill(path, contents.patch_ids, width, "feature") as vectors:
+            for start in progress(starts, "object features", len(starts), "block"):
+                samples = list(
+                    contents.iterate(images[start : start + SCENES_AT_ONCE], image=False)
+                )
+                found = embed_scenes(network, samples)
+                rows = contents.patches.rows(np.concatenate([s.patch_ids for s in samples]))
+                vectors[rows] = found
+                filled += len(np.unique(rows))
+            if filled != len(vectors):
+                raise BankError(
+                    f"{len(vectors) - filled:,} patches of {derivation.bank} are in no scene; "
+                    f"`python -m jobs.verify_bank {derivation.bank}` names all that is damaged"
+                )
 
     return derivation.stage("features", _digests(encoder), (path.name,), make)
 
@@ -180,11 +189,11 @@ def patch_vectors(derivation: Derivation, network: Receipt) -> Receipt:
         f_occur = CoOccurrence.load(derivation.bank / "cooccurrence.safetensors")
         ids = contents.patch_ids
         starts = range(0, len(ids), PATCHES_AT_ONCE)
-        vectors = [
-            embed_patches(f_occur, contents.patches.read(ids[start : start + PATCHES_AT_ONCE]))
-            for start in progress(starts, "co-occurrence vectors", len(starts), "block")
-        ]
-        write_vectors(path, ids, np.concatenate(vectors), "co_occurrence")
+        width = f_occur.sizes["features"]
+        with vectors_to_fill(path, ids, width, "co_occurrence") as vectors:
+            for start in progress(starts, "co-occurrence vectors", len(starts), "block"):
+                some = slice(start, start + PATCHES_AT_ONCE)
+                vectors[some] = embed_patches(f_occur, contents.patches.read(ids[some]))
 
     return derivation.stage("cooccurrence-vectors", _digests(network), (path.name,), make)
 
@@ -229,7 +238,9 @@ def nearest_candidates(derivation: Derivation, features: Receipt) -> Receipt:
 
 def training_rows(contents: Contents) -> NDArray[np.bool_]:
     """(P,) True where a patch may be offered: only those of training photos."""
-    return np.array([split == "train" for split in contents.strings("split")])
+    names, split = codes(contents.table, "split")
+    training: NDArray[np.bool_] = split == names.index("train") if "train" in names else split < 0
+    return training
 
 
 def _digests(receipt: Receipt) -> Mapping[str, str]:
