@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bank.errors import BankError
-from bank.files import canonical_json, written
+from bank.files import PARTIAL, canonical_json, reserve, writing, written
 from pipeline.crop import Pixels
 from pipeline.pack import Member, SamplePlace, SceneSample, sample_digest
 from pipeline.scene import Scene
@@ -47,6 +47,8 @@ SCENES = pa.schema(
         ("sample_sha256", pa.binary(32)),
     ]
 )
+DIGESTED_AT_ONCE = 1 << 16  # rows
+
 # What a scene is, apart from where it lies: only this enters the content digest.
 SCENE_CONTENT = ("image_id", "split", "sample_sha256")
 
@@ -109,7 +111,9 @@ def write_table(path: Path, table: pa.Table) -> None:
 def save_table(path: Path, table: pa.Table) -> None:
     """As Arrow IPC (Parquet's bytes change with its version), in one batch: read without a copy."""
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table.combine_chunks(), max_chunksize=max(table.num_rows, 1))
+        columns = [whole_column(table, name) for name in table.column_names]
+        whole = pa.Table.from_arrays(columns, schema=table.schema)
+        writer.write_table(whole, max_chunksize=max(table.num_rows, 1))
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
@@ -170,7 +174,7 @@ def digest_column(table: pa.Table, name: str) -> NDArray[np.uint8]:
 def codes(table: pa.Table, name: str) -> tuple[list[str], NDArray[np.int32]]:
     """A text column as its different strings and, for each row, which of them it is."""
     with sound(f"the bank's column {name!r}"):
-        values = table.column(name).combine_chunks()
+        values = whole_column(table, name)
         values.validate(full=True)
         coded = values.dictionary_encode()
         return coded.dictionary.to_pylist(), coded.indices.to_numpy()
@@ -198,8 +202,11 @@ def vectors_to_fill(
 ) -> Iterator[NDArray[np.float32]]:
     """`write_vectors` for vectors that come in pieces: (P, width) to fill, mapped from a file, so
     that as much of it lies in memory as there is room for."""
-    with tempfile.NamedTemporaryFile(prefix=path.name, dir=path.parent) as file:
-        file.truncate(max(ids.size * width, 1) * np.dtype(np.float32).itemsize)
+    with (
+        writing(path),
+        tempfile.NamedTemporaryFile(prefix=path.name, suffix=PARTIAL, dir=path.parent) as file,
+    ):
+        reserve(file, max(ids.size * width, 1) * np.dtype(np.float32).itemsize)
         vectors = np.memmap(file.name, np.float32, "r+", shape=(len(ids), width))
         yield vectors
         write_vectors(path, ids, vectors, name)
@@ -224,15 +231,25 @@ def rows_digest(table: pa.Table, replaced: Mapping[str, bytes] | None = None) ->
     for field in table.schema:
         values = (replaced or {}).get(field.name)
         digest.update(canonical_json([field.name, str(field.type), table.num_rows]))
-        digest.update(_column_bytes(table, field.name) if values is None else values)
+        for piece in _column_bytes(table, field.name) if values is None else (values,):
+            digest.update(piece)
     return digest.hexdigest()
 
 
-def _column_bytes(table: pa.Table, name: str) -> bytes:
-    kind = table.schema.field(name).type
-    if pa.types.is_fixed_size_binary(kind):
-        return digest_column(table, name).tobytes()
-    if pa.types.is_string(kind):
-        return canonical_json(column(table, name).tolist())
-    array = column(table, name)
-    return array.astype(array.dtype.newbyteorder("<")).tobytes()
+def _column_bytes(table: pa.Table, name: str) -> Iterator[bytes]:
+    """A column's values in pieces, so that no more than one of them is held: text as the JSON list
+    of the whole, all else as little-endian numbers or bytes end to end."""
+    text = pa.types.is_string(table.schema.field(name).type)
+    if text:
+        yield b"["
+    for start in range(0, table.num_rows, DIGESTED_AT_ONCE):
+        some = table.slice(start, DIGESTED_AT_ONCE)
+        if text:
+            yield (b"," if start else b"") + canonical_json(column(some, name).tolist())[1:-1]
+        elif pa.types.is_fixed_size_binary(some.schema.field(name).type):
+            yield digest_column(some, name).tobytes()
+        else:
+            array = column(some, name)
+            yield array.astype(array.dtype.newbyteorder("<")).tobytes()
+    if text:
+        yield b"]"
