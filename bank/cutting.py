@@ -21,7 +21,14 @@ import pyarrow as pa
 
 from bank.attempts import DeadlyPhoto, attempt, deadly_photos
 from bank.errors import BankError
-from bank.files import FileDigest, canonical_json, file_digest, json_digest, put_in_place
+from bank.files import (
+    FileDigest,
+    canonical_json,
+    file_digest,
+    json_digest,
+    put_in_place,
+    writing,
+)
 from bank.receipts import WORK, Receipt, check_agreement, find_receipt, leave_receipt
 from bank.shards import map_size, write_patches
 from bank.table import PATCHES, PHOTOS, SCENES, patch_rows, save_table, scene_row
@@ -130,7 +137,7 @@ def cut_shard(task: ShardTask) -> CutShard | DeadlyShard:
     if deadly := deadly_photos(task.note, task.plan, task.photos, asdict(task.recipe)):
         task.note.write_text(str(deadly[0].image_id), "ascii")  # for the next run
         return DeadlyShard(task.name, deadly)
-    with _workspace(task) as folder:
+    with _workspace(task) as folder, writing(folder):
         # All scenes before all pixels: in turn, each would push the other out of the caches.
         usable = [usable_scene(p) for p in photos]
         with attempt(task.note) as begin:

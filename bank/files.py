@@ -1,12 +1,21 @@
 """Files that are either whole or not there, and their digests."""
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
+
+import lmdb
+from safetensors import SafetensorError
+
+# What libraries raise where a file cannot be written: LMDB, safetensors, and faiss the last.
+WRITE_ERRORS = (OSError, lmdb.Error, SafetensorError, RuntimeError)
+NUMBERS = {os.strerror(number): number for number in errno.errorcode}
+PARTIAL = ".partial"  # how the names of what is not whole end
 
 
 class FileDigest(NamedTuple):
@@ -44,14 +53,56 @@ def put_in_place(partial: Path, path: Path) -> None:
         os.close(folder)
 
 
+def os_error(error: Exception, path: Path) -> OSError | None:
+    """What the system said, with its number and a name; None where it is no trouble with a file.
+
+    Libraries keep only the system's words. numpy and LMDB do not even have these: of a write that
+    went in part they know nothing but that, and LMDB calls it an input/output error.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        number = error.errno
+    elif isinstance(error, OSError) and " requested and " in text:
+        number = errno.EIO
+    else:
+        found = [number for words, number in NUMBERS.items() if words in text]
+        if not found:
+            return None
+        number = found[0]
+    words = os.strerror(number) + (" (is the disk full?)" if number == errno.EIO else "")
+    return OSError(number, words, getattr(error, "filename", None) or os.fspath(path))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """OSError with number and name, whatever a library raises where `path` cannot be written."""
+    try:
+        yield
+    except WRITE_ERRORS as error:
+        told = os_error(error, path)
+        if told is None:
+            raise
+        raise told from error
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Make the file `size` bytes long, all of them on the disk: OSError where it is full. To write
+    into the holes of a mapped file would then kill the process (SIGBUS)."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:  # macOS
+        file.truncate(size)
+
+
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A path to write to; the file takes its real name only when the `with` block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        yield partial
-        put_in_place(partial, path)
+        with writing(path):
+            yield partial
+            put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

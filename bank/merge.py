@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bank.files import PARTIAL, writing
 from bank.table import column, write_table
 
 ROWS_AT_ONCE = 1 << 16  # a multiple of 8, so that whole bytes of validity bits are appended
@@ -22,7 +23,10 @@ def write_merged(path: Path, tables: Sequence[pa.Table], schema: pa.Schema, key:
     """
     order = np.argsort(np.concatenate([column(t, key) for t in tables]), kind="stable")
     firsts = np.cumsum([0, *(t.num_rows for t in tables)])
-    with tempfile.TemporaryDirectory(prefix=path.name, dir=path.parent) as folder:
+    with (
+        writing(path),
+        tempfile.TemporaryDirectory(prefix=path.name, suffix=PARTIAL, dir=path.parent) as folder,
+    ):
         columns = [_Column(Path(folder) / field.name, field.type) for field in schema]
         for start in range(0, len(order), ROWS_AT_ONCE):
             rows = _gathered(tables, firsts, order[start : start + ROWS_AT_ONCE])

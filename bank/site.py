@@ -6,15 +6,14 @@ if that were a bank of its own, and the finished successor takes the bank's plac
 
 import errno
 import fcntl
+import os
 import shutil
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import lmdb
-
 from bank.errors import BankError
-from bank.files import put_in_place
+from bank.files import PARTIAL, WRITE_ERRORS, os_error, put_in_place
 from bank.manifest import NAME, is_finished, read_manifest
 from bank.receipts import WORK
 
@@ -38,21 +37,55 @@ def building(bank: Path) -> Iterator[Path]:
         (bank / WORK).mkdir(parents=True, exist_ok=True)
         with (bank / WORK / "lock").open("w") as lock:
             _take(lock.fileno(), bank)
-            # Attempts of workers that were killed.
-            shutil.rmtree(bank / WORK / "tmp", ignore_errors=True)
+            _remove_attempts(bank)
             take_over(bank)
             try:
-                yield bank.resolve()
+                with _staying(bank, lock.fileno()):
+                    yield bank.resolve()
             finally:
                 if not successor(bank).is_dir():
                     _clear_work(bank)
-    except lmdb.Error as error:
-        raise BankError(f"cannot write patches into {bank}: {error}; {KEPT}") from error
-    except OSError as error:
-        if error.errno not in SITE_ERRORS:
+    except WRITE_ERRORS as error:
+        told = os_error(error, bank)
+        if told is None or told.errno not in SITE_ERRORS:
             raise
-        where = error.filename or bank
-        raise BankError(f"cannot write {where}: {error.strerror}; {KEPT}") from error
+        raise BankError(f"cannot write {told.filename}: {told.strerror}; {KEPT}") from error
+
+
+def _remove_attempts(bank: Path) -> None:
+    """What those who were killed have left half-written."""
+    shutil.rmtree(bank / WORK / "tmp", ignore_errors=True)
+    for folder in (bank, successor(bank)):
+        for path in folder.glob(f"*{PARTIAL}"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def _staying(bank: Path, lock: int) -> Iterator[None]:
+    """BankError where the folder is another one, or none, at the end: a mount that was lost. What
+    was written since then lies under the mount, or nowhere."""
+    try:
+        yield
+    except Exception as error:
+        if _is_gone(bank, lock):
+            raise BankError(_gone(bank)) from error
+        raise
+    if _is_gone(bank, lock):
+        raise BankError(_gone(bank))
+
+
+def _is_gone(bank: Path, lock: int) -> bool:
+    try:
+        return not os.path.samestat(os.fstat(lock), (bank / WORK / "lock").stat())
+    except OSError:
+        return True
+
+
+def _gone(bank: Path) -> str:
+    return (
+        f"{bank} was taken away while it was being written (its disk unmounted, or the folder "
+        f"moved); bring it back: {KEPT}"
+    )
 
 
 def _check_ours(bank: Path) -> None:

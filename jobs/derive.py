@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bank.candidates import Scope, find_candidates, write_candidates
 from bank.contents import Contents
 from bank.errors import BankError
-from bank.files import json_digest
+from bank.files import json_digest, writing
 from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
 from bank.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
@@ -68,7 +68,8 @@ class Derivation:
         key = json_digest([self.content_digest, inputs, version("torch")])
         if done := find_receipt(self.bank, name, key):
             return done
-        make()
+        with writing(self.bank / outputs[0]):
+            make()
         receipt = Receipt(name, key, digests(self.bank, self._files(outputs)))
         leave_receipt(self.bank, receipt)
         return receipt
