@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bank.errors import BankError
@@ -120,6 +120,8 @@ def take_over(bank: Path) -> None:
     """
     staged = successor(bank)
     if not is_finished(staged):
+        with suppress(OSError):
+            staged.rmdir()  # where it is empty, no more than this was left to do
         return
     manifest = read_manifest(staged)
     (bank / NAME).unlink(missing_ok=True)
@@ -127,8 +129,11 @@ def take_over(bank: Path) -> None:
         if (staged / path).exists():
             _move(staged / path, bank / path)
     _remove_strangers(bank, set(manifest.files))
+    for left in staged.iterdir():  # records of the build, second links
+        if left.name != NAME:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     _move(staged / NAME, bank / NAME)
-    shutil.rmtree(staged)
+    staged.rmdir()
 
 
 def _move(source: Path, target: Path) -> None:

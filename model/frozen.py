@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
@@ -24,8 +24,9 @@ def save_network(path: Path, network: nn.Module, kind: str, about: Mapping[str, 
     # One entry, because the order of several is not fixed.
     header = {"network": json.dumps({"kind": kind, **about}, sort_keys=True)}
     partial = path.with_name(path.name + ".partial")
-    save_file(weights, partial, metadata=header)
-    with open(partial, "rb") as file:
+    with partial.open("wb") as file:
+        # Not safetensors' save_file: it leaves a file of a random name behind when it is killed.
+        file.write(save(weights, metadata=header))
         os.fsync(file.fileno())
     partial.replace(path)
 
