@@ -163,11 +163,13 @@ class Run:
 
 
 def is_group(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether anyone in it lives: the dead of a dead parent may never be buried."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                return True
+    return False
 
 
 def _become(command: Sequence[str], log: Path, scratch: Path, announce: int) -> None:
@@ -524,6 +526,12 @@ def endure(folder: Path, count: int, seed: int, only: str = "") -> Tally:
     return tally
 
 
+def import_late() -> None:
+    for name in LATE_IMPORTS:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
 def main() -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100, help="kills")
@@ -531,9 +539,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="commands that begin so, e.g. '--mode'")
     parser.add_argument("--out", type=Path, help="a file for the table")
     options = parser.parse_args()
-    for name in LATE_IMPORTS:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    import_late()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         tally = endure(Path(folder), options.count, options.seed, options.only)

@@ -1,0 +1,283 @@
+"""Disks that are full, read-only or lost during a build: one line each, and a rerun goes on.
+
+python -m tests.endurance.disks                       all; tables
+python -m tests.endurance.disks --steps 4 --out disks.md
+
+Needs Linux and `unshare`: in a mount namespace of its own, a bank lies on a tmpfs of a given size
+(from far too small to enough), on a mount that turns read-only, or on one that is unmounted when a
+stage begins; the photos' mount and TMPDIR likewise. Every command must end well, or with exit
+code 1 and one line that says what and where; once there is room, or the mount is back, the same
+command must end in the digests of an undisturbed run, and keep all shards that had receipts.
+Exit code 1 where something did not end so.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.endurance import kills
+from tests.endurance.kills import BadEndError, Bench, Machines, Run, Scenario
+
+IN_NAMESPACE = "RETRIEVEGAN_IN_NAMESPACE"
+STEPS = 24  # sizes from nothing to what a build needs
+FULL = r"cannot write .*(No space left|is the disk full)"
+TAKEN = "was taken away while it was being written"
+BLOCK = 4096  # bytes
+
+
+@dataclass
+class Tables:
+    rows: list[tuple[str, str, str, str, int]] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        head = "| command | disk | stage | what was said | shards kept |\n|---|---|---|---|---|\n"
+        return head + "\n".join(f"| {' | '.join(map(str, row))} |" for row in self.rows)
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def unmount(folder: Path) -> None:
+    """Whoever is in it stays there; nobody else comes in."""
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextmanager
+def tmpfs(folder: Path, size: int) -> Iterator[None]:
+    """A file system of so many bytes."""
+    folder.mkdir(exist_ok=True)
+    mount("-t", "tmpfs", "-o", f"size={size}", "none", str(folder))
+    try:
+        yield
+    finally:
+        unmount(folder)
+
+
+@contextmanager
+def bound(source: Path, folder: Path) -> Iterator[None]:
+    """`source`, to be seen at `folder` too."""
+    folder.mkdir(exist_ok=True)
+    mount("--bind", str(source), str(folder))
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
+
+
+def the_line(run: Run) -> str:
+    """What a command that ended with exit code 1 said; nothing where it ended well."""
+    status, said = run.wait(), run.said()
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    unclear = "Traceback" in said or "Exception ignored" in said
+    if unclear or (status, len(lines)) not in ((0, 0), (1, 1)):
+        raise BadEndError(f"exit {status} in {run.stage}: {said}")
+    return lines[0].removeprefix("error: ") if lines else ""
+
+
+def put(bench: Bench, scenario: Scenario) -> None:
+    """The bank to begin with, in the folder as it is mounted now."""
+    for path in bench.bank.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if scenario.start is not None:
+        shutil.copytree(scenario.start, bench.bank, dirs_exist_ok=True)
+
+
+def go_on(bench: Bench, scenario: Scenario, kept: dict[str, int]) -> None:
+    run = bench.run(scenario.command)
+    if said := the_line(run):
+        raise BadEndError(f"the rerun ends with: {said}")
+    kills.check_bank(bench, scenario, kept)
+
+
+def full_disk(bench: Bench, name: str, size: int, tables: Tables) -> bool:
+    """Whether the disk was large enough."""
+    scenario = bench.scenarios[name]
+    with tmpfs(bench.bank, 1 << 30):
+        put(bench, scenario)
+        begins = used(bench.bank)
+        mount("-o", f"remount,size={begins + size}", str(bench.bank))
+        run = bench.run(scenario.command)
+        run.follow()
+        said = the_line(run)
+        kept = kills.files_with_receipts(bench.bank)
+        if said:
+            expect(FULL, said)
+            mount("-o", "remount,size=1g", str(bench.bank))
+            go_on(bench, scenario, kept)
+    tables.rows.append((name, f"{size // 1024:,} KiB", run.stage, shown(said, bench), len(kept)))
+    return not said
+
+
+def used(folder: Path) -> int:
+    """Bytes of the file system that are not free."""
+    status = os.statvfs(folder)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+
+def shown(said: str, bench: Bench) -> str:
+    return said.replace(str(bench.folder), "") or "ends well"
+
+
+def needed(bench: Bench, name: str) -> int:
+    """About the bytes that a command needs beside the bank that it begins with."""
+    scenario = bench.scenarios[name]
+    with tmpfs(bench.bank, 1 << 30):
+        put(bench, scenario)
+        if said := the_line(bench.run(scenario.command)):
+            raise BadEndError(said)
+        return used(bench.bank)
+
+
+def sweep(bench: Bench, name: str, steps: int, tables: Tables) -> None:
+    """Disks of rising size, until one is large enough."""
+    most = needed(bench, name)
+    for step in range(3 * steps):
+        size = max(most * step // steps, BLOCK) // BLOCK * BLOCK
+        if full_disk(bench, name, size, tables):
+            return
+    raise BadEndError(f"{name} does not end on a disk of {3 * most:,} bytes")
+
+
+def read_only(bench: Bench, tables: Tables) -> None:
+    """From the start, and in a build that was killed."""
+    scenario = bench.scenarios["build"]
+    for stage in ("reading", "features"):
+        with tmpfs(bench.bank, 1 << 30):
+            put(bench, scenario)
+            if stage != "reading":
+                run = bench.run(scenario.command)
+                run.follow(stage)
+                os.killpg(run.pid, signal.SIGKILL)
+                run.wait()
+            kept = kills.files_with_receipts(bench.bank)
+            mount("-o", "remount,ro", str(bench.bank))
+            said = the_line(bench.run(scenario.command))
+            expect("cannot write .*Read-only file system", said)
+            mount("-o", "remount,rw", str(bench.bank))
+            go_on(bench, scenario, kept)
+        tables.rows.append(("build", "read-only", stage, shown(said, bench), len(kept)))
+
+
+def expect(pattern: str, said: str) -> None:
+    if not re.search(pattern, said):
+        raise BadEndError(f"said {said!r} where {pattern!r} is expected")
+
+
+def lost_mount(bench: Bench, stage: str, what: Path, pattern: str, tables: Tables) -> None:
+    """Unmount `what` (the bank's folder, or the photos') when a stage begins."""
+    scenario, backing = bench.scenarios["build"], bench.folder / f"{what.name}-disk"
+    if what == bench.bank:
+        shutil.rmtree(backing, ignore_errors=True)
+        backing.mkdir()
+        bench.bank.mkdir(exist_ok=True)
+    with bound(backing, what):
+        if what == bench.bank:
+            put(bench, scenario)
+        else:
+            shutil.rmtree(bench.bank, ignore_errors=True)
+        run = bench.run(scenario.command)
+        run.follow(stage)
+        os.kill(run.pid, signal.SIGSTOP)
+        unmount(what)
+        os.kill(run.pid, signal.SIGCONT)
+        run.follow()
+        said = the_line(run)
+        expect(pattern, said)
+        mount("--bind", str(backing), str(what))
+        kept = kills.files_with_receipts(bench.bank)
+        go_on(bench, scenario, kept)
+    disk = "the bank's is lost" if what == bench.bank else "the photos' is lost"
+    tables.rows.append(("build", disk, stage, shown(said, bench), len(kept)))
+
+
+def full_temporary(bench: Bench, tables: Tables) -> None:
+    """Dask's workers keep a folder in TMPDIR."""
+    scenario = bench.scenarios["--workers 2"]
+    shutil.rmtree(bench.bank, ignore_errors=True)
+    with tmpfs(bench.scratch, BLOCK):
+        (bench.scratch / "full").write_bytes(bytes(BLOCK))
+        run = bench.run(scenario.command)
+        run.follow()
+        said = the_line(run)
+    kept = kills.files_with_receipts(bench.bank)
+    if said:
+        expect("cannot start 2 workers .*No space left", said)
+        go_on(bench, scenario, kept)
+    tables.rows.append(("--workers 2", "TMPDIR full", run.stage, shown(said, bench), len(kept)))
+
+
+def endure(folder: Path, steps: int) -> Tables:
+    """All disks."""
+    bench, tables = Bench(folder, Machines(folder)), Tables()
+    few = max(steps // 4, 2)
+    sweeps = {"build": steps, "build, networks trained": few, "--workers 2": 2}
+    sweeps |= {"--mode extend": few, "--remove-photo": few}
+    bench.prepare(set(sweeps))
+    for name, count in sweeps.items():
+        attempt(tables, sweep, bench, name, count, tables)
+    attempt(tables, read_only, bench, tables)
+    attempt(tables, full_temporary, bench, tables)
+    for stage in ("cutting", "assembling", "networks", "index", "candidates", "manifest"):
+        attempt(tables, lost_mount, bench, stage, bench.bank, TAKEN, tables)
+    photos = bench.folder / "data"
+    photos.rename(bench.folder / "data-disk")
+    attempt(tables, lost_mount, bench, "cutting", photos, "put the photos back", tables)
+    return tables
+
+
+def attempt(tables: Tables, what: Callable[..., None], *arguments: Any) -> None:
+    try:
+        what(*arguments)
+    except BadEndError as bad:
+        tables.bad.append(str(bad))
+        print(f"{what.__name__}: {bad}", flush=True)
+
+
+def has_namespaces() -> bool:
+    """Whether this system lets us mount something that nobody else sees."""
+    try:
+        probe = ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]
+        return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=STEPS, help="sizes of disks")
+    parser.add_argument("--out", type=Path, help="a file for the table")
+    options = parser.parse_args()
+    if not os.environ.get(IN_NAMESPACE):
+        if not has_namespaces():
+            sys.exit("error: this needs mount namespaces: Linux, and `unshare -Urm` allowed")
+        os.environ[IN_NAMESPACE] = "1"
+        here = [sys.executable, "-m", "tests.endurance.disks", *sys.argv[1:]]
+        os.execvp("unshare", ["unshare", "-Urm", *here])
+    start = time.monotonic()
+    kills.import_late()
+    with tempfile.TemporaryDirectory() as folder:
+        tables = endure(Path(folder), options.steps)
+    seconds = time.monotonic() - start
+    how = f"`python -m tests.endurance.disks --steps {options.steps}`: {seconds:.0f} s"
+    table = f"{how}, {len(tables.bad)} ended badly\n\n{tables.text()}\n"
+    print(table)
+    if options.out:
+        options.out.write_text(table, "utf-8")
+    return 1 if tables.bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
