@@ -144,6 +144,8 @@ def read_candidates(path: Path) -> tuple[NDArray[np.int64], Candidates]:
         k = table.schema.field("candidate_ids").type.list_size
         names = ("candidate_ids", "distances", "valid", "fallback")
         ids, distances, valid, fallback = (_matrix(table.column(name), k) for name in names)
+        if any(len(rows) != len(patch_ids) for rows in (ids, distances, valid, fallback)):
+            raise ValueError("its columns are not of one length")
     except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
         raise BankError(f"{path} cannot be read ({error}): build the bank again") from error
     return patch_ids, Candidates(ids, distances, valid, fallback)

@@ -155,3 +155,19 @@ def test_scope_all_marks_what_is_of_another_category():
     found = find_candidates(features, ids, names, np.ones(5, dtype=bool), 6, "all")
     assert (found.ids[0] >> 16).tolist()[:4] == [1, 2, 3, 4]
     assert found.fallback[0].tolist() == [True, False, True, False, False, False]
+
+
+def test_a_candidates_file_with_a_byte_lost_is_read_whole_or_a_bank_error(tmp_path):
+    features, ids, names, train = a_bank(num_photos=2, per_photo=2)
+    path = tmp_path / "candidates.arrow"
+    write_candidates(path, ids, find_candidates(features, ids, names, train, k=2))
+    whole = path.read_bytes()
+    refused = 0
+    for place in np.flatnonzero(np.frombuffer(whole, np.uint8)):
+        path.write_bytes(whole[:place] + b"\0" + whole[place + 1 :])
+        try:
+            read_ids, read = read_candidates(path)
+            assert {rows.shape for rows in read} == {(len(read_ids), read.ids.shape[1])}
+        except BankError:
+            refused += 1
+    assert refused > 50
