@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 IN_FLIGHT_PER_WORKER = 2  # one that runs, one that waits its turn
 JOIN_S = 30  # how long a scheduler may take to answer, and its first worker to come
 LOOK_S = 5.0  # between two looks at who is at work
+STARTS = 3  # of workers here: Dask replaces one that dies, but not while it starts
 FORSAKEN_S = 60.0  # how long a build waits for others once its last worker has gone
 KEPT = "finished shards are kept: run the command again"
 PROJECT = Path(__file__).parents[1]
@@ -58,26 +59,34 @@ def _dask() -> Any:
 @contextmanager
 def _started(workers: int) -> Iterator[tuple[Any, str]]:
     """A client of worker processes on this machine; one that dies is replaced."""
-    distributed = _dask()
     with ExitStack() as stack:
         try:
-            cluster = stack.enter_context(
-                distributed.LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address=None,
-                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its HTTP server's
-                    silence_logs="CRITICAL",
-                )
-            )
-            client = stack.enter_context(distributed.Client(cluster))
+            cluster = stack.enter_context(_local_cluster(workers))
+            client = stack.enter_context(_dask().Client(cluster))
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"cannot start {workers} workers ({_first_line(error)}); they need a little room "
+                f"cannot start {workers} workers ({_first_line(_origin(error))}); they need room "
                 f"in {_temporary()} (or name another folder in TMPDIR), or use --workers 0"
             ) from error
         yield client, "the Dask scheduler of this build"
+
+
+def _local_cluster(workers: int) -> Any:
+    for _ in range(STARTS - 1):
+        with suppress(RuntimeError):
+            return _start(workers)
+    return _start(workers)
+
+
+def _start(workers: int) -> Any:
+    return _dask().LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its HTTP server's
+        silence_logs="CRITICAL",
+    )
 
 
 @contextmanager
@@ -279,6 +288,10 @@ def _temporary() -> str:
         return tempfile.gettempdir()
     except OSError:
         return "a temporary folder"
+
+
+def _origin(error: BaseException) -> BaseException:
+    return _origin(error.__cause__) if error.__cause__ else error
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,8 +7,10 @@ A case starts a command, kills somebody (the driver, one worker, the scheduler, 
 SIGKILL, and runs the same command again, up to three times, until it is left to end. How a moment
 is drawn: one of the command's stages, evenly; then, from when the run enters that stage, a delay
 that is even over the time which the stage takes undisturbed. A stage that a rerun skips is over
-sooner: the kill is counted where it fell. Then the bank must verify, have the digests of an
-undisturbed run, and the very files (inodes) of every shard that had a receipt when a kill came.
+sooner: the kill is counted where it fell. A worker or the scheduler is killed when a number of
+shards that is drawn evenly, from none to all but one, has a receipt. Then the bank must verify,
+have the digests of an undisturbed run, and the very files (inodes) of every shard that had a
+receipt when a kill came.
 
 Commands are the real ones, in forks of this process, which has imported them: that saves their
 start. Exit code 1 where a case did not end well.
@@ -28,7 +30,7 @@ import tempfile
 import time
 from argparse import ArgumentParser
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -212,11 +214,12 @@ def _announcing(function: Callable[..., Any], pipe: int, number: int) -> Callabl
 
 
 def children(pid: int) -> list[int]:
-    try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    return [int(child) for child in found]
+    """Of all its threads."""
+    found = []
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, listed.read_text().split())
+    return found
 
 
 def dask_workers(pid: int) -> list[int]:
@@ -232,7 +235,10 @@ def dask_workers(pid: int) -> list[int]:
 
 
 class Machines:
-    """A scheduler and two workers as processes of their own; whoever is dead is started anew."""
+    """A scheduler and two workers as processes of their own; whoever is dead is started anew.
+
+    Workers end when their scheduler does, a little later: they are started anew with it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -242,6 +248,8 @@ class Machines:
         self.port, self.address = port, f"tcp://127.0.0.1:{port}"
 
     def start(self) -> None:
+        if "scheduler" in self.processes and self.processes["scheduler"].poll() is not None:
+            self.close()
         here = ["--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"]
         worker = ["worker", self.address, "--nthreads", "1", "--no-dashboard"]
         worker += ["--local-directory", str(self.folder)]
@@ -426,9 +434,17 @@ def play(bench: Bench, case: Case, random: Random, most: int, tally: Tally) -> i
 
 def strike(bench: Bench, run_: Run, case: Case, random: Random) -> bool:
     """Kill the victim at a random moment, unless all is over before."""
-    lengths = bench.scenarios[case.command].lengths
-    stages = ["cutting"] if case.victim in ("one worker", "scheduler") else list(lengths)
-    stage = random.choice(stages)
+    scenario = bench.scenarios[case.command]
+    if case.victim in ("one worker", "scheduler"):
+        run_.follow("cutting")
+        shards = random.randrange(len(scenario.expected.shards))
+        while run_.catch_up() == "cutting" and not run_.has_ended():
+            if len(list(receipts(bench.bank))) >= shards:
+                return kill(bench, run_, case, random)
+            time.sleep(0.001)
+        return False
+    lengths = scenario.lengths
+    stage = random.choice(list(lengths))
     run_.follow(stage)
     if run_.stage != stage:
         return False
@@ -454,11 +470,15 @@ def kill(bench: Bench, run_: Run, case: Case, random: Random) -> bool:
     return True
 
 
+def receipts(site: Path) -> Iterator[Path]:
+    return (site / "work/receipts").glob("cut-*.json")
+
+
 def files_with_receipts(bank: Path) -> dict[str, int]:
     """Path in the bank -> inode, of the shards that are finished so far."""
     site = successor(bank) if successor(bank).is_dir() else bank
     found = {}
-    for receipt in (site / "work/receipts").glob("cut-*.json"):
+    for receipt in receipts(site):
         shard = receipt.stem.removeprefix("cut-")
         for path in (f"patches/{shard}/data.mdb", f"scenes/{shard}.tar"):
             here = site / path if (site / path).exists() else bank / path
