@@ -123,7 +123,11 @@ def describe(manifest: Manifest, licences: list[str]) -> dict[str, Any]:
         "identifier": f"sha256:{manifest.content_digest}",
         "version": f"{FORMAT}.0.0+{manifest.content_digest[:12]}",
         "distribution": [
-            *(_file_object(path, digest) for path, digest in sorted(manifest.files.items())),
+            *(
+                _file_object(path, digest)
+                for path, digest in sorted(manifest.files.items())
+                if path != NAME  # it cannot hold its own digest
+            ),
             *_file_sets(manifest),
         ],
         "recordSet": [_patches()],

@@ -67,9 +67,15 @@ def test_it_is_the_same_wherever_and_whenever_it_is_written(bank, written, tmp_p
     assert str(tmp_path).encode() not in first
 
 
+def test_a_build_leaves_the_file_that_its_manifest_gives(bank):
+    built = (bank / "croissant.json").read_bytes()
+    write_croissant(bank, read_manifest(bank))
+    assert (bank / "croissant.json").read_bytes() == built
+
+
 def test_every_file_of_the_bank_is_named_with_its_digest_and_size(bank, written):
     files = {f["@id"]: f for f in written["distribution"] if f["@type"] == "cr:FileObject"}
-    assert files.keys() == read_manifest(bank).files.keys()
+    assert files.keys() == read_manifest(bank).files.keys() - {"croissant.json"}
     for path, told in files.items():
         assert told["contentUrl"] == path
         assert told["sha256"] == file_digest(bank / path).sha256
