@@ -86,8 +86,6 @@ class _Column:
     def array(self) -> pa.Array:
         """Mapped, not read."""
         buffers = [_mapped(path) for path in self.paths]
-        if not self.nulls:
-            buffers[0] = None
         return pa.Array.from_buffers(self.kind, self.rows, buffers, self.nulls)
 
 

@@ -329,3 +329,15 @@ def test_a_malformed_segmentation_is_told_with_its_photo_and_object():
     broken = replace(photo.objects[1], segmentation={"size": [H, W], "counts": [3]})
     with pytest.raises(DatasetError, match=r"photo 7 \(train2017/a.jpg\), object 1 \('c1'\)"):
         scene_of(replace(photo, objects=(photo.objects[0], broken)))
+
+
+def test_run_lengths_cut_short_do_not_go_on_in_the_next_objects():
+    whole = packed_runs(drawing())
+    short = {**whole, "counts": whole["counts"][:-1] + "P"}  # says that another character follows
+    photo = annotated()
+    objects = [
+        replace(o, segmentation=s)
+        for o, s in zip(photo.objects, [whole, short, whole], strict=False)
+    ]
+    with pytest.raises(DatasetError, match=r"object 1 \('c1'\).*not compressed run lengths"):
+        scene_of(replace(photo, objects=tuple(objects)))
