@@ -38,6 +38,7 @@ except (ImportError, RuntimeError):  # RuntimeError: faiss-gpu where the CUDA ru
 Kind = Literal["exact", "flat", "ivf"]
 
 FORMAT = 2
+WRITTEN_AT_ONCE = 1 << 20  # bytes
 MARGIN = 16  # asked of FAISS beyond k, so that a rounded distance seldom costs an exact search
 IVF_ABOVE = 1 << 16  # patches of a category: up to here FAISS compares one query with all in 1-3 ms
 SEED = 0  # of IVF's cells
@@ -125,7 +126,9 @@ def _write_faiss(path: Path, pool: Pool, *, ivf: bool) -> Part:
         part = NO_PART._replace(
             kind="ivf", nlist=index.nlist, nprobe=index.nprobe, recall=round(recall, 4)
         )
-    faiss.write_index(index, os.fspath(path))
+    with path.open("wb") as file:
+        # Given a path, faiss would only print what goes wrong when it closes the file.
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, WRITTEN_AT_ONCE))
     return part._replace(file=path.name)
 
 

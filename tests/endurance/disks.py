@@ -1,11 +1,12 @@
 """Disks that are full, read-only or lost during a build: one line each, and a rerun goes on.
 
 python -m tests.endurance.disks                       all; tables
-python -m tests.endurance.disks --steps 4 --out disks.md
+python -m tests.endurance.disks --steps 1 --out disks.md
 
-Needs Linux and `unshare`: in a mount namespace of its own, a bank lies on a tmpfs of a given size
-(from far too small to enough), on a mount that turns read-only, or on one that is unmounted when a
-stage begins; the photos' mount and TMPDIR likewise. Every command must end well, or with exit
+Needs Linux and `unshare`: in a mount namespace of its own, a bank lies on a tmpfs that is full at a
+given size (several within what each stage adds to the disk of an undisturbed run, then enough), on
+a mount that turns read-only, or on one that is unmounted when a stage begins; the photos' mount and
+TMPDIR likewise. Every command must end well, or with exit
 code 1 and one line that says what and where; once there is room, or the mount is back, the same
 command must end in the digests of an undisturbed run, and keep all shards that had receipts.
 Exit code 1 where something did not end so.
@@ -23,6 +24,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,10 @@ from tests.endurance import kills
 from tests.endurance.kills import BadEndError, Bench, Machines, Run, Scenario
 
 IN_NAMESPACE = "RETRIEVEGAN_IN_NAMESPACE"
-STEPS = 24  # sizes from nothing to what a build needs
+STEPS = 3  # sizes within what a stage adds
+ENOUGH = 1 << 30  # bytes
 FULL = r"cannot write .*(No space left|is the disk full)"
+UNCLEAR = ("Traceback", "Exception ignored", "close error")
 TAKEN = "was taken away while it was being written"
 BLOCK = 4096  # bytes
 
@@ -42,7 +46,7 @@ class Tables:
     bad: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        head = "| command | disk | stage | what was said | shards kept |\n|---|---|---|---|---|\n"
+        head = "| command | disk | stage | what was said | files kept |\n|---|---|---|---|---|\n"
         return head + "\n".join(f"| {' | '.join(map(str, row))} |" for row in self.rows)
 
 
@@ -56,10 +60,9 @@ def unmount(folder: Path) -> None:
 
 
 @contextmanager
-def tmpfs(folder: Path, size: int) -> Iterator[None]:
-    """A file system of so many bytes."""
+def tmpfs(folder: Path, options: str = f"size={ENOUGH}") -> Iterator[None]:
     folder.mkdir(exist_ok=True)
-    mount("-t", "tmpfs", "-o", f"size={size}", "none", str(folder))
+    mount("-t", "tmpfs", "-o", options, "none", str(folder))
     try:
         yield
     finally:
@@ -81,7 +84,7 @@ def the_line(run: Run) -> str:
     """What a command that ended with exit code 1 said; nothing where it ended well."""
     status, said = run.wait(), run.said()
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    unclear = "Traceback" in said or "Exception ignored" in said
+    unclear = any(words in said for words in UNCLEAR)
     if unclear or (status, len(lines)) not in ((0, 0), (1, 1)):
         raise BadEndError(f"exit {status} in {run.stage}: {said}")
     return lines[0].removeprefix("error: ") if lines else ""
@@ -102,23 +105,26 @@ def go_on(bench: Bench, scenario: Scenario, kept: dict[str, int]) -> None:
     kills.check_bank(bench, scenario, kept)
 
 
-def full_disk(bench: Bench, name: str, size: int, tables: Tables) -> bool:
-    """Whether the disk was large enough."""
+def full_disk(bench: Bench, name: str, size: int, tables: Tables) -> None:
     scenario = bench.scenarios[name]
-    with tmpfs(bench.bank, 1 << 30):
+    with tmpfs(bench.bank):
         put(bench, scenario)
-        begins = used(bench.bank)
-        mount("-o", f"remount,size={begins + size}", str(bench.bank))
+        mount("-o", f"remount,size={size}", str(bench.bank))
         run = bench.run(scenario.command)
-        run.follow()
+        stage = last_stage(run)
         said = the_line(run)
         kept = kills.files_with_receipts(bench.bank)
         if said:
             expect(FULL, said)
-            mount("-o", "remount,size=1g", str(bench.bank))
+            mount("-o", f"remount,size={ENOUGH}", str(bench.bank))
             go_on(bench, scenario, kept)
-    tables.rows.append((name, f"{size // 1024:,} KiB", run.stage, shown(said, bench), len(kept)))
-    return not said
+    tables.rows.append((name, f"{size // 1024:,} KiB", stage, shown(said, bench), len(kept)))
+
+
+def last_stage(run: Run) -> str:
+    """In which it ends; clearing comes behind every end."""
+    stages = ["reading", *(stage for stage, _ in run.follow() if stage != "clearing")]
+    return stages[-1]
 
 
 def used(folder: Path) -> int:
@@ -131,31 +137,36 @@ def shown(said: str, bench: Bench) -> str:
     return said.replace(str(bench.folder), "") or "ends well"
 
 
-def needed(bench: Bench, name: str) -> int:
-    """About the bytes that a command needs beside the bank that it begins with."""
+def sizes(bench: Bench, name: str, steps: int) -> list[int]:
+    """Of disks, rising: within what each stage of an undisturbed run adds, then enough."""
     scenario = bench.scenarios[name]
-    with tmpfs(bench.bank, 1 << 30):
+    with tmpfs(bench.bank):
         put(bench, scenario)
-        if said := the_line(bench.run(scenario.command)):
+        begins = [used(bench.bank)]
+        run = bench.run(scenario.command)
+        while run.follow(kills.NEXT):
+            begins.append(used(bench.bank))
+        if said := the_line(run):
             raise BadEndError(said)
-        return used(bench.bank)
+    found = {
+        (low + (high - low) * step // (steps + 1)) // BLOCK * BLOCK + BLOCK
+        for low, high in pairwise(begins)
+        for step in range(1, steps + 1)
+        if high > low
+    }
+    return [*sorted(found), ENOUGH]
 
 
-def sweep(bench: Bench, name: str, steps: int, tables: Tables) -> None:
-    """Disks of rising size, until one is large enough."""
-    most = needed(bench, name)
-    for step in range(3 * steps):
-        size = max(most * step // steps, BLOCK) // BLOCK * BLOCK
-        if full_disk(bench, name, size, tables):
-            return
-    raise BadEndError(f"{name} does not end on a disk of {3 * most:,} bytes")
+def sweep(bench: Bench, name: str, steps: int, every: int, tables: Tables) -> None:
+    for size in sizes(bench, name, steps)[::every]:
+        full_disk(bench, name, size, tables)
 
 
 def read_only(bench: Bench, tables: Tables) -> None:
     """From the start, and in a build that was killed."""
     scenario = bench.scenarios["build"]
     for stage in ("reading", "features"):
-        with tmpfs(bench.bank, 1 << 30):
+        with tmpfs(bench.bank):
             put(bench, scenario)
             if stage != "reading":
                 run = bench.run(scenario.command)
@@ -207,30 +218,28 @@ def full_temporary(bench: Bench, tables: Tables) -> None:
     """Dask's workers keep a folder in TMPDIR."""
     scenario = bench.scenarios["--workers 2"]
     shutil.rmtree(bench.bank, ignore_errors=True)
-    with tmpfs(bench.scratch, BLOCK):
-        (bench.scratch / "full").write_bytes(bytes(BLOCK))
+    with tmpfs(bench.scratch, "nr_inodes=1"):
         run = bench.run(scenario.command)
-        run.follow()
+        stage = last_stage(run)
         said = the_line(run)
-    kept = kills.files_with_receipts(bench.bank)
-    if said:
-        expect("cannot start 2 workers .*No space left", said)
-        go_on(bench, scenario, kept)
-    tables.rows.append(("--workers 2", "TMPDIR full", run.stage, shown(said, bench), len(kept)))
+    expect("cannot start 2 workers .*No space left", said)
+    go_on(bench, scenario, {})
+    tables.rows.append(("--workers 2", "TMPDIR is full", stage, shown(said, bench), 0))
 
 
-def endure(folder: Path, steps: int) -> Tables:
-    """All disks."""
+def endure(folder: Path, steps: int, quick: bool) -> Tables:
+    """All disks, or some."""
     bench, tables = Bench(folder, Machines(folder)), Tables()
-    few = max(steps // 4, 2)
-    sweeps = {"build": steps, "build, networks trained": few, "--workers 2": 2}
-    sweeps |= {"--mode extend": few, "--remove-photo": few}
-    bench.prepare(set(sweeps))
-    for name, count in sweeps.items():
-        attempt(tables, sweep, bench, name, count, tables)
-    attempt(tables, read_only, bench, tables)
-    attempt(tables, full_temporary, bench, tables)
-    for stage in ("cutting", "assembling", "networks", "index", "candidates", "manifest"):
+    commands = ["build"] if quick else ["build", "--workers 2", "--mode extend", "--remove-photo"]
+    stages = ["index"] if quick else ["cutting", "assembling", "networks", "index", "manifest"]
+    bench.prepare(set(commands))
+    for name in commands:
+        within = steps if name == "build" else 1
+        attempt(tables, sweep, bench, name, within, 5 if quick else 1, tables)
+    if not quick:
+        attempt(tables, read_only, bench, tables)
+        attempt(tables, full_temporary, bench, tables)
+    for stage in stages:
         attempt(tables, lost_mount, bench, stage, bench.bank, TAKEN, tables)
     photos = bench.folder / "data"
     photos.rename(bench.folder / "data-disk")
@@ -257,7 +266,8 @@ def has_namespaces() -> bool:
 
 def main() -> int:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=STEPS, help="sizes of disks")
+    parser.add_argument("--steps", type=int, default=STEPS, help="disks per stage of a build")
+    parser.add_argument("--quick", action="store_true", help="a handful")
     parser.add_argument("--out", type=Path, help="a file for the table")
     options = parser.parse_args()
     if not os.environ.get(IN_NAMESPACE):
@@ -269,7 +279,7 @@ def main() -> int:
     start = time.monotonic()
     kills.import_late()
     with tempfile.TemporaryDirectory() as folder:
-        tables = endure(Path(folder), options.steps)
+        tables = endure(Path(folder), options.steps, options.quick)
     seconds = time.monotonic() - start
     how = f"`python -m tests.endurance.disks --steps {options.steps}`: {seconds:.0f} s"
     table = f"{how}, {len(tables.bad)} ended badly\n\n{tables.text()}\n"

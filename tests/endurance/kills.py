@@ -62,6 +62,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "clearing": [(site, "_clear_work")],
 }
 NAMES = list(STAGES)
+NEXT = "next"
 AFTER_ALL = ("manifest", "swap", "clearing")
 NOT_OURS = ("dask-scratch-space", "global.lock", "purge.lock")  # what Dask and torch keep
 LATE_IMPORTS = ("pandas", "torch._dynamo")  # of pyarrow and torch: once here, not in every run
@@ -117,10 +118,12 @@ class Run:
         os.close(announce)
 
     def follow(self, stage: str = "") -> list[tuple[str, float]]:
-        """Stages and when they began, until `stage` begins or the command ends."""
+        """Stages and when they began, until `stage` begins (NEXT: any) or the command ends."""
         began = []
         while self.stage != stage and self._hear(PATIENCE_S):
             began.append((self.stage, time.monotonic()))
+            if stage == NEXT:
+                break
         return began
 
     def catch_up(self) -> str:
@@ -316,6 +319,7 @@ class Bench:
         return self.folder / "scratch"
 
     def prepare(self, commands: set[str]) -> None:
+        """Toy photos; networks, where they are given; each command, undisturbed."""
         write_toy(self.folder / "data", train_photos=24, val_photos=16)
         self.scratch.mkdir()
         networks = self.folder / "networks"
@@ -324,8 +328,10 @@ class Bench:
         given = ["--graph-encoder", str(networks / "graph_encoder.safetensors")]
         given += ["--cooccurrence", str(networks / "cooccurrence.safetensors")]
         small, whole = self.folder / "small", self.folder / "whole"
-        self._finish(self._build("8", *given), small)
-        self._finish(self._build("14", *given), whole)
+        if commands & {"--mode extend", "--mode overwrite"}:
+            self._finish(self._build("8", *given), small)
+        if "--remove-photo" in commands:
+            self._finish(self._build("14", *given), whole)
         build = self._build("14", *given)
         photo = str(min(p.stem for p in (self.folder / "data/train2017").iterdir()).lstrip("0"))
         known: dict[str, tuple[list[str], Path | None]] = {
@@ -382,12 +388,12 @@ class Tally:
     kills: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # command, victim, stage
     cases: Counter[tuple[str, str]] = field(default_factory=Counter)
     went_on: Counter[tuple[str, str]] = field(default_factory=Counter)
-    kept: Counter[tuple[str, str]] = field(default_factory=Counter)  # shards with a receipt
+    kept: Counter[tuple[str, str]] = field(default_factory=Counter)  # files with a receipt
     bad: list[str] = field(default_factory=list)
 
     def table(self) -> str:
         stages = ["reading", *NAMES]
-        head = ["command", "killed", "kills", *stages, "went on", "banks", "shards kept", "bad"]
+        head = ["command", "killed", "kills", *stages, "went on", "banks", "files kept", "bad"]
         rows = [head, ["---"] * len(head)]
         pairs = list(self.cases)
         for command, victim in [*pairs, ("all", "")]:
