@@ -109,7 +109,7 @@ class BuildBank:
     ] = ()
 
     def __post_init__(self) -> None:
-        least = {"workers": 0, "encoder_steps": 0, "cooccurrence_steps": 0, "max_failures": 0}
+        least = {"workers": 0, "max_failures": 0}
         for name, value in asdict(self).items():
             if type(value) is int and value < least.get(name, 1):
                 flag = name.replace("_", "-")

@@ -294,9 +294,11 @@ def test_two_builds_do_not_write_into_one_folder(options):
         ({"workers": -1}, "--workers is -1"),
         ({"patch_size": 0}, "--patch-size is 0"),
         ({"candidates": 0}, "--candidates is 0"),
+        ({"encoder_steps": 0}, "--encoder-steps is 0"),
+        ({"max_failures": -1}, "--max-failures is -1"),
         ({"workers": 2, "scheduler": "tcp://here:1"}, "give one"),
     ],
-    ids=["workers", "patch_size", "candidates", "scheduler"],
+    ids=["workers", "patch_size", "candidates", "encoder_steps", "max_failures", "scheduler"],
 )
 def test_nonsense_is_refused_by_name(options, change, said):
     with pytest.raises(ValueError, match=said):
