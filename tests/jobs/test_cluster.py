@@ -251,3 +251,70 @@ def test_a_scheduler_killed_in_mid_build_ends_it_in_one_line(machines, capfd):
     with pytest.raises(UserError, match="was lost: it has ended or cannot be reached; finished"):
         list(answers)
     assert "Traceback" not in capfd.readouterr().err
+
+
+# On machines with a network between them
+
+NETWORKS = """
+mount -t tmpfs none /run
+ip link add bridge type bridge
+ip addr add 10.7.0.1/24 dev bridge
+ip link set bridge up
+for i in 2 3 4; do
+  ip netns add m$i
+  ip link add v$i type veth peer name eth0 netns m$i
+  ip link set v$i master bridge up
+  ip -n m$i addr add 10.7.0.$i/24 dev eth0
+  ip -n m$i link set eth0 up
+done
+"""
+MACHINES = """
+trap 'kill -9 $started 2>/dev/null || true' EXIT
+dask() {
+  ip netns exec $1 $PYTHON -m dask $2 $3 $4 $5 $6 --no-dashboard >$FOLDER/$1.log 2>&1 &
+  started="$started $!"
+}
+dask m2 scheduler --host 10.7.0.2 --port 8786
+dask m4 worker tcp://10.7.0.2:8786 --no-nanny --nthreads 1
+dask m3 worker tcp://10.7.0.2:8786 --no-nanny --nthreads 1
+echo $! >$FOLDER/pid
+"$@" --scheduler tcp://10.7.0.2:8786
+"""
+
+
+def namespaces(script, *command, **options):
+    """Run as root of a system of its own, with the files and processes of this one."""
+    return subprocess.Popen(
+        ["unshare", "-Urnm", "sh", "-e", "-c", script, "sh", *command], **options
+    )
+
+
+def has_networks():
+    try:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return namespaces(NETWORKS, **quiet).wait() == 0
+    except OSError:
+        return False
+
+
+def test_machines_with_networks_of_their_own_build_the_same_content_though_one_dies(
+    toy_data, toy_bank, tmp_path, reference
+):
+    if not has_networks():
+        pytest.skip("this system lets us make no networks (`unshare -Urn`, `ip netns`)")
+    bank, pid = tmp_path / "bank", tmp_path / "pid"
+    given = [f"{toy_bank}/{name}.safetensors" for name in ("graph_encoder", "cooccurrence")]
+    build = [sys.executable, "-m", "jobs.build_bank", "--dataset", "toy", "--data", str(toy_data)]
+    build += ["--out", str(bank), "--limit", "14", "--shard-photos", "1", "--image-size", "32"]
+    build += ["--patch-size", "16", "--graph-encoder", given[0], "--cooccurrence", given[1]]
+    env = {**os.environ, "PYTHON": sys.executable, "FOLDER": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with (
+        once(bank / "work/receipts", 3, lambda: os.kill(int(pid.read_text()), signal.SIGKILL)),
+        namespaces(NETWORKS + MACHINES, *build, cwd=tmp_path, env=env, **pipes) as started,
+    ):
+        said, complained = started.communicate(timeout=START_S)
+    assert started.returncode == 0, complained
+    assert said.splitlines()[-1] == f"content digest: {reference}"
+    assert "Traceback" not in complained
+    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
