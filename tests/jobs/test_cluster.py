@@ -1,4 +1,5 @@
 import errno
+import gc
 import itertools
 import os
 import signal
@@ -136,6 +137,13 @@ def machines(tmp_path_factory):
     started.add_worker()
     yield started
     started.close()
+
+
+@pytest.fixture(autouse=True)
+def no_old_clients():
+    """The garbage collector would find them in the thread of the next one, and Dask locks up."""
+    yield
+    gc.collect()
 
 
 def on(machines, function, tasks):
