@@ -7,7 +7,9 @@ among the k nearest. Queries for which that cannot be said go to a finer screen,
 exact search.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,16 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bank.grid import STEP, scaled
-from bank.nearest import PADDING, Nearest, Pool, nearest, no_neighbours, smallest
+from bank.nearest import PADDING, Nearest, Pool, nearest, no_neighbours
 from pipeline.scene import image_of
 
 CELLS = 1 << 23  # float32 bounds held at once: 32 MiB
 COLUMNS = 1 << 15  # ... and how many of them belong to one query
 ROWS = 1 << 6  # queries whose proposals are ranked at once
 PREPARED = 1 << 14  # patches turned into float64 at once
-GROUP = 32  # neighbouring columns whose lowest is looked at first
+LEAST_GROUP = 4  # columns whose lowest is looked at first; fewer do not pay
 MARGIN = 16  # patches ranked beyond the k nearest by the first screen
-SMALL = 1 << 12  # so few patches are searched exactly at once, which is faster
+SMALL = 1 << 11  # so few patches are searched exactly at once, which is faster
 TAIL = 3e-4  # share of the variance that a coarse screen may leave out of its directions
 
 
@@ -97,16 +99,20 @@ class Searcher:
         self.images = image_of(ids)
         self.by_photo = np.argsort(self.images[offered], kind="stable")  # columns
         self.photos = self.images[offered][self.by_photo]
-        every = max(1, len(offered) // PREPARED)
-        self.screens = make_screens(scaled(features[offered[::every]]))
         self.prepared: dict[int, Tensor] = {}  # screen -> (n, dims + 4), when first asked for
         self.cells = torch.empty(0)
+
+    @cached_property
+    def screens(self) -> list[Screen]:
+        every = max(1, len(self.offered) // PREPARED)
+        return make_screens(scaled(self.features[self.offered[::every]]))
 
     def search(self, rows: NDArray[np.int64], columns: Sequence[range], k: int) -> Nearest:
         """The k nearest of some of the offered for each of some patches, none of its own photo."""
         found = no_neighbours(len(rows), k)
         unsure = np.arange(len(rows))
-        for number in range(len(self.screens) if sum(map(len, columns)) > SMALL else 0):
+        small = sum(map(len, columns)) <= SMALL
+        for number in range(0 if small else len(self.screens)):
             wanted = (k + MARGIN) * 4**number
             asked, unsure = unsure, unsure[:0]
             for places in _blocks(asked, self._rows_at_once(columns)):
@@ -123,7 +129,7 @@ class Searcher:
 
     def _rows_at_once(self, columns: Sequence[range]) -> int:
         widest = max((min(len(part), COLUMNS) for part in columns), default=1)
-        return max(1, min(PREPARED, CELLS // (widest + GROUP)))
+        return max(1, min(PREPARED, CELLS // max(1, widest)))
 
     def _screened(
         self, number: int, rows: NDArray[np.int64], columns: Sequence[range], k: int, wanted: int
@@ -182,18 +188,17 @@ class Searcher:
             theirs = self.offered[proposed[block].numpy()]
             ids, by_id = torch.from_numpy(self.ids[theirs]).sort(dim=1)
             squared = self._squared(rows[block], theirs).masked_fill_(lows[block].isinf(), np.inf)
-            best, order = smallest(squared.gather(1, by_id), k)
-            num_found = best.shape[1]
-            found.squared[block, :num_found] = best.numpy()
-            best_ids = ids.gather(1, order).masked_fill(best.isinf(), PADDING)
-            found.ids[block, :num_found] = best_ids.numpy()
+            best, order = squared.gather(1, by_id).sort(dim=1, stable=True)  # ties by id
+            best, ids = best[:, :k], ids.gather(1, order[:, :k])
+            found.squared[block, : best.shape[1]] = best.numpy()
+            found.ids[block, : best.shape[1]] = ids.masked_fill(best.isinf(), PADDING).numpy()
         return found
 
     def _squared(self, rows: NDArray[np.int64], theirs: NDArray[np.int64]) -> Tensor:
         """(q,), (q, m) rows -> (q, m) exact squared distances in grid steps."""
-        queries = torch.from_numpy(scaled(self.features[rows]))
-        offered = torch.from_numpy(self.features[theirs]).div_(STEP).round_()
-        return (queries[:, None] - offered).square_().sum(2)
+        queries = torch.from_numpy(self.features[rows]).double()
+        offered = torch.from_numpy(self.features[theirs])
+        return (queries[:, None] - offered).square_().sum(2).div_(STEP**2)
 
     def _pool(self, columns: Sequence[range]) -> Pool:
         rows = np.concatenate([self.offered[part.start : part.stop] for part in columns])
@@ -204,18 +209,19 @@ class Searcher:
 def lowest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` lowest of each row and their columns, in no order: (q, n) -> 2 x (q, count).
 
-    All of a row where n <= count. Wide rows are read once, for the lowest of each GROUP of
-    columns: the lowest of all are in the groups that are lowest by that.
+    All of a row where n <= count. Long rows are read once, for the lowest of each group of columns:
+    the lowest of all are in the groups that are lowest by that.
     """
     num_rows, num_columns = values.shape
-    groups = num_columns // GROUP
-    if groups <= 4 * count:
+    size = 1 << max(0, round(math.log2(num_columns / count) / 2)) if num_columns else 1
+    groups = num_columns // size
+    if size < LEAST_GROUP:
         found = values.topk(min(count, num_columns), dim=1, largest=False, sorted=False)
         return found.values, found.indices
-    lows = values[:, : groups * GROUP].view(num_rows, groups, GROUP).amin(2)
+    lows = values[:, : groups * size].view(num_rows, size, groups).amin(1)
     chosen = lows.topk(count, dim=1, largest=False, sorted=False).indices
-    inside = chosen[:, :, None] * GROUP + torch.arange(GROUP)
-    rest = torch.arange(groups * GROUP, num_columns).expand(num_rows, -1)
+    inside = chosen[:, None] + groups * torch.arange(size)[:, None]
+    rest = torch.arange(groups * size, num_columns).expand(num_rows, -1)
     columns = torch.cat([inside.flatten(1), rest], dim=1)
     found = values.gather(1, columns).topk(count, dim=1, largest=False, sorted=False)
     return found.values, columns.gather(1, found.indices)

@@ -91,7 +91,7 @@ def by_the_rule(features, ids, names, train, k, scope):
 @pytest.fixture
 def blocks(monkeypatch):
     """Sizes that let a small bank go through every branch."""
-    for name, size in {"SMALL": 20, "CELLS": 3000, "COLUMNS": 100, "GROUP": 4, "ROWS": 7}.items():
+    for name, size in {"SMALL": 20, "CELLS": 3000, "COLUMNS": 150, "ROWS": 7}.items():
         monkeypatch.setattr(screen, name, size)
     monkeypatch.setattr(screen, "PREPARED", 50)
     monkeypatch.setattr(screen, "MARGIN", 2)
@@ -159,7 +159,7 @@ def test_only_features_of_few_directions_get_a_coarse_screen():
     assert dims(all_equal) == [0, F]
 
 
-@pytest.mark.parametrize("num_columns", [3, 50, 1300, 1311])
+@pytest.mark.parametrize("num_columns", [3, 50, 1300, 1311, 0])
 def test_the_lowest_are_those_of_a_sort(num_columns):
     values = torch.from_numpy(RANDOM.integers(0, 300, (20, num_columns)).astype(np.float32))
     found, columns = lowest(values, 9)
