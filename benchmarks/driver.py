@@ -58,7 +58,7 @@ SIZES: dict[What, tuple[int, ...]] = {
 class Driver:
     what: Annotated[What, option("receipts of photos, tables of patches, or vectors of patches")]
     sizes: Annotated[
-        tuple[int, ...], option("how many; default: as the closing note has them")
+        tuple[int, ...], option("how many; default: three sizes up to the largest")
     ] = ()
     folder: Annotated[Path | None, option("measure the shards here, in this process")] = None
 
