@@ -1,4 +1,4 @@
-"""Take photos out of a finished bank: their patches, scenes, features and every mention of them.
+"""Take photos out of a finished bank: patches, scenes, features, index entries and candidates.
 
 python -m jobs.edit_bank bank/coco --remove-photo 581929 9     needs neither photos nor annotations
 
