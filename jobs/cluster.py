@@ -33,6 +33,8 @@ STARTS = 3  # of workers here: Dask replaces one that dies, but not while it sta
 FORSAKEN_S = 60.0  # how long a build waits for others once its last worker has gone
 KEPT = "finished shards are kept: run the command again"
 PROJECT = Path(__file__).parents[1]
+# Ctrl-C reaches all processes of a terminal; workers leave it to the one that started them.
+LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 def results(
@@ -86,6 +88,7 @@ def _start(workers: int) -> Any:
         dashboard_address=None,
         scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its HTTP server's
         silence_logs="CRITICAL",
+        preload=[LEAVE_INTERRUPTS],
     )
 
 

@@ -212,6 +212,27 @@ def test_a_killed_build_goes_on_and_ends_in_the_same_bank(options, digests):
     assert digests_of(options) == digests
 
 
+def test_ctrl_c_is_one_line_though_it_reaches_the_workers_too(options, tmp_path):
+    command = [sys.executable, "-m", "jobs.build_bank", "--dataset", "toy", "--shard-photos", "1"]
+    command += ["--data", str(options.data), "--out", str(options.bank), "--workers", "2"]
+    receipts = options.bank / "work/receipts"
+    with (tmp_path / "stderr").open("w+") as stderr:
+        child = subprocess.Popen(
+            command, cwd=ROOT, stderr=stderr, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 60
+        while len(list(receipts.glob("cut-*.json"))) < 2 and time.monotonic() < deadline:
+            assert child.poll() is None
+            time.sleep(0.01)
+        os.killpg(child.pid, signal.SIGINT)
+        assert child.wait(60) == 130
+        stderr.seek(0)
+        said = stderr.read()
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("interrupted; what was finished is kept")
+    assert not (options.bank / "manifest.json").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
