@@ -332,7 +332,8 @@ def check_same(options: BuildBank, known: Manifest, origin: Origin) -> None:
         raise BankError(
             f"{bank} is finished, but was built otherwise: {'; '.join(found)}. It was left as it "
             f"is; ask for the same, name another --out, or give --mode overwrite (to add photos: "
-            f"--mode extend, to take photos out: jobs.edit_bank)"
+            f"--mode extend; to try mended ones again: --retry-failed; to take photos out: "
+            f"jobs.edit_bank)"
         )
     print(f"{bank} is finished and was built from the same; nothing to do")
     if successor(bank).is_dir():

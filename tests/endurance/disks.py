@@ -6,9 +6,9 @@ python -m tests.endurance.disks --steps 1 --out disks.md
 Needs Linux and `unshare`: in a mount namespace of its own, a bank lies on a tmpfs that is full at a
 given size (several within what each stage adds to the disk of an undisturbed run, then enough), on
 a mount that turns read-only, or on one that is unmounted when a stage begins; the photos' mount and
-TMPDIR likewise. Every command must end well, or with exit
-code 1 and one line that says what and where; once there is room, or the mount is back, the same
-command must end in the digests of an undisturbed run, and keep all shards that had receipts.
+TMPDIR likewise. Every command must end well, or with exit code 1 and one line that says what and
+where; once there is room, or the mount is back, the same command must end in the digests of an
+undisturbed run, and keep all shards that had receipts.
 Exit code 1 where something did not end so.
 """
 
