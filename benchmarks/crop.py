@@ -4,10 +4,11 @@ python -m benchmarks.crop --data data/coco --limit 400               one core, i
 python -m benchmarks.crop --data data/coco --limit 400 --jpeg 95     as baseline JPEGs of quality 95
 python -m benchmarks.crop --data data/coco --limit 400 --workers 1 2     Dask's workers, longer
 
-The stage is `bank.cutting.cut_shard`: a plan is read, photos are read, decoded, cut and resized,
-patches, scenes and tables are written, hashed and synced, a receipt is left. Every way takes its
-turn in each round; a ratio is the median of the rounds' ratios. Photos that are few are cut several
-times over, under other ids. Pillow-SIMD is measured where it stands first on PYTHONPATH:
+The stage is `jobs.stages.cutting.cut_shard`: a plan is read, photos are read, decoded, cut and
+resized, patches, scenes and tables are written, hashed and synced, a receipt is left. Every way
+takes its turn in each round; a ratio is the median of the rounds' ratios. Photos that are few are
+cut several times over, under other ids. Pillow-SIMD is measured where it stands first on
+PYTHONPATH:
 
 pip install --no-deps --no-binary :all: --target simd pillow-simd
 PYTHONPATH=simd python -m benchmarks.crop --data data/coco --limit 400
@@ -32,10 +33,11 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from bank import cutting, files
-from bank.cutting import CropRecipe, ShardTask, cut_shard
-from jobs.cluster import results
-from jobs.cut import plan
+from bank import files
+from jobs.stages import cutting
+from jobs.stages.cluster import results
+from jobs.stages.cut import plan
+from jobs.stages.cutting import CropRecipe, ShardTask, cut_shard
 from pipeline import codec
 from pipeline.coco.reader import CocoRules
 from pipeline.crop import Resizer, pixel_box

@@ -27,15 +27,21 @@ from typing import Annotated, Literal
 import numpy as np
 import pyarrow as pa
 
-from bank.assemble import assemble
 from bank.contents import Contents, content_digest
-from bank.cutting import CutShard
 from bank.files import FileDigest, canonical_json
-from bank.receipts import WORK, Receipt
 from bank.shards import map_size, write_patches
 from bank.table import PATCHES, PHOTOS, SCENES, save_table, scene_row
-from jobs.cut import content_files
-from jobs.derive import Derivation, DeriveRecipe, object_features, patch_vectors, training_rows
+from jobs.stages.assemble import assemble
+from jobs.stages.cut import content_files
+from jobs.stages.cutting import CutShard
+from jobs.stages.derive import (
+    Derivation,
+    DeriveRecipe,
+    object_features,
+    patch_vectors,
+    training_rows,
+)
+from jobs.stages.receipts import WORK, Receipt
 from model.cooccurrence import CoOccurrence
 from model.graph import GraphEncoder
 from pipeline.options import option, run
@@ -127,7 +133,7 @@ def _measured(steps: dict[str, Callable[[], object]]) -> Measured:
 
 
 def _receipts(folder: Path, photos: int) -> Measured:
-    """As `jobs.cut.cut` collects them, and what a manifest keeps of them."""
+    """As `jobs.stages.cut.cut` collects them, and what a manifest keeps of them."""
 
     def collect() -> object:
         done = {f"train-{i:05d}": _receipt(i) for i in range(math.ceil(photos / PHOTOS_PER_SHARD))}

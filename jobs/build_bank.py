@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from bank.candidates import Scope
-from bank.carry import carry
 from bank.contents import Contents
-from bank.cutting import CropRecipe, CutShard
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, differences, is_finished, read_manifest
-from bank.site import building, successor, take_over, tidy
-from jobs.additions import Addition, check_addable, find_addition
-from jobs.complete import Origin, complete, summary
-from jobs.cut import Workforce, cut, forget_failed, photos_digest, plan
-from jobs.derive import SEED, TRAIN, DeriveRecipe, check_networks
+from jobs.stages.additions import Addition, check_addable, find_addition
+from jobs.stages.carry import carry
+from jobs.stages.complete import Origin, complete, summary
+from jobs.stages.cut import Workforce, cut, forget_failed, photos_digest, plan
+from jobs.stages.cutting import CropRecipe, CutShard
+from jobs.stages.derive import SEED, TRAIN, DeriveRecipe, check_networks
+from jobs.stages.site import building, successor, take_over, tidy
 from model import cooccurrence, encoder
 from pipeline import codec, protocol
 from pipeline.coco.reader import CocoRules

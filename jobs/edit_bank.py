@@ -13,14 +13,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from bank.carry import carry, read_photos
 from bank.contents import Contents, read_vocabulary
 from bank.errors import BankError
 from bank.manifest import Manifest, read_manifest
-from bank.site import building, successor, take_over, tidy
 from bank.table import column
-from jobs.complete import Origin, complete, summary
-from jobs.derive import TRAIN, DeriveRecipe
+from jobs.stages.carry import carry, read_photos
+from jobs.stages.complete import Origin, complete, summary
+from jobs.stages.derive import TRAIN, DeriveRecipe
+from jobs.stages.site import building, successor, take_over, tidy
 from model import cooccurrence, encoder
 from pipeline.options import option, run
 

@@ -37,7 +37,6 @@ import torch
 from PIL import Image
 
 from bank.bank import Bank
-from bank.cutting import CropRecipe, cut_photo, usable_scene
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import read_manifest
@@ -45,6 +44,7 @@ from bank.verify import verify
 from jobs.build_bank import BuildBank
 from jobs.build_bank import main as build_bank
 from jobs.evaluate import read_styles
+from jobs.stages.cutting import CropRecipe, cut_photo, usable_scene
 from model.cooccurrence import CoOccurrence
 from model.encoder import GraphEncoder, load_graph_encoder
 from model.published import load_published_sg2im, save_published_sg2im

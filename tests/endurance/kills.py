@@ -37,12 +37,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import jobs.complete
-import jobs.derive
-from bank import site
+import jobs.stages.complete
+import jobs.stages.derive
 from bank.manifest import Manifest, read_manifest
-from bank.site import successor
 from jobs import build_bank, edit_bank, verify_bank
+from jobs.stages import site
+from jobs.stages.site import successor
 from pipeline.options import run
 from pipeline.toy.coco import write_toy
 

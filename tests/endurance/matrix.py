@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 
 from bank.bank import Bank
 from bank.compare import LEVELS, Gap, Overlap, compare, gap, overlap
-from jobs import build_bank, cut
+from jobs import build_bank
+from jobs.stages import cut
 from pipeline.options import run
 from pipeline.toy.coco import write_toy
 

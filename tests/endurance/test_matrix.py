@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from bank.compare import Gap, Overlap
 from bank.manifest import read_manifest
-from jobs import cut
+from jobs.stages import cut
 from tests.endurance import matrix
 from tests.endurance.matrix import CELLS, RECIPE, Bench, Cell, Result
 

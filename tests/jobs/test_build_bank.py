@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from bank.assemble import assemble
 from bank.bank import Bank
 from bank.contents import content_digest
-from bank.cutting import CropRecipe
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import read_manifest
 from bank.table import read_table
 from bank.verify import verify
 from jobs.build_bank import BuildBank, main
-from jobs.cut import Workforce, cut, plan
-from jobs.derive import check_networks
+from jobs.stages.assemble import assemble
+from jobs.stages.cut import Workforce, cut, plan
+from jobs.stages.cutting import CropRecipe
+from jobs.stages.derive import check_networks
 from model.checkpoint import load_sg2im
 from model.config import sg2im_demo
 from model.encoder import embed_scenes

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bank import cutting, site
 from bank.bank import Bank
 from bank.errors import BankError
 from bank.manifest import read_manifest
-from bank.site import successor
 from bank.table import column, read_table, read_vectors
 from bank.verify import verify
 from jobs import build_bank, edit_bank
 from jobs.build_bank import BuildBank, main
 from jobs.edit_bank import EditBank
+from jobs.stages import cutting, site
+from jobs.stages.site import successor
 from pipeline import codec
 from pipeline.coco.reader import read_coco
 from pipeline.crop import PhotoError

@@ -21,9 +21,9 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from bank.cutting import CropRecipe, ShardTask, cut_shard, read_failures
 from bank.shards import PatchStore
 from bank.table import column, digest_column, read_table
+from jobs.stages.cutting import CropRecipe, ShardTask, cut_shard, read_failures
 from pipeline.crop import MAX_BYTES, MAX_SCANS, PhotoError, decode_photo, read_photo
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError

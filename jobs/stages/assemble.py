@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from bank.contents import write_vocabulary
-from bank.cutting import read_failures
 from bank.errors import BankError
 from bank.files import canonical_json, write_bytes, written
-from bank.merge import write_merged
-from bank.receipts import WORK
 from bank.table import PATCHES, PHOTOS, SCENES, read_table
+from jobs.stages.cutting import read_failures
+from jobs.stages.merge import write_merged
+from jobs.stages.receipts import WORK
 from pipeline.scene import LeftOut, Vocabulary
 
 QUARANTINED = "quarantined"

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from bank.attempts import DeadlyPhoto, attempt, deadly_photos
 from bank.errors import BankError
 from bank.files import (
     FileDigest,
@@ -29,9 +28,10 @@ from bank.files import (
     put_in_place,
     writing,
 )
-from bank.receipts import WORK, Receipt, check_agreement, find_receipt, leave_receipt
 from bank.shards import map_size, write_patches
 from bank.table import PATCHES, PHOTOS, SCENES, patch_rows, save_table, scene_row
+from jobs.stages.attempts import DeadlyPhoto, attempt, deadly_photos
+from jobs.stages.receipts import WORK, Receipt, check_agreement, find_receipt, leave_receipt
 from pipeline import codec
 from pipeline.crop import (
     PhotoError,

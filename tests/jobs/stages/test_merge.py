@@ -2,9 +2,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bank import merge
-from bank.merge import write_merged
 from bank.table import read_table, write_table
+from jobs.stages import merge
+from jobs.stages.merge import write_merged
 
 SCHEMA = pa.schema(
     [

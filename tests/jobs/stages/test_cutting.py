@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from bank.cutting import CropRecipe, ShardTask, cut_shard, read_failures
 from bank.errors import BankError
-from bank.receipts import receipt_path
 from bank.table import read_table
+from jobs.stages.cutting import CropRecipe, ShardTask, cut_shard, read_failures
+from jobs.stages.receipts import receipt_path
 from pipeline import codec
 from pipeline.errors import DatasetError
 from pipeline.plan import Shard, annotation_digest, write_plan

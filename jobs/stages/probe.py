@@ -1,6 +1,8 @@
 """Cut photos of a shard and keep nothing: does this process survive them? See attempts.py.
 
-python -m bank.probe PLAN PHOTOS RECIPE < image ids     prints each id before it touches the photo
+python -m jobs.stages.probe PLAN PHOTOS RECIPE < image ids
+
+prints each id before it touches the photo.
 """
 
 import json
@@ -8,7 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from bank.cutting import CropRecipe, cut_photo, usable_scene
+from jobs.stages.cutting import CropRecipe, cut_photo, usable_scene
 from pipeline.data_folder import DataFolder
 from pipeline.plan import read_plan
 

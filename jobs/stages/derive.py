@@ -19,8 +19,8 @@ from bank.errors import BankError
 from bank.files import json_digest, writing
 from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
-from bank.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
 from bank.table import codes, read_vectors, vectors_to_fill
+from jobs.stages.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
 from model.cooccurrence import CoOccurrence, embed_patches, train_co_occurrence
 from model.encoder import embed_scenes, load_graph_encoder, train_graph_encoder
 from model.published import ignored_note, is_published, load_published_graph

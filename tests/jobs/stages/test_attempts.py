@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from bank.attempts import DeadlyPhoto, attempt, deadly_photos
-from bank.cutting import CropRecipe
+from jobs.stages.attempts import DeadlyPhoto, attempt, deadly_photos
+from jobs.stages.cutting import CropRecipe
 from pipeline.plan import Shard, write_plan
 from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Photo
 
@@ -96,5 +96,5 @@ def test_nothing_is_proven_against_other_photos(note, shard, said):
 
 
 def test_without_a_note_nothing_is_tried(note, shard, monkeypatch):
-    monkeypatch.setattr("bank.attempts.subprocess", None)
+    monkeypatch.setattr("jobs.stages.attempts.subprocess", None)
     assert deadly_photos(note, Path("nowhere"), *shard[1:]) == ()

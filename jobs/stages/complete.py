@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from bank import croissant
-from bank.assemble import QUARANTINED, assemble, count_reasons, remove_strangers
 from bank.contents import Contents, content_digest
-from bank.cutting import CutShard
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, derived_digest, write_manifest
-from bank.receipts import digests
-from jobs.cut import content_files
-from jobs.derive import Derivation, DeriveRecipe, derive
+from jobs.stages.assemble import QUARANTINED, assemble, count_reasons, remove_strangers
+from jobs.stages.cut import content_files
+from jobs.stages.cutting import CutShard
+from jobs.stages.derive import Derivation, DeriveRecipe, derive
+from jobs.stages.receipts import digests
 from pipeline import codec
 from pipeline.scene import LeftOut, Vocabulary
 

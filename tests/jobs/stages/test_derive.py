@@ -4,8 +4,8 @@ import pytest
 
 from bank.contents import Contents
 from bank.errors import BankError
-from bank.receipts import Receipt
-from jobs.derive import Derivation, DeriveRecipe, object_features, training_rows
+from jobs.stages.derive import Derivation, DeriveRecipe, object_features, training_rows
+from jobs.stages.receipts import Receipt
 
 RECIPE = DeriveRecipe("train", "train", 1, "train", "train", 1, 20, "category")
 PATCH_SIZE = 64

@@ -4,11 +4,11 @@ from collections.abc import Collection, Container, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bank.carry import failures_of, read_photos
 from bank.contents import read_vocabulary
 from bank.errors import BankError
 from bank.manifest import Manifest, differences
 from bank.table import column, digest_column
+from jobs.stages.carry import failures_of, read_photos
 from pipeline import codec
 from pipeline.dataset import Dataset
 from pipeline.plan import annotation_digest

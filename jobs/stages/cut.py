@@ -6,12 +6,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bank.attempts import DeadlyPhoto
-from bank.cutting import CropRecipe, CutShard, DeadlyShard, ShardTask, cut_shard, read_failures
 from bank.errors import BankError
 from bank.files import FileDigest, canonical_json
-from bank.receipts import WORK, receipt_path
-from jobs.cluster import results
+from jobs.stages.attempts import DeadlyPhoto
+from jobs.stages.cluster import results
+from jobs.stages.cutting import (
+    CropRecipe,
+    CutShard,
+    DeadlyShard,
+    ShardTask,
+    cut_shard,
+    read_failures,
+)
+from jobs.stages.receipts import WORK, receipt_path
 from pipeline import codec
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset

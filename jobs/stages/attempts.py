@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from pipeline.plan import read_plan
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 # Sent by people and batch systems, not by decoders.
 FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -59,7 +59,7 @@ def deadly_photos(
     except (FileNotFoundError, ValueError):
         return ()
     planned = {p.photo.image_id: p.photo.file for p in read_plan(plan)}
-    command = [sys.executable, "-m", "bank.probe", str(plan), str(photos)]
+    command = [sys.executable, "-m", "jobs.stages.probe", str(plan), str(photos)]
     command.append(json.dumps(recipe))
     if suspect not in planned or not (found := list(_tried(command, [suspect]))):
         return ()

@@ -15,7 +15,7 @@ from pathlib import Path
 from bank.errors import BankError
 from bank.files import PARTIAL, WRITE_ERRORS, os_error, put_in_place
 from bank.manifest import NAME, is_finished, read_manifest
-from bank.receipts import WORK
+from jobs.stages.receipts import WORK
 
 KEPT = "what was finished is kept: run the command again when that is mended"
 # A full or failing disk, a target that may not be written, a mount that is gone.

@@ -32,7 +32,8 @@ LOOK_S = 5.0  # between two looks at who is at work
 STARTS = 3  # of workers here: Dask replaces one that dies, but not while it starts
 FORSAKEN_S = 60.0  # how long a build waits for others once its last worker has gone
 KEPT = "finished shards are kept: run the command again"
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
+CUTTING = ("pipeline", "bank", "jobs/stages")  # folders of the code that shards are made with
 # Ctrl-C reaches all processes of a terminal; workers leave it to the one that started them.
 LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
@@ -268,7 +269,7 @@ def _own_sources() -> str:
 def _sources(project: Path) -> str:
     """SHA-256 of the code that shards are made with."""
     digest = hashlib.sha256()
-    for path in sorted(p for room in ("pipeline", "bank") for p in project.glob(f"{room}/**/*.py")):
+    for path in sorted(p for room in CUTTING for p in project.glob(f"{room}/**/*.py")):
         digest.update(path.relative_to(project).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

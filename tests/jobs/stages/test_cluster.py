@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from bank.assemble import assemble
 from bank.contents import content_digest
-from bank.cutting import CropRecipe
 from bank.manifest import read_manifest
-from jobs import cluster
-from jobs.cluster import results
-from jobs.cut import Workforce, cut, plan
+from jobs.stages import cluster
+from jobs.stages.assemble import assemble
+from jobs.stages.cluster import results
+from jobs.stages.cut import Workforce, cut, plan
+from jobs.stages.cutting import CropRecipe
 from pipeline.coco.reader import read_coco
 from pipeline.errors import UserError
 
@@ -55,7 +55,7 @@ def test_no_tasks_give_no_results():
 
 
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr("jobs.cluster.JOIN_S", 1)
+    monkeypatch.setattr("jobs.stages.cluster.JOIN_S", 1)
     with pytest.raises(UserError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         list(results(_square, [1], 0, "tcp://127.0.0.1:9"))
 
@@ -66,7 +66,7 @@ def test_an_address_that_is_none_is_named():
 
 
 def test_something_else_that_listens_there_is_no_scheduler(monkeypatch):
-    monkeypatch.setattr("jobs.cluster.JOIN_S", 1)
+    monkeypatch.setattr("jobs.stages.cluster.JOIN_S", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UserError, match=f"no Dask scheduler answers at '{address}'"):

@@ -2,7 +2,7 @@ import pytest
 
 from bank.errors import BankError
 from bank.files import file_digest
-from bank.receipts import Receipt, find_receipt, leave_receipt
+from jobs.stages.receipts import Receipt, find_receipt, leave_receipt
 
 
 def made(bank, data=b"abc", key="k"):
