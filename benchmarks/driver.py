@@ -42,8 +42,8 @@ from jobs.stages.derive import (
     training_rows,
 )
 from jobs.stages.receipts import WORK, Receipt
-from model.cooccurrence import CoOccurrence
-from model.graph import GraphEncoder
+from model.graph.network import GraphEncoder
+from model.retrieval.cooccurrence import CoOccurrence
 from pipeline.options import option, run
 from pipeline.pack import SceneSample, write_samples
 from pipeline.relations import drawn_pairs

@@ -20,8 +20,8 @@ import torch
 from bank.bank import Bank
 from model.batch import CandidateBatch, SceneBatch
 from model.config import TrainConfig, demo
-from model.graph import graph_tensors
-from model.trainer import Trainer
+from model.graph.network import graph_tensors
+from model.retrievegan.trainer import Trainer
 from pipeline.memory import keep_freed_memory
 from pipeline.options import option, run
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Relation, Vocabulary

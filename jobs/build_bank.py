@@ -26,7 +26,8 @@ from jobs.stages.cut import Workforce, cut, forget_failed, photos_digest, plan
 from jobs.stages.cutting import CropRecipe, CutShard
 from jobs.stages.derive import SEED, TRAIN, DeriveRecipe, check_networks
 from jobs.stages.site import building, successor, take_over, tidy
-from model import cooccurrence, encoder
+from model.graph import frozen_encoder as encoder
+from model.retrieval import cooccurrence
 from pipeline import codec, protocol
 from pipeline.coco.reader import CocoRules
 from pipeline.crop import Resizer

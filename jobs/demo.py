@@ -19,7 +19,7 @@ from bank.bank import Bank
 from jobs import build_bank, evaluate, report, sample
 from model import checkpoint, train
 from model.config import TrainConfig, demo
-from model.sampler import Sampler
+from model.retrievegan.run import Sampler
 from pipeline.errors import UserError
 from pipeline.options import option, run
 from pipeline.scene_graph import read_scene_graphs

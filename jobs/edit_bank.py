@@ -21,7 +21,8 @@ from jobs.stages.carry import carry, read_photos
 from jobs.stages.complete import Origin, complete, summary
 from jobs.stages.derive import TRAIN, DeriveRecipe
 from jobs.stages.site import building, successor, take_over, tidy
-from model import cooccurrence, encoder
+from model.graph import frozen_encoder as encoder
+from model.retrieval import cooccurrence
 from pipeline.options import option, run
 
 STEPS = ("encoder_steps", "cooccurrence_steps")

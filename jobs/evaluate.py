@@ -20,7 +20,8 @@ from bank.bank import Bank
 from bank.files import file_digest
 from model import checkpoint
 from model.config import TrainConfig
-from model.evaluation import (
+from model.retrievegan.network import RetrieveGAN
+from model.scores.retrieval import (
     Score,
     compatibility_scores,
     distinct_patches,
@@ -29,7 +30,6 @@ from model.evaluation import (
     scene_batches,
     ways_to_choose,
 )
-from model.retrievegan import RetrieveGAN
 from pipeline.datasets import default_folder
 from pipeline.errors import UserError
 from pipeline.options import option, run

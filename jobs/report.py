@@ -26,7 +26,7 @@ from jobs.curves import loss_curves
 from jobs.sample import photos_folder
 from jobs.sheets import Pixels, Source, sources_of
 from model.config import RetrievalMode
-from model.sampler import Retrieval, Sampler
+from model.retrievegan.run import Retrieval, Sampler
 from pipeline.errors import UserError
 from pipeline.options import option, run
 from pipeline.progress import progress

@@ -31,9 +31,9 @@ from jobs.ways import (
     way_of,
 )
 from model.config import RetrievalMode
-from model.sampler import Sampler
-from model.sg2im_sampler import Sg2ImSampler
-from model.vocabularies import check_names
+from model.graph.vocabularies import check_names
+from model.retrievegan.run import Sampler
+from model.sg2im.run import Sg2ImSampler
 from pipeline.datasets import default_folder
 from pipeline.errors import UserError, nearest
 from pipeline.options import option, run

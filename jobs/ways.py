@@ -12,9 +12,9 @@ from bank.bank import Bank
 from jobs.sheets import Pixels
 from model.checkpoint import read_run
 from model.config import RetrievalMode, Sg2ImConfig
-from model.published import ignored_note, is_published
-from model.sampler import Retrieval, Sampler
-from model.sg2im_sampler import Sg2ImSampler
+from model.retrievegan.run import Retrieval, Sampler
+from model.sg2im.published import ignored_note, is_published
+from model.sg2im.run import Sg2ImSampler
 from pipeline.errors import UserError
 from pipeline.scene import SceneGraph, Vocabulary
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bank.bank import Bank
 from bank.candidates import Candidates
-from model.graph import GraphBatch, graph_tensors
+from model.graph.network import GraphBatch, graph_tensors
 from pipeline.pack import SceneSample
 from pipeline.scene import MASK_SIZE
 from pipeline.stream import BatchOrder

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from bank.bank import Bank
 from model.config import RunConfig, Sg2ImConfig, TrainConfig, from_json
-from model.retrievegan import RetrieveGAN
-from model.sg2im import Sg2Im
+from model.retrievegan.network import RetrieveGAN
+from model.sg2im.network import Sg2Im
 from pipeline.errors import UserError
 from pipeline.scene import Vocabulary
 

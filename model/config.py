@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from model.retrieval import Relaxation, Start
-from model.sg2im import PUBLISHED_DECODER
-from model.sg2im_discriminators import side_after
+from model.retrieval.greedy import Relaxation, Start
+from model.sg2im.discriminators import side_after
+from model.sg2im.network import PUBLISHED_DECODER
 from pipeline.errors import UserError
 
 RetrievalMode = Literal["learned", "predefined", "random"]

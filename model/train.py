@@ -23,10 +23,10 @@ from model.config import (
     Sg2ImConfig,
     TrainConfig,
 )
-from model.retrieval import Relaxation, Start
-from model.sg2im_trainer import Sg2ImTrainer
-from model.trainer import Trainer
-from model.training import Training, train
+from model.loop import Training, train
+from model.retrieval.greedy import Relaxation, Start
+from model.retrievegan.trainer import Trainer
+from model.sg2im.trainer import Sg2ImTrainer
 from pipeline.errors import UserError
 from pipeline.options import option, run, write_json
 

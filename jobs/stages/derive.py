@@ -21,10 +21,10 @@ from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
 from bank.table import codes, read_vectors, vectors_to_fill
 from jobs.stages.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
-from model.cooccurrence import CoOccurrence, embed_patches, train_co_occurrence
-from model.encoder import embed_scenes, load_graph_encoder, train_graph_encoder
-from model.published import ignored_note, is_published, load_published_graph
-from model.vocabularies import compare_vocabularies, listed
+from model.graph.frozen_encoder import embed_scenes, load_graph_encoder, train_graph_encoder
+from model.graph.vocabularies import compare_vocabularies, listed
+from model.retrieval.cooccurrence import CoOccurrence, embed_patches, train_co_occurrence
+from model.sg2im.published import ignored_note, is_published, load_published_graph
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scene import Vocabulary

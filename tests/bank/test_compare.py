@@ -15,7 +15,7 @@ from bank.manifest import read_manifest, write_manifest
 from jobs.build_bank import BuildBank, main
 from jobs.verify_bank import VerifyBank
 from jobs.verify_bank import main as verify_bank
-from model.encoder import GraphEncoder
+from model.graph.frozen_encoder import GraphEncoder
 from pipeline.coco.reader import read_coco
 
 LIMIT = 6

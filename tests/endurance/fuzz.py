@@ -45,10 +45,10 @@ from jobs.build_bank import BuildBank
 from jobs.build_bank import main as build_bank
 from jobs.evaluate import read_styles
 from jobs.stages.cutting import CropRecipe, cut_photo, usable_scene
-from model.cooccurrence import CoOccurrence
-from model.encoder import GraphEncoder, load_graph_encoder
-from model.published import load_published_sg2im, save_published_sg2im
-from model.sg2im import Sg2Im
+from model.graph.frozen_encoder import GraphEncoder, load_graph_encoder
+from model.retrieval.cooccurrence import CoOccurrence
+from model.sg2im.network import Sg2Im
+from model.sg2im.published import load_published_sg2im, save_published_sg2im
 from pipeline.coco.reader import read_coco
 from pipeline.data_folder import DataFolder, open_archive
 from pipeline.dataset import Dataset

@@ -29,10 +29,10 @@ from jobs.stages.cutting import CropRecipe
 from jobs.stages.derive import check_networks
 from model.checkpoint import load_sg2im
 from model.config import sg2im_demo
-from model.encoder import embed_scenes
-from model.graph import GraphEncoder
-from model.published import save_published_sg2im
-from model.sg2im_trainer import Sg2ImTrainer
+from model.graph.frozen_encoder import embed_scenes
+from model.graph.network import GraphEncoder
+from model.sg2im.published import save_published_sg2im
+from model.sg2im.trainer import Sg2ImTrainer
 from model.train import TrainOptions
 from model.train import main as train
 from pipeline import codec

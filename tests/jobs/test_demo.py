@@ -9,7 +9,7 @@ import torch
 from bank.bank import Bank
 from jobs.demo import DemoOptions, example_graphs, standing_of, train_demo
 from model.config import demo, paper
-from model.trainer import Trainer
+from model.retrievegan.trainer import Trainer
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene_graph import read_scene_graphs

@@ -10,9 +10,10 @@ import torch
 from bank.bank import Bank
 from bank.errors import BankError
 from jobs.evaluate import Evaluate, drawn_scenes, main
-from model import checkpoint, evaluation
+from model import checkpoint
 from model.config import demo
-from model.trainer import Trainer
+from model.retrievegan.trainer import Trainer
+from model.scores import retrieval as evaluation
 from pipeline.errors import UserError
 from pipeline.options import write_json
 

@@ -13,7 +13,7 @@ from bank.bank import Bank
 from jobs.curves import loss_curves
 from jobs.report import ReportOptions, environment, last_scores, main, read_lines
 from model.config import demo
-from model.trainer import Trainer
+from model.retrievegan.trainer import Trainer
 from pipeline.errors import UserError
 from pipeline.options import write_json
 

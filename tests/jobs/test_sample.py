@@ -12,10 +12,10 @@ from jobs.sample import CELL, SampleOptions, main, parse_pins
 from jobs.sheets import FRAME, GAP, LINE, patch_sheet, sources_of
 from model.checkpoint import load_sg2im
 from model.config import demo, sg2im_demo
-from model.published import save_published_sg2im
-from model.sg2im import Sg2Im
-from model.sg2im_trainer import Sg2ImTrainer
-from model.trainer import Trainer
+from model.retrievegan.trainer import Trainer
+from model.sg2im.network import Sg2Im
+from model.sg2im.published import save_published_sg2im
+from model.sg2im.trainer import Sg2ImTrainer
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene import IMAGE, IN_IMAGE, SceneGraph, Vocabulary

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from model.config import RECIPES, Sg2ImConfig, TrainConfig, from_json, sg2im, sg2im_demo
-from model.sg2im import Sg2Im
+from model.sg2im.network import Sg2Im
 from model.train import TrainOptions, configure
 from pipeline.errors import UserError
 from pipeline.options import to_json

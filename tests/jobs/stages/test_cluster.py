@@ -23,7 +23,7 @@ from jobs.stages.cutting import CropRecipe
 from pipeline.coco.reader import read_coco
 from pipeline.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DASK = [sys.executable, "-m", "dask"]
 START_S = 60  # patience of the tests, not what they take
 

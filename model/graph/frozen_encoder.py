@@ -1,0 +1,168 @@
+"""The bank's frozen graph network: graphs in, a trained one and its vectors out."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bank.grid import on_grid
+from model import checkpoint
+from model.frozen import draw, repeatable
+from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
+from model.sg2im.published import is_published, load_published_graph
+from pipeline.errors import UserError
+from pipeline.progress import progress
+from pipeline.scene import Relation, Vocabulary
+
+GRAPHS_PER_STEP = 16
+MASKS_PER_STEP = 4  # objects whose mask is drawn in a step: the mask head costs the most
+LEARNING_RATE = 1e-3
+MASK_WEIGHT = 0.1
+GRAPHS_AT_ONCE = 256  # while embedding
+
+
+class GraphSample(Protocol):
+    """What is read of a packed scene."""
+
+    @property
+    def objects(self) -> tuple[str, ...]: ...
+    @property
+    def triples(self) -> tuple[Relation, ...]: ...
+    @property
+    def boxes(self) -> NDArray[np.float32]: ...  # (n, 4)
+    @property
+    def masks(self) -> NDArray[np.uint8] | None: ...  # (n, 16, 16)
+
+
+class _Target(NamedTuple):
+    """A training graph, without its picture."""
+
+    graph: tuple[tuple[str, ...], tuple[Relation, ...]]
+    boxes: Tensor  # (n, 4)
+    masks: NDArray[np.uint8] | None
+
+
+def default_steps(num_scenes: int) -> int:
+    """Training steps where the user names none: seconds for a toy world, minutes for COCO."""
+    return int(np.clip(num_scenes // 16, 300, 3000))
+
+
+def train_graph_encoder(
+    scenes: Iterable[GraphSample],
+    vocabulary: Vocabulary,
+    *,
+    steps: int,
+    seed: int,
+    sizes: Mapping[str, int] | None = None,
+) -> GraphEncoder:
+    """Learn to say where objects lie (l1) and what shape they have, where masks are known.
+
+    `sizes` overrides the published widths: embedding, hidden, layers.
+    """
+    targets = [
+        _Target((tuple(s.objects), tuple(s.triples)), torch.tensor(s.boxes), s.masks)
+        for s in scenes
+    ]
+    if not targets:
+        raise UserError("no training scene to learn a graph encoder from: is the bank empty?")
+    with_masks = any(t.masks is not None for t in targets)
+    with repeatable(seed):
+        encoder = GraphEncoder(vocabulary, masks=with_masks, **(sizes or {}))
+        start_at_mean_box(encoder, torch.cat([t.boxes for t in targets]).mean(0))
+        optimizer = torch.optim.Adam(encoder.parameters(), lr=LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+        for step in progress(range(steps), "graph encoder", steps, "steps"):
+            random = draw(seed, step)
+            chosen = random.integers(len(targets), size=GRAPHS_PER_STEP)
+            loss = _loss(encoder, [targets[i] for i in chosen], random)
+            if not loss.isfinite():
+                raise RuntimeError(f"graph encoder: the loss is {loss.item()} at step {step}")
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    return encoder.eval().requires_grad_(False)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the learning rate: up over the first tenth, then down to nothing."""
+    return min((step + 1) / (steps / 10), 1.0, 1.1 * (steps - step) / steps)
+
+
+def start_at_mean_box(encoder: GraphEncoder, mean: Tensor) -> None:
+    """Nothing to unlearn: the first steps would otherwise go into finding the middle."""
+    head = encoder.box_net[2]
+    assert isinstance(head, nn.Linear)
+    with torch.no_grad():
+        head.weight.mul_(0.1)
+        head.bias.copy_(mean)
+
+
+def _loss(encoder: GraphEncoder, targets: list[_Target], random: np.random.Generator) -> Tensor:
+    batch = graph_tensors([t.graph for t in targets], encoder.vocabulary)
+    boxes = torch.cat([t.boxes for t in targets])  # (O, 4)
+    objects = encoder.encode(batch.nodes, batch.triples)[: len(boxes)]
+    loss = F.l1_loss(encoder.box_sides(objects), boxes)
+    known = [(o, mask) for o, mask in enumerate(_masks(targets)) if mask is not None]
+    if encoder.mask_net is None or len(known) < 2:  # batch norm needs two
+        return loss
+    places = random.choice(len(known), size=min(MASKS_PER_STEP, len(known)), replace=False)
+    rows = torch.tensor([known[p][0] for p in places])
+    masks = torch.from_numpy(np.stack([known[p][1] for p in places])).float()
+    logits = encoder.mask_logits(objects[rows])
+    return loss + MASK_WEIGHT * F.binary_cross_entropy_with_logits(logits, masks)
+
+
+def _masks(targets: list[_Target]) -> list[NDArray[np.uint8] | None]:
+    """(O,) the mask of each object, or None."""
+    masks: list[NDArray[np.uint8] | None] = []
+    for target in targets:
+        masks += [None] * len(target.boxes) if target.masks is None else list(target.masks)
+    return masks
+
+
+def load_graph_encoder(path: Path) -> GraphEncoder:
+    """Frozen, from a `.safetensors` of ours, a published sg2im checkpoint (`.pt`), or the folder of
+    an sg2im run."""
+    if is_published(path):
+        return load_published_graph(path).network
+    if path.is_dir():
+        return checkpoint.load_sg2im(path, torch.device("cpu")).graph_part()
+    return GraphEncoder.load(path).requires_grad_(False)
+
+
+def graph_encoder_file(path: Path) -> Path:
+    """The file whose digest says which weights `load_graph_encoder` takes from `path`."""
+    return path / checkpoint.NAME if path.is_dir() else path
+
+
+def embed_scenes(encoder: GraphEncoder, samples: Sequence[GraphSample]) -> NDArray[np.float32]:
+    """(O, D) object vectors of all samples, laid end to end in their order, on the bank's grid."""
+    graphs = [(sample.objects, sample.triples) for sample in samples]
+    return embed_graphs(encoder, graphs)
+
+
+def embed_graphs(
+    encoder: GraphEncoder, graphs: Sequence[tuple[Sequence[str], Sequence[Relation]]]
+) -> NDArray[np.float32]:
+    """`embed_scenes` for graphs that are in no bank."""
+    double = copy.deepcopy(encoder).cpu().eval().double()
+    width = encoder.obj_embeddings.embedding_dim
+    vectors = [np.zeros((0, width), dtype=np.float32)]
+    with torch.no_grad():
+        for start in range(0, len(graphs), GRAPHS_AT_ONCE):
+            batch = graph_tensors(graphs[start : start + GRAPHS_AT_ONCE], encoder.vocabulary)
+            vectors.append(on_grid(_objects(double, batch)))
+    return np.concatenate(vectors)
+
+
+def _objects(encoder: GraphEncoder, batch: GraphBatch) -> NDArray[np.float64]:
+    objects: NDArray[np.float64] = encoder.encode(batch.nodes, batch.triples).numpy()
+    return objects[: len(batch.object_image)]

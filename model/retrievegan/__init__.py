@@ -1,0 +1,1 @@
+"""The whole RetrieveGAN: network, composition, decoder, discriminators, trainer, opened run."""

@@ -1,0 +1,69 @@
+"""D_img and D_obj: is this picture, is this object real (eq. 4)?"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from model.retrievegan.composition import SLOPE
+
+
+def _trunk(channels: tuple[int, ...]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for into, out in zip((3, *channels[:-1]), channels, strict=True):
+        conv = nn.Conv2d(into, out, 4, stride=2, padding=1)
+        layers += [spectral_norm(conv), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers)
+
+
+class ImageDiscriminator(nn.Module):
+    """One verdict per patch of the picture."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.trunk = _trunk(channels)
+        self.verdict = nn.Conv2d(channels[-1], 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (N, 3, H, W) -> logits (N, h, w), above 0 for real."""
+        out: Tensor = self.verdict(self.trunk(images))[:, 0]
+        return out
+
+
+class ObjectVerdict(NamedTuple):
+    real: Tensor  # (O,) logit, above 0 for real
+    category: Tensor  # (O, categories) logits
+
+
+class ObjectDiscriminator(nn.Module):
+    """A verdict and a category per object crop."""
+
+    def __init__(self, channels: tuple[int, ...], hidden: int, categories: int) -> None:
+        super().__init__()
+        self.trunk = _trunk(channels)
+        self.hidden = nn.Linear(channels[-1], hidden)
+        self.real = nn.Linear(hidden, 1)
+        self.category = nn.Linear(hidden, categories)
+
+    def forward(self, crops: Tensor) -> ObjectVerdict:
+        """crops (O, 3, P, P)."""
+        seen = F.leaky_relu(self.hidden(self.trunk(crops).mean((2, 3))), SLOPE)
+        return ObjectVerdict(self.real(seen)[:, 0], self.category(seen))
+
+
+def crop_objects(images: Tensor, boxes: Tensor, object_image: Tensor, side: int) -> Tensor:
+    """Cut each object's box out of its image: (N, 3, H, W), (O, 4) -> (O, 3, side, side).
+
+    Differentiable in the pixels. A box under one pixel is widened to one.
+    """
+    low, high = boxes[:, :2], boxes[:, 2:]
+    size = (high - low).clamp_min(1 / images.shape[-1])
+    steps = (torch.arange(side, device=images.device, dtype=images.dtype) + 0.5) / side
+    at = ((low + high) / 2)[:, None] + (steps[None, :, None] - 0.5) * size[:, None]  # (O, side, 2)
+    x, y = (at * 2 - 1).unbind(-1)
+    grid = torch.stack([x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1)
+    # index_select: the gradient of images[object_image] is summed in whatever order threads come.
+    mine = images.index_select(0, object_image)
+    return F.grid_sample(mine, grid, align_corners=False, padding_mode="border")

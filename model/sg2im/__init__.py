@@ -1,0 +1,1 @@
+"""The baseline sg2im: network, discriminators, trainer, opened run, published checkpoints."""

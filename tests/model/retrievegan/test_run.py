@@ -1,0 +1,247 @@
+"""A run in use: which patches a graph is given, what pins, bans and boxes do to it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bank.bank import Bank
+from bank.errors import BankError
+from model.checkpoint import RunError
+from model.config import demo
+from model.retrievegan.run import SMALLEST_SIDE, Sampler, tidy_boxes
+from model.retrievegan.trainer import Trainer
+from pipeline.errors import UserError
+from pipeline.options import write_json
+from pipeline.scene import Box, Relation, SceneGraph
+
+CPU = torch.device("cpu")
+GRAPH = SceneGraph(("sky-other", "grass", "tree", "tree"), (Relation(0, "above", 1),))
+
+
+@pytest.fixture(scope="module")
+def bank(toy_bank):
+    return Bank.open(toy_bank)
+
+
+@pytest.fixture(scope="module")
+def run(bank, tmp_path_factory):
+    """A run that was saved before its first step."""
+    folder = tmp_path_factory.mktemp("runs") / "00001-toy"
+    folder.mkdir()
+    config = demo()
+    write_json(folder / "config.json", {"bank": str(bank.path), "train": config})
+    Trainer(config, bank, CPU).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sampler(run):
+    return Sampler.open(run)
+
+
+def nearest_ids(sampler, **asked):
+    return sampler.retrieve(GRAPH, mode="predefined", noise=False, **asked).patch_ids.tolist()
+
+
+@pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
+def test_every_object_gets_a_training_patch_of_its_category(sampler, bank, mode):
+    chosen = sampler.retrieve(GRAPH, mode=mode)
+    rows = bank.table.take(bank.rows(chosen.patch_ids)).to_pylist()
+    assert not chosen.fallback.any()
+    assert [row["category"] for row in rows] == list(GRAPH.objects)
+    assert {row["split"] for row in rows} == {"train"}
+    assert np.array_equal(chosen.patches, bank.patches(chosen.patch_ids))
+
+
+def test_learned_retrieval_assigns_one_object_at_each_step(sampler):
+    assert sorted(sampler.retrieve(GRAPH).step.tolist()) == [0, 1, 2, 3]
+
+
+def test_a_seed_decides_the_choice_and_another_seed_makes_another(sampler):
+    def ids(seed):
+        return sampler.retrieve(GRAPH, seed=seed).patch_ids.tolist()
+
+    assert ids(3) == ids(3)
+    assert len({tuple(ids(seed)) for seed in range(6)}) > 1
+
+
+def test_noise_is_on_by_default_only_for_learned_retrieval_from_a_fixed_start(sampler, bank):
+    def same(opened, default, seed, mode):
+        asked = [opened.retrieve(GRAPH, seed=seed, mode=mode, noise=n) for n in (None, default)]
+        return np.array_equal(*(a.patch_ids for a in asked))
+
+    rule = replace(demo().retrieval, start="medoid")
+    fixed = Trainer(replace(demo(), retrieval=rule), bank, CPU).model
+    for seed in range(4):
+        assert same(sampler, False, seed, "learned")
+        assert same(sampler, False, seed, "predefined")
+        assert same(Sampler(fixed, bank, CPU), True, seed, "learned")
+
+
+def test_predefined_takes_the_nearest_unless_noise_is_asked_for(sampler):
+    nearest = sampler.retrieve(GRAPH, mode="predefined", k=1).patch_ids.tolist()
+    for seed in range(4):
+        assert sampler.retrieve(GRAPH, mode="predefined", seed=seed).patch_ids.tolist() == nearest
+    of_three = sampler.retrieve(GRAPH, mode="predefined", k=3)
+    drawn = [
+        sampler.retrieve(GRAPH, mode="predefined", noise=True, seed=s).patch_ids for s in range(20)
+    ]
+    assert of_three.patch_ids.tolist() == nearest
+    assert all(len({int(ids[o]) for ids in drawn}) == 3 for o in range(len(GRAPH.objects)))
+
+
+def test_random_takes_any_candidate(sampler):
+    ids = {int(sampler.retrieve(GRAPH, mode="random", seed=s, k=5).patch_ids[0]) for s in range(40)}
+    assert len(ids) == 5
+
+
+def test_noise_is_off_by_default_where_the_run_starts_from_the_best(bank, monkeypatch):
+    rule = replace(demo().retrieval, start="best")
+    model = Trainer(replace(demo(), retrieval=rule), bank, CPU).model
+    choose, noises = model.choose, []
+
+    def watched(*given, noise):
+        noises.append(noise)
+        return choose(*given, noise=noise)
+
+    monkeypatch.setattr(model, "choose", watched)
+    Sampler(model, bank, CPU).retrieve(GRAPH)
+    assert noises == [False]
+
+
+@pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
+def test_a_pinned_object_always_gets_its_patch(sampler, bank, mode):
+    anything = int(bank.patch_ids[-1])  # of whatever category and split
+    for seed in range(4):
+        chosen = sampler.retrieve(GRAPH, seed=seed, mode=mode, pin={2: anything})
+        assert chosen.patch_ids[2] == anything
+
+
+def test_a_pin_of_another_category_is_marked(sampler, bank):
+    categories = bank.table.column("category").to_pylist()
+    grass, tree = (int(bank.patch_ids[categories.index(name)]) for name in ("grass", "tree"))
+    chosen = sampler.retrieve(GRAPH, pin={2: grass, 3: tree})
+    assert chosen.fallback.tolist() == [False, False, True, False]
+
+
+def test_a_ban_moves_every_object_to_its_next_nearest_patch(sampler):
+    first = nearest_ids(sampler, k=1)
+    second = nearest_ids(sampler, k=1, ban=set(first))
+    third = nearest_ids(sampler, k=1, ban={*first, *second})
+    assert not {*first} & {*second}
+    assert not {*first, *second} & {*third}
+    assert first == nearest_ids(sampler, k=1)
+
+
+def test_what_is_banned_never_appears(sampler):
+    offered = {i for seed in range(20) for i in sampler.retrieve(GRAPH, seed=seed, k=2).patch_ids}
+    seen = {
+        i for s in range(20) for i in sampler.retrieve(GRAPH, seed=s, k=2, ban=offered).patch_ids
+    }
+    assert not offered & seen
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"pin": {4: 1}}, "pin 4=1: the graph has no object 4, its objects are 0 to 3"),
+        ({"pin": {-1: 1}}, "no object -1"),
+        ({"pin": {0: 1}}, "pin 0=1: .* has no patch 1"),
+        ({"pin": {0: 2**62}}, "has no patch"),
+    ],
+)
+def test_a_pin_that_cannot_be_is_refused_by_name(sampler, asked, message):
+    with pytest.raises(UserError, match=message):
+        sampler.retrieve(GRAPH, **asked)
+
+
+def test_a_patch_cannot_be_pinned_and_banned(sampler, bank):
+    patch = int(bank.patch_ids[0])
+    with pytest.raises(UserError, match="banned as well"):
+        sampler.retrieve(GRAPH, pin={0: patch}, ban=[patch])
+
+
+def test_banning_every_patch_says_which_object_is_left_without(sampler, bank):
+    with pytest.raises(UserError, match=r"no patch is left for object 0 \(sky-other\)"):
+        sampler.retrieve(GRAPH, ban=bank.patch_ids.tolist())
+
+
+def test_a_graph_without_objects_is_refused(sampler):
+    with pytest.raises(UserError, match="no objects"):
+        sampler.retrieve(SceneGraph((), ()))
+
+
+def test_an_unknown_name_is_refused_with_the_nearest(sampler):
+    with pytest.raises(UserError, match="'tree'"):
+        sampler.retrieve(SceneGraph(("tre",), ()))
+
+
+def test_learned_retrieval_of_a_run_that_never_learned_it_is_refused(bank):
+    config = demo()
+    config = replace(config, retrieval=replace(config.retrieval, mode="random"))
+    sampler = Sampler(Trainer(config, bank, CPU).model, bank, CPU)
+    assert len(sampler.retrieve(GRAPH).patch_ids) == 4
+    with pytest.raises(UserError, match="learned nothing"):
+        sampler.retrieve(GRAPH, mode="learned")
+
+
+def test_asking_for_another_mode_leaves_the_run_as_it_was(sampler):
+    sampler.retrieve(GRAPH, mode="random")
+    assert sampler.model.config.retrieval.mode == "learned"
+
+
+def test_the_picture_is_made_of_the_patches_that_are_given(sampler):
+    patches = sampler.retrieve(GRAPH).patches
+    image = sampler.generate(GRAPH, patches)
+    assert image.shape == (64, 64, 3)
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, sampler.generate(GRAPH, patches))
+    assert not np.array_equal(image, sampler.generate(GRAPH, 255 - patches))
+
+
+def test_boxes_come_from_the_call_else_the_graph_else_the_network(sampler):
+    patches = sampler.retrieve(GRAPH).patches
+    own = (Box(0, 0, 1, 0.5), Box(0, 0.5, 1, 1), Box(0, 0, 0.3, 0.3), Box(0.5, 0.5, 1, 1))
+    carrying = replace(GRAPH, boxes=own)
+    predicted = sampler.predict_boxes(GRAPH)
+    by_network = sampler.generate(GRAPH, patches)
+    by_graph = sampler.generate(carrying, patches)
+    assert np.array_equal(by_network, sampler.generate(GRAPH, patches, predicted))
+    assert np.array_equal(by_network, sampler.generate(carrying, patches, predicted))
+    assert np.array_equal(by_graph, sampler.generate(GRAPH, patches, own))
+    assert not np.array_equal(by_graph, by_network)
+
+
+def test_a_wrong_number_of_patches_or_boxes_is_refused(sampler):
+    patches = sampler.retrieve(GRAPH).patches
+    with pytest.raises(UserError, match="4 objects, but 3 patches"):
+        sampler.generate(GRAPH, patches[:3])
+    with pytest.raises(UserError, match="4 objects, but 1 boxes"):
+        sampler.generate(GRAPH, patches, [Box(0, 0, 1, 1)])
+
+
+def test_predicted_boxes_lie_inside_the_picture_and_have_an_area():
+    boxes = torch.tensor(
+        [[0.8, 0.9, 0.2, 0.1], [0.5, 0.5, 0.5, 0.5], [1.3, 0.0, 1.9, 0.0], [0.0, 0.0, 0.0, 1.7]]
+    )
+    tidy = tidy_boxes(boxes)
+    assert tidy[0].tolist() == pytest.approx([0.2, 0.1, 0.8, 0.9])
+    assert ((tidy >= 0) & (tidy <= 1)).all()
+    assert (tidy[:, 2:] - tidy[:, :2] >= SMALLEST_SIDE - 1e-6).all()
+
+
+def test_a_run_is_refused_with_another_bank_than_its_own(run, bank, tmp_path):
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    torch.save({**state, "bank": "0" * 64}, tmp_path / "checkpoint.pt")
+    (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
+    with pytest.raises(RunError, match="trained on a bank with content digest 000000000000"):
+        Sampler.open(tmp_path)
+
+
+def test_a_missing_run_and_a_missing_bank_say_so(run, tmp_path):
+    with pytest.raises(RunError, match="is not a run"):
+        Sampler.open(tmp_path / "nowhere")
+    with pytest.raises(BankError, match="no bank at"):
+        Sampler.open(run, tmp_path / "nowhere")

@@ -1,0 +1,117 @@
+"""What sg2im's discriminators look at, and that they learn to tell."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model import losses
+from model.sg2im.discriminators import (
+    Sg2ImImageDiscriminator,
+    Sg2ImObjectDiscriminator,
+    crop_to_corners,
+    side_after,
+)
+
+
+def shapes(network):
+    return {
+        name: tuple(value.shape)
+        for name, value in network.state_dict().items()
+        if "num_batches" not in name
+    }
+
+
+def trunk(prefix):
+    found = {}
+    for place, out, into in ((0, 64, 3), (3, 128, 64), (6, 256, 128)):
+        found |= {f"{prefix}{place}.weight": (out, into, 4, 4), f"{prefix}{place}.bias": (out,)}
+    for place, width in ((1, 64), (4, 128)):
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            found[f"{prefix}{place}.{part}"] = (width,)
+    return found
+
+
+def test_names_and_shapes_are_those_of_the_published_states():
+    assert shapes(Sg2ImImageDiscriminator()) == trunk("cnn.") | {
+        "classifier.weight": (1, 256, 1, 1),
+        "classifier.bias": (1,),
+    }
+    assert shapes(Sg2ImObjectDiscriminator(184)) == trunk("discriminator.cnn.0.") | {
+        "discriminator.cnn.2.weight": (1024, 256),
+        "discriminator.cnn.2.bias": (1024,),
+        "discriminator.real_classifier.weight": (1, 1024),
+        "discriminator.real_classifier.bias": (1,),
+        "discriminator.obj_classifier.weight": (184, 1024),
+        "discriminator.obj_classifier.bias": (184,),
+    }
+
+
+@pytest.mark.parametrize(("side", "left"), [(32, 2), (64, 6), (128, 14), (21, 0), (22, 1)])
+def test_every_value_of_the_last_map_is_a_verdict(side, left):
+    assert side_after(side, 3) == left
+    if left:
+        verdicts = Sg2ImImageDiscriminator((4, 5, 6))(torch.rand(2, 3, side, side))
+        assert verdicts.shape == (2, 6, left, left)
+
+
+def test_an_object_gets_one_verdict_and_a_logit_per_category():
+    judge = Sg2ImObjectDiscriminator(7, (4, 5, 6), 8)
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.2, 0.3, 0.6, 0.5], [0.5, 0.5, 1.0, 1.0]])
+    seen = judge(torch.rand(2, 3, 16, 16), boxes, torch.tensor([1, 0, 1]))
+    assert seen.real.shape == (3,)
+    assert seen.category.shape == (3, 7)
+
+
+def test_corner_samples_lie_on_the_edges_of_the_box():
+    """A picture whose colour is its place: x in red, y in green."""
+    ramp = torch.linspace(0, 1, 9)
+    picture = torch.stack([ramp.expand(9, 9), ramp[:, None].expand(9, 9), torch.zeros(9, 9)])
+    boxes = torch.tensor([[0.25, 0.1, 0.75, 0.6], [0.0, 0.0, 1.0, 1.0]])
+    crop, whole = crop_to_corners(picture[None], boxes, torch.tensor([0, 0]), 5)
+    assert crop[:2, 0, 0].tolist() == pytest.approx([0.25, 0.1])
+    assert crop[:2, -1, -1].tolist() == pytest.approx([0.75, 0.6])
+    assert crop[:2, 0, -1].tolist() == pytest.approx([0.75, 0.1])
+    torch.testing.assert_close(whole[0, 0], torch.linspace(0, 1, 5))
+
+
+def test_crops_come_from_their_own_picture_and_carry_gradients_to_it():
+    images = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5]])
+    crop_to_corners(images, boxes, torch.tensor([1]), 4).sum().backward()
+    assert images.grad[0].abs().sum() == 0
+    assert images.grad[1, :, :4, :4].abs().sum() > 0
+    assert images.grad[1, :, 5:, 5:].abs().sum() == 0
+
+
+def test_outside_the_picture_is_nothing():
+    crop = crop_to_corners(
+        torch.ones(1, 3, 8, 8), torch.tensor([[0.5, 0.0, 1.5, 1.0]]), torch.tensor([0]), 5
+    )
+    assert crop[0, 0, 2].tolist() == pytest.approx([1, 1, 1, 0, 0])
+
+
+def test_training_tells_red_from_blue_and_learns_what_is_where():
+    torch.manual_seed(0)
+    picture = Sg2ImImageDiscriminator((4, 4, 4))
+    things = Sg2ImObjectDiscriminator(2, (4, 4, 4), 8)
+    red, blue = torch.zeros(2, 4, 3, 32, 32)
+    red[:, 0], blue[:, 2] = 1.0, 1.0
+    red += 0.1 * torch.randn_like(red)
+    blue += 0.1 * torch.randn_like(blue)
+    red[:, 1, :16] = 2.0  # category 1 is what has green: the upper half
+    blue[:, 1, :16] = 2.0
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 0.4], [0.0, 0.6, 1.0, 1.0]]).repeat(4, 1)
+    image, category = torch.arange(4).repeat_interleave(2), torch.tensor([1, 0]).repeat(4)
+    optimiser = torch.optim.Adam([*picture.parameters(), *things.parameters()], 0.02)
+    for _ in range(60):
+        on_red, on_blue = things(red, boxes, image), things(blue, boxes, image)
+        loss = losses.tells_apart(picture(red), picture(blue))
+        loss = loss + losses.tells_apart(on_red.real, on_blue.real)
+        loss = loss + F.cross_entropy(on_red.category, category)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert picture(red).mean() > 1 > -1 > picture(blue).mean()
+    assert on_red.real.min() > 0 > on_blue.real.max()
+    assert torch.equal(on_red.category.argmax(1), category)
+    assert picture.classifier.weight.grad is None  # built, never applied

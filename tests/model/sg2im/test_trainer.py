@@ -1,0 +1,349 @@
+"""An sg2im run: its losses, the order of its updates, its switch to fixed normalisation."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from bank.bank import Bank
+from model import checkpoint
+from model.batch import picture_batch
+from model.config import (
+    DiscriminatorConfig,
+    GraphConfig,
+    Sg2ImConfig,
+    Sg2ImDrawing,
+    Sg2ImLossWeights,
+    sg2im_demo,
+)
+from model.graph.frozen_encoder import graph_encoder_file, load_graph_encoder
+from model.loop import train
+from model.sg2im.imagenet import normalised
+from model.sg2im.run import Sg2ImSampler
+from model.sg2im.trainer import Sg2ImTrainer
+from model.train import TrainOptions, main
+from pipeline.options import write_json
+from pipeline.scene import Relation, SceneGraph
+
+CPU = torch.device("cpu")
+
+
+def small(**parts) -> Sg2ImConfig:
+    config = replace(
+        sg2im_demo(),
+        image_px=32,
+        batch=3,
+        steps=6,
+        grid_every=6,
+        checkpoint_every=3,
+        decay_from=1.0,
+        eval_after=4,
+        graph=GraphConfig(width=6, hidden=8, layers=2),
+        drawing=Sg2ImDrawing(noise=2, decoder=(8, 6)),
+        discriminator=DiscriminatorConfig(
+            image_channels=(4, 6), object_channels=(4, 6), object_hidden=8, object_px=16
+        ),
+        losses=Sg2ImLossWeights(),
+    )
+    return replace(config, **parts)
+
+
+@pytest.fixture(scope="module")
+def bank(toy_bank):
+    return Bank.open(toy_bank)
+
+
+@pytest.fixture
+def batch(bank):
+    return picture_batch(bank, bank.scene_ids("train")[:3])
+
+
+def losses_of(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def weights_of(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def moved(network, before):
+    now = network.state_dict()
+    return {name for name, value in before.items() if not torch.equal(value, now[name])}
+
+
+def test_a_batch_holds_every_node_the_picture_too(bank, batch):
+    samples = [bank.scene(int(i)) for i in bank.scene_ids("train")[:3]]
+    objects = sum(len(s.objects) for s in samples)
+    assert len(batch.graph.nodes) == objects + 3
+    assert torch.equal(
+        batch.boxes[:objects], torch.from_numpy(np.concatenate([s.boxes for s in samples]))
+    )
+    assert batch.boxes[objects:].tolist() == [[0, 0, 1, 1]] * 3
+    assert torch.equal(
+        batch.masks[:objects], torch.from_numpy(np.concatenate([s.masks for s in samples]))
+    )
+    assert batch.masks[objects:].min() == 1
+    assert batch.images.shape == (3, 128, 128, 3)
+
+
+def test_a_batch_of_scenes_without_masks_has_none_and_a_mixed_one_fills_boxes(bank):
+    ids = bank.scene_ids("train")[:2]
+    scenes = {int(i): bank.scene(int(i)) for i in ids}
+
+    class Maskless:
+        vocabulary = bank.vocabulary
+
+        def __init__(self, *without):
+            self.without = without
+
+        def scene(self, i):
+            return scenes[i]._replace(masks=None) if i in self.without else scenes[i]
+
+    first, second = (int(i) for i in ids)
+    assert picture_batch(Maskless(first, second), ids).masks is None
+    mixed = picture_batch(Maskless(second), ids).masks
+    objects = len(scenes[first].objects)
+    assert torch.equal(mixed[:objects], torch.from_numpy(scenes[first].masks))
+    assert mixed[objects:].min() == 1
+
+
+@pytest.mark.parametrize("cut_at", [3, 4, 5])
+def test_a_resumed_run_has_the_losses_of_one_that_was_never_interrupted(bank, tmp_path, cut_at):
+    """Before, at and behind the switch to fixed normalisation, after four steps."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    train(Sg2ImTrainer(small(), bank, CPU), whole)
+    train(Sg2ImTrainer(small(steps=cut_at), bank, CPU), cut)
+    again = Sg2ImTrainer(small(), bank, CPU)
+    torch.manual_seed(99)  # whatever the process drew before
+    again.restore(cut)
+    train(again, cut)
+    assert losses_of(cut) == losses_of(whole)
+    assert [row["step"] for row in losses_of(whole)] == list(range(6))
+
+
+def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path):
+    train(Sg2ImTrainer(small(steps=1, losses=Sg2ImLossWeights(masks=0.1)), bank, CPU), tmp_path)
+    assert set(losses_of(tmp_path)[0]) == {
+        "step", "pixels", "boxes", "masks", "adversarial_image", "adversarial_object",
+        "object_class", "total", "judge_image", "judge_object", "judge_class_real",
+        "judge_class_fake",
+    }  # fmt: skip
+    with Image.open(tmp_path / "samples-000001.png") as grid:
+        assert grid.size == (3 * 132, 6 * 132)  # predicted, true boxes, real
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_the_losses_are_sg2ims(bank, batch):
+    """By hand: squares of boxes, l1 of normalised pixels, and the classifier's weight as it is."""
+    trainer = Sg2ImTrainer(small(losses=Sg2ImLossWeights(masks=0.5)), bank, CPU)
+    model, graph = trainer.model, batch.graph
+    model.train()
+    noise = model.draw_noise(3, trainer.noise(0))
+    with torch.no_grad():
+        vectors = model.encode(graph.nodes, graph.triples)
+        logits = model.mask_logits(vectors)
+        images = model.draw(model.lay_out(vectors, batch.boxes, batch.masks, graph), noise)
+        on_object = trainer.judge_object(images, batch.boxes, graph.node_image)
+        on_image = trainer.judge_image(images)
+        boxes = model.box_net(vectors)
+    real = F.softplus
+    expected = {
+        "boxes": ((boxes - batch.boxes) ** 2).mean(),
+        "pixels": (images - normalised(batch.images, 32)).abs().mean(),
+        "masks": F.binary_cross_entropy(logits.sigmoid(), batch.masks.float()),
+        "adversarial_image": real(-on_image).mean(),
+        "adversarial_object": real(-on_object.real).mean(),
+        "object_class": F.cross_entropy(on_object.category, graph.nodes),
+    }
+    weights = {
+        "boxes": 10, "pixels": 1, "masks": 0.5, "adversarial_image": 0.01,
+        "adversarial_object": 0.01, "object_class": 0.1,
+    }  # fmt: skip
+    named = Sg2ImTrainer(trainer.config, bank, CPU).step(batch)
+    for name, value in expected.items():
+        assert named[name] == pytest.approx(value.item(), rel=1e-4), name
+    total = sum(weights[name] * value.item() for name, value in expected.items())
+    assert named["total"] == pytest.approx(total, rel=1e-4)
+
+
+def test_the_discriminators_judge_what_the_generator_made_before_its_update(bank, batch):
+    """In calls of their own, so that normalisation sees real and fake apart."""
+    trainer = Sg2ImTrainer(small(), bank, CPU)
+    seen = []
+    trainer.judge_image.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
+    before = weights_of(trainer.model)
+    named = trainer.step(batch)
+    assert len(seen) == 3
+    (told, _), (fake, on_fake), (real, on_real) = seen
+    assert torch.equal(told, fake)
+    assert told.requires_grad
+    assert not fake.requires_grad
+    assert torch.equal(real, normalised(batch.images, 32))
+    expected = F.softplus(on_fake).mean() + F.softplus(-on_real).mean()
+    assert named["judge_image"] == pytest.approx(expected.item(), rel=1e-5)
+    assert moved(trainer.model, before)
+
+
+def test_each_optimiser_moves_its_own_network(bank, batch):
+    trainer = Sg2ImTrainer(small(), bank, CPU)
+    trainer.step(batch)
+    for name, optimiser in trainer.optimisers.items():
+        own = "model" if name == "generator" else name
+        held = {id(p) for group in optimiser.param_groups for p in group["params"]}
+        assert held == {id(p) for p in trainer.networks[own].parameters()}
+    before = {name: weights_of(network) for name, network in trainer.networks.items()}
+    trainer.step(batch)
+    for name, network in trainer.networks.items():
+        assert moved(network, before[name]), name
+    for network, carried in ((trainer.judge_image, "classifier"), (trainer.model, "rel_aux_net")):
+        for name, parameter in network.named_parameters():
+            assert (parameter.grad is None) or not name.startswith(carried), name
+
+
+def test_true_boxes_and_masks_are_laid_out_in_training(bank, batch):
+    trainer = Sg2ImTrainer(small(), bank, CPU)
+    given, lay_out = [], trainer.model.lay_out
+
+    def watched(vectors, boxes, masks, graph):
+        given.append((boxes, masks))
+        return lay_out(vectors, boxes, masks, graph)
+
+    trainer.model.lay_out = watched
+    trainer.step(batch)
+    assert torch.equal(given[0][0], batch.boxes)
+    assert torch.equal(given[0][1], batch.masks)
+    assert all(p.grad is None for p in trainer.model.mask_net.parameters())  # weight 0, published
+    trainer.step(batch._replace(masks=None))
+    assert torch.equal(given[1][0], batch.boxes)
+    assert given[1][1].requires_grad  # predicted, and taught by the picture
+    gradients = [p.grad for p in trainer.model.mask_net.parameters()]
+    assert all(g is not None for g in gradients)
+    assert any(g.abs().sum() > 0 for g in gradients)
+
+
+def test_after_so_many_steps_normalisation_is_fixed_and_the_optimiser_new(bank, batch):
+    trainer = Sg2ImTrainer(small(eval_after=2), bank, CPU)
+    first = trainer.optimisers["generator"]
+    for step in range(4):
+        before = weights_of(trainer.model)
+        trainer.step(batch)
+        statistics = {name for name in moved(trainer.model, before) if "running" in name}
+        assert trainer.model.training == (step < 2)
+        assert bool(statistics) == (step < 2)
+        assert (trainer.optimisers["generator"] is first) == (step < 2)
+    counted = {int(s["step"]) for s in trainer.optimisers["generator"].state.values()}
+    assert counted == {2}
+    assert trainer.judge_image.training
+    assert trainer.judge_object.training
+
+
+def test_a_grid_leaves_the_run_as_it_was(bank, batch):
+    trainer, other = (Sg2ImTrainer(small(), bank, CPU) for _ in range(2))
+    trainer.grid()
+    assert trainer.model.training
+    assert trainer.step(batch) == other.step(batch)
+
+
+def test_a_run_learns_to_draw_a_picture_that_it_is_shown(bank, batch):
+    config = small(steps=60, eval_after=30, drawing=Sg2ImDrawing(noise=2, decoder=(24, 16)))
+    trainer = Sg2ImTrainer(replace(config, lr_generator=5e-3), bank, CPU)
+    named = [trainer.step(batch) for _ in range(60)]
+    assert named[-1]["pixels"] < 0.6 * named[0]["pixels"]
+    assert named[-1]["boxes"] < 0.2 * named[0]["boxes"]
+    assert named[-1]["judge_class_real"] < named[0]["judge_class_real"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(bank, batch):
+    trainer = Sg2ImTrainer(small(), bank, CPU)
+    trainer.step(batch)
+    with torch.no_grad():
+        trainer.model.refinement_net.output_conv[2].bias.fill_(float("nan"))
+    with pytest.raises(checkpoint.RunError, match="'pixels' is nan at step 1"):
+        trainer.step(batch)
+
+
+def test_a_picture_larger_than_the_banks_is_refused_before_the_first_step(bank):
+    with pytest.raises(checkpoint.RunError, match=r"256 px, but those of .* are of 128 px"):
+        Sg2ImTrainer(small(image_px=256), bank, CPU)
+
+
+def test_other_candidates_do_not_keep_a_run_from_going_on(bank, tmp_path):
+    """sg2im sees none of them; another content would."""
+    trainer = Sg2ImTrainer(small(), bank, CPU)
+    trainer.save(tmp_path)
+    path = tmp_path / checkpoint.NAME
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"derived": "e" * 64}, path)
+    trainer.restore(tmp_path)
+    torch.save(state | {"bank": "f" * 64}, path)
+    with pytest.raises(checkpoint.RunError, match="ffffffffffff"):
+        trainer.restore(tmp_path)
+
+
+def test_the_command_trains_resumes_and_says_that_no_mask_is_learned(bank, tmp_path, capsys):
+    write_json(tmp_path / "config.json", {"bank": str(bank.path), "train": small(steps=1)})
+    main(TrainOptions(resume=tmp_path))
+    said = capsys.readouterr().out
+    assert "loss has weight 0" in said
+    assert "recipe sg2im-demo" in said
+    main(TrainOptions(resume=tmp_path, steps=2))
+    assert [row["step"] for row in losses_of(tmp_path)] == [0, 1]
+
+
+@pytest.mark.gpu
+def test_a_step_on_the_gpu_has_the_losses_of_the_cpu(bank, batch):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    config = small(drawing=Sg2ImDrawing(noise=0, decoder=(8, 6)))  # noise is drawn where it runs
+    on_gpu = Sg2ImTrainer(config, bank, torch.device("cuda")).step(batch)
+    on_cpu = Sg2ImTrainer(config, bank, CPU).step(batch)
+    for name, value in on_cpu.items():
+        assert on_gpu[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
+
+
+def test_a_run_gives_a_bank_its_graph_encoder(bank, batch, tmp_path):
+    trainer = Sg2ImTrainer(small(), bank, CPU)
+    trainer.step(batch)
+    write_json(tmp_path / "config.json", {"bank": "moved away", "train": trainer.config})
+    trainer.save(tmp_path)
+    encoder = load_graph_encoder(tmp_path)
+    assert not encoder.training
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert encoder.vocabulary == bank.vocabulary
+    graph = batch.graph
+    with torch.no_grad():
+        expected = trainer.model.encode(graph.nodes, graph.triples)
+    assert torch.equal(encoder.encode(graph.nodes, graph.triples), expected)
+    encoder.save(tmp_path / "encoder.safetensors")
+    again = load_graph_encoder(tmp_path / "encoder.safetensors")
+    assert torch.equal(again.encode(graph.nodes, graph.triples), expected)
+    assert graph_encoder_file(tmp_path) == tmp_path / "checkpoint.pt"
+    assert graph_encoder_file(tmp_path / "x.pt") == tmp_path / "x.pt"
+
+
+def test_a_run_can_be_sampled_without_its_bank(bank, batch, tmp_path):
+    trainer = Sg2ImTrainer(small(), bank, CPU)
+    write_json(tmp_path / "config.json", {"bank": "moved away", "train": trainer.config})
+    trainer.save(tmp_path)
+    sampler = Sg2ImSampler.open(tmp_path)
+    assert sampler.vocabulary == bank.vocabulary
+    assert sampler.ignored == ()
+    image = sampler.generate(SceneGraph(("grass", "tree"), (Relation(1, "above", 0),)))
+    assert image.shape == (32, 32, 3)
+
+
+def test_a_grid_at_the_switch_leaves_the_optimiser_as_it_was(bank, batch):
+    trainer = Sg2ImTrainer(small(eval_after=2), bank, CPU)
+    trainer.step(batch)
+    trainer.step(batch)
+    before = trainer.optimisers["generator"]
+    trainer.grid()
+    assert trainer.optimisers["generator"] is before
+    trainer.step(batch)
+    assert trainer.optimisers["generator"] is not before
