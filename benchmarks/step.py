@@ -19,9 +19,9 @@ import torch
 
 from bank.bank import Bank
 from model.batch import CandidateBatch, SceneBatch
-from model.config import TrainConfig, demo
+from model.config import RetrieveGANConfig, demo
 from model.graph.network import graph_tensors
-from model.retrievegan.trainer import Trainer
+from model.retrievegan.trainer import RetrieveGANTrainer
 from pipeline.memory import keep_freed_memory
 from pipeline.options import option, run
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Relation, Vocabulary
@@ -35,7 +35,7 @@ class StepOptions:
     rounds: Annotated[int, option("processes of each kind, in turn")] = 5
 
 
-def random_batch(config: TrainConfig, vocabulary: Vocabulary) -> SceneBatch:
+def random_batch(config: RetrieveGANConfig, vocabulary: Vocabulary) -> SceneBatch:
     n, k = config.batch, config.retrieval.candidates
     total = n * OBJECTS
     names = vocabulary.objects[1 : OBJECTS + 1]
@@ -69,7 +69,7 @@ def seconds_per_step() -> float:
         manifest=SimpleNamespace(recipe={"candidates": 20}),
         table=pa.table({"split": ["train"], "x0": [0.2], "y0": [0.2], "x1": [0.8], "y1": [0.8]}),
     )
-    trainer = Trainer(demo(), cast(Bank, bank), torch.device("cpu"))
+    trainer = RetrieveGANTrainer(demo(), cast(Bank, bank), torch.device("cpu"))
     batch = random_batch(trainer.config, vocabulary)
     trainer.step(batch)
     started = time.perf_counter()

@@ -10,11 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bank.bank import Bank
-from model.config import RunConfig, Sg2ImConfig, TrainConfig, from_json
-from model.retrievegan.network import RetrieveGAN
-from model.sg2im.network import Sg2Im
+from model.config import RunConfig, from_json
 from pipeline.errors import UserError
-from pipeline.scene import Vocabulary
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -113,17 +110,8 @@ def read_run(run: Path) -> tuple[RunConfig, Path]:
         raise RunError(f"{path} is not a run's config ({type(error).__name__}: {error})") from error
 
 
-def read_config(run: Path) -> tuple[TrainConfig, Path]:
-    """`read_run` where only a RetrieveGAN will do: sg2im retrieves no patches."""
-    return _read_kind(run, TrainConfig)
-
-
-def read_sg2im_config(run: Path) -> tuple[Sg2ImConfig, Path]:
-    """`read_run` where only an sg2im will do."""
-    return _read_kind(run, Sg2ImConfig)
-
-
-def _read_kind(run: Path, kind: type[Config]) -> tuple[Config, Path]:
+def read_config(run: Path, kind: type[Config]) -> tuple[Config, Path]:
+    """`read_run` where only a run of that kind will do; RunError for another."""
     config, bank = read_run(run)
     if not isinstance(config, kind):
         raise RunError(
@@ -150,34 +138,3 @@ def check_derived(state: dict[str, Any], bank: Bank, run: Path) -> None:
             f"(derived digest {state['derived'][:12]}..., not "
             f"{bank.manifest.derived_digest[:12]}...); give the bank it was trained on"
         )
-
-
-def load_run(run: Path, device: torch.device) -> tuple[RetrieveGAN, Bank, dict[str, Any]]:
-    """A run ready for use: its network in evaluation mode, its bank, its checkpoint's state."""
-    _, trained_on = read_config(run)
-    bank = Bank.open(trained_on)
-    model, state = load_model(run, bank, device)
-    return model, bank, state
-
-
-def load_model(run: Path, bank: Bank, device: torch.device) -> tuple[RetrieveGAN, dict[str, Any]]:
-    """`load_run` with a bank that has moved; its content must be what the run was trained on."""
-    config, _ = read_config(run)
-    state = load(run, device)
-    check_bank(state, bank, run)
-    model = RetrieveGAN(config, bank.vocabulary).to(device)
-    fill(run, state, {"model": model}, {})
-    return model.eval(), state
-
-
-def load_sg2im(run: Path, device: torch.device) -> Sg2Im:
-    """The network of an sg2im run, in evaluation mode; the bank is not needed."""
-    config, _ = read_sg2im_config(run)
-    state = load(run, device)
-    try:
-        vocabulary = Vocabulary.from_json(state["vocabulary"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{run / NAME} has no vocabulary: was it edited?") from error
-    model = Sg2Im(vocabulary, **config.sizes).to(device)
-    fill(run, state, {"model": model}, {})
-    return model.eval()

@@ -1,32 +1,46 @@
-"""What a run is: every size, weight and rule, written to config.json before the first step."""
+"""What a run is: every size, weight and rule, written to config.json before the first step.
+
+The values of the recipes are in recipes.py.
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
-from model.retrieval.greedy import Relaxation, Start
-from model.sg2im.discriminators import side_after
-from model.sg2im.network import PUBLISHED_DECODER
 from pipeline.errors import UserError
 
 RetrievalMode = Literal["learned", "predefined", "random"]
-RecipeName = Literal["paper", "demo", "sg2im", "sg2im-demo"]
+Relaxation = Literal["straight-through", "soft"]
+Start = Literal["random", "medoid", "best"]
+RetrieveGANRecipe = Literal["paper", "demo"]
+Sg2ImRecipe = Literal["sg2im", "sg2im-demo"]
+RecipeName = Literal[RetrieveGANRecipe, Sg2ImRecipe]
+
+SG2IM_DECODER = (1024, 512, 256, 128, 64)  # channels of the published decoder, coarse to fine
+SG2IM_KERNEL, SG2IM_STRIDE = 4, 2  # of its discriminators' convolutions, without padding
+
+
+def side_after(side: int, convolutions: int) -> int:
+    """Side of sg2im's discriminator map after so many convolutions; under 1: image too small."""
+    for _ in range(convolutions):
+        side = (side - SG2IM_KERNEL) // SG2IM_STRIDE + 1
+    return side
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig:
-    """Section 2.1. What the paper leaves open (facts, part 7) is a choice of ours."""
+    """Section 2.1. What the paper leaves open is a choice of ours."""
 
     mode: RetrievalMode = "learned"
     candidates: int = 5  # K in training
-    patch_px: int = 32  # side at which E_p sees a patch
+    patch_px: int = 32  # side to which a patch is resized for E_p
     channels: tuple[int, ...] = (64, 128, 256, 256)
     width: int = 128  # E
     temperature: float = 1.0  # 1: what L_gt learns is the distribution that Gumbel-max draws from
     relaxation: Relaxation = "straight-through"
     start: Start = "random"
-    gt_in_candidates: bool = False  # the truth also in the generation pass: the paper's reading
+    gt_in_candidates: bool = False  # the true patch too, in the generation pass, as the paper
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -43,13 +57,13 @@ class RunConfig:
     small_recipe: ClassVar[str]  # that takes minutes on a CPU
 
     recipe: str
-    image_px: int  # side of a generated picture
+    image_px: int  # side of a generated image
     batch: int  # scenes per step
     steps: int
     lr_generator: float
     lr_discriminator: float
     betas: tuple[float, float]
-    decay_from: float = 1.0  # share of the steps after which learning rates fall to zero; 1: never
+    decay_from: float = 1.0  # fraction of the steps after which learning rates fall to 0; 1: never
     seed: int = 0
     workers: int = 2  # loader processes
     grid_every: int = 1000  # steps between sample grids
@@ -59,7 +73,7 @@ class RunConfig:
         """The decoder starts so many times smaller and doubles its way up."""
         if self.image_px < 1 or self.image_px % least:
             raise ValueError(
-                f"a picture of {self.image_px} px cannot be made by recipe {self.recipe}, whose "
+                f"an image of {self.image_px} px cannot be made by recipe {self.recipe}, whose "
                 f"decoder doubles its way up: --image-size must be a multiple of {least}"
             )
 
@@ -75,9 +89,9 @@ class GraphConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    """PasteGAN's way of composing (facts 2.3)."""
+    """Composition and decoder: PasteGAN's layers (Li et al. 2019, section 3)."""
 
-    crop_px: int = 64  # side at which the crop encoder sees a patch
+    patch_px: int = 64  # side to which a patch is resized for the crop encoder
     crop_channels: tuple[int, ...] = (64, 128, 256, 256)  # each halves the map
     crop_width: int = 128
     refine_layers: int = 4
@@ -93,7 +107,7 @@ class DiscriminatorConfig:
     image_channels: tuple[int, ...] = (64, 128, 256)
     object_channels: tuple[int, ...] = (64, 128, 256)
     object_hidden: int = 1024
-    object_px: int = 32  # side of the crops that D_obj sees
+    object_px: int = 32  # side of the object crops given to D_obj
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +115,7 @@ class LossWeights:
     """The lambdas of eq. 5; its values are not published, these are PasteGAN's where it has one."""
 
     gt_selection: float = 0.1
-    co_occurrence: float = 1e-3
+    cooccurrence: float = 1e-3
     adversarial_image: float = 0.01
     adversarial_object: float = 0.01
     reconstruction: float = 1.0
@@ -110,10 +124,11 @@ class LossWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(RunConfig):
-    """A RetrieveGAN's run."""
+class RetrieveGANConfig(RunConfig):
+    """A run of RetrieveGAN."""
 
     network: ClassVar[str] = "RetrieveGAN"
+    recipes: ClassVar[tuple[str, ...]] = get_args(RetrieveGANRecipe)
     small_recipe: ClassVar[str] = "demo"
 
     recipe: str = "paper"
@@ -135,11 +150,11 @@ class TrainConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Sg2ImLossWeights:
-    """sg2im's (facts 3.2). Its code does not multiply the classifier's weight by the adversarial
-    one, as its documentation says."""
+    """Those of sg2im's scripts/train.py, which does not multiply the classifier's weight by the
+    adversarial one, though its TRAINING.md says so."""
 
     pixels: float = 1.0  # l1
-    boxes: float = 10.0  # squares
+    boxes: float = 10.0  # mean squared error
     masks: float = 0.0  # cross-entropy; sg2im's authors advise 0.1 on COCO
     adversarial_image: float = 0.01
     adversarial_object: float = 0.01
@@ -147,20 +162,21 @@ class Sg2ImLossWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sg2ImDrawing:
-    """From the graph network's vectors to a picture."""
+class Sg2ImGeneratorConfig:
+    """From the graph network's vectors to an image."""
 
     masks: bool = True  # False: boxes are filled, as sg2im with a mask size of 0
     noise: int = 32  # channels of noise beside the layout
-    decoder: tuple[int, ...] = PUBLISHED_DECODER  # the last works at the image's size
+    decoder: tuple[int, ...] = SG2IM_DECODER  # the last works at the image's size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sg2ImConfig(RunConfig):
     """A run of sg2im, the baseline that retrieves nothing. Sizes and rules are the published ones,
-    but for the picture's side: 64 there, 128 in the paper's Table 1."""
+    but for the image's side: 64 there, 128 in the paper's Table 1."""
 
     network: ClassVar[str] = "sg2im"
+    recipes: ClassVar[tuple[str, ...]] = get_args(Sg2ImRecipe)
     small_recipe: ClassVar[str] = "sg2im-demo"
 
     recipe: str = "sg2im"
@@ -170,19 +186,19 @@ class Sg2ImConfig(RunConfig):
     lr_generator: float = 1e-4
     lr_discriminator: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
-    # Then the generator's batch normalisation is fixed and its optimiser starts anew: trained by
-    # the batch to the end, pictures depend on what they are sampled with.
+    # From this step on the generator's batch normalisation uses its running statistics, and its
+    # optimiser is a new one. Without it, an image depends on the others of its batch.
     eval_after: int = 100_000
     graph: GraphConfig = field(default_factory=GraphConfig)
-    drawing: Sg2ImDrawing = field(default_factory=Sg2ImDrawing)
+    generator: Sg2ImGeneratorConfig = field(default_factory=Sg2ImGeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: Sg2ImLossWeights = field(default_factory=Sg2ImLossWeights)
 
     def __post_init__(self) -> None:
-        self._check_side(2 ** len(self.drawing.decoder))
+        self._check_side(2 ** len(self.generator.decoder))
         sizes = self.discriminator
         for what, side, channels in (
-            ("a picture", self.image_px, sizes.image_channels),
+            ("an image", self.image_px, sizes.image_channels),
             ("an object's crop", sizes.object_px, sizes.object_channels),
         ):
             if side_after(side, len(channels)) < 1:
@@ -191,98 +207,22 @@ class Sg2ImConfig(RunConfig):
     @property
     def sizes(self) -> dict[str, Any]:
         """What an Sg2Im is built with, beside its vocabulary."""
-        graph, drawing = self.graph, self.drawing
+        graph, generator = self.graph, self.generator
         return {
             "embedding": graph.width,
             "hidden": graph.hidden,
             "layers": graph.layers,
-            "masks": drawing.masks,
+            "masks": generator.masks,
             "image_px": self.image_px,
-            "noise": drawing.noise,
-            "decoder": drawing.decoder,
+            "noise": generator.noise,
+            "decoder": generator.decoder,
         }
-
-
-def paper() -> TrainConfig:
-    """The paper's sizes where it speaks, choices of ours where it is silent (README)."""
-    return TrainConfig()
-
-
-def demo() -> TrainConfig:
-    """64x64 and under a million parameters: minutes on two CPU cores, from any bank."""
-    return TrainConfig(
-        recipe="demo",
-        image_px=64,
-        batch=12,
-        steps=500,
-        lr_generator=2e-3,
-        lr_discriminator=1e-3,
-        betas=(0.5, 0.99),
-        decay_from=0.4,
-        workers=0,
-        grid_every=100,
-        checkpoint_every=250,
-        graph=GraphConfig(width=48, hidden=96, layers=3),
-        retrieval=RetrievalConfig(candidates=6, channels=(24, 48, 96), width=32),
-        generator=GeneratorConfig(
-            crop_px=32,
-            crop_channels=(24, 48),
-            crop_width=32,
-            refine_layers=1,
-            refine_hidden=48,
-            canvas_px=32,
-            canvas_width=48,
-            residual_blocks=1,
-            decoder=(64, 64, 48, 24),
-        ),
-        discriminator=DiscriminatorConfig(
-            image_channels=(16, 32, 64),
-            object_channels=(16, 32, 64),
-            object_hidden=64,
-            object_px=16,
-        ),
-        losses=LossWeights(gt_selection=1.0, object_class=0.02),
-    )
-
-
-def sg2im() -> Sg2ImConfig:
-    """The published sizes and rules at the side of the paper's Table 1."""
-    return Sg2ImConfig()
-
-
-def sg2im_demo() -> Sg2ImConfig:
-    """64x64 and under a million parameters: minutes on two CPU cores, from any bank."""
-    return Sg2ImConfig(
-        recipe="sg2im-demo",
-        image_px=64,
-        batch=12,
-        steps=1000,
-        lr_generator=2e-3,
-        lr_discriminator=1e-3,
-        betas=(0.5, 0.99),
-        decay_from=0.4,
-        workers=0,
-        grid_every=200,
-        checkpoint_every=500,
-        eval_after=500,
-        graph=GraphConfig(width=48, hidden=96, layers=4),
-        drawing=Sg2ImDrawing(noise=8, decoder=(96, 64, 48, 32, 24)),
-        discriminator=DiscriminatorConfig(
-            image_channels=(16, 32, 64), object_channels=(16, 32, 64), object_hidden=64
-        ),
-        losses=Sg2ImLossWeights(masks=0.5),
-    )
-
-
-RECIPES: Mapping[str, Callable[[], RunConfig]] = {
-    "paper": paper, "demo": demo, "sg2im": sg2im, "sg2im-demo": sg2im_demo,
-}  # fmt: skip
 
 
 def from_json(value: Mapping[str, Any]) -> RunConfig:
     """config.json -> the config of its recipe's kind; a key that no field knows is an error."""
-    make = RECIPES.get(value.get("recipe", ""), paper)
-    config: RunConfig = _read(type(make()), value, "config.json")
+    kind = Sg2ImConfig if value.get("recipe") in Sg2ImConfig.recipes else RetrieveGANConfig
+    config: RunConfig = _read(kind, value, "config.json")
     return config
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what a model does: patches laid in a row, images side by side."""
+"""Grids of patches and images, for a run's samples."""
 
 from collections.abc import Sequence
 
@@ -14,17 +14,17 @@ def _cell(pixels: Pixels, side: int) -> Image.Image:
     return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
 
 
-def picture_grid(columns: Sequence[Pixels], side: int = 128) -> Image.Image:
+def images_side_by_side(columns: Sequence[Pixels], side: int = 128) -> Image.Image:
     """A row per scene, an image per column; each column (N, H, W, 3)."""
     shape = (len(columns) * (side + GAP), len(columns[0]) * (side + GAP))
     sheet = Image.new("RGB", shape, "white")
     for across, column in enumerate(columns):
-        for down, picture in enumerate(column):
-            sheet.paste(_cell(picture, side), (across * (side + GAP), down * (side + GAP)))
+        for down, image in enumerate(column):
+            sheet.paste(_cell(image, side), (across * (side + GAP), down * (side + GAP)))
     return sheet
 
 
-def sample_grid(
+def patches_and_images(
     object_image: Sequence[int], patches: Pixels, columns: Sequence[Pixels], side: int = 128
 ) -> Image.Image:
     """A row per scene: its patches at half size, then one image per column.
@@ -39,8 +39,7 @@ def sample_grid(
     sheet = Image.new("RGB", (width, rows * (side + GAP)), "white")
     for row in range(rows):
         top = row * (side + GAP)
-        mine = patches[np.asarray(object_image) == row]
-        for i, patch in enumerate(mine):
+        for i, patch in enumerate(patches[np.asarray(object_image) == row]):
             at = (i // 2 * (half + GAP), top + i % 2 * (half + GAP))
             sheet.paste(_cell(patch, half), at)
         for i, column in enumerate(columns):

@@ -1,12 +1,12 @@
-"""What every training has in common: the bookkeeping of a step, the loop, what it writes down."""
+"""What every training has in common: the optimisers of a step, the loop, the files it writes."""
 
 import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from bank.bank import Bank
 from model import checkpoint
 from model.config import RunConfig
+from model.loader import Collate, training_batches
 from pipeline.progress import progress
 
 GRID_SCENES = 6
@@ -26,54 +27,50 @@ Config = TypeVar("Config", bound=RunConfig)
 Batch = TypeVar("Batch")
 
 
-class Training(ABC, Generic[Config, Batch]):
-    """Holds networks, optimisers and the step; everything random is a function of (seed, step)."""
+class Trainer(ABC, Generic[Config, Batch]):
+    """Networks, their optimisers and the step; all that is random is a function of (seed, step)."""
 
-    model: nn.Module  # what is trained for its own sake
+    model: nn.Module  # the network that sampling needs
+    needs_derived: ClassVar[bool] = False  # a run goes on only with the bank's same derived parts
 
     def __init__(
         self,
         config: Config,
-        bank: Bank,
         device: torch.device,
         networks: Mapping[str, nn.Module],
         updates: Mapping[str, tuple[str, ...]],
     ) -> None:
-        """updates: optimiser -> the networks that it moves; `generator` is one of them."""
-        self.config, self.bank, self.device, self.step_number = config, bank, device, 0
-        _check_side(config, bank)
+        """updates: optimiser -> the networks whose weights it updates; one is `generator`."""
+        self.config, self.device, self.step_number = config, device, 0
         self.networks = dict(networks)
         self.updates = updates
         for network in self.networks.values():
             network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimisers = {name: self.new_optimiser(name) for name in updates}
 
+    @property
     @abstractmethod
-    def batches(self) -> Iterator[Batch]:
-        """Training batches without end, that of the trainer's step first."""
+    def collate(self) -> Collate[Batch]:
+        """Image ids of a bank -> the batch that a step takes."""
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, float]:
         """One update of every network; every loss by its name."""
 
     @abstractmethod
-    def grid(self) -> Image.Image:
-        """Held-out scenes, and what is made of them."""
+    def image_grid(self, batch: Batch) -> Image.Image:
+        """What is made of the scenes of a batch, beside the real images."""
 
-    def check(self, state: dict[str, Any], run: Path) -> None:
-        """RunError where a run with this state cannot go on with the trainer's bank."""
-        checkpoint.check_bank(state, self.bank, run)
-
-    def noise(self, step: int, device: torch.device | str = "cpu") -> torch.Generator:
-        """Draws for one step: the same after every interruption, and on the CPU everywhere."""
+    def generator(self, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """Random numbers for one step: the same after every interruption, and on every CPU."""
         words = np.random.SeedSequence((self.config.seed, step)).generate_state(2, np.uint32)
         return torch.Generator(device).manual_seed(int(words[0]) << 32 | int(words[1]))
 
     def new_optimiser(self, name: str) -> torch.optim.Optimizer:
         parameters = [p for key in self.updates[name] for p in self.networks[key].parameters()]
-        return torch.optim.Adam(parameters, self._full_rate(name), self.config.betas)
+        return torch.optim.Adam(parameters, self._initial_rate(name), self.config.betas)
 
-    def _full_rate(self, name: str) -> float:
+    def _initial_rate(self, name: str) -> float:
         config = self.config
         return config.lr_generator if name == "generator" else config.lr_discriminator
 
@@ -81,69 +78,94 @@ class Training(ABC, Generic[Config, Batch]):
         """A function of the step, so that there is no schedule to save."""
         config = self.config
         left = 1 - self.step_number / config.steps
-        share = 1.0 if config.decay_from == 1 else min(left / (1 - config.decay_from), 1.0)
+        factor = 1.0 if config.decay_from == 1 else min(left / (1 - config.decay_from), 1.0)
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
-                group["lr"] = self._full_rate(name) * max(share, 0.0)
+                group["lr"] = self._initial_rate(name) * max(factor, 0.0)
 
     def update(self, name: str, loss: Tensor) -> None:
+        """One step of an optimiser along the loss's gradient."""
         optimiser = self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
     def finite(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
-        """Losses as numbers; RunError where one of them is not one."""
-        named = {name: float(term.detach()) for name, term in terms.items()}
-        for name, value in named.items():
+        """Losses as numbers; RunError where one of them is not finite."""
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        for name, value in values.items():
             if not math.isfinite(value):
                 raise checkpoint.RunError(
                     f"the loss {name!r} is {value} at step {self.step_number}; the last checkpoint "
                     f"is kept: lower the learning rate or the weight of that loss"
                 )
-        return named
-
-    def held_out(self) -> NDArray[np.int64]:
-        """Image ids of the scenes of a grid."""
-        ids = self.bank.scene_ids("val")[:GRID_SCENES]
-        return ids if len(ids) else self.bank.scene_ids("train")[:GRID_SCENES]
-
-    def save(self, run: Path) -> None:
-        checkpoint.save(run, self.step_number, self.bank, self.networks, self.optimisers)
-
-    def restore(self, run: Path) -> None:
-        """Go on from run/checkpoint.pt."""
-        state = checkpoint.load(run, self.device)
-        self.check(state, run)
-        checkpoint.fill(run, state, self.networks, self.optimisers)
-        self.step_number = state["step"]
+        return values
 
 
-def train(trainer: Training[Any, Any], run: Path) -> None:
-    """From the trainer's step to config.steps; log, curves, grids and checkpoints go to `run`."""
+def save(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
+    """Write the trainer's state to the run's checkpoint."""
+    checkpoint.save(run, trainer.step_number, bank, trainer.networks, trainer.optimisers)
+
+
+def restore(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
+    """Go on from the run's checkpoint; RunError where it is of another bank."""
+    state = checkpoint.load(run, trainer.device)
+    checkpoint.check_bank(state, bank, run)
+    if trainer.needs_derived:
+        checkpoint.check_derived(state, bank, run)
+    checkpoint.fill(run, state, trainer.networks, trainer.optimisers)
+    trainer.step_number = state["step"]
+
+
+def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
+    """From the trainer's step to config.steps; log, curves, images and checkpoints go to `run`."""
     config: RunConfig = trainer.config
     first = trainer.step_number
-    batches = trainer.batches()
+    batches = training_batches(
+        bank,
+        trainer.collate,
+        batch=config.batch,
+        seed=config.seed,
+        first_step=first,
+        workers=config.workers,
+    )
     _keep_log_until(run / "log.jsonl", first)
     writer = SummaryWriter(str(run / "tensorboard"), purge_step=first)
     started = time.monotonic()
     with (run / "log.jsonl").open("a", 1, "utf-8") as log:  # a line at a time
         for step in progress(range(first, config.steps), "training", config.steps - first, "step"):
-            named = trainer.step(next(batches))
-            log.write(json.dumps({"step": step, **named}) + "\n")
-            for name, value in named.items():
+            values = trainer.step(next(batches))
+            log.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
                 writer.add_scalar(f"loss/{name}", value, step)
             if step == first and trainer.device.type == "cpu":
-                _say_how_long(config, config.steps - first, time.monotonic() - started)
+                _print_estimate(config, config.steps - first, time.monotonic() - started)
             done = step + 1
             if done % config.grid_every == 0 or done == config.steps:
-                trainer.grid().save(run / f"samples-{done:06d}.png")
+                grid = trainer.image_grid(trainer.collate(bank, grid_scenes(bank)))
+                grid.save(run / f"samples-{done:06d}.png")
             if done % config.checkpoint_every == 0 or done == config.steps:
-                trainer.save(run)
+                save(trainer, bank, run)
     writer.close()
 
 
-def _say_how_long(config: RunConfig, steps: int, one_step_s: float) -> None:
+def grid_scenes(bank: Bank) -> NDArray[np.int64]:
+    """Image ids of the scenes of an image grid: held-out ones where the bank has some."""
+    ids = bank.scene_ids("val")[:GRID_SCENES]
+    return ids if len(ids) else bank.scene_ids("train")[:GRID_SCENES]
+
+
+def check_image_size(config: RunConfig, bank: Bank) -> None:
+    """RunError where the run's images are larger than the bank's."""
+    if config.image_px > bank.image_size:
+        raise checkpoint.RunError(
+            f"the run makes images of {config.image_px} px, but those of {bank.path} are of "
+            f"{bank.image_size} px; give --image-size {bank.image_size} or less, or build the bank "
+            f"with --image-size {config.image_px}"
+        )
+
+
+def _print_estimate(config: RunConfig, steps: int, one_step_s: float) -> None:
     hours = one_step_s * steps / 3600
     if hours > 1:
         small = config.small_recipe
@@ -159,23 +181,14 @@ def _keep_log_until(path: Path, step: int) -> None:
     """Drop lines of steps that will be taken again."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] < step:
-                kept.append(line)
-        except json.JSONDecodeError:  # the last line of a run that was killed
-            continue
+    lines = path.read_text("utf-8").splitlines()
     partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(line + "\n" for line in kept), "utf-8")
+    partial.write_text("".join(f"{line}\n" for line in lines if _is_before(line, step)), "utf-8")
     partial.replace(path)
 
 
-def _check_side(config: RunConfig, bank: Bank) -> None:
-    """A larger picture than the bank's would be learned from blown-up ones."""
-    if config.image_px > bank.image_size:
-        raise checkpoint.RunError(
-            f"the run makes pictures of {config.image_px} px, but those of {bank.path} are of "
-            f"{bank.image_size} px; give --image-size {bank.image_size} or less, or build the bank "
-            f"with --image-size {config.image_px}"
-        )
+def _is_before(line: str, step: int) -> bool:
+    try:
+        return bool(json.loads(line)["step"] < step)
+    except json.JSONDecodeError:  # the last line of a run that was killed
+        return False

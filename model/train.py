@@ -16,17 +16,17 @@ import torch
 from bank.bank import Bank
 from model import checkpoint
 from model.config import (
-    RECIPES,
     RecipeName,
+    Relaxation,
     RetrievalMode,
+    RetrieveGANConfig,
     RunConfig,
     Sg2ImConfig,
-    TrainConfig,
+    Start,
 )
-from model.loop import Training, train
-from model.retrieval.greedy import Relaxation, Start
-from model.retrievegan.trainer import Trainer
-from model.sg2im.trainer import Sg2ImTrainer
+from model.loop import restore, train
+from model.recipes import RECIPES, trainer_for
+from model.sg2im.trainer import has_masks
 from pipeline.errors import UserError
 from pipeline.options import option, run, write_json
 
@@ -43,13 +43,15 @@ class TrainOptions:
     steps: Annotated[int | None, option("steps in all; by default the recipe's")] = None
     batch: Annotated[int | None, option("scenes per step; by default the recipe's")] = None
     image_size: Annotated[
-        int | None, option("side of a generated picture, in pixels; by default the recipe's")
+        int | None, option("side of a generated image, in pixels; by default the recipe's")
     ] = None
     seed: Annotated[int, option("decides weights, order of scenes and noise")] = 0
     out: Annotated[Path | None, option("folder to write; by default a new one in runs/")] = None
     resume: Annotated[Path | None, option("run folder to go on with")] = None
     retrieval: Annotated[RetrievalMode | None, option("how patches are chosen")] = None
-    relaxation: Annotated[Relaxation | None, option("what the generator is given")] = None
+    relaxation: Annotated[
+        Relaxation | None, option("the selected patch, or a soft mixture of the candidates")
+    ] = None
     start: Annotated[Start | None, option("where retrieval starts at generation")] = None
     gt_in_candidates: Annotated[bool, option("the true patch may be chosen in training")] = False
     mask_loss: Annotated[
@@ -83,9 +85,10 @@ def main(options: TrainOptions) -> None:
         config, trained_on = checkpoint.read_run(folder)
         if options.steps is not None:
             config = replace(config, steps=options.steps)
-        trainer = trainer_of(config, Bank.open(options.bank or trained_on), device)
+        bank = Bank.open(options.bank or trained_on)
+        trainer = trainer_for(config, bank, device)
         if (folder / checkpoint.NAME).exists():
-            trainer.restore(folder)
+            restore(trainer, bank, folder)
         if trainer.step_number > config.steps:
             raise UserError(
                 f"{folder} is at step {trainer.step_number:,} already, beyond --steps "
@@ -95,38 +98,44 @@ def main(options: TrainOptions) -> None:
     else:
         assert options.bank is not None
         config = configure(options)
-        trainer = trainer_of(config, Bank.open(options.bank), device)
-        if options.mask_loss and isinstance(trainer, Sg2ImTrainer) and not trainer.masks_are_known:
+        bank = Bank.open(options.bank)
+        trainer = trainer_for(config, bank, device)
+        if options.mask_loss and not has_masks(bank):
             raise UserError(
                 f"--mask-loss {options.mask_loss}: {options.bank} has no masks that could teach "
                 f"any; leave it out"
             )
-        folder = options.out or new_run(Path("runs"), trainer.bank.path.name)
+        folder = options.out or new_run(Path("runs"), bank.path.name)
         if (folder / "config.json").exists():
             raise UserError(f"{folder} holds a run already: --resume {folder}, or another --out")
         folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", {"bank": str(trainer.bank.path), "train": config})
+    write_json(folder / "config.json", {"bank": str(bank.path), "train": config})
     size = sum(p.numel() for p in trainer.model.parameters())
     print(f"{folder}: recipe {config.recipe}, {size:,} parameters, {device}", flush=True)
-    if isinstance(trainer, Sg2ImTrainer) and trainer.masks_are_left_out:
+    if isinstance(config, Sg2ImConfig) and masks_are_not_learned(config, bank):
         print(
             "true masks are laid out and their loss has weight 0, as published: no mask will be "
             "learned, and sampling predicts masks; sg2im's authors advise --mask-loss 0.1 for COCO"
         )
-    train(trainer, folder)
+    train(trainer, bank, folder)
     print(f"trained to step {trainer.step_number:,}: {folder}/")
+
+
+def masks_are_not_learned(config: Sg2ImConfig, bank: Bank) -> bool:
+    """The bank has masks, but the run's loss leaves them out."""
+    return config.generator.masks and not config.losses.masks and has_masks(bank)
 
 
 def configure(options: TrainOptions) -> RunConfig:
     """The recipe with what the command line changes; ValueError where that makes no sense."""
-    given = {
+    changes = {
         "seed": options.seed,
         "steps": options.steps,
         "batch": options.batch,
         "image_px": options.image_size,
     }
-    config = replace(RECIPES[options.recipe or "paper"](), **_without_none(given))
-    if isinstance(config, TrainConfig):
+    config = replace(RECIPES[options.recipe or "paper"](), **_without_none(changes))
+    if isinstance(config, RetrieveGANConfig):
         return _retrieving(config, options)
     assert isinstance(config, Sg2ImConfig)
     for name in RETRIEVAL_FLAGS:
@@ -139,7 +148,7 @@ def configure(options: TrainOptions) -> RunConfig:
     return replace(config, losses=replace(config.losses, **weights))
 
 
-def _retrieving(config: TrainConfig, options: TrainOptions) -> TrainConfig:
+def _retrieving(config: RetrieveGANConfig, options: TrainOptions) -> RetrieveGANConfig:
     if options.mask_loss is not None:
         raise ValueError(
             f"--mask-loss does not go with recipe {config.recipe}, which predicts no masks"
@@ -155,14 +164,6 @@ def _retrieving(config: TrainConfig, options: TrainOptions) -> TrainConfig:
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def trainer_of(config: RunConfig, bank: Bank, device: torch.device) -> Training[Any, Any]:
-    """The trainer of a config's kind."""
-    if isinstance(config, Sg2ImConfig):
-        return Sg2ImTrainer(config, bank, device)
-    assert isinstance(config, TrainConfig)
-    return Trainer(config, bank, device)
 
 
 def new_run(runs: Path, name: str) -> Path:

@@ -16,7 +16,7 @@ def epoch_order(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     return generator.permutation(size)
 
 
-class BatchOrder:
+class BatchSampler:
     """Batch after batch of scene positions, without end, from step `first_step` on.
 
     Epochs are laid end to end and cut into batches: every scene comes once an epoch, and a batch

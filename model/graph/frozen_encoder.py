@@ -1,8 +1,7 @@
-"""The bank's frozen graph network: graphs in, a trained one and its vectors out."""
+"""The bank's frozen graph encoder: its training, and the object vectors it gives."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,23 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bank.grid import on_grid
-from model import checkpoint
 from model.frozen import draw, repeatable
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
-from model.sg2im.published import is_published, load_published_graph
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scene import Relation, Vocabulary
 
 GRAPHS_PER_STEP = 16
-MASKS_PER_STEP = 4  # objects whose mask is drawn in a step: the mask head costs the most
+MASKS_PER_STEP = 4  # objects whose mask is predicted in a step: the mask head costs the most
 LEARNING_RATE = 1e-3
 MASK_WEIGHT = 0.1
 GRAPHS_AT_ONCE = 256  # while embedding
 
 
 class GraphSample(Protocol):
-    """What is read of a packed scene."""
+    """The part of a packed scene that the encoder needs."""
 
     @property
     def objects(self) -> tuple[str, ...]: ...
@@ -41,7 +38,7 @@ class GraphSample(Protocol):
 
 
 class _Target(NamedTuple):
-    """A training graph, without its picture."""
+    """A training graph, without its image."""
 
     graph: tuple[tuple[str, ...], tuple[Relation, ...]]
     boxes: Tensor  # (n, 4)
@@ -49,7 +46,7 @@ class _Target(NamedTuple):
 
 
 def default_steps(num_scenes: int) -> int:
-    """Training steps where the user names none: seconds for a toy world, minutes for COCO."""
+    """Trainer steps where the user names none: seconds for a toy world, minutes for COCO."""
     return int(np.clip(num_scenes // 16, 300, 3000))
 
 
@@ -61,7 +58,7 @@ def train_graph_encoder(
     seed: int,
     sizes: Mapping[str, int] | None = None,
 ) -> GraphEncoder:
-    """Learn to say where objects lie (l1) and what shape they have, where masks are known.
+    """Learn to predict boxes (l1) and, where masks are known, masks (cross-entropy).
 
     `sizes` overrides the published widths: embedding, hidden, layers.
     """
@@ -92,12 +89,12 @@ def train_graph_encoder(
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate: up over the first tenth, then down to nothing."""
+    """Factor of the learning rate: up over the first tenth of the steps, then down to 0."""
     return min((step + 1) / (steps / 10), 1.0, 1.1 * (steps - step) / steps)
 
 
 def start_at_mean_box(encoder: GraphEncoder, mean: Tensor) -> None:
-    """Nothing to unlearn: the first steps would otherwise go into finding the middle."""
+    """Start the box head at the average box (4,), with small weights around it."""
     head = encoder.box_net[2]
     assert isinstance(head, nn.Linear)
     with torch.no_grad():
@@ -126,21 +123,6 @@ def _masks(targets: list[_Target]) -> list[NDArray[np.uint8] | None]:
     for target in targets:
         masks += [None] * len(target.boxes) if target.masks is None else list(target.masks)
     return masks
-
-
-def load_graph_encoder(path: Path) -> GraphEncoder:
-    """Frozen, from a `.safetensors` of ours, a published sg2im checkpoint (`.pt`), or the folder of
-    an sg2im run."""
-    if is_published(path):
-        return load_published_graph(path).network
-    if path.is_dir():
-        return checkpoint.load_sg2im(path, torch.device("cpu")).graph_part()
-    return GraphEncoder.load(path).requires_grad_(False)
-
-
-def graph_encoder_file(path: Path) -> Path:
-    """The file whose digest says which weights `load_graph_encoder` takes from `path`."""
-    return path / checkpoint.NAME if path.is_dir() else path
 
 
 def embed_scenes(encoder: GraphEncoder, samples: Sequence[GraphSample]) -> NDArray[np.float32]:

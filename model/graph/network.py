@@ -1,4 +1,4 @@
-"""A scene graph in; one vector, one box and one mask per node out: sg2im's graph network.
+"""sg2im's graph network: scene graphs -> a vector, a box and a mask for every node.
 
 Names and shapes of the parameters are those of the published checkpoints, so these load.
 """
@@ -41,7 +41,7 @@ class GraphBatch(NamedTuple):
 
 
 class GraphEncoding(NamedTuple):
-    """What the network says of every node (objects and image nodes)."""
+    """What the network predicts for every node (objects and image nodes)."""
 
     objects: Tensor  # (V, D) node vectors
     boxes: Tensor  # (V, 4) x0 y0 x1 y1, not clamped: at least 0, perhaps over 1
@@ -81,6 +81,22 @@ def graph_tensors(
     )
 
 
+def twice(graph: GraphBatch) -> GraphBatch:
+    """The same graphs twice: objects, objects again, then image nodes, image nodes again."""
+    objects, images = len(graph.object_image), graph.num_images
+    node = torch.arange(len(graph.nodes), device=graph.nodes.device)
+    first = torch.where(node < objects, node, node + objects)
+    second = torch.where(node < objects, node + objects, node + objects + images)
+    subject, predicate, other = graph.triples.unbind(1)
+    triples = torch.cat(
+        [torch.stack([at[subject], predicate, at[other]], 1) for at in (first, second)]
+    )
+    object_nodes, image_nodes = graph.nodes[:objects], graph.nodes[objects:]
+    nodes = torch.cat([object_nodes, object_nodes, image_nodes, image_nodes])
+    object_image = torch.cat([graph.object_image, graph.object_image + images])
+    return GraphBatch(nodes, triples, object_image)
+
+
 def _place(index: Any, name: str, known: Sequence[str]) -> int:
     try:
         return int(index(name))
@@ -101,7 +117,7 @@ def mlp(*sizes: int) -> nn.Sequential:
 
 
 class GraphTripleConv(nn.Module):
-    """One round of messages along the triples."""
+    """One graph convolution: messages along the triples, averaged at their nodes."""
 
     def __init__(self, size: int, hidden: int) -> None:
         super().__init__()
@@ -133,7 +149,7 @@ class GraphTripleConv(nn.Module):
 
 
 class GraphNet(nn.Module):
-    """Rounds of messages, one after the other."""
+    """Graph convolutions, one after the other."""
 
     def __init__(self, size: int, hidden: int, layers: int) -> None:
         super().__init__()
@@ -161,9 +177,9 @@ def _mask_net(size: int, side: int) -> nn.Sequential:
 
 
 class GraphEncoder(nn.Module):
-    """Embeddings, rounds of messages, and heads for boxes and masks (facts.md 3.1 of sg2im)."""
+    """Embeddings, graph convolutions, and heads for boxes and masks (Johnson et al. 2018)."""
 
-    kind: ClassVar[str] = KIND  # what a file of it calls itself
+    kind: ClassVar[str] = KIND  # in the header of its files
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""F_occur: patches in, unit-length vectors out, near for patches of one photo (section 2)."""
+"""F_occur: patches -> unit-length vectors, near for patches of one photo (section 2)."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from pipeline.progress import progress
 
 KIND = "co-occurrence network, format 1"
 
-SIDE = 32  # px a patch is averaged down to: light, colour and texture survive it
+PATCH_PX = 32  # side to which a patch is averaged; light, colour and texture remain
 PHOTOS_PER_STEP = 48
 MARGIN = 0.3  # between distances, which lie in [0, 2]
 LEARNING_RATE = 2e-3
 PATCHES_AT_ONCE = 512  # while embedding
 
 
-class CoOccurrence(nn.Module):
+class CooccurrenceNetwork(nn.Module):
     """A small CNN; its l2 distance is the d of the paper's co-occurrence loss."""
 
     def __init__(self, width: int = 32, features: int = 64) -> None:
@@ -39,21 +39,21 @@ class CoOccurrence(nn.Module):
             nn.Conv2d(2 * width, 2 * width, 3, padding=1),
             nn.ReLU(),
         )
-        # Mean and spread of pixels and of maps: what a patch looks like, not where.
+        # Mean and standard deviation of pixels and maps: how a patch looks, without where.
         self.head = nn.Linear(2 * (3 + 2 * width), features)
 
     def forward(self, patches: Tensor) -> Tensor:
         """
-        patches  (n, P, P, 3)  uint8 RGB
+        patches  (B, P, P, 3)  uint8 RGB
 
-        Returns unit-length vectors, (n, features).
+        Returns unit-length vectors (B, F).
         """
         like = self.head.weight
         pixels = patches.permute(0, 3, 1, 2).to(like) / 127.5 - 1
-        pixels = F.adaptive_avg_pool2d(pixels, SIDE)  # (n, 3, SIDE, SIDE)
-        maps = self.trunk(pixels)  # (n, 2 * width, SIDE / 4, SIDE / 4)
-        seen = [*_mean_and_spread(pixels), *_mean_and_spread(maps)]
-        return F.normalize(self.head(torch.cat(seen, dim=1)), dim=1)
+        pixels = F.adaptive_avg_pool2d(pixels, PATCH_PX)  # (B, 3, PATCH_PX, PATCH_PX)
+        maps = self.trunk(pixels)  # (B, 2 * width, PATCH_PX / 4, PATCH_PX / 4)
+        statistics = [*_mean_and_std(pixels), *_mean_and_std(maps)]
+        return F.normalize(self.head(torch.cat(statistics, dim=1)), dim=1)
 
     def save(self, path: Path) -> None:
         """Weights, with their sizes in the file's own header."""
@@ -69,47 +69,47 @@ class CoOccurrence(nn.Module):
         return network.eval().requires_grad_(False)
 
 
-def _mean_and_spread(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, C, H, W) -> 2 x (n, C)"""
+def _mean_and_std(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, C, H, W) -> 2 x (B, C)"""
     mean = maps.mean((2, 3))
-    spread = ((maps - mean[:, :, None, None]) ** 2).mean((2, 3))
-    return mean, (spread + 1e-4).sqrt()  # the root's slope at 0 is infinite
+    variance = ((maps - mean[:, :, None, None]) ** 2).mean((2, 3))
+    return mean, (variance + 1e-4).sqrt()  # the root's slope at 0 is infinite
 
 
 def default_steps(num_photos: int) -> int:
-    """Training steps where the user names none."""
+    """Trainer steps where the user names none."""
     return int(np.clip(num_photos // 8, 300, 4000))
 
 
 def triplet_loss(features: Tensor, photo: Tensor, margin: float = MARGIN) -> Tensor:
     """Mean over the triplets that still violate the margin; 0 where none does.
 
-    features  (n, F)  unit-length
-    photo     (n,)    which photo each is of; every pair of one photo is an anchor and a positive,
+    features  (B, F)  unit-length
+    photo     (B,)    which photo each is of; every pair of one photo is an anchor and a positive,
                       everything of the other photos a negative
     """
     # Not a matrix product: its cancellation would blur exactly the small distances.
     distances = torch.cdist(
         features, features, compute_mode="donot_use_mm_for_euclid_dist"
-    )  # (n, n)
+    )  # (B, B)
     same = photo[:, None] == photo[None, :]
     anchor, positive = torch.nonzero(same & ~torch.eye(len(photo), dtype=torch.bool)).unbind(1)
     violation = F.relu(distances[anchor, positive][:, None] - distances[anchor] + margin)
-    violation = violation * ~same[anchor]  # (pairs, n)
+    violation = violation * ~same[anchor]  # (pairs, B)
     active = (violation > 0).sum().clamp(min=1)
     return violation.sum() / active
 
 
-def train_co_occurrence(
+def train_cooccurrence(
     patches_of: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
     image_to_patches: Sequence[NDArray[np.int64]],
     *,
     steps: int,
     seed: int,
-) -> CoOccurrence:
+) -> CooccurrenceNetwork:
     """Learn from photos alone which patches go together: two patches of each photo of a step.
 
-    patches_of        patch ids (n,) -> their pixels (n, P, P, 3)
+    patches_of        patch ids (B,) -> their pixels (B, P, P, 3)
     image_to_patches  patch ids of each training photo; those with fewer than two are passed over
     """
     photos = [patches for patches in image_to_patches if len(patches) > 1]
@@ -119,7 +119,7 @@ def train_co_occurrence(
             f"are {len(photos)}: build from more photos, or give a trained one with --cooccurrence"
         )
     with repeatable(seed):
-        network = CoOccurrence()
+        network = CooccurrenceNetwork()
         optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
         for step in progress(range(steps), "co-occurrence", steps, "steps"):
             patches, photo = _batch(patches_of, photos, draw(seed, step))
@@ -138,15 +138,15 @@ def _batch(
     photos: Sequence[NDArray[np.int64]],
     random: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Patches (2 n, P, P, 3), and the photo (2 n,) each is of."""
+    """Two patches of each drawn photo (B, P, P, 3), and the photo (B,) each is of."""
     chosen = random.choice(len(photos), size=min(PHOTOS_PER_STEP, len(photos)), replace=False)
     ids = [random.choice(photos[i], size=2, replace=False) for i in chosen]
     patches = patches_of(np.concatenate(ids).astype(np.int64))
     return torch.from_numpy(patches), torch.arange(len(chosen)).repeat_interleave(2)
 
 
-def embed_patches(network: CoOccurrence, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(n, P, P, 3) uint8 -> (n, 64), on the grid of `bank/grid.py`."""
+def embed_patches(network: CooccurrenceNetwork, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(B, P, P, 3) uint8 -> (B, F) float32, rounded as `bank/grid.py` does."""
     double = copy.deepcopy(network).cpu().eval().double()
     features = [np.zeros((0, network.sizes["features"]), dtype=np.float32)]
     with torch.no_grad():

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class PatchEmbedding(nn.Module):
     """A small convolutional network without normalisation layers.
 
-    Normalising activations would wash out light and palette, which is what compatibility hangs on.
-    The feature is not brought to unit length: beside Gumbel noise unit distances would not count.
+    Normalised activations would lose light and palette, on which compatibility depends. The
+    feature has no fixed length: distances between unit vectors are small beside Gumbel noise.
     """
 
     def __init__(self, channels: tuple[int, ...], width: int) -> None:
@@ -26,6 +26,6 @@ class PatchEmbedding(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """patches (B, 3, P, P) in [-1, 1] -> (B, E)."""
         maps = self.trunk(patches)
-        mean, spread = maps.mean((2, 3)), (maps.var((2, 3), unbiased=False) + 1e-6).sqrt()
-        out: Tensor = self.head(torch.cat([mean, spread], dim=1))
+        mean, std = maps.mean((2, 3)), (maps.var((2, 3), unbiased=False) + 1e-6).sqrt()
+        out: Tensor = self.head(torch.cat([mean, std], dim=1))
         return out

@@ -1,75 +1,47 @@
 """Candidates -> one patch per object, each choice steering the next, differentiably (section 2.1).
 
-All images of a batch go together: what lies end to end (O) is laid out as (N, M), and the n steps
-of the longest scene are taken by all. Everything here is float32.
+All images of a batch go together: objects (O) are padded to (N, M), and the n steps of the longest
+scene are taken by all. Everything here is float32.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.config import Relaxation
+from model.padding import Padding, padding_of
 from model.retrieval.relaxation import log_exclusion, one_hot_of_largest, straight_through
 
-Relaxation = Literal["straight-through", "soft"]
-Start = Literal["random", "medoid", "best"]
-
-CLOSED = -1e30  # the logit of what may not be chosen; finite, so that no row gives NaN
+MASKED = -1e30  # the logit of what may not be chosen; finite, so that no row gives NaN
 
 
-class Grid(NamedTuple):
-    """Where each object of the flat layout stands in the (image, place) layout."""
+class Selection(NamedTuple):
+    """One patch for every object of a batch."""
 
-    image: Tensor  # (O,) image of each object
-    place: Tensor  # (O,) its place among its image's objects
-    present: Tensor  # (N, M) True where an object stands
-
-    def spread(self, flat: Tensor) -> Tensor:
-        """(O, ...) -> (N, M, ...), zeros where no object stands."""
-        out = flat.new_zeros((*self.present.shape, *flat.shape[1:]))
-        return out.index_put((self.image, self.place), flat)
-
-    def collect(self, grid: Tensor) -> Tensor:
-        """(N, M, ...) -> (O, ...)."""
-        return grid[self.image, self.place]
-
-
-def grid_of(object_image: Tensor, num_images: int) -> Grid:
-    """object_image (O,), ascending -> the grid of that batch."""
-    counts = torch.bincount(object_image, minlength=num_images)
-    first = counts.cumsum(0) - counts
-    place = torch.arange(len(object_image), device=object_image.device) - first[object_image]
-    longest = int(counts.max()) if len(object_image) else 0
-    present = torch.arange(longest, device=counts.device)[None] < counts[:, None]
-    return Grid(object_image, place, present)
+    weights: Tensor  # (O, K) sums to 1 over an object's own candidates
+    selected: Tensor  # (O,) the selected candidate
+    step: Tensor  # (O,) when its object was assigned, from 0
 
 
 def distances(query: Tensor, features: Tensor) -> Tensor:
     """l2 distance of query (N, E) to features (N, ..., E) -> (N, ...); its gradient at 0 is 0."""
     shape = (query.shape[0],) + (1,) * (features.dim() - 2) + (query.shape[-1],)
-    apart: Tensor = torch.linalg.vector_norm(query.reshape(shape) - features, dim=-1)
-    return apart
-
-
-class Retrieved(NamedTuple):
-    """One patch for every object of a batch."""
-
-    weights: Tensor  # (O, K) sums to 1 over an object's own candidates
-    chosen: Tensor  # (O,) the candidate that won
-    step: Tensor  # (O,) when its object was assigned, from 0
+    norms: Tensor = torch.linalg.vector_norm(query.reshape(shape) - features, dim=-1)
+    return norms
 
 
 def retrieve(
     features: Tensor,
     valid: Tensor,
-    grid: Grid,
+    padding: Padding,
     query: Tensor,
     *,
     noise: Tensor | None,
     temperature: float,
     relaxation: Relaxation = "straight-through",
-) -> Retrieved:
+) -> Selection:
     """Assign one candidate to every object, the most compatible first (eqs. 1 and 2, Fig. 2b).
 
     features  (O, K, E)  patch embeddings of the candidates, not normalised
@@ -77,109 +49,108 @@ def retrieve(
     query     (N, E)     where each image starts
     noise     (O, K)     Gumbel noise, one value per candidate kept over the steps; None for none
     """
-    spread = grid.spread(features.float())  # (N, M, K, E)
-    allowed = grid.spread(valid)  # (N, M, K)
+    padded = padding.pad(features.float())  # (N, M, K, E)
+    allowed = padding.pad(valid)  # (N, M, K)
     images, places, k = allowed.shape
-    bias = grid.spread(noise) if noise is not None else torch.zeros_like(spread[..., 0])
-    open_objects = grid.present.clone()  # (N, M) the hard mask
+    bias = padding.pad(noise) if noise is not None else torch.zeros_like(padded[..., 0])
+    unassigned = padding.present.clone()  # (N, M) the hard mask
     weights = torch.zeros_like(bias)
-    chosen = torch.zeros_like(open_objects, dtype=torch.long)
-    steps = torch.full_like(chosen, -1)
-    everyone = torch.arange(images, device=features.device)
+    selected = torch.zeros_like(unassigned, dtype=torch.long)
+    steps = torch.full_like(selected, -1)
+    every_image = torch.arange(images, device=features.device)
     query = query.float()
-    gathered = torch.zeros_like(query)
+    feature_sum = torch.zeros_like(query)
     for step in range(places):
-        active = open_objects.any(1)
-        logits = bias - distances(query, spread)
-        logits = logits.masked_fill(~(allowed & open_objects[:, :, None]), CLOSED)
+        active = unassigned.any(1)
+        logits = bias - distances(query, padded)
+        logits = logits.masked_fill(~(allowed & unassigned[:, :, None]), MASKED)
         flat = logits.flatten(1)
-        share = torch.softmax(flat / temperature, dim=-1).view_as(logits)
-        winner = flat.argmax(-1) // k  # (N,) the object won at this step
-        own = logits[everyone, winner]  # (N, K)
-        picked = torch.softmax(own / temperature, dim=-1)
+        probabilities = torch.softmax(flat / temperature, dim=-1).view_as(logits)
+        winner = flat.argmax(-1) // k  # (N,) the object assigned at this step
+        own = logits[every_image, winner]  # (N, K)
+        own_weights = torch.softmax(own / temperature, dim=-1)
         if relaxation == "straight-through":
-            picked = straight_through(picked, one_hot_of_largest(own))
-        mine = F.one_hot(winner, places).bool() & active[:, None]  # (N, M)
-        weights = weights + mine[:, :, None] * picked[:, None]
-        chosen = torch.where(mine, own.argmax(-1)[:, None], chosen)
-        steps = torch.where(mine, step, steps)
-        feature = torch.einsum("nk,nke->ne", picked, spread[everyone, winner])
-        gathered = gathered + active[:, None] * feature
-        query = gathered / (step + 1)
-        bias = bias + log_exclusion(share)
-        open_objects = open_objects & ~mine
-    return Retrieved(grid.collect(weights), grid.collect(chosen), grid.collect(steps))
+            own_weights = straight_through(own_weights, one_hot_of_largest(own))
+        assigned = F.one_hot(winner, places).bool() & active[:, None]  # (N, M)
+        weights = weights + assigned[:, :, None] * own_weights[:, None]
+        selected = torch.where(assigned, own.argmax(-1)[:, None], selected)
+        steps = torch.where(assigned, step, steps)
+        feature = torch.einsum("nk,nke->ne", own_weights, padded[every_image, winner])
+        feature_sum = feature_sum + active[:, None] * feature
+        query = feature_sum / (step + 1)
+        bias = bias + log_exclusion(probabilities)
+        unassigned = unassigned & ~assigned
+    return Selection(padding.unpad(weights), padding.unpad(selected), padding.unpad(steps))
 
 
-def random_start(
-    features: Tensor, valid: Tensor, grid: Grid, generator: torch.Generator | None
-) -> Tensor:
-    """The feature of one candidate of each image, drawn evenly: (N, E)."""
-    allowed = grid.spread(valid).flatten(1).float()  # (N, M * K)
-    drawn = torch.multinomial(allowed.cpu(), 1, generator=generator).to(features.device)[:, 0]
-    spread = grid.spread(features.float()).flatten(1, 2)
-    return spread[torch.arange(len(drawn), device=features.device), drawn]
+def start_feature(features: Tensor, padding: Padding, start: Tensor) -> Tensor:
+    """features (O, K, E), start (N,) a slot in each image's M * K candidates -> (N, E)."""
+    padded = padding.pad(features.float()).flatten(1, 2)
+    return padded[torch.arange(len(start), device=features.device), start]
 
 
-def medoid_start(features: Tensor, valid: Tensor, grid: Grid) -> Tensor:
-    """The candidate of each image with the smallest summed distance to all others: (N, E)."""
-    spread = grid.spread(features.float()).flatten(1, 2)  # (N, M * K, E)
-    allowed = grid.spread(valid).flatten(1)
-    apart = torch.cdist(spread, spread) * allowed[:, None]
-    total = apart.sum(-1).masked_fill(~allowed, torch.inf)
-    return spread[torch.arange(len(spread), device=features.device), total.argmin(-1)]
+def medoid_start(features: Tensor, valid: Tensor, padding: Padding) -> Tensor:
+    """The slot of the candidate with the smallest summed distance to its image's others: (N,)."""
+    padded = padding.pad(features.float()).flatten(1, 2)  # (N, M * K, E)
+    allowed = padding.pad(valid).flatten(1)
+    total = (torch.cdist(padded, padded) * allowed[:, None]).sum(-1)
+    return total.masked_fill(~allowed, torch.inf).argmin(-1)
 
 
-def spread_of(chosen_features: Tensor, grid: Grid) -> Tensor:
-    """Summed distance over the pairs of each image's patches, (O, E) -> (N,): small is tight."""
-    spread = grid.spread(chosen_features.float())
-    pairs = grid.present[:, :, None] & grid.present[:, None]
-    return (torch.cdist(spread, spread) * pairs).sum((1, 2)) / 2
+def summed_distances(features: Tensor, padding: Padding) -> Tensor:
+    """Summed distance over the pairs of each image's patches, (O, E) -> (N,)."""
+    padded = padding.pad(features.float())
+    pairs = padding.present[:, :, None] & padding.present[:, None]
+    return (torch.cdist(padded, padded) * pairs).sum((1, 2)) / 2
 
 
 def retrieve_best(
     features: Tensor,
     valid: Tensor,
-    grid: Grid,
+    padding: Padding,
     *,
     noise: Tensor | None,
     temperature: float,
     relaxation: Relaxation = "straight-through",
-) -> Retrieved:
-    """From every candidate as the start, keep each image's tightest set."""
-    kept: list[Retrieved] = []
-    for image in range(grid.present.shape[0]):
-        mine = grid.image == image
-        own, allowed = features[mine].float(), valid[mine]
+) -> Selection:
+    """`retrieve` from every candidate as the start; each image's set with the smallest summed
+    distance is kept."""
+    kept: list[Selection] = []
+    for image in range(padding.num_images):
+        members = padding.image == image
+        own, allowed = features[members].float(), valid[members]
         starts = own[allowed]  # (S, E)
         runs, objects = len(starts), len(own)
-        lanes = torch.arange(runs, device=own.device).repeat_interleave(objects)
-        all_starts = grid_of(lanes, runs)
-        found = retrieve(
-            own.repeat(runs, 1, 1), allowed.repeat(runs, 1), all_starts, starts,
-            noise=None if noise is None else noise[mine].repeat(runs, 1),
+        run_of = torch.arange(runs, device=own.device).repeat_interleave(objects)
+        all_runs = padding_of(run_of, runs)
+        selection = retrieve(
+            own.repeat(runs, 1, 1), allowed.repeat(runs, 1), all_runs, starts,
+            noise=None if noise is None else noise[members].repeat(runs, 1),
             temperature=temperature, relaxation=relaxation,
         )  # fmt: skip
-        picked = torch.einsum("ok,oke->oe", found.weights, own.repeat(runs, 1, 1))
-        tightest = lanes == spread_of(picked, all_starts).argmin()
-        kept.append(Retrieved(*(field[tightest] for field in found)))
-    return Retrieved(*(torch.cat(fields) for fields in zip(*kept, strict=True)))
+        chosen = torch.einsum("ok,oke->oe", selection.weights, own.repeat(runs, 1, 1))
+        tightest = run_of == summed_distances(chosen, all_runs).argmin()
+        kept.append(Selection(*(field[tightest] for field in selection)))
+    return Selection(*(torch.cat(fields) for fields in zip(*kept, strict=True)))
 
 
 def add_truth(
-    features: Tensor, valid: Tensor, truth: Tensor, generator: torch.Generator | None
+    features: Tensor, valid: Tensor, truth: Tensor, order: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Put each object's true patch among its candidates at a shuffled slot.
+    """Put each object's true patch among its candidates, in the given order.
 
-    features (O, K, E), valid (O, K), truth (O, E) -> features (O, K + 1, E), valid (O, K + 1),
-    slot (O,) of the truth. Shuffled, so that no tie rule can favour it.
+    features  (O, K, E)
+    valid     (O, K)
+    truth     (O, E)
+    order     (O, K + 1)  a permutation per object; the true patch comes where it says K
+
+    Returns features (O, K + 1, E), valid (O, K + 1), slot (O,) of the true patch. The order is
+    drawn at random, so that no tie rule can favour the true patch.
     """
-    slots = valid.shape[1] + 1
-    order = torch.rand((len(valid), slots), generator=generator).argsort(-1).to(valid.device)
     joined = torch.cat([features, truth[:, None]], 1)
     allowed = torch.cat([valid, torch.ones_like(valid[:, :1])], 1)
     joined = joined.gather(1, order[..., None].expand(-1, -1, features.shape[-1]))
-    return joined, allowed.gather(1, order), (order == slots - 1).int().argmax(-1)
+    return joined, allowed.gather(1, order), (order == valid.shape[1]).int().argmax(-1)
 
 
 def ground_truth_selection(
@@ -187,39 +158,38 @@ def ground_truth_selection(
     valid: Tensor,
     truth: Tensor,
     slot: Tensor,
-    grid: Grid,
-    start: Tensor,
+    padding: Padding,
+    first: Tensor,
     temperature: float,
 ) -> Tensor:
-    """-log of the share of the true patch for every object but the first, teacher-forced.
+    """-log probability of the true patch for every object but the first (section 2.2).
 
-    features  (O, K + 1, E)  candidates with the truth among them
+    features  (O, K + 1, E)  candidates with the true patch among them
     truth     (O, E)         the true patches' embeddings
-    slot      (O,)           where the truth stands
-    start     (N,)           place of the object whose true patch is the first query
+    slot      (O,)           where the true patch stands
+    first     (N,)           place of the object whose true patch is the first query
 
-    Returns (O,), zero at the objects that were the start. Later queries are the means of the true
-    features of the objects assigned so far; the object assigned next is the one that has the
+    Returns (O,), zero at the first objects. Teacher-forced: later queries are the means of the
+    true features of the objects assigned so far; the object assigned next is the one that has the
     candidate nearest to the query.
     """
-    spread, allowed = grid.spread(features.float()), grid.spread(valid)
-    true, slots = grid.spread(truth.float()), grid.spread(slot)
-    images, places = grid.present.shape
-    everyone = torch.arange(images, device=features.device)
-    query = gathered = true[everyone, start]
-    first = F.one_hot(start, places).bool()
-    open_objects = grid.present & ~first
+    padded, allowed = padding.pad(features.float()), padding.pad(valid)
+    true, slots = padding.pad(truth.float()), padding.pad(slot)
+    images, places = padding.present.shape
+    every_image = torch.arange(images, device=features.device)
+    query = feature_sum = true[every_image, first]
+    unassigned = padding.present & ~F.one_hot(first, places).bool()
     losses = torch.zeros_like(true[..., 0])
     for step in range(places - 1):
-        active = open_objects.any(1)
-        logits = (-distances(query, spread) / temperature).masked_fill(~allowed, CLOSED)
-        reach = logits.detach().amax(-1).masked_fill(~open_objects, CLOSED)
-        winner = reach.argmax(-1)
-        share = torch.log_softmax(logits[everyone, winner], dim=-1)
-        loss = -share[everyone, slots[everyone, winner]]
-        mine = F.one_hot(winner, places).bool() & active[:, None]
-        losses = losses + mine * loss[:, None]
-        gathered = gathered + active[:, None] * true[everyone, winner]
-        query = gathered / (step + 2)
-        open_objects = open_objects & ~mine
-    return grid.collect(losses)
+        active = unassigned.any(1)
+        logits = (-distances(query, padded) / temperature).masked_fill(~allowed, MASKED)
+        highest = logits.detach().amax(-1).masked_fill(~unassigned, MASKED)
+        winner = highest.argmax(-1)
+        log_probabilities = torch.log_softmax(logits[every_image, winner], dim=-1)
+        loss = -log_probabilities[every_image, slots[every_image, winner]]
+        assigned = F.one_hot(winner, places).bool() & active[:, None]
+        losses = losses + assigned * loss[:, None]
+        feature_sum = feature_sum + active[:, None] * true[every_image, winner]
+        query = feature_sum / (step + 2)
+        unassigned = unassigned & ~assigned
+    return padding.unpad(losses)

@@ -13,9 +13,9 @@ def gumbel(shape: tuple[int, ...], generator: torch.Generator | None = None) -> 
     return -torch.log(exponential.clamp_min(TINY))
 
 
-def log_exclusion(shares: Tensor) -> Tensor:
-    """log max(1 - s, tiny): what eq. 2 adds to the logit of whatever took the share s."""
-    return torch.log((1 - shares).clamp_min(TINY))
+def log_exclusion(probabilities: Tensor) -> Tensor:
+    """log max(1 - s, tiny): what eq. 2 adds to the logit of a candidate selected with s."""
+    return torch.log((1 - probabilities).clamp_min(TINY))
 
 
 def straight_through(soft: Tensor, hard: Tensor) -> Tensor:
@@ -35,12 +35,12 @@ def relaxed_subset(keys: Tensor, k: int, temperature: float, hard: bool = False)
     1: that is a property of the published operator. `hard` puts ones at the k largest going
     forward.
     """
-    share = torch.zeros_like(keys)
+    probabilities = torch.zeros_like(keys)
     total = torch.zeros_like(keys)
     for _ in range(k):
-        keys = keys + log_exclusion(share)
-        share = torch.softmax(keys / temperature, dim=-1)
-        total = total + share
+        keys = keys + log_exclusion(probabilities)
+        probabilities = torch.softmax(keys / temperature, dim=-1)
+        total = total + probabilities
     if not hard:
         return total
     top = total.topk(k, dim=-1).indices

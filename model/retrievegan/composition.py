@@ -1,4 +1,4 @@
-"""Refined patches + boxes -> canvas, PasteGAN's way (facts 2.3)."""
+"""Patches + boxes -> canvas, by the layers of PasteGAN's published code (Li et al. 2019)."""
 
 from typing import NamedTuple
 
@@ -31,11 +31,11 @@ class CropEncoder(nn.Module):
         return out
 
 
-class Refinement(nn.Module):
-    """One step along the graph's edges: every patch map hears from the patches it relates to.
+class CropRefinement(nn.Module):
+    """One layer of PasteGAN's crop refining network: messages along the graph's triples.
 
-    Each map is first warped by a flow of its own, then messages of its triples are averaged into
-    it. The residual keeps the patch itself in view.
+    Each map is first warped by a flow predicted from it, then the messages of its triples are
+    averaged into it. The caller adds the result to the map (a residual).
     """
 
     def __init__(self, width: int, predicate_width: int, hidden: int) -> None:
@@ -45,7 +45,7 @@ class Refinement(nn.Module):
             nn.Conv2d(width, hidden, 3, padding=1), nn.LeakyReLU(SLOPE),
             nn.Conv2d(hidden, 2, 3, padding=1), nn.Tanh(),
         )  # fmt: skip
-        nn.init.zeros_(self.flow[2].weight)  # type: ignore[arg-type]  # starts as no warp at all
+        nn.init.zeros_(self.flow[2].weight)  # type: ignore[arg-type]  # the flow starts at zero: no warp
         nn.init.zeros_(self.flow[2].bias)  # type: ignore[arg-type]
         self.message = nn.Sequential(
             nn.Conv2d(2 * width + predicate_width, hidden, 3, padding=1), nn.LeakyReLU(SLOPE),
@@ -62,19 +62,19 @@ class Refinement(nn.Module):
         predicates  (T, Cp, h, w)  a map per triple
         subject, other  (T,)       the nodes of each triple
 
-        Returns both refined, same shapes.
+        Returns the maps' updates and the refined predicate maps, same shapes.
         """
         h, w = maps.shape[-2:]
-        theta = maps.new_tensor([[1.0, 0, 0], [0, 1.0, 0]]).expand(len(maps), 2, 3)
-        still = F.affine_grid(theta, [len(maps), 1, h, w], align_corners=True)
+        identity = maps.new_tensor([[1.0, 0, 0], [0, 1.0, 0]]).expand(len(maps), 2, 3)
+        coordinates = F.affine_grid(identity, [len(maps), 1, h, w], align_corners=True)
         warped = F.grid_sample(
-            maps, still + self.flow(maps).permute(0, 2, 3, 1),
+            maps, coordinates + self.flow(maps).permute(0, 2, 3, 1),
             align_corners=True, padding_mode="border",
         )  # fmt: skip
         # index_select: the gradient of warped[subject] is summed in whatever order threads come.
         from_subject, from_other = (warped.index_select(0, at) for at in (subject, other))
-        heard = self.message(torch.cat([from_subject, predicates, from_other], 1))
-        to_subject, predicates, to_other = heard.split(
+        messages = self.message(torch.cat([from_subject, predicates, from_other], 1))
+        to_subject, predicates, to_other = messages.split(
             [self.width, predicates.shape[1], self.width], 1
         )
         total = torch.zeros_like(warped).index_add(0, subject, to_subject)
@@ -88,62 +88,63 @@ def paste(maps: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Put each map into its box on an empty square.
 
     maps (O, C, h, w), boxes (O, 4) x0 y0 x1 y1 in [0, 1] -> (O, C, side, side) and the coverage
-    (O, 1, side, side): 1 where a cell's middle lies in the box. A box thinner than a cell is taken
+    (O, 1, side, side): 1 where a cell's centre lies in the box. A box thinner than a cell is taken
     as one cell wide, so that no object is lost.
     """
-    middles = (torch.arange(side, device=maps.device, dtype=maps.dtype) + 0.5) / side
+    cells = (torch.arange(side, device=maps.device, dtype=maps.dtype) + 0.5) / side
     low, high = boxes[:, :2], boxes[:, 2:]
     size = (high - low).clamp_min(1 / side)
     centre = (low + high) / 2
-    at = (middles[None, :, None] - centre[:, None]) / size[:, None] * 2  # (O, side, 2)
-    x, y = at[..., 0], at[..., 1]
-    grid = torch.stack(
+    x, y = ((cells[None, :, None] - centre[:, None]) / size[:, None] * 2).unbind(-1)  # (O, side)
+    coordinates = torch.stack(
         [x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1
     )  # (O, side, side, 2)
-    inside = (grid.abs() <= 1).all(-1)[:, None].to(maps.dtype)
-    pasted = F.grid_sample(maps, grid, align_corners=False, padding_mode="border")
+    inside = (coordinates.abs() <= 1).all(-1)[:, None].to(maps.dtype)
+    pasted = F.grid_sample(maps, coordinates, align_corners=False, padding_mode="border")
     return pasted * inside, inside
 
 
 class Nodes(NamedTuple):
-    """What stands on the canvas: objects and the picture they are in."""
+    """What the canvas is made of, by graph node: objects and the images they are in."""
 
-    vectors: Tensor  # (V, D) graph vectors: O objects, then N pictures
+    vectors: Tensor  # (V, D) graph vectors: O objects, then N images
     maps: Tensor  # (V, C, h, w) refined patch maps
     in_image: Tensor  # (O, Cp, h, w) refined `__in_image__` maps, one per object
 
 
 class Fuser(nn.Module):
-    """Objects compete for every cell of the canvas; the picture's own vector lies beneath."""
+    """PasteGAN's object-image fuser: at every cell of the canvas, attention over the objects whose
+    box covers it, added to what the image's own vector gives."""
 
     def __init__(self, width: int, predicate_width: int, canvas: int) -> None:
         super().__init__()
         self.key = nn.Conv2d(width, canvas, 1)
         self.query = nn.Conv2d(predicate_width, canvas, 1)
         self.value = nn.Conv2d(canvas, canvas, 1)
-        self.beneath = nn.Conv2d(width, canvas, 1)
+        self.background = nn.Conv2d(width, canvas, 1)
 
     def forward(self, nodes: Nodes, boxes: Tensor, object_image: Tensor, side: int) -> Tensor:
         """boxes (O, 4), object_image (O,) -> canvas (N, canvas, side, side)."""
         objects = len(object_image)
         h, w = nodes.maps.shape[-2:]
-        spread = nodes.vectors[:, :, None, None].expand(-1, -1, h, w)
-        both = torch.cat([spread, nodes.maps], 1)
-        keys = self.key(both[:objects])
+        vectors = nodes.vectors[:, :, None, None].expand(-1, -1, h, w)
+        inputs = torch.cat([vectors, nodes.maps], 1)
+        keys = self.key(inputs[:objects])
         score = (keys * self.query(nodes.in_image)).sum(1, keepdim=True) / keys.shape[1] ** 0.5
         pasted, inside = paste(torch.cat([self.value(keys), score], 1), boxes, side)
         values, score = pasted[:, :-1], pasted[:, -1:]
-        share = _softmax_by_image(score, inside, object_image, len(both) - objects)
-        ground = F.interpolate(self.beneath(both[objects:]), size=(side, side), mode="bilinear")
-        return ground.index_add(0, object_image, share * values)
+        attention = _softmax_by_image(score, inside, object_image, len(inputs) - objects)
+        background = self.background(inputs[objects:])
+        background = F.interpolate(background, size=(side, side), mode="bilinear")
+        return background.index_add(0, object_image, attention * values)
 
 
 def _softmax_by_image(score: Tensor, inside: Tensor, image: Tensor, images: int) -> Tensor:
     """Softmax of (O, 1, H, W) over the objects of one image that cover a cell; 0 elsewhere."""
-    hidden = score.masked_fill(inside == 0, -torch.inf)
+    masked = score.masked_fill(inside == 0, -torch.inf)
     empty = score.new_full((images, *score.shape[1:]), -torch.inf)
-    place = image[:, None, None, None].expand_as(score)
-    highest = empty.scatter_reduce(0, place, hidden.detach(), "amax")
-    raised = torch.exp((score - highest[image].nan_to_num(neginf=0.0)).clamp_max(0.0)) * inside
-    total = torch.zeros_like(empty).index_add(0, image, raised)
-    return raised / total.index_select(0, image).clamp_min(1e-5)
+    target = image[:, None, None, None].expand_as(score)
+    highest = empty.scatter_reduce(0, target, masked.detach(), "amax")
+    weights = torch.exp((score - highest[image].nan_to_num(neginf=0.0)).clamp_max(0.0)) * inside
+    total = torch.zeros_like(empty).index_add(0, image, weights)
+    return weights / total.index_select(0, image).clamp_min(1e-5)

@@ -1,4 +1,4 @@
-"""Canvas -> image: residual blocks, then a cascade that looks at the canvas at every size."""
+"""Canvas -> image: residual blocks, then cascaded refinement (Chen and Koltun 2017)."""
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class ResidualBlock(nn.Module):
 
 
 class CascadedDecoder(nn.Module):
-    """Cascaded refinement: each module doubles the size and sees the canvas at that size."""
+    """Each stage doubles the size; its input is the features so far and the canvas at that size."""
 
     def __init__(self, canvas: int, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -49,11 +49,11 @@ class CascadedDecoder(nn.Module):
         features: Tensor | None = None
         for i, stage in enumerate(self.stages):
             size = side >> (len(self.stages) - 1 - i)
-            seen = _resize(canvas, size)
+            inputs = _resize(canvas, size)
             if features is not None:
                 features = F.interpolate(features, scale_factor=2.0, mode="nearest")
-                seen = torch.cat([seen, features], 1)
-            features = stage(seen)
+                inputs = torch.cat([inputs, features], 1)
+            features = stage(inputs)
         out: Tensor = self.to_rgb(features)
         return out
 

@@ -1,12 +1,11 @@
-"""D_img and D_obj: is this picture, is this object real (eq. 4)?"""
-
-from typing import NamedTuple
+"""D_img and D_obj of eq. 4: PasteGAN's layers, with spectral normalisation."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from model.losses import ObjectLogits
 from model.retrievegan.composition import SLOPE
 
 
@@ -19,26 +18,21 @@ def _trunk(channels: tuple[int, ...]) -> nn.Sequential:
 
 
 class ImageDiscriminator(nn.Module):
-    """One verdict per patch of the picture."""
+    """A logit for each of the image's overlapping parts."""
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
         self.trunk = _trunk(channels)
-        self.verdict = nn.Conv2d(channels[-1], 1, 1)
+        self.logits = nn.Conv2d(channels[-1], 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """images (N, 3, H, W) -> logits (N, h, w), above 0 for real."""
-        out: Tensor = self.verdict(self.trunk(images))[:, 0]
+        out: Tensor = self.logits(self.trunk(images))[:, 0]
         return out
 
 
-class ObjectVerdict(NamedTuple):
-    real: Tensor  # (O,) logit, above 0 for real
-    category: Tensor  # (O, categories) logits
-
-
 class ObjectDiscriminator(nn.Module):
-    """A verdict and a category per object crop."""
+    """Real or not, and the category, of each object crop."""
 
     def __init__(self, channels: tuple[int, ...], hidden: int, categories: int) -> None:
         super().__init__()
@@ -47,10 +41,10 @@ class ObjectDiscriminator(nn.Module):
         self.real = nn.Linear(hidden, 1)
         self.category = nn.Linear(hidden, categories)
 
-    def forward(self, crops: Tensor) -> ObjectVerdict:
+    def forward(self, crops: Tensor) -> ObjectLogits:
         """crops (O, 3, P, P)."""
-        seen = F.leaky_relu(self.hidden(self.trunk(crops).mean((2, 3))), SLOPE)
-        return ObjectVerdict(self.real(seen)[:, 0], self.category(seen))
+        hidden = F.leaky_relu(self.hidden(self.trunk(crops).mean((2, 3))), SLOPE)
+        return ObjectLogits(self.real(hidden)[:, 0], self.category(hidden))
 
 
 def crop_objects(images: Tensor, boxes: Tensor, object_image: Tensor, side: int) -> Tensor:
@@ -61,9 +55,11 @@ def crop_objects(images: Tensor, boxes: Tensor, object_image: Tensor, side: int)
     low, high = boxes[:, :2], boxes[:, 2:]
     size = (high - low).clamp_min(1 / images.shape[-1])
     steps = (torch.arange(side, device=images.device, dtype=images.dtype) + 0.5) / side
-    at = ((low + high) / 2)[:, None] + (steps[None, :, None] - 0.5) * size[:, None]  # (O, side, 2)
-    x, y = (at * 2 - 1).unbind(-1)
-    grid = torch.stack([x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1)
+    points = ((low + high) / 2)[:, None] + (steps[None, :, None] - 0.5) * size[:, None]
+    x, y = (points * 2 - 1).unbind(-1)  # (O, side) each, in [-1, 1]
+    coordinates = torch.stack(
+        [x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1
+    )
     # index_select: the gradient of images[object_image] is summed in whatever order threads come.
-    mine = images.index_select(0, object_image)
-    return F.grid_sample(mine, grid, align_corners=False, padding_mode="border")
+    sources = images.index_select(0, object_image)
+    return F.grid_sample(sources, coordinates, align_corners=False, padding_mode="border")

@@ -1,44 +1,53 @@
-"""The forward pass, in the order of the paper's Figure 2: encode, retrieve, compose."""
+"""The network, in the order of the paper's Figure 2: encode, retrieve, compose, decode."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model.batch import CandidateBatch, pixels
-from model.config import TrainConfig
-from model.graph.network import GraphBatch, GraphEncoder, GraphEncoding
+from model.batch import CandidateBatch, SceneBatch, with_truth
+from model.config import RetrieveGANConfig
+from model.graph.network import GraphBatch, GraphEncoder, GraphEncoding, twice
+from model.padding import Padding, padding_of
+from model.pixels import to_float
+from model.retrieval.choice import ChoiceDraws, TruthDraws, choose, draw_choice, draw_truth
 from model.retrieval.embedding import PatchEmbedding
-from model.retrieval.greedy import (
-    Grid,
-    Retrieved,
-    add_truth,
-    grid_of,
-    ground_truth_selection,
-    medoid_start,
-    random_start,
-    retrieve,
-    retrieve_best,
-)
-from model.retrieval.relaxation import gumbel
-from model.retrievegan.composition import CropEncoder, Fuser, Nodes, Refinement
+from model.retrieval.greedy import Selection, add_truth, ground_truth_selection
+from model.retrievegan.composition import CropEncoder, CropRefinement, Fuser, Nodes
 from model.retrievegan.decoder import CascadedDecoder, ResidualBlock
 from pipeline.scene import Vocabulary
 
-NEAREST = 3  # `predefined` draws among so many in training, as PasteGAN does
+
+class Draws(NamedTuple):
+    """All that is random in one pass, drawn on the CPU before it."""
+
+    truth: TruthDraws | None  # None unless retrieval is learned
+    choice: ChoiceDraws
 
 
-class Selection(NamedTuple):
-    """What the ground-truth pass says."""
+class GroundTruthSelection(NamedTuple):
+    """The result of the ground-truth pass (section 2.2)."""
 
-    losses: Tensor  # (O,) -log share of the true patch; 0 at each image's first query
-    counted: Tensor  # (O,) True where it counts
+    losses: Tensor  # (O,) -log probability of the true patch; 0 at each image's first query
+    counted: Tensor  # (O,) False at each image's first query
+
+
+class Output(NamedTuple):
+    """What one pass makes of a batch. Objects are placed by their true boxes."""
+
+    boxes: Tensor  # (O, 4) predicted, before the box head's last ReLU
+    gt_selection: GroundTruthSelection | None  # None unless retrieval is learned
+    candidates: CandidateBatch  # those that `selection` chooses among
+    selection: Selection
+    cooccurrence: Tensor | None  # (O, F) of the selected patches; None unless retrieval is learned
+    composed: Tensor  # (N, 3, H, W) image from the selected patches, about [-1, 1]
+    rebuilt: Tensor  # (N, 3, H, W) image from the true patches
 
 
 class RetrieveGAN(nn.Module):
     """Scene graph + candidates -> one patch per object -> image."""
 
-    def __init__(self, config: TrainConfig, vocabulary: Vocabulary) -> None:
+    def __init__(self, config: RetrieveGANConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.config = config
         sizes = config.generator
@@ -53,7 +62,7 @@ class RetrieveGAN(nn.Module):
         self.crop_encoder = CropEncoder(sizes.crop_channels, sizes.crop_width)
         self.predicates = nn.Embedding(len(vocabulary.predicates), sizes.crop_width)
         self.refinement = nn.ModuleList(
-            Refinement(sizes.crop_width, sizes.crop_width, sizes.refine_hidden)
+            CropRefinement(sizes.crop_width, sizes.crop_width, sizes.refine_hidden)
             for _ in range(sizes.refine_layers)
         )
         self.fuser = Fuser(
@@ -64,88 +73,108 @@ class RetrieveGAN(nn.Module):
         )
         self.decoder = CascadedDecoder(sizes.canvas_width, sizes.decoder)
 
+    def forward(self, batch: SceneBatch, draws: Draws) -> Output:
+        """Figure 2: encode the graph, retrieve, compose and decode; both passes of section 2.2.
+
+        Images from selected and from true patches are made in one call, as one batch of 2 N.
+        """
+        graph, rule, objects = batch.graph, self.config.retrieval, len(batch.boxes)
+        padding = padding_of_graph(graph)
+        vectors = self.encode(graph).objects
+
+        candidates, features, gt_selection, cooccurrence = batch.candidates, None, None, None
+        if draws.truth is not None:
+            joined = with_truth(batch)
+            joined_features = self.embed(joined.patches)  # (O, K + 1, E)
+            features, truth = joined_features[:, :-1], joined_features[:, -1]
+            gt_selection = self.select_truth(
+                features, candidates.valid, truth, padding, draws.truth
+            )
+            if rule.gt_in_candidates:
+                candidates, features = joined, joined_features
+        selection = choose(rule, features, candidates.valid, padding, draws.choice)
+        if features is not None:
+            cooccurrence = torch.einsum("ok,okf->of", selection.weights, candidates.cooccurrence)
+
+        patches = [
+            self.mix_pixels(candidates.patches, selection.weights),
+            to_float(batch.true_patches, self.config.generator.patch_px),
+        ]
+        images = self.generate(
+            torch.cat([vectors[:objects]] * 2 + [vectors[objects:]] * 2),
+            twice(graph),
+            torch.cat(patches),
+            torch.cat([batch.boxes, batch.boxes]),
+        )
+        composed, rebuilt = images.chunk(2)
+        return Output(
+            self.box_sides(vectors[:objects]),
+            gt_selection,
+            candidates,
+            selection,
+            cooccurrence,
+            composed,
+            rebuilt,
+        )
+
+    def draw(
+        self, batch: SceneBatch, generator: torch.Generator | None, *, noise: bool = True
+    ) -> Draws:
+        """Draw for `forward`; `noise` is Gumbel noise and the choice among the three nearest."""
+        rule, valid = self.config.retrieval, batch.candidates.valid
+        padding = padding_of_graph(batch.graph)
+        truth = draw_truth(valid, padding, generator) if rule.mode == "learned" else None
+        if truth is not None and rule.gt_in_candidates:
+            valid = with_truth(batch).valid
+        return Draws(truth, draw_choice(rule, valid, padding, generator, noise=noise))
+
     def encode(self, graph: GraphBatch) -> GraphEncoding:
-        """Object vectors (V, D) and predicted boxes (V, 4)."""
+        """Graph vectors (V, D) and predicted boxes (V, 4)."""
         encoding: GraphEncoding = self.graph(graph.nodes, graph.triples)
         return encoding
 
     def box_sides(self, vectors: Tensor) -> Tensor:
-        """Predicted boxes (V, 4) before the last ReLU, for the loss."""
+        """Graph vectors (V, D) -> predicted boxes (V, 4) before the last ReLU, for the loss."""
         return self.graph.box_sides(vectors)
 
     def embed(self, patches: Tensor) -> Tensor:
         """E_p: patches (..., P, P, 3) uint8 -> (..., E)."""
-        seen = pixels(patches, self.config.retrieval.patch_px)
-        flat: Tensor = self.embedding(seen.flatten(0, -4))
+        pixels = to_float(patches, self.config.retrieval.patch_px)
+        flat: Tensor = self.embedding(pixels.flatten(0, -4))
         return flat.reshape(*patches.shape[:-3], -1)
 
-    def choose(
-        self,
-        candidates: CandidateBatch,
-        features: Tensor | None,
-        grid: Grid,
-        generator: torch.Generator | None,
-        *,
-        noise: bool,
-    ) -> Retrieved:
-        """One patch per object, by the run's way of retrieving.
+    def select_truth(
+        self, features: Tensor, valid: Tensor, truth: Tensor, padding: Padding, draws: TruthDraws
+    ) -> GroundTruthSelection:
+        """The ground-truth pass: how probable the true patches are, teacher-forced (section 2.2).
 
-        features (O, K, E) of the candidates; None unless retrieval is learned. `generator` draws
-        start and noise. With `noise` off, predefined takes the nearest.
+        features  (O, K, E)  of the candidates
+        valid     (O, K)
+        truth     (O, E)     of the true patches
         """
-        rule, valid = self.config.retrieval, candidates.valid
-        if features is None:
-            return _fixed_choice(valid, rule.mode, generator, among=NEAREST if noise else 1)
-        drawn = gumbel(tuple(valid.shape), generator).to(valid.device) if noise else None
-        if rule.start == "best":
-            return retrieve_best(
-                features, valid, grid,
-                noise=drawn, temperature=rule.temperature, relaxation=rule.relaxation,
-            )  # fmt: skip
-        query = (
-            random_start(features, valid, grid, generator)
-            if rule.start == "random"
-            else medoid_start(features, valid, grid)
-        )
-        return retrieve(
-            features, valid, grid, query,
-            noise=drawn, temperature=rule.temperature, relaxation=rule.relaxation,
-        )  # fmt: skip
-
-    def ground_truth_pass(
-        self,
-        features: Tensor,
-        valid: Tensor,
-        truth: Tensor,
-        grid: Grid,
-        generator: torch.Generator | None,
-    ) -> Selection:
-        """One true patch of each image asks for the others (section 2.2).
-
-        features (O, K, E) of the candidates, truth (O, E) of the true patches.
-        """
-        joined, allowed, slot = add_truth(features, valid, truth, generator)
-        places = grid.present.float().cpu()
-        start = torch.multinomial(places, 1, generator=generator)[:, 0].to(valid.device)
+        joined, allowed, slot = add_truth(features, valid, truth, draws.order)
         losses = ground_truth_selection(
-            joined, allowed, truth, slot, grid, start, self.config.retrieval.temperature
+            joined, allowed, truth, slot, padding, draws.first, self.config.retrieval.temperature
         )
-        return Selection(losses, grid.place != start[grid.image])
+        return GroundTruthSelection(losses, padding.place != draws.first[padding.image])
 
     def generate(
         self, vectors: Tensor, graph: GraphBatch, patches: Tensor, boxes: Tensor
     ) -> Tensor:
         """Compose and decode.
 
-        vectors (V, D) graph vectors, patches (O, 3, P, P) in [-1, 1], boxes (O, 4) -> images
-        (N, 3, H, W), about [-1, 1].
+        vectors  (V, D)        graph vectors
+        patches  (O, 3, P, P)  in [-1, 1]
+        boxes    (O, 4)
+
+        Returns images (N, 3, H, W), about [-1, 1].
         """
         subject, predicate, other = graph.triples.unbind(1)
         objects = len(graph.object_image)
         encoded = self.crop_encoder(patches)
         h, w = encoded.shape[-2:]
         blank = encoded.new_zeros((len(vectors) - objects, *encoded.shape[1:]))
-        maps = torch.cat([encoded, blank])  # the picture itself has no patch
+        maps = torch.cat([encoded, blank])  # an image node has no patch
         messages = self.predicates(predicate)[:, :, None, None].expand(-1, -1, h, w)
         for layer in self.refinement:
             refined, messages = layer(maps, messages, subject, other)
@@ -158,24 +187,12 @@ class RetrieveGAN(nn.Module):
         image: Tensor = self.decoder(self.residual(canvas), self.config.image_px)
         return image
 
-    def selected_pixels(self, candidates: CandidateBatch, weights: Tensor) -> Tensor:
-        """Weights (O, K) over candidates -> the patches that go on the canvas, (O, 3, P, P)."""
-        seen = pixels(candidates.patches, self.config.generator.crop_px)
-        return torch.einsum("ok,okchw->ochw", weights, seen)
+    def mix_pixels(self, patches: Tensor, weights: Tensor) -> Tensor:
+        """Candidates (O, K, P, P, 3) uint8 mixed by weights (O, K) -> (O, 3, P, P) in [-1, 1]."""
+        pixels = to_float(patches, self.config.generator.patch_px)
+        return torch.einsum("ok,okchw->ochw", weights, pixels)
 
 
-def grid_of_batch(graph: GraphBatch) -> Grid:
-    """The grid of a graph batch: its objects, without the picture nodes."""
-    return grid_of(graph.object_image, len(graph.nodes) - len(graph.object_image))
-
-
-def _fixed_choice(
-    valid: Tensor, mode: str, generator: torch.Generator | None, among: int
-) -> Retrieved:
-    """Without a learned embedding: any candidate, or one of the `among` nearest."""
-    share = valid.float().cpu()
-    if mode == "predefined":
-        share[:, among:] = 0
-    chosen = torch.multinomial(share, 1, generator=generator)[:, 0].to(valid.device)
-    weights = torch.nn.functional.one_hot(chosen, valid.shape[1]).float()
-    return Retrieved(weights, chosen, torch.zeros_like(chosen))
+def padding_of_graph(graph: GraphBatch) -> Padding:
+    """The padding of a graph batch's objects, without the image nodes."""
+    return padding_of(graph.object_image, graph.num_images)

@@ -1,10 +1,9 @@
-"""A trained run, opened for use: scene graph in, retrieved patches and an image out."""
+"""A trained RetrieveGAN, opened for use: scene graph in, retrieved patches and an image out."""
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -14,48 +13,66 @@ from torch import Tensor
 from bank.bank import Bank
 from bank.candidates import Candidates
 from bank.nearest import PADDING
-from model.batch import CandidateBatch, candidate_batch, pixels, to_uint8
-from model.checkpoint import load_model, read_config
-from model.config import RetrievalMode
+from model import checkpoint
+from model.batch import candidate_batch
+from model.config import RetrievalConfig, RetrievalMode, RetrieveGANConfig
 from model.graph.frozen_encoder import embed_graphs
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
-from model.retrieval.greedy import Retrieved
-from model.retrievegan.network import RetrieveGAN, grid_of_batch
+from model.pixels import to_float, to_uint8
+from model.retrieval.choice import choose, draw_choice
+from model.retrievegan.network import RetrieveGAN, padding_of_graph
 from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph
 
-SMALLEST_SIDE = 0.04  # share of the picture; a predicted box is never thinner
+SMALLEST_SIDE = 0.04  # of a predicted box, as a fraction of the image's side
 
 
-class Retrieval(NamedTuple):
+class RetrievedPatches(NamedTuple):
     """One patch of the bank for each of a graph's n objects."""
 
     patch_ids: NDArray[np.int64]  # (n,)
     patches: NDArray[np.uint8]  # (n, P, P, 3)
-    step: NDArray[np.int64]  # (n,) when each object was given its patch; all 0 unless learned
+    step: NDArray[np.int64]  # (n,) when each object was assigned its patch; all 0 unless learned
     fallback: NDArray[np.bool_]  # (n,) the patch is of another category than the object
 
 
-class Sampler:
-    """A run and its bank. Everything drawn is a function of the seed that is given."""
+def load_network(run: Path, bank: Bank, device: torch.device) -> tuple[RetrieveGAN, dict[str, Any]]:
+    """A run's network in evaluation mode, and its checkpoint's state.
+
+    RunError where the bank's content is not what the run was trained on.
+    """
+    config, _ = checkpoint.read_config(run, RetrieveGANConfig)
+    state = checkpoint.load(run, device)
+    checkpoint.check_bank(state, bank, run)
+    model = RetrieveGAN(config, bank.vocabulary).to(device)
+    checkpoint.fill(run, state, {"model": model}, {})
+    return model.eval(), state
+
+
+def bank_of(run: Path, bank: Path | None = None) -> Bank:
+    """The bank that a run was trained on, opened; `bank` where it has moved."""
+    _, trained_on = checkpoint.read_config(run, RetrieveGANConfig)
+    return Bank.open(bank or trained_on)
+
+
+class RetrieveGANRun:
+    """A run and its bank. All that is random is a function of the given seed."""
 
     def __init__(self, model: RetrieveGAN, bank: Bank, device: torch.device) -> None:
         self.model = model.to(device).eval()
         self.bank = bank
         self.device = device
         self.encoder = GraphEncoder.load(bank.path / "graph_encoder.safetensors")
-        self._features: dict[SceneGraph, NDArray[np.float32]] = {}  # of graphs asked for before
+        self._features: dict[SceneGraph, NDArray[np.float32]] = {}  # cache: by graph, (n, D)
 
     @classmethod
     def open(
         cls, run: Path | str, bank: Path | str | None = None, device: torch.device | str = "cpu"
     ) -> Self:
         """A run folder; `bank` where the bank it was trained on has moved."""
-        place = torch.device(device)
-        _, trained_on = read_config(Path(run))
-        opened = Bank.open(bank or trained_on)
-        model, _ = load_model(Path(run), opened, place)
-        return cls(model, opened, place)
+        opened = bank_of(Path(run), None if bank is None else Path(bank))
+        model, _ = load_network(Path(run), opened, torch.device(device))
+        return cls(model, opened, torch.device(device))
 
     def retrieve(
         self,
@@ -67,7 +84,7 @@ class Sampler:
         k: int | None = None,
         pin: Mapping[int, int] | None = None,
         ban: Collection[int] = (),
-    ) -> Retrieval:
+    ) -> RetrievedPatches:
         """One patch per object.
 
         noise   off: learned retrieval takes the most compatible from its start, predefined the
@@ -78,27 +95,28 @@ class Sampler:
         pin     object -> patch id that it must be given
         ban     patch ids that nothing may be given
         """
-        model = self._in_mode(mode)
-        found = self._candidates(graph, k or self.bank.num_candidates, pin or {}, frozenset(ban))
-        batch = self._batch(graph)
-        rule = model.config.retrieval
+        rule = self._rule(mode)
         learned = rule.mode == "learned"
+        candidates = self._candidates(
+            graph, k or self.bank.num_candidates, pin or {}, frozenset(ban)
+        )
+        batch = candidate_batch(self.bank, candidates)
+        padding = padding_of_graph(self._graph_batch(graph))
         if noise is None:
             noise = learned and rule.start == "medoid"
-        generator = torch.Generator().manual_seed(seed)
-        offered = _to(candidate_batch(self.bank, found), self.device)
+        draws = draw_choice(
+            rule, batch.valid, padding, torch.Generator().manual_seed(seed), noise=noise
+        )
         with torch.no_grad():
-            features = model.embed(offered.patches) if learned else None
-            chosen: Retrieved = model.choose(
-                offered, features, grid_of_batch(batch), generator, noise=noise
-            )
-        rows, slots = np.arange(len(graph.objects)), chosen.chosen.cpu().numpy()
-        patch_ids = found.ids[rows, slots]
-        return Retrieval(
+            features = self.model.embed(batch.patches.to(self.device)).cpu() if learned else None
+            selection = choose(rule, features, batch.valid, padding, draws)
+        rows, slots = np.arange(len(graph.objects)), selection.selected.numpy()
+        patch_ids = candidates.ids[rows, slots]
+        return RetrievedPatches(
             patch_ids,
             self.bank.patches(patch_ids),
-            chosen.step.cpu().numpy(),
-            found.fallback[rows, slots],
+            selection.step.numpy(),
+            candidates.fallback[rows, slots],
         )
 
     def generate(
@@ -107,7 +125,7 @@ class Sampler:
         patches: NDArray[np.uint8],
         boxes: Sequence[Box] | None = None,
     ) -> NDArray[np.uint8]:
-        """The picture (H, W, 3) composed of one patch (n, P, P, 3) per object.
+        """The image (H, W, 3) uint8 composed of one patch (n, P, P, 3) uint8 per object.
 
         `boxes` say where; by default the graph's own where it has some, else predicted ones.
         """
@@ -115,51 +133,49 @@ class Sampler:
             raise UserError(
                 f"the graph has {len(graph.objects)} objects, but {len(patches)} patches were given"
             )
-        places = boxes or graph.boxes or self.predict_boxes(graph)
-        if len(places) != len(graph.objects):
+        boxes = boxes or graph.boxes or self.predict_boxes(graph)
+        if len(boxes) != len(graph.objects):
             raise UserError(
-                f"the graph has {len(graph.objects)} objects, but {len(places)} boxes were given"
+                f"the graph has {len(graph.objects)} objects, but {len(boxes)} boxes were given"
             )
-        batch = self._batch(graph)
+        batch = self._graph_batch(graph).to(self.device)
         with torch.no_grad():
-            crops = pixels(torch.from_numpy(patches), self.model.config.generator.crop_px)
-            where = torch.tensor(places, dtype=torch.float32)
             image = self.model.generate(
                 self.model.encode(batch).objects,
                 batch,
-                crops.to(self.device),
-                where.to(self.device),
+                to_float(
+                    torch.from_numpy(patches).to(self.device), self.model.config.generator.patch_px
+                ),
+                torch.tensor(boxes, dtype=torch.float32, device=self.device),
             )
-        picture: NDArray[np.uint8] = to_uint8(image)[0].numpy()
-        return picture
+        pixels: NDArray[np.uint8] = to_uint8(image)[0].numpy()
+        return pixels
 
     def predict_boxes(self, graph: SceneGraph) -> tuple[Box, ...]:
         """Where the generator's own graph network would put each object."""
-        batch = self._batch(graph)
+        batch = self._graph_batch(graph).to(self.device)
         with torch.no_grad():
             boxes = self.model.encode(batch).boxes[: len(graph.objects)]
         return tuple(Box(*corners) for corners in tidy_boxes(boxes).tolist())
 
-    def _batch(self, graph: SceneGraph) -> GraphBatch:
+    def _graph_batch(self, graph: SceneGraph) -> GraphBatch:
         if not graph.objects:
             raise UserError("the graph has no objects: give at least one")
         pair = (graph.objects, graph.relations)
-        return graph_tensors([pair], self.bank.vocabulary).to(self.device)
+        return graph_tensors([pair], self.bank.vocabulary)
 
-    def _in_mode(self, mode: RetrievalMode | None) -> RetrieveGAN:
-        """The model, or one that shares its weights and chooses by another rule."""
+    def _rule(self, mode: RetrievalMode | None) -> RetrievalConfig:
+        """The run's rule of choosing, or another mode of it."""
         rule = self.model.config.retrieval
         if mode is None or mode == rule.mode:
-            return self.model
+            return rule
         if mode == "learned":
             raise UserError(
                 f"this run was trained with {rule.mode} retrieval, so its patch embedding has "
                 f"learned nothing; sample it with mode {rule.mode!r}, or train with "
                 f"--retrieval learned"
             )
-        other = copy.copy(self.model)
-        other.config = replace(self.model.config, retrieval=replace(rule, mode=mode))
-        return other
+        return replace(rule, mode=mode)
 
     def _candidates(
         self, graph: SceneGraph, k: int, pin: Mapping[int, int], ban: frozenset[int]
@@ -172,22 +188,22 @@ class Sampler:
         if graph not in self._features:
             pair = (graph.objects, graph.relations)
             self._features[graph] = embed_graphs(self.encoder, [pair])
-        found = self.bank.search(self._features[graph], graph.objects, k + len(ban))
-        found = _without(found, ban, k)
+        candidates = self.bank.search(self._features[graph], graph.objects, k + len(ban))
+        candidates = _without(candidates, ban, k)
         for o, patch in pin.items():
-            found.ids[o], found.ids[o, 0] = PADDING, patch
-            found.distances[o], found.distances[o, 0] = np.inf, 0
-            found.valid[o], found.valid[o, 0] = False, True
+            candidates.ids[o], candidates.ids[o, 0] = PADDING, patch
+            candidates.distances[o], candidates.distances[o, 0] = np.inf, 0
+            candidates.valid[o], candidates.valid[o, 0] = False, True
             category = self.bank.credits([patch])[0]["category"]
-            found.fallback[o] = category != graph.objects[o]
-        empty = np.flatnonzero(~found.valid.any(1))
+            candidates.fallback[o] = category != graph.objects[o]
+        empty = np.flatnonzero(~candidates.valid.any(1))
         if len(empty):
             o = int(empty[0])
             raise UserError(
                 f"no patch is left for object {o} ({graph.objects[o]}): {len(ban)} are banned; "
                 f"ban fewer"
             )
-        return found
+        return candidates
 
     def _check_pins(self, graph: SceneGraph, pin: Mapping[int, int], ban: frozenset[int]) -> None:
         known = self.bank.patch_ids
@@ -205,7 +221,7 @@ class Sampler:
 
 
 def tidy_boxes(boxes: Tensor) -> Tensor:
-    """Predicted boxes (n, 4) -> corners in order, inside the picture, no side too thin to paste."""
+    """Predicted boxes (n, 4) -> corners in order, inside the image, no side too thin to paste."""
     first = torch.minimum(boxes[:, :2], boxes[:, 2:]).clamp(0, 1)
     last = torch.maximum(boxes[:, :2], boxes[:, 2:]).clamp(0, 1)
     missing = (SMALLEST_SIDE - (last - first)).clamp(min=0)
@@ -214,19 +230,15 @@ def tidy_boxes(boxes: Tensor) -> Tensor:
     return torch.cat([first, last], 1)
 
 
-def _without(found: Candidates, ban: frozenset[int], k: int) -> Candidates:
+def _without(candidates: Candidates, ban: frozenset[int], k: int) -> Candidates:
     """The first k of each row that are not banned, in their order."""
-    keep = found.valid & ~np.isin(found.ids, np.array(sorted(ban), np.int64))
-    order = np.argsort(~keep, axis=1, kind="stable")[:, :k]  # what is kept first, in its order
+    keep = candidates.valid & ~np.isin(candidates.ids, np.array(sorted(ban), np.int64))
+    order = np.argsort(~keep, axis=1, kind="stable")[:, :k]  # those kept first, in their order
     rows = np.arange(len(keep))[:, None]
     valid = keep[rows, order]
     return Candidates(
-        np.where(valid, found.ids[rows, order], PADDING),
-        np.where(valid, found.distances[rows, order], np.float32(np.inf)),
+        np.where(valid, candidates.ids[rows, order], PADDING),
+        np.where(valid, candidates.distances[rows, order], np.float32(np.inf)),
         valid,
-        found.fallback[rows, order] & valid,
+        candidates.fallback[rows, order] & valid,
     )
-
-
-def _to(candidates: CandidateBatch, device: torch.device) -> CandidateBatch:
-    return CandidateBatch(*(part.to(device) for part in candidates))

@@ -1,4 +1,4 @@
-"""Patch embeddings and choices in, retrieval scores with their intervals out."""
+"""Retrieval scores of embeddings and choices as plain functions, and their intervals."""
 
 from typing import Any, NamedTuple
 
@@ -8,53 +8,54 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.config import Start
+from model.padding import Padding
+from model.retrieval.choice import draw_order, draw_start
 from model.retrieval.greedy import (
-    Grid,
-    Retrieved,
-    Start,
+    Selection,
     add_truth,
     distances,
     medoid_start,
-    random_start,
     retrieve,
     retrieve_best,
+    start_feature,
 )
 from pipeline.scene import image_of
 
 RESAMPLES = 1000
 LEVEL = 0.95
-# Apart by so much, unlike styles outweigh both the tie-breaking noise below and every soft
-# exclusion (at least log of the smallest float32, -87): the oracle's greedy is exact.
+# Between unlike styles. It outweighs both the tie-breaking noise below and every soft exclusion
+# (at least log of the smallest float32, -87), so the oracle's greedy choice is exact.
 STYLE_DISTANCE = 1e4
 
 
 class GroundTruthPairs(NamedTuple):
-    """What E_p says about ordered pairs (query object, target object) of one image."""
+    """E_p's answers for ordered pairs (query object, target object) of one image."""
 
     credit: Tensor  # (Q,) float64, 1 / number tied where the target's true patch is nearest
-    chance: Tensor  # (Q,) float64, what an E_p that sees nothing would earn
+    chance: Tensor  # (Q,) float64, the credit of a constant E_p
     image: Tensor  # (Q,) int64
 
 
 class CompatiblePairs(NamedTuple):
     """Whether the patches chosen for two objects of one image go together."""
 
-    agree: Tensor  # (Q,) float64, share of draws that agree and count
-    counted: Tensor  # (Q,) float64, share of draws that count: 0 where two crops overlap
+    agree: Tensor  # (Q,) float64, fraction of draws that agree and count
+    counted: Tensor  # (Q,) float64, fraction of draws that count: 0 where two crops overlap
     image: Tensor  # (Q,) int64
 
 
-class Offered(NamedTuple):
-    """Patches as the compatibility of a choice needs them; (O,) where one is chosen per object."""
+class PatchStyles(NamedTuple):
+    """Ids, styles and boxes of patches; (O,) in place of (O, K) for one patch per object."""
 
     ids: Tensor  # (O, K) patch ids
     styles: Tensor  # (O, K) hidden style of the photo each was cut from
     boxes: Tensor  # (O, K, 4) where in that photo
 
-    def take(self, chosen: Tensor) -> "Offered":
-        """chosen (O,) -> the patch that each object got, (O,)."""
-        rows = torch.arange(len(chosen), device=chosen.device)
-        return Offered(*(part[rows, chosen] for part in self))
+    def take(self, index: Tensor) -> "PatchStyles":
+        """index (O,) of a candidate per object -> those patches, (O,)."""
+        rows = torch.arange(len(index), device=index.device)
+        return PatchStyles(*(part[rows, index] for part in self))
 
 
 class SceneSums(NamedTuple):
@@ -80,11 +81,11 @@ def pairs_of(object_image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def overlapping(boxes: Tensor, others: Tensor) -> Tensor:
-    """True where two boxes (..., 4) share some area; edges that touch share none."""
+    """True where two boxes (..., 4) overlap; boxes that only touch do not."""
     low = torch.maximum(boxes[..., :2], others[..., :2])
     high = torch.minimum(boxes[..., 2:], others[..., 2:])
-    shared: Tensor = (high > low).all(-1)
-    return shared
+    overlap: Tensor = (high > low).all(-1)
+    return overlap
 
 
 def ground_truth_pairs(
@@ -106,13 +107,14 @@ def ground_truth_pairs(
     The ground-truth selection of section 2.2 as a score. Ties earn 1 / (number tied), so that a
     constant E_p earns exactly the chance.
     """
-    joined, allowed, slot = add_truth(candidates, valid, truth, generator)
+    order = draw_order(valid, generator).to(valid.device)
+    joined, allowed, slot = add_truth(candidates, valid, truth, order)
     query, target = pairs_of(object_image)
-    apart = ~overlapping(boxes[query], boxes[target])
-    query, target = query[apart], target[apart]
-    away = distances(truth[query].double(), joined[target].double())  # (Q, K + 1)
-    away = away.masked_fill(~allowed[target], torch.inf)
-    nearest = away == away.amin(-1, keepdim=True)
+    counted = ~overlapping(boxes[query], boxes[target])
+    query, target = query[counted], target[counted]
+    distance = distances(truth[query].double(), joined[target].double())  # (Q, K + 1)
+    distance = distance.masked_fill(~allowed[target], torch.inf)
+    nearest = distance == distance.amin(-1, keepdim=True)
     hit = nearest.gather(1, slot[target, None])[:, 0]
     return GroundTruthPairs(
         hit.double() / nearest.sum(-1),
@@ -121,28 +123,27 @@ def ground_truth_pairs(
     )
 
 
-def compatibility(chosen: Offered, object_image: Tensor) -> CompatiblePairs:
-    """Do the styles of the chosen patches (O,) agree, for each pair i < j of an image's objects?
+def compatibility(selected: PatchStyles, object_image: Tensor) -> CompatiblePairs:
+    """Whether the styles of the selected patches (O,) agree, for each pair i < j of an image.
 
-    Two crops of one photo that overlap show the same pixels and agree for that reason alone: they
-    do not count.
+    Two overlapping crops of one photo share pixels and therefore agree: they do not count.
     """
-    first, second = _once(object_image)
-    counted = ~_same_pixels(chosen, first, chosen, second)
-    agree = (chosen.styles[first] == chosen.styles[second]) & counted
+    first, second = _unordered_pairs(object_image)
+    counted = ~_same_pixels(selected, first, selected, second)
+    agree = (selected.styles[first] == selected.styles[second]) & counted
     return CompatiblePairs(agree.double(), counted.double(), object_image[first])
 
 
 def expected_compatibility(
-    offered: Offered, valid: Tensor, object_image: Tensor
+    candidates: PatchStyles, valid: Tensor, object_image: Tensor
 ) -> CompatiblePairs:
-    """`compatibility` of an even draw from each object's candidates, all draws weighed at once.
+    """The expectation of `compatibility` where each candidate is equally likely.
 
-    offered (O, K), valid (O, K), object_image (O,)
+    candidates (O, K), valid (O, K), object_image (O,)
     """
-    first, second = _once(object_image)
-    left = Offered(*(part[:, :, None] for part in offered))  # (O, K, 1)
-    right = Offered(*(part[:, None] for part in offered))  # (O, 1, K)
+    first, second = _unordered_pairs(object_image)
+    left = PatchStyles(*(part[:, :, None] for part in candidates))  # (O, K, 1)
+    right = PatchStyles(*(part[:, None] for part in candidates))  # (O, 1, K)
     counted = ~_same_pixels(left, first, right, second)  # (Q, K, K)
     counted &= valid[first][:, :, None] & valid[second][:, None]
     agree = counted & (left.styles[first] == right.styles[second])
@@ -153,13 +154,13 @@ def expected_compatibility(
     )
 
 
-def _once(object_image: Tensor) -> tuple[Tensor, Tensor]:
+def _unordered_pairs(object_image: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs i < j of one image."""
     first, second = pairs_of(object_image)
     return first[first < second], second[first < second]
 
 
-def _same_pixels(left: Offered, first: Tensor, right: Offered, second: Tensor) -> Tensor:
+def _same_pixels(left: PatchStyles, first: Tensor, right: PatchStyles, second: Tensor) -> Tensor:
     """True where two patches were cut from one photo with boxes that overlap."""
     same_photo = image_of(left.ids[first]) == image_of(right.ids[second])
     return same_photo & overlapping(left.boxes[first], right.boxes[second])
@@ -168,42 +169,37 @@ def _same_pixels(left: Offered, first: Tensor, right: Offered, second: Tensor) -
 def oracle_choice(
     styles: Tensor,
     valid: Tensor,
-    grid: Grid,
+    padding: Padding,
     generator: torch.Generator | None,
     *,
     num_styles: int,
     start: Start = "random",
     features: Tensor | None = None,
-) -> Retrieved:
-    """The greedy retrieval with the true styles as features: what a perfect E_p would choose.
+) -> Selection:
+    """The greedy retrieval with the true styles as features: the choice of a perfect E_p.
 
-    styles (O, K), valid (O, K). A random start is the one that a run's own choice draws from a
-    generator in the same state; the medoid is that of the run's `features` (O, K, E). Ties between
-    candidates are broken evenly.
+    styles    (O, K)
+    valid     (O, K)
+    features  (O, K, E)  of the run, for start "medoid": their medoid is the oracle's start too
+
+    A random start is the one that a run's own choice draws from a generator in the same state. Ties
+    between candidates are broken evenly.
     """
-    known = F.one_hot(styles.clamp_min(0), num_styles).float() * STYLE_DISTANCE
+    one_hot = F.one_hot(styles.clamp_min(0), num_styles).float() * STYLE_DISTANCE
     if start == "best":
-        return retrieve_best(known, valid, grid, noise=None, temperature=1.0)
+        return retrieve_best(one_hot, valid, padding, noise=None, temperature=1.0)
     if start == "random":
-        query = random_start(known, valid, grid, generator)
+        slot = draw_start(valid, padding, generator).to(valid.device)
     else:
         assert features is not None
-        query = _medoid_style(known, features, valid, grid)
-    evenly = torch.rand(valid.shape, generator=generator).to(valid.device)
-    return retrieve(known, valid, grid, query, noise=evenly, temperature=1.0)
-
-
-def _medoid_style(known: Tensor, features: Tensor, valid: Tensor, grid: Grid) -> Tensor:
-    """The style feature of the candidate that is each image's medoid in `features`: (N, S)."""
-    everything = grid.spread(features.float()).flatten(1, 2)  # (N, M * K, E)
-    away = distances(medoid_start(features, valid, grid), everything)
-    place = away.masked_fill(~grid.spread(valid).flatten(1), torch.inf).argmin(-1)
-    rows = torch.arange(len(place), device=place.device)
-    return grid.spread(known).flatten(1, 2)[rows, place]
+        slot = medoid_start(features, valid, padding)
+    query = start_feature(one_hot, padding, slot)
+    tie_breaks = torch.rand(valid.shape, generator=generator).to(valid.device)
+    return retrieve(one_hot, valid, padding, query, noise=tie_breaks, temperature=1.0)
 
 
 def predefined_choice(valid: Tensor) -> Tensor:
-    """The nearest in the bank's own features: valid (O, K) -> (O,)."""
+    """The nearest in the bank's features: valid (O, K) -> (O,)."""
     return valid.int().argmax(-1)
 
 
@@ -215,22 +211,22 @@ def random_choice(valid: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def sum_by_scene(scores: Tensor, weights: Tensor, image: Tensor, num_images: int) -> SceneSums:
     """scores, weights, image (Q,) -> sums over each image's pairs, (N,)."""
-    where = image.cpu().numpy()
+    images = image.cpu().numpy()
 
-    def added(values: Tensor) -> NDArray[np.float64]:
-        sums: NDArray[Any] = np.bincount(where, values.double().cpu().numpy(), num_images)
+    def summed(values: Tensor) -> NDArray[np.float64]:
+        sums: NDArray[Any] = np.bincount(images, values.double().cpu().numpy(), num_images)
         return sums.astype(np.float64)  # without a single pair, numpy counts in integers
 
-    return SceneSums(added(scores), added(weights))
+    return SceneSums(summed(scores), summed(weights))
 
 
 def bootstrap_interval(sums: SceneSums, seed: int) -> Interval:
-    """The mean over pairs and its 95 % interval: scenes, not pairs, are drawn anew.
+    """The mean over pairs and its 95 % interval by resampling scenes, not pairs.
 
     Pairs of one scene are not independent, so the scene is the unit (Efron's percentile bootstrap).
     """
-    some = sums.weights > 0
-    totals, weights = sums.totals[some], sums.weights[some]
+    has_pairs = sums.weights > 0
+    totals, weights = sums.totals[has_pairs], sums.weights[has_pairs]
     if not len(totals):
         raise ValueError("no scene has a pair to score")
     scenes = len(totals)

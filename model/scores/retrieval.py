@@ -1,7 +1,7 @@
-"""A network and a bank's held-out scenes in, retrieval scores with intervals out."""
+"""Retrieval scores of a network, with intervals, on a bank's held-out scenes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from bank.bank import Bank
 from bank.table import column
-from model.batch import CandidateBatch
-from model.batch import offered as may_be_chosen
-from model.retrieval.greedy import Grid, grid_of
+from model.batch import moved, selectable
+from model.config import RetrievalConfig
+from model.padding import Padding, padding_of
+from model.retrieval.choice import choose, draw_choice
 from model.retrievegan.network import RetrieveGAN
 from model.scores import metrics
-from model.scores.metrics import Offered, SceneSums
+from model.scores.metrics import PatchStyles, SceneSums
 from pipeline.errors import UserError
 from pipeline.progress import progress
 
@@ -31,13 +32,13 @@ class Scenes(NamedTuple):
 
     patch_ids: Tensor  # (O,) true patches
     boxes: Tensor  # (O, 4)
-    grid: Grid
+    padding: Padding
     candidates: Tensor  # (O, K) ids, -1 where the padding is
     valid: Tensor  # (O, K)
 
     @property
     def num_images(self) -> int:
-        return len(self.grid.present)
+        return self.padding.num_images
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ class Features:
         self.ids, self.vectors = ids, vectors  # (U,) rising, (U, E)
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """(...) -> (..., E); what padding gives means nothing."""
+        """Patch ids (...) -> (..., E); of padding (-1) some patch's vector, to be masked."""
         rows = np.searchsorted(self.ids, ids.cpu().numpy().clip(self.ids[0]))
         return self.vectors[torch.from_numpy(rows).to(self.vectors.device)]
 
 
-# Scenes, and a generator that is in the same state for every way of choosing -> (O,) in [0, K).
-Choose = Callable[[Scenes, torch.Generator], Tensor]
+# Scenes, and a generator in the same state for every method -> the selected candidates, (O,).
+SelectionMethod = Callable[[Scenes, torch.Generator], Tensor]
 
 
 def scene_batches(
@@ -82,13 +83,13 @@ def _scenes(bank: Bank, image_ids: NDArray[np.int64], k: int, device: torch.devi
     patch_ids = np.concatenate([s.patch_ids for s in samples])
     counts = torch.tensor([len(s.patch_ids) for s in samples])
     image = torch.arange(len(samples)).repeat_interleave(counts).to(device)
-    found = bank.candidates(patch_ids, k)
+    candidates = bank.candidates(patch_ids, k)
     return Scenes(
         torch.from_numpy(patch_ids),
         torch.from_numpy(np.concatenate([s.boxes for s in samples])).to(device),
-        grid_of(image, len(samples)),
-        torch.from_numpy(found.ids),
-        torch.from_numpy(may_be_chosen(bank, found)).to(device),
+        padding_of(image, len(samples)),
+        torch.from_numpy(candidates.ids),
+        torch.from_numpy(selectable(bank, candidates)).to(device),
     )
 
 
@@ -111,7 +112,7 @@ def embed(model: RetrieveGAN, bank: Bank, ids: NDArray[np.int64]) -> Features:
         ]
     )
     if not vectors.isfinite().all():
-        raise UserError("E_p gives values that are not finite: no score can be told from it")
+        raise UserError("E_p gives values that are not finite, so nothing can be scored")
     return Features(ids, vectors)
 
 
@@ -120,23 +121,23 @@ def ground_truth_scores(
 ) -> list[Score]:
     """How often the true patch of an object is the nearest to that of another, by embedding.
 
-    A constant E_p and the chance, which must be equal, come last.
+    Those of a constant E_p and the chance, which must be equal, come last.
     """
     ids = distinct_patches(batches)
     constant = Features(ids, torch.zeros(len(ids), 1))
     scores = []
     for name, features in {**embeddings, "constant E_p": constant}.items():
-        found = [_ground_truth(b, features, _generator(seed, i)) for i, b in enumerate(batches)]
-        earned = [
+        pairs = [_ground_truth(b, features, _generator(seed, i)) for i, b in enumerate(batches)]
+        credits = [
             metrics.sum_by_scene(p.credit, torch.ones_like(p.credit), p.image, b.num_images)
-            for p, b in zip(found, batches, strict=True)
+            for p, b in zip(pairs, batches, strict=True)
         ]
-        scores.append(_score(GROUND_TRUTH, name, _joined(earned), seed))
-    blind = [
+        scores.append(_score(GROUND_TRUTH, name, _joined(credits), seed))
+    chance = [
         metrics.sum_by_scene(p.chance, torch.ones_like(p.chance), p.image, b.num_images)
-        for p, b in zip(found, batches, strict=True)
+        for p, b in zip(pairs, batches, strict=True)
     ]
-    return [*scores, _score(GROUND_TRUTH, "chance", _joined(blind), seed)]
+    return [*scores, _score(GROUND_TRUTH, "chance", _joined(chance), seed)]
 
 
 def _ground_truth(
@@ -147,7 +148,7 @@ def _ground_truth(
         features(scenes.patch_ids).to(device),
         features(scenes.candidates).to(device),
         scenes.valid,
-        scenes.grid.image,
+        scenes.padding.image,
         scenes.boxes,
         generator,
     )
@@ -157,107 +158,112 @@ def compatibility_scores(
     bank: Bank,
     batches: Sequence[Scenes],
     styles: NDArray[np.int64],
-    ways: Mapping[str, Choose],
+    methods: Mapping[str, SelectionMethod],
     *,
     draws: int,
     seed: int,
 ) -> list[Score]:
-    """How often two chosen patches of a scene agree in style, for each way of choosing.
+    """How often two selected patches of a scene agree in style, for each method of selection.
 
-    styles (P,) of the photos of the bank's patches, in the order of `bank.patch_ids`. The chance,
-    an even draw from the candidates, comes last.
+    styles: of the photos of the bank's patches, in the order of `bank.patch_ids`. The chance, where
+    each candidate is equally likely, comes last.
     """
-    offers = [_offered(bank, batch.candidates, styles) for batch in batches]
+    patches = [_patch_styles(bank, batch.candidates, styles) for batch in batches]
     scores = []
-    for name, choose in ways.items():
+    for name, method in methods.items():
         sums = [
-            _agreement(batch, offered, choose, [_generator(seed, i, d) for d in range(draws)])
-            for i, (batch, offered) in enumerate(zip(batches, offers, strict=True))
+            _agreement(batch, candidates, method, [_generator(seed, i, d) for d in range(draws)])
+            for i, (batch, candidates) in enumerate(zip(batches, patches, strict=True))
         ]
         scores.append(_score(COMPATIBILITY, name, _joined(sums), seed))
-    blind = []
-    for batch, offered in zip(batches, offers, strict=True):
-        pairs = metrics.expected_compatibility(offered, batch.valid.cpu(), batch.grid.image.cpu())
-        blind.append(
+    chance = []
+    for batch, candidates in zip(batches, patches, strict=True):
+        pairs = metrics.expected_compatibility(
+            candidates, batch.valid.cpu(), batch.padding.image.cpu()
+        )
+        chance.append(
             metrics.sum_by_scene(pairs.agree, pairs.counted, pairs.image, batch.num_images)
         )
-    return [*scores, _score(COMPATIBILITY, "chance", _joined(blind), seed)]
+    return [*scores, _score(COMPATIBILITY, "chance", _joined(chance), seed)]
 
 
 @torch.no_grad()
 def _agreement(
-    scenes: Scenes, offered: Offered, choose: Choose, generators: Sequence[torch.Generator]
+    scenes: Scenes,
+    candidates: PatchStyles,
+    method: SelectionMethod,
+    generators: Sequence[torch.Generator],
 ) -> SceneSums:
-    """Sums over a scene's pairs, the mean of the draws."""
-    found = []
+    """Sums over a scene's pairs, the mean over the draws."""
+    sums = []
     for generator in generators:
-        chosen = offered.take(choose(scenes, generator).cpu())
-        pairs = metrics.compatibility(chosen, scenes.grid.image.cpu())
-        found.append(
+        selected = candidates.take(method(scenes, generator).cpu())
+        pairs = metrics.compatibility(selected, scenes.padding.image.cpu())
+        sums.append(
             metrics.sum_by_scene(pairs.agree, pairs.counted, pairs.image, scenes.num_images)
         )
-    return SceneSums(*(np.mean(part, axis=0) for part in zip(*found, strict=True)))
+    return SceneSums(*(np.mean(part, axis=0) for part in zip(*sums, strict=True)))
 
 
-def ways_to_choose(
-    model: RetrieveGAN,
+def selection_methods(
+    rule: RetrievalConfig,
     bank: Bank,
     styles: NDArray[np.int64],
     embeddings: Mapping[str, Features],
-) -> dict[str, Choose]:
-    """Name -> way of choosing: the run's own, what it is measured against, and the oracle.
+) -> dict[str, SelectionMethod]:
+    """The methods of selection by name: the run's own, those it is compared with, the oracle.
 
     embeddings: E_p by name, of which "trained" may be missing.
     """
-    ways: dict[str, Choose] = {}
+    methods: dict[str, SelectionMethod] = {}
+    learned = replace(rule, mode="learned")
     own = embeddings.get("trained")
     if own is not None:
-        ways["learned"] = _by_embedding(model, own, noise=False)
-        ways["learned, noise on"] = _by_embedding(model, own, noise=True)
-    ways["untrained"] = _by_embedding(model, embeddings["untrained"], noise=False)
-    ways["predefined"] = lambda scenes, _: metrics.predefined_choice(scenes.valid)
-    ways["random"] = lambda scenes, generator: metrics.random_choice(scenes.valid, generator)
-    ways["start-conditioned oracle"] = _by_style(
-        model, bank, styles, own or embeddings["untrained"]
+        methods["learned"] = _by_embedding(learned, own, noise=False)
+        methods["learned, noise on"] = _by_embedding(learned, own, noise=True)
+    methods["untrained"] = _by_embedding(learned, embeddings["untrained"], noise=False)
+    methods["predefined"] = lambda scenes, _: metrics.predefined_choice(scenes.valid)
+    methods["random"] = lambda scenes, generator: metrics.random_choice(scenes.valid, generator)
+    methods["start-conditioned oracle"] = _by_style(
+        rule, bank, styles, own or embeddings["untrained"]
     )
-    return ways
+    return methods
 
 
-def _by_embedding(model: RetrieveGAN, features: Features, *, noise: bool) -> Choose:
-    def choose(scenes: Scenes, generator: torch.Generator) -> Tensor:
-        nothing = scenes.valid.new_zeros(0)  # a choice by features looks at no pixels
-        candidates = CandidateBatch(scenes.candidates, nothing, scenes.valid, nothing)
+def _by_embedding(rule: RetrievalConfig, features: Features, *, noise: bool) -> SelectionMethod:
+    def select(scenes: Scenes, generator: torch.Generator) -> Tensor:
+        draws = draw_choice(rule, scenes.valid, scenes.padding, generator, noise=noise)
         embedded = features(scenes.candidates)
-        return model.choose(candidates, embedded, scenes.grid, generator, noise=noise).chosen
+        return choose(
+            rule, embedded, scenes.valid, scenes.padding, moved(draws, scenes.valid.device)
+        ).selected
 
-    return choose
+    return select
 
 
 def _by_style(
-    model: RetrieveGAN, bank: Bank, styles: NDArray[np.int64], features: Features
-) -> Choose:
-    start = model.config.retrieval.start
-
-    def choose(scenes: Scenes, generator: torch.Generator) -> Tensor:
-        known = _offered(bank, scenes.candidates, styles).styles.to(scenes.valid.device)
+    rule: RetrievalConfig, bank: Bank, styles: NDArray[np.int64], features: Features
+) -> SelectionMethod:
+    def select(scenes: Scenes, generator: torch.Generator) -> Tensor:
+        patches = _patch_styles(bank, scenes.candidates, styles)
         return metrics.oracle_choice(
-            known,
+            patches.styles.to(scenes.valid.device),
             scenes.valid,
-            scenes.grid,
+            scenes.padding,
             generator,
             num_styles=int(styles.max()) + 1,
-            start=start,
-            features=features(scenes.candidates) if start == "medoid" else None,
-        ).chosen
+            start=rule.start,
+            features=features(scenes.candidates) if rule.start == "medoid" else None,
+        ).selected
 
-    return choose
+    return select
 
 
-def _offered(bank: Bank, ids: Tensor, styles: NDArray[np.int64]) -> Offered:
-    """What the table says of patches; padding gets the first row, which nothing may use."""
+def _patch_styles(bank: Bank, ids: Tensor, styles: NDArray[np.int64]) -> PatchStyles:
+    """Styles and boxes of patches (O, K); of padding (-1) those of some patch, to be masked."""
     rows = bank.rows(ids.numpy().clip(bank.patch_ids[0]))
     corners = [column(bank.table, name)[rows] for name in ("x0", "y0", "x1", "y1")]
-    return Offered(
+    return PatchStyles(
         ids, torch.from_numpy(styles[rows]), torch.from_numpy(np.stack(corners, axis=-1))
     )
 
@@ -274,7 +280,7 @@ def _joined(sums: Sequence[SceneSums]) -> SceneSums:
 def _score(metric: str, choice: str, sums: SceneSums, seed: int) -> Score:
     if not sums.weights.any():
         raise UserError(
-            f"{metric}: no scene has two objects that lie apart, so there is nothing to score; "
+            f"{metric}: no scene has two objects that do not overlap, so nothing can be scored; "
             f"score more scenes"
         )
     interval = metrics.bootstrap_interval(sums, seed)

@@ -1,7 +1,6 @@
-"""Layout -> image by cascaded refinement: coarse to fine, the layout in view at every size.
+"""Cascaded refinement, layout -> image from coarse to fine (Chen and Koltun 2017), as in sg2im.
 
-Chen and Koltun's network as sg2im uses it. Names and shapes of the parameters are those of the
-published checkpoints.
+Names and shapes of the parameters are those of the published checkpoints.
 """
 
 import torch
@@ -31,7 +30,7 @@ class RefinementNetwork(nn.Module):
 
     def __init__(self, layout: int, channels: tuple[int, ...], slope: float) -> None:
         super().__init__()
-        # The first module is given one channel of zeros: there is nothing yet to refine.
+        # The input of the first module is one channel of zeros.
         self.refinement_modules = nn.ModuleList(
             RefinementModule(layout, into, out, slope)
             for into, out in zip((1, *channels[:-1]), channels, strict=True)

@@ -1,4 +1,4 @@
-"""D_img and D_obj of sg2im: is this picture, is this object real, and what is it?
+"""D_img and D_obj of sg2im: whether images and objects are real, and the objects' categories.
 
 Names and shapes of the parameters are those of the published `d_img_state` and `d_obj_state`.
 """
@@ -9,17 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.retrievegan.discriminators import ObjectVerdict
+from model.config import SG2IM_KERNEL as KERNEL
+from model.config import SG2IM_STRIDE as STRIDE
+from model.losses import ObjectLogits
 from model.sg2im.network import SLOPE
-
-KERNEL, STRIDE = 4, 2  # of every convolution, without padding: `C4-64-2,C4-128-2,C4-256-2`, valid
-
-
-def side_after(side: int, convolutions: int) -> int:
-    """What is left of a picture's side; under 1 where it is too small for so many."""
-    for _ in range(convolutions):
-        side = (side - KERNEL) // STRIDE + 1
-    return side
 
 
 def _trunk(channels: tuple[int, ...]) -> nn.Sequential:
@@ -31,12 +24,12 @@ def _trunk(channels: tuple[int, ...]) -> nn.Sequential:
 
 
 class Sg2ImImageDiscriminator(nn.Module):
-    """Every value of the last map is a verdict on a patch of the picture."""
+    """Every value of the last map is a logit for one part of the image."""
 
     def __init__(self, channels: tuple[int, ...] = (64, 128, 256)) -> None:
         super().__init__()
         self.cnn = _trunk(channels)
-        # sg2im has this layer and never applies it: 256 verdicts per place, not one.
+        # sg2im has this layer and never applies it: 256 logits per part of the image, not one.
         self.classifier = nn.Conv2d(channels[-1], 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,14 +52,14 @@ class _CropClassifier(nn.Module):
         self.real_classifier = nn.Linear(hidden, 1)
         self.obj_classifier = nn.Linear(hidden, categories)
 
-    def forward(self, crops: Tensor) -> ObjectVerdict:
+    def forward(self, crops: Tensor) -> ObjectLogits:
         """(O, 3, P, P)"""
-        seen = self.cnn(crops)
-        return ObjectVerdict(self.real_classifier(seen)[:, 0], self.obj_classifier(seen))
+        hidden = self.cnn(crops)
+        return ObjectLogits(self.real_classifier(hidden)[:, 0], self.obj_classifier(hidden))
 
 
 class Sg2ImObjectDiscriminator(nn.Module):
-    """A verdict and a category for what is in each box."""
+    """Real or not, and the category, of what is in each box."""
 
     def __init__(
         self,
@@ -79,22 +72,24 @@ class Sg2ImObjectDiscriminator(nn.Module):
         self.side = side
         self.discriminator = _CropClassifier(channels, hidden, categories)
 
-    def forward(self, images: Tensor, boxes: Tensor, node_image: Tensor) -> ObjectVerdict:
+    def forward(self, images: Tensor, boxes: Tensor, node_image: Tensor) -> ObjectLogits:
         """images (N, 3, H, W), boxes (V, 4), node_image (V,)"""
         crops = crop_to_corners(images, boxes, node_image, self.side)
-        out: ObjectVerdict = self.discriminator(crops)
+        out: ObjectLogits = self.discriminator(crops)
         return out
 
 
 def crop_to_corners(images: Tensor, boxes: Tensor, node_image: Tensor, side: int) -> Tensor:
-    """Cut boxes out of their pictures: (N, 3, H, W), (V, 4), (V,) -> (V, 3, side, side).
+    """Cut boxes out of their images: (N, 3, H, W), (V, 4), (V,) -> (V, 3, side, side).
 
-    The outermost samples lie on the box's edges, as those of a picture on its own; outside the
-    picture is 0, ImageNet's mean colour. Differentiable in the pixels.
+    The outermost samples lie on the box's edges (align_corners); outside the image is 0,
+    ImageNet's mean colour. Differentiable in the pixels.
     """
-    share = torch.linspace(0, 1, side, device=boxes.device, dtype=boxes.dtype)[None, :, None]
+    fraction = torch.linspace(0, 1, side, device=boxes.device, dtype=boxes.dtype)[None, :, None]
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    x, y = ((low * (1 - share) + high * share) * 2 - 1).unbind(-1)  # (V, side) each
-    grid = torch.stack([x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1)
+    x, y = ((low * (1 - fraction) + high * fraction) * 2 - 1).unbind(-1)  # (V, side) each
+    coordinates = torch.stack(
+        [x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1
+    )
     # index_select: the gradient of images[node_image] is summed in whatever order threads come.
-    return F.grid_sample(images.index_select(0, node_image), grid, align_corners=True)
+    return F.grid_sample(images.index_select(0, node_image), coordinates, align_corners=True)

@@ -1,4 +1,4 @@
-"""A scene graph in, an image out: the whole of sg2im (facts.md 3.1), which retrieves nothing.
+"""The whole of sg2im (Johnson et al. 2018): scene graph -> image, without retrieval.
 
 Names and shapes of the parameters are those of the published checkpoints, so these load.
 """
@@ -8,25 +8,25 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model.config import SG2IM_DECODER
 from model.graph.network import GraphBatch, GraphEncoder, GraphEncoding, mlp
 from model.sg2im.cascaded_refinement import RefinementNetwork
 from model.sg2im.layout import coverage, lay_out
 from pipeline.scene import Vocabulary
 
-PUBLISHED_DECODER = (1024, 512, 256, 128, 64)
 SLOPE = 0.2  # of LeakyReLU
 
 
 class Generated(NamedTuple):
     """What one forward pass makes of N graphs."""
 
-    images: Tensor  # (N, 3, H, W) normalised as ImageNet's pictures are
+    images: Tensor  # (N, 3, H, W) normalised by ImageNet's mean and standard deviation
     layout: Tensor  # (N, D, H, W) without noise
     encoding: GraphEncoding  # of all nodes
 
 
 class Sg2Im(GraphEncoder):
-    """A graph encoder that also draws: what it says of nodes is laid out, and the layout drawn."""
+    """The graph network, the layout of what it predicts, and a decoder from layout to image."""
 
     kind: ClassVar[str] = "sg2im, format 1"
 
@@ -39,7 +39,7 @@ class Sg2Im(GraphEncoder):
         masks: bool = True,
         image_px: int = 64,
         noise: int = 32,
-        decoder: tuple[int, ...] = PUBLISHED_DECODER,
+        decoder: tuple[int, ...] = SG2IM_DECODER,
         slope: float = SLOPE,
     ) -> None:
         """

@@ -18,9 +18,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from model.config import SG2IM_DECODER
 from model.graph.network import GraphEncoder
 from model.graph.vocabularies import listed
-from model.sg2im.network import PUBLISHED_DECODER, Sg2Im
+from model.sg2im.network import Sg2Im
 from pipeline.errors import UserError
 from pipeline.scene import IMAGE, IN_IMAGE, MASK_SIZE, Vocabulary
 
@@ -294,7 +295,7 @@ def _graph_sizes(checkpoint: _Checkpoint) -> dict[str, Any]:
 
 def _drawing_sizes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     _only(kwargs, "normalization", "batch")
-    decoder = kwargs.get("refinement_dims", PUBLISHED_DECODER)
+    decoder = kwargs.get("refinement_dims", SG2IM_DECODER)
     if not isinstance(decoder, tuple | list) or not 1 <= len(decoder) <= MOST_MODULES:
         raise _MisfitError(f"refinement_dims is {_short(decoder)}, not 1 to {MOST_MODULES} widths")
     widths = {f"refinement_dims[{i}]": width for i, width in enumerate(decoder)}

@@ -1,4 +1,4 @@
-"""An sg2im opened for use: scene graph in, image out. A run of ours or a published checkpoint."""
+"""A trained sg2im, opened for use: scene graph in, image out. A run or a published checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,20 +8,51 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.checkpoint import load_sg2im
-from model.graph.network import GraphBatch, GraphEncoding, graph_tensors
+from model import checkpoint
+from model.config import Sg2ImConfig
+from model.graph.network import GraphBatch, GraphEncoder, GraphEncoding, graph_tensors
 from model.graph.vocabularies import check_names
-from model.sg2im.imagenet import pictures
+from model.sg2im.imagenet import denormalised
 from model.sg2im.network import Sg2Im
-from model.sg2im.published import is_published, load_published_sg2im
+from model.sg2im.published import is_published, load_published_graph, load_published_sg2im
 from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph, Vocabulary
 
 WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 
 
-class Sg2ImSampler:
-    """Everything drawn is a function of the seed that is given."""
+def load_network(run: Path, device: torch.device) -> Sg2Im:
+    """The network of an sg2im run, in evaluation mode; the bank is not needed."""
+    config, _ = checkpoint.read_config(run, Sg2ImConfig)
+    state = checkpoint.load(run, device)
+    try:
+        vocabulary = Vocabulary.from_json(state["vocabulary"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise checkpoint.RunError(
+            f"{run / checkpoint.NAME} has no vocabulary: was it edited?"
+        ) from error
+    model = Sg2Im(vocabulary, **config.sizes).to(device)
+    checkpoint.fill(run, state, {"model": model}, {})
+    return model.eval()
+
+
+def load_graph_encoder(path: Path) -> GraphEncoder:
+    """A frozen graph network: a `.safetensors` of ours, a published sg2im checkpoint (`.pt`), or
+    the folder of an sg2im run."""
+    if is_published(path):
+        return load_published_graph(path).network
+    if path.is_dir():
+        return load_network(path, torch.device("cpu")).graph_part()
+    return GraphEncoder.load(path).requires_grad_(False)
+
+
+def graph_encoder_file(path: Path) -> Path:
+    """The file that holds the weights which `load_graph_encoder` takes from `path`."""
+    return path / checkpoint.NAME if path.is_dir() else path
+
+
+class Sg2ImRun:
+    """An sg2im network. All that is random is a function of the given seed."""
 
     def __init__(
         self,
@@ -33,7 +64,7 @@ class Sg2ImSampler:
         self.model = model.to(device).eval()
         self.device = torch.device(device)
         self.source = source  # where it comes from, for messages
-        self.ignored = tuple(ignored)  # what a published checkpoint has that is of no use here
+        self.ignored = tuple(ignored)  # parts of a published checkpoint that are not used
 
     @classmethod
     def open(cls, source: Path | str, device: torch.device | str = "cpu") -> Self:
@@ -43,7 +74,7 @@ class Sg2ImSampler:
         if is_published(path):
             network, ignored = load_published_sg2im(path)
             return cls(network, device, path, ignored)
-        return cls(load_sg2im(path, torch.device(device)), device, path)
+        return cls(load_network(path, torch.device(device)), device, path)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -58,31 +89,30 @@ class Sg2ImSampler:
         seed: int = 0,
         rescale: bool = True,
     ) -> NDArray[np.uint8]:
-        """The picture (H, W, 3) of a graph; masks are always predicted.
+        """The image (H, W, 3) uint8 of a graph; masks are always predicted.
 
         boxes    where each object lies; by default the graph's own where it has some, else
-                 predicted, as they come: sides may lie outside the picture
+                 predicted, as they come: sides may lie outside the image
         seed     of the layout's noise
         rescale  brighten and stretch to the full range, as the published sampling does
         """
         batch = self._batch(graph)
-        places = graph.boxes if boxes is None else boxes
-        given = None
-        if places is not None:
-            if len(places) != len(graph.objects):
+        boxes = graph.boxes if boxes is None else boxes
+        node_boxes = None
+        if boxes is not None:
+            if len(boxes) != len(graph.objects):
                 raise UserError(
-                    f"the graph has {len(graph.objects)} objects, but {len(places)} boxes were "
-                    f"given"
+                    f"the graph has {len(graph.objects)} objects, but {len(boxes)} boxes were given"
                 )
-            given = torch.tensor([*places, WHOLE], dtype=torch.float32, device=self.device)
+            node_boxes = torch.tensor([*boxes, WHOLE], dtype=torch.float32, device=self.device)
         with torch.no_grad():
             noise = torch.Generator().manual_seed(seed)  # on the CPU: the same on every device
-            images = self.model.generate(batch, noise, given).images
-        picture: NDArray[np.uint8] = pictures(images, rescale=rescale)[0].numpy()
-        return picture
+            images = self.model.generate(batch, noise, node_boxes).images
+        pixels: NDArray[np.uint8] = denormalised(images, rescale=rescale)[0].numpy()
+        return pixels
 
     def predict_boxes(self, graph: SceneGraph) -> tuple[Box, ...]:
-        """Where the network puts each object, as it says: at least 0, perhaps over 1."""
+        """Where the network puts each object, unchanged: at least 0, perhaps over 1."""
         batch = self._batch(graph)
         with torch.no_grad():
             encoding: GraphEncoding = self.model(batch.nodes, batch.triples)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from model.config import RECIPES, Sg2ImConfig, TrainConfig, from_json, sg2im, sg2im_demo
+from model.config import RECIPES, Sg2ImConfig, RetrieveGANConfig, from_json, sg2im, sg2im_demo
 from model.sg2im.network import Sg2Im
 from model.train import TrainOptions, configure
 from pipeline.errors import UserError
@@ -57,8 +57,8 @@ def test_a_config_of_before_there_were_other_networks_is_a_retrievegans():
         },
     }  # fmt: skip
     assert from_json(old) == RECIPES["demo"]()
-    assert isinstance(from_json({"recipe": "of my own", "steps": 3}), TrainConfig)
-    assert isinstance(from_json({"steps": 3}), TrainConfig)
+    assert isinstance(from_json({"recipe": "of my own", "steps": 3}), RetrieveGANConfig)
+    assert isinstance(from_json({"steps": 3}), RetrieveGANConfig)
 
 
 def test_a_key_of_another_kind_of_run_is_refused():

@@ -27,29 +27,29 @@ def test_ground_truth_selection_averages_over_the_counted_objects_only():
 
 def test_the_adversarial_losses_pull_verdicts_opposite_ways():
     logits = torch.zeros(3, requires_grad=True)
-    losses.looks_real(logits).backward()
+    losses.generator_loss(logits).backward()
     assert (logits.grad < 0).all()  # the generator wants a higher verdict
     fake = torch.zeros(3, requires_grad=True)
-    losses.tells_apart(torch.ones(3), fake).backward()
+    losses.discriminator_loss(torch.ones(3), fake).backward()
     assert (fake.grad > 0).all()  # the discriminator a lower one
 
 
 def test_boxes_are_penalised_by_l1():
     predicted = torch.tensor([[0.0, 0.0, 0.5, 0.5]])
     truth = torch.tensor([[0.0, 0.0, 1.0, 0.5]])
-    assert losses.box_regression(predicted, truth).item() == pytest.approx(0.125)
+    assert losses.box_l1(predicted, truth).item() == pytest.approx(0.125)
 
 
 def test_the_squares_of_boxes_are_of_sides_that_are_at_least_zero():
     sides = torch.tensor([[-0.5, 0.25, 1.2, -0.1]])
     truth = torch.tensor([[0.0, 0.5, 1.0, 0.3]])
     expected = torch.nn.functional.mse_loss(sides.clamp_min(0), truth)
-    assert losses.box_squares(sides, truth).item() == pytest.approx(expected.item())
+    assert losses.box_mse(sides, truth).item() == pytest.approx(expected.item())
 
 
 def test_a_side_below_zero_still_learns_that_it_should_be_above():
     sides = torch.tensor([[-0.5, -0.5, 0.4, 1.0]], requires_grad=True)
-    losses.box_squares(sides, torch.tensor([[0.3, 0.0, 0.4, 0.9]])).backward()
+    losses.box_mse(sides, torch.tensor([[0.3, 0.0, 0.4, 0.9]])).backward()
     low, right, equal, over = sides.grad[0].tolist()
     assert low < 0 < over
     assert right == equal == 0  # below zero is right where the truth is zero

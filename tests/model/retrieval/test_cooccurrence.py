@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 from model.frozen import save_network
 from model.retrieval.cooccurrence import (
     KIND,
-    CoOccurrence,
+    CooccurrenceNetwork,
     embed_patches,
-    train_co_occurrence,
+    train_cooccurrence,
     triplet_loss,
 )
 from pipeline.errors import UserError
@@ -28,7 +28,7 @@ def a_world(num_photos=60, per_photo=3, seed=0):
 
 def train(steps=5, seed=0):
     patches, ids = a_world()
-    return train_co_occurrence(lambda wanted: patches[wanted], ids, steps=steps, seed=seed)
+    return train_cooccurrence(lambda wanted: patches[wanted], ids, steps=steps, seed=seed)
 
 
 def ranked_first(features, per_photo=3):
@@ -58,11 +58,11 @@ def test_features_have_unit_length_and_lie_on_the_grid(monkeypatch):
 
 def test_no_patch_gives_no_feature():
     empty = np.zeros((0, P, P, 3), dtype=np.uint8)
-    assert embed_patches(CoOccurrence(), empty).shape == (0, 64)
+    assert embed_patches(CooccurrenceNetwork(), empty).shape == (0, 64)
 
 
 def test_a_map_without_any_spread_has_a_finite_gradient():
-    network = CoOccurrence()
+    network = CooccurrenceNetwork()
     network.trunk[4].weight.data[0] = 0.0
     network.trunk[4].bias.data[0] = 1.0
     patches = torch.full((4, P, P, 3), 7, dtype=torch.uint8)
@@ -101,16 +101,16 @@ def test_photos_with_one_patch_are_passed_over_and_too_few_are_refused():
         asked.extend(wanted.tolist())
         return patches[wanted]
 
-    train_co_occurrence(patches_of, [*single[:1], *ids[1:]], steps=2, seed=0)
+    train_cooccurrence(patches_of, [*single[:1], *ids[1:]], steps=2, seed=0)
     assert set(asked) <= set(range(3, 9))
     with pytest.raises(UserError, match="there are 1"):
-        train_co_occurrence(patches_of, [*single[:2], ids[2]], steps=2, seed=0)
+        train_cooccurrence(patches_of, [*single[:2], ids[2]], steps=2, seed=0)
 
 
 def test_a_saved_network_comes_back_whole(tmp_path):
     network = train(steps=2)
     network.save(tmp_path / "cooccurrence.safetensors")
-    loaded = CoOccurrence.load(tmp_path / "cooccurrence.safetensors")
+    loaded = CooccurrenceNetwork.load(tmp_path / "cooccurrence.safetensors")
     patches, _ = a_world(num_photos=4)
     np.testing.assert_array_equal(embed_patches(loaded, patches), embed_patches(network, patches))
 
@@ -122,18 +122,18 @@ def test_a_graph_encoder_is_not_taken_for_a_co_occurrence_network(tmp_path):
     encoder = GraphEncoder(Vocabulary((IMAGE, "a"), (IN_IMAGE,)), 4, 4, 1)
     encoder.save(tmp_path / "graph_encoder.safetensors")
     with pytest.raises(UserError, match="'graph encoder, format 1' where 'co-occurrence"):
-        CoOccurrence.load(tmp_path / "graph_encoder.safetensors")
+        CooccurrenceNetwork.load(tmp_path / "graph_encoder.safetensors")
 
 
 def test_a_file_that_is_not_what_its_header_says_is_one_clear_line(tmp_path):
     path = tmp_path / "cooccurrence.safetensors"
-    network = CoOccurrence(width=4, features=8)
+    network = CooccurrenceNetwork(width=4, features=8)
     for about in ({}, {"sizes": 3}, {"sizes": {"width": 5}}, {"sizes": {"depth": 5}}):
         save_network(path, network, KIND, about)
         with pytest.raises(UserError, match="does not hold the network its header promises") as e:
-            CoOccurrence.load(path)
+            CooccurrenceNetwork.load(path)
         assert "\n" not in str(e.value)
     for header in ("{", "[]"):
         save_file(network.state_dict(), path, metadata={"network": header})
         with pytest.raises(UserError, match="header that cannot be read"):
-            CoOccurrence.load(path)
+            CooccurrenceNetwork.load(path)

@@ -8,13 +8,13 @@ import torch
 from model.retrieval.embedding import PatchEmbedding
 from model.retrieval.greedy import (
     add_truth,
-    grid_of,
+    padding_of,
     ground_truth_selection,
     medoid_start,
     random_start,
     retrieve,
     retrieve_best,
-    spread_of,
+    summed_distances,
 )
 from model.retrieval.relaxation import gumbel
 
@@ -28,7 +28,7 @@ def scene():
     features = torch.randn(O, K, E)
     valid = torch.rand(O, K) > 0.3
     valid[:, 1] = True
-    return features, valid, grid_of(OBJECT_IMAGE, N)
+    return features, valid, padding_of(OBJECT_IMAGE, N)
 
 
 def draw(scene, seed=0, temperature=0.5, relaxation="straight-through"):
@@ -51,7 +51,7 @@ def test_every_object_is_assigned_exactly_once_at_any_temperature(scene, tempera
 
 
 def test_padding_is_never_chosen_however_well_it_matches():
-    grid = grid_of(torch.zeros(2, dtype=torch.long), 1)
+    grid = padding_of(torch.zeros(2, dtype=torch.long), 1)
     features = torch.stack([torch.full((2, E), 5.0), torch.zeros(2, E)], 1)  # the second matches
     valid = torch.tensor([[True, False]] * 2)
     found = retrieve(features, valid, grid, torch.zeros(1, E), noise=None, temperature=0.01)
@@ -89,7 +89,7 @@ def test_the_gradient_reaches_the_features_of_patches_that_were_not_chosen(scene
 
 def test_a_choice_steers_the_next_one():
     """The second object's best patch for the start differs from the best for the first's pick."""
-    grid = grid_of(torch.zeros(2, dtype=torch.long), 1)
+    grid = padding_of(torch.zeros(2, dtype=torch.long), 1)
     start, pick = torch.zeros(1, 1), 1.0
     features = torch.tensor([[[pick], [9.0]], [[-1.2], [1.4]]])  # to 0: -1.2 wins; to 1.0: 1.4
     valid = torch.ones(2, 2, dtype=torch.bool)
@@ -149,7 +149,7 @@ def test_every_weight_is_what_the_equations_give_by_hand(relaxation, temperature
         valid = torch.tensor([[True] * 3, [True, False, True], [True] * 3, [True] * 3])
         query = torch.randn(2)
         found = retrieve(
-            features, valid, grid_of(torch.zeros(4, dtype=torch.long), 1), query[None],
+            features, valid, padding_of(torch.zeros(4, dtype=torch.long), 1), query[None],
             noise=noise, temperature=temperature, relaxation=relaxation,
         )  # fmt: skip
         weights, steps = by_hand(
@@ -168,7 +168,7 @@ def test_a_batch_gives_each_image_what_it_would_get_alone(scene):
     for image in range(N):
         mine = image == OBJECT_IMAGE
         alone = retrieve(
-            features[mine], valid[mine], grid_of(torch.zeros(int(mine.sum()), dtype=torch.long), 1),
+            features[mine], valid[mine], padding_of(torch.zeros(int(mine.sum()), dtype=torch.long), 1),
             query[image : image + 1], noise=noise[mine], temperature=0.5,
         )  # fmt: skip
         assert alone.chosen.tolist() == together.chosen[mine].tolist()
@@ -177,7 +177,7 @@ def test_a_batch_gives_each_image_what_it_would_get_alone(scene):
 
 def test_noise_is_one_value_per_candidate_kept_over_the_steps():
     """A candidate favoured by noise is taken though its object is assigned last."""
-    grid = grid_of(torch.zeros(2, dtype=torch.long), 1)
+    grid = padding_of(torch.zeros(2, dtype=torch.long), 1)
     features = torch.tensor([[[0.0], [0.1]], [[3.0], [3.1]]])
     valid = torch.ones(2, 2, dtype=torch.bool)
     noise = torch.tensor([[8.0, 0.0], [0.0, 2.0]])
@@ -190,7 +190,7 @@ def test_the_best_start_gives_the_tightest_set_of_all_starts(scene):
     features, valid, grid = scene
 
     def tightness(found):
-        return spread_of(torch.einsum("ok,oke->oe", found.weights, features), grid)
+        return summed_distances(torch.einsum("ok,oke->oe", found.weights, features), grid)
 
     best = tightness(retrieve_best(features, valid, grid, noise=None, temperature=0.5))
     for seed in range(20):
@@ -234,7 +234,7 @@ def test_ground_truth_selection_of_a_constant_embedding_is_the_log_of_what_is_of
 
 def test_ground_truth_selection_is_teacher_forced_to_the_mean_of_true_features():
     """Two objects: the second's loss is a softmax over distances to the first's true feature."""
-    grid = grid_of(torch.zeros(3, dtype=torch.long), 1)
+    grid = padding_of(torch.zeros(3, dtype=torch.long), 1)
     features, truth = torch.randn(3, K, E), torch.randn(3, E)
     valid = torch.ones(3, K, dtype=torch.bool)
     joined, allowed, slot = add_truth(features, valid, truth, torch.Generator().manual_seed(0))
@@ -256,7 +256,7 @@ def test_ground_truth_selection_is_teacher_forced_to_the_mean_of_true_features()
 def test_training_on_ground_truth_selection_brings_true_patches_together():
     torch.manual_seed(0)
     embedding = PatchEmbedding((8, 16), 8)
-    grid = grid_of(torch.arange(8).repeat_interleave(3), 8)
+    grid = padding_of(torch.arange(8).repeat_interleave(3), 8)
     light = torch.rand(8, 3, 1, 1).repeat_interleave(3, 0) * 2 - 1  # what a photo's patches share
     others = (torch.rand(24, 4, 3, 1, 1) * 2 - 1) + 0.1 * torch.randn(24, 4, 3, 8, 8)
     true = light + 0.1 * torch.randn(24, 3, 8, 8)

@@ -10,8 +10,8 @@ from bank.bank import Bank
 from bank.errors import BankError
 from model.checkpoint import RunError
 from model.config import demo
-from model.retrievegan.run import SMALLEST_SIDE, Sampler, tidy_boxes
-from model.retrievegan.trainer import Trainer
+from model.retrievegan.run import SMALLEST_SIDE, RetrieveGANRun, tidy_boxes
+from model.retrievegan.trainer import RetrieveGANTrainer
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene import Box, Relation, SceneGraph
@@ -32,13 +32,13 @@ def run(bank, tmp_path_factory):
     folder.mkdir()
     config = demo()
     write_json(folder / "config.json", {"bank": str(bank.path), "train": config})
-    Trainer(config, bank, CPU).save(folder)
+    RetrieveGANTrainer(config, bank, CPU).save(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def sampler(run):
-    return Sampler.open(run)
+    return RetrieveGANRun.open(run)
 
 
 def nearest_ids(sampler, **asked):
@@ -73,11 +73,11 @@ def test_noise_is_on_by_default_only_for_learned_retrieval_from_a_fixed_start(sa
         return np.array_equal(*(a.patch_ids for a in asked))
 
     rule = replace(demo().retrieval, start="medoid")
-    fixed = Trainer(replace(demo(), retrieval=rule), bank, CPU).model
+    fixed = RetrieveGANTrainer(replace(demo(), retrieval=rule), bank, CPU).model
     for seed in range(4):
         assert same(sampler, False, seed, "learned")
         assert same(sampler, False, seed, "predefined")
-        assert same(Sampler(fixed, bank, CPU), True, seed, "learned")
+        assert same(RetrieveGANRun(fixed, bank, CPU), True, seed, "learned")
 
 
 def test_predefined_takes_the_nearest_unless_noise_is_asked_for(sampler):
@@ -99,7 +99,7 @@ def test_random_takes_any_candidate(sampler):
 
 def test_noise_is_off_by_default_where_the_run_starts_from_the_best(bank, monkeypatch):
     rule = replace(demo().retrieval, start="best")
-    model = Trainer(replace(demo(), retrieval=rule), bank, CPU).model
+    model = RetrieveGANTrainer(replace(demo(), retrieval=rule), bank, CPU).model
     choose, noises = model.choose, []
 
     def watched(*given, noise):
@@ -107,7 +107,7 @@ def test_noise_is_off_by_default_where_the_run_starts_from_the_best(bank, monkey
         return choose(*given, noise=noise)
 
     monkeypatch.setattr(model, "choose", watched)
-    Sampler(model, bank, CPU).retrieve(GRAPH)
+    RetrieveGANRun(model, bank, CPU).retrieve(GRAPH)
     assert noises == [False]
 
 
@@ -181,7 +181,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(sampler):
 def test_learned_retrieval_of_a_run_that_never_learned_it_is_refused(bank):
     config = demo()
     config = replace(config, retrieval=replace(config.retrieval, mode="random"))
-    sampler = Sampler(Trainer(config, bank, CPU).model, bank, CPU)
+    sampler = RetrieveGANRun(RetrieveGANTrainer(config, bank, CPU).model, bank, CPU)
     assert len(sampler.retrieve(GRAPH).patch_ids) == 4
     with pytest.raises(UserError, match="learned nothing"):
         sampler.retrieve(GRAPH, mode="learned")
@@ -237,11 +237,11 @@ def test_a_run_is_refused_with_another_bank_than_its_own(run, bank, tmp_path):
     torch.save({**state, "bank": "0" * 64}, tmp_path / "checkpoint.pt")
     (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
     with pytest.raises(RunError, match="trained on a bank with content digest 000000000000"):
-        Sampler.open(tmp_path)
+        RetrieveGANRun.open(tmp_path)
 
 
 def test_a_missing_run_and_a_missing_bank_say_so(run, tmp_path):
     with pytest.raises(RunError, match="is not a run"):
-        Sampler.open(tmp_path / "nowhere")
+        RetrieveGANRun.open(tmp_path / "nowhere")
     with pytest.raises(BankError, match="no bank at"):
-        Sampler.open(run, tmp_path / "nowhere")
+        RetrieveGANRun.open(run, tmp_path / "nowhere")

@@ -9,18 +9,18 @@ import torch
 from bank.bank import Bank
 from model import checkpoint
 from model.batch import mean_box, scene_batch
-from model.config import LossWeights, TrainConfig, demo, from_json, paper
+from model.config import LossWeights, RetrieveGANConfig, demo, from_json, paper
 from model.graph.network import graph_tensors
 from model.loop import train
-from model.retrievegan.network import RetrieveGAN, grid_of_batch
-from model.retrievegan.trainer import Trainer, doubled
+from model.retrievegan.network import RetrieveGAN, padding_of_graph
+from model.retrievegan.trainer import RetrieveGANTrainer, doubled
 from model.train import TrainOptions, main
 from pipeline.options import to_json, write_json
 
 CPU = torch.device("cpu")
 
 
-def small(**parts) -> TrainConfig:
+def small(**parts) -> RetrieveGANConfig:
     config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2, decay_from=1.0)
     return replace(config, **parts)
 
@@ -43,11 +43,11 @@ def test_a_resumed_run_has_the_losses_of_one_that_was_never_interrupted(bank, tm
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
-    train(Trainer(small(), bank, CPU), whole)
-    train(Trainer(small(steps=2), bank, CPU), cut)
+    train(RetrieveGANTrainer(small(), bank, CPU), whole)
+    train(RetrieveGANTrainer(small(steps=2), bank, CPU), cut)
     with (cut / "log.jsonl").open("a") as log:  # a step was taken after the last checkpoint
         log.write(json.dumps({"step": 2, "total": 0.0}) + '\n{"step": 3, "to')
-    again = Trainer(small(), bank, CPU)
+    again = RetrieveGANTrainer(small(), bank, CPU)
     torch.manual_seed(99)  # whatever the process drew before
     again.restore(cut)
     train(again, cut)
@@ -56,11 +56,11 @@ def test_a_resumed_run_has_the_losses_of_one_that_was_never_interrupted(bank, tm
 
 
 def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path):
-    train(Trainer(small(), bank, CPU), tmp_path)
+    train(RetrieveGANTrainer(small(), bank, CPU), tmp_path)
     names = set(losses_of(tmp_path)[0])
     assert names >= {
         "boxes", "gt_selection", "co_occurrence", "reconstruction", "adversarial_image",
-        "adversarial_object", "judge_image", "judge_object", "total",
+        "adversarial_object", "image_discriminator", "object_discriminator", "total",
     }  # fmt: skip
     assert (tmp_path / "samples-000004.png").is_file()
     assert list((tmp_path / "tensorboard").iterdir())
@@ -68,7 +68,7 @@ def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path
 
 def test_the_same_seed_gives_the_same_losses_and_another_does_not(bank, batch):
     def first_loss(seed):
-        return Trainer(small(seed=seed), bank, CPU).step(batch)["total"]
+        return RetrieveGANTrainer(small(seed=seed), bank, CPU).step(batch)["total"]
 
     assert first_loss(1) == first_loss(1)
     assert first_loss(1) != first_loss(2)
@@ -76,8 +76,8 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not(bank, batch):
 
 def test_image_losses_alone_move_the_patch_embedding_and_change_choices(bank, batch):
     weights = LossWeights(gt_selection=0.0, co_occurrence=0.0)
-    trainer = Trainer(small(losses=weights, lr_generator=1e-2), bank, CPU)
-    grid = grid_of_batch(batch.graph)
+    trainer = RetrieveGANTrainer(small(losses=weights, lr_generator=1e-2), bank, CPU)
+    grid = padding_of_graph(batch.graph)
 
     def choices():
         with torch.no_grad():
@@ -98,7 +98,7 @@ def test_image_losses_alone_move_the_patch_embedding_and_change_choices(bank, ba
 def test_without_learned_retrieval_no_gradient_reaches_the_patch_embedding(bank, batch):
     for mode in ("predefined", "random"):
         config = small(retrieval=replace(demo().retrieval, mode=mode))
-        trainer = Trainer(config, bank, CPU)
+        trainer = RetrieveGANTrainer(config, bank, CPU)
         named = trainer.step(batch)
         assert "gt_selection" not in named
         assert all(p.grad is None for p in trainer.model.embedding.parameters())
@@ -106,8 +106,8 @@ def test_without_learned_retrieval_no_gradient_reaches_the_patch_embedding(bank,
 
 def test_predefined_retrieval_takes_the_nearest_and_in_training_one_of_three(bank, batch):
     config = small(retrieval=replace(demo().retrieval, mode="predefined"))
-    model = Trainer(config, bank, CPU).model
-    grid = grid_of_batch(batch.graph)
+    model = RetrieveGANTrainer(config, bank, CPU).model
+    grid = padding_of_graph(batch.graph)
     found = model.choose(batch.candidates, None, grid, None, noise=False)
     assert set(found.chosen.tolist()) == {0}
     drawn = set()
@@ -121,7 +121,7 @@ def test_predefined_retrieval_takes_the_nearest_and_in_training_one_of_three(ban
 
 def test_the_true_patch_can_join_the_candidates_of_the_generation_pass(bank, batch):
     config = small(retrieval=replace(demo().retrieval, gt_in_candidates=True))
-    trainer = Trainer(config, bank, CPU)
+    trainer = RetrieveGANTrainer(config, bank, CPU)
     with torch.no_grad():
         fakes = trainer.forward(batch, trainer.noise(0))
     assert fakes.chosen.weights.shape[1] == batch.candidates.ids.shape[1] + 1
@@ -132,7 +132,7 @@ def test_the_true_patch_can_join_the_candidates_of_the_generation_pass(bank, bat
 def test_no_side_of_a_predicted_box_dies(bank, batch):
     """Behind the last ReLU a side that starts below zero would stay there for ever."""
     for seed in range(4):
-        trainer = Trainer(small(seed=seed, losses=LossWeights(boxes=10.0)), bank, CPU)
+        trainer = RetrieveGANTrainer(small(seed=seed, losses=LossWeights(boxes=10.0)), bank, CPU)
         with torch.no_grad():
             trainer.model.graph.box_net[2].bias.sub_(2.0)
         optimiser = torch.optim.Adam(trainer.model.graph.parameters(), 1e-2)
@@ -147,20 +147,20 @@ def test_no_side_of_a_predicted_box_dies(bank, batch):
 
 
 def test_a_new_run_predicts_the_mean_box_at_first(bank, batch):
-    boxes = Trainer(small(), bank, CPU).model.encode(batch.graph).boxes[: len(batch.boxes)]
+    boxes = RetrieveGANTrainer(small(), bank, CPU).model.encode(batch.graph).boxes[: len(batch.boxes)]
     assert (boxes.mean(0) - mean_box(bank)).abs().max() < 0.3
 
 
 def test_without_the_auxiliary_classifier_no_category_is_learned(bank, batch):
-    trainer = Trainer(small(losses=LossWeights(object_class=0.0)), bank, CPU)
+    trainer = RetrieveGANTrainer(small(losses=LossWeights(object_class=0.0)), bank, CPU)
     named = trainer.step(batch)
-    assert "judge_class" not in named
+    assert "discriminator_class" not in named
     assert "object_class" not in named
-    assert trainer.judge_object.category.weight.grad is None
+    assert trainer.object_discriminator.category.weight.grad is None
 
 
 def test_a_bank_with_other_candidates_is_refused_when_a_run_goes_on(bank, tmp_path):
-    trainer = Trainer(small(), bank, CPU)
+    trainer = RetrieveGANTrainer(small(), bank, CPU)
     trainer.save(tmp_path)
     path = tmp_path / checkpoint.NAME
     torch.save(torch.load(path, weights_only=True) | {"derived": "e" * 64}, path)
@@ -171,7 +171,7 @@ def test_a_bank_with_other_candidates_is_refused_when_a_run_goes_on(bank, tmp_pa
 def test_more_candidates_than_the_bank_stores_are_refused_before_the_first_step(bank):
     config = small(retrieval=replace(demo().retrieval, candidates=10_000))
     with pytest.raises(checkpoint.RunError, match="--candidates 10000"):
-        Trainer(config, bank, CPU)
+        RetrieveGANTrainer(config, bank, CPU)
 
 
 @pytest.mark.parametrize(
@@ -186,14 +186,14 @@ def test_a_config_that_is_not_one_is_one_clear_line(tmp_path, text):
 
 
 def test_a_checkpoint_that_does_not_fit_its_config_is_refused(bank, tmp_path):
-    Trainer(small(), bank, CPU).save(tmp_path)
+    RetrieveGANTrainer(small(), bank, CPU).save(tmp_path)
     other = replace(demo().retrieval, width=16)
     with pytest.raises(checkpoint.RunError, match="was the config edited"):
-        Trainer(small(retrieval=other), bank, CPU).restore(tmp_path)
+        RetrieveGANTrainer(small(retrieval=other), bank, CPU).restore(tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(bank, batch):
-    trainer = Trainer(small(), bank, CPU)
+    trainer = RetrieveGANTrainer(small(), bank, CPU)
     trainer.step(batch)
     with torch.no_grad():
         trainer.model.decoder.to_rgb[-1].bias.fill_(float("nan"))
@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(bank, batc
 
 
 def test_a_checkpoint_of_another_bank_is_refused(bank, tmp_path):
-    trainer = Trainer(small(), bank, CPU)
+    trainer = RetrieveGANTrainer(small(), bank, CPU)
     trainer.save(tmp_path)
     path = tmp_path / checkpoint.NAME
     state = torch.load(path, weights_only=True)
@@ -212,7 +212,7 @@ def test_a_checkpoint_of_another_bank_is_refused(bank, tmp_path):
 
 
 def test_a_checkpoint_cut_short_is_one_clear_line(bank, tmp_path):
-    trainer = Trainer(small(), bank, CPU)
+    trainer = RetrieveGANTrainer(small(), bank, CPU)
     trainer.save(tmp_path)
     path = tmp_path / checkpoint.NAME
     path.write_bytes(path.read_bytes()[:1000])
@@ -258,7 +258,7 @@ def test_a_scene_comes_out_the_same_alone_or_beside_another(bank):
 
 
 def test_learning_rates_fall_to_zero_where_the_recipe_says_so(bank):
-    trainer = Trainer(small(steps=100, decay_from=0.5), bank, CPU)
+    trainer = RetrieveGANTrainer(small(steps=100, decay_from=0.5), bank, CPU)
     rates = {}
     for step in (0, 50, 75, 99):
         trainer.step_number = step
@@ -274,7 +274,7 @@ def test_the_demo_recipe_has_under_a_million_parameters(bank):
 
 def test_a_picture_larger_than_the_banks_is_refused_before_the_first_step(bank):
     with pytest.raises(checkpoint.RunError, match=r"256 px, but those of .* are of 128 px"):
-        Trainer(small(image_px=256), bank, CPU)
+        RetrieveGANTrainer(small(image_px=256), bank, CPU)
 
 
 @pytest.mark.parametrize("recipe", [paper, demo])
@@ -291,14 +291,14 @@ def test_an_unknown_key_in_a_config_is_refused():
 def test_a_step_on_the_gpu_has_the_losses_of_the_cpu(bank, batch):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
-    on_gpu = Trainer(small(), bank, torch.device("cuda")).step(batch)
-    on_cpu = Trainer(small(), bank, CPU).step(batch)
+    on_gpu = RetrieveGANTrainer(small(), bank, torch.device("cuda")).step(batch)
+    on_cpu = RetrieveGANTrainer(small(), bank, CPU).step(batch)
     for name, value in on_cpu.items():
         assert on_gpu[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
 
 
 def test_a_run_beyond_its_last_step_is_not_called_trained(bank, tmp_path):
-    train(Trainer(small(), bank, CPU), tmp_path)
+    train(RetrieveGANTrainer(small(), bank, CPU), tmp_path)
     write_json(tmp_path / "config.json", {"bank": str(bank.path), "train": small()})
     with pytest.raises(checkpoint.UserError, match="at step 4 already, beyond --steps 2"):
         main(TrainOptions(resume=tmp_path, steps=2))
@@ -315,7 +315,7 @@ def test_a_run_without_a_checkpoint_starts_again_with_the_same_losses(bank, tmp_
     for run in (whole, stopped):
         run.mkdir()
     config = small(steps=2)
-    train(Trainer(config, bank, CPU), whole)
+    train(RetrieveGANTrainer(config, bank, CPU), whole)
     (stopped / "log.jsonl").write_text('{"step": 0, "total": 0.0}\n')
     write_json(stopped / "config.json", {"bank": str(bank.path), "train": config})
     main(TrainOptions(resume=stopped))

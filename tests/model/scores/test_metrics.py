@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.retrieval.embedding import PatchEmbedding
-from model.retrieval.greedy import grid_of, random_start
+from model.retrieval.greedy import padding_of, random_start
 from model.scores.metrics import (
     Offered,
     SceneSums,
@@ -191,7 +191,7 @@ def test_predefined_takes_the_nearest_and_random_takes_anything_valid():
 def test_the_oracle_gives_every_object_the_style_of_the_start_where_there_is_one():
     """Candidates in styles 0..3 for every object, in another order for each: any start will do."""
     styles = torch.stack([torch.arange(4).roll(o) for o in range(O)])
-    grid = grid_of(OBJECT_IMAGE, 2)
+    grid = padding_of(OBJECT_IMAGE, 2)
     valid = torch.ones(O, 4, dtype=torch.bool)
     for seed in range(8):
         one_hot = torch.nn.functional.one_hot(styles).float()
@@ -203,7 +203,7 @@ def test_the_oracle_gives_every_object_the_style_of_the_start_where_there_is_one
 def test_the_oracle_joins_the_majority_when_the_start_s_style_runs_out():
     """Objects 0 to 2 have the start's style; object 3 offers two others, object 4 one of these."""
     styles = torch.tensor([[0, 0], [0, 0], [0, 0], [1, 2], [2, 2]])
-    grid = grid_of(torch.zeros(5, dtype=torch.long), 1)
+    grid = padding_of(torch.zeros(5, dtype=torch.long), 1)
     valid = torch.ones(5, 2, dtype=torch.bool)
     second = []
     for seed in range(200):
@@ -224,7 +224,7 @@ def test_the_oracle_joins_the_majority_when_the_start_s_style_runs_out():
 def test_the_oracle_starts_at_the_medoid_of_the_run_s_features():
     styles = torch.tensor([[0, 1], [1, 0]])
     features = torch.tensor([[[9.0], [0.0]], [[1.0], [-9.0]]])  # the middle: object 0's second
-    grid = grid_of(torch.zeros(2, dtype=torch.long), 1)
+    grid = padding_of(torch.zeros(2, dtype=torch.long), 1)
     found = oracle_choice(
         styles, torch.ones(2, 2, dtype=torch.bool), grid, generator(), num_styles=2,
         start="medoid", features=features,
@@ -234,7 +234,7 @@ def test_the_oracle_starts_at_the_medoid_of_the_run_s_features():
 
 def test_the_oracle_with_the_best_start_finds_the_one_style_that_all_can_have():
     styles = torch.tensor([[0, 3, 1], [2, 3, 0], [1, 2, 3]])
-    grid = grid_of(torch.zeros(3, dtype=torch.long), 1)
+    grid = padding_of(torch.zeros(3, dtype=torch.long), 1)
     found = oracle_choice(
         styles, torch.ones(3, 3, dtype=torch.bool), grid, None, num_styles=4, start="best"
     )

@@ -105,8 +105,8 @@ def test_training_tells_red_from_blue_and_learns_what_is_where():
     optimiser = torch.optim.Adam([*picture.parameters(), *things.parameters()], 0.02)
     for _ in range(60):
         on_red, on_blue = things(red, boxes, image), things(blue, boxes, image)
-        loss = losses.tells_apart(picture(red), picture(blue))
-        loss = loss + losses.tells_apart(on_red.real, on_blue.real)
+        loss = losses.discriminator_loss(picture(red), picture(blue))
+        loss = loss + losses.discriminator_loss(on_red.real, on_blue.real)
         loss = loss + F.cross_entropy(on_red.category, category)
         optimiser.zero_grad()
         loss.backward()

@@ -9,10 +9,10 @@ import torch
 from model.checkpoint import RunError, read_config, read_sg2im_config
 from model.config import demo, sg2im_demo
 from model.graph.frozen_encoder import load_graph_encoder
-from model.retrievegan.run import Sampler
+from model.retrievegan.run import RetrieveGANRun
 from model.sg2im.network import Sg2Im
 from model.sg2im.published import save_published_sg2im
-from model.sg2im.run import Sg2ImSampler
+from model.sg2im.run import Sg2ImRun
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Box, Relation, SceneGraph, Vocabulary
@@ -31,7 +31,7 @@ def network():
 
 @pytest.fixture
 def sampler(network):
-    return Sg2ImSampler(network)
+    return Sg2ImRun(network)
 
 
 def same(*images):
@@ -100,7 +100,7 @@ def test_a_published_checkpoint_is_sampled_as_its_network(sampler, network, tmp_
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["model_kwargs"]["vec_noise_dim"] = 0
     torch.save(checkpoint, path)
-    opened = Sg2ImSampler.open(path)
+    opened = Sg2ImRun.open(path)
     assert opened.ignored == ("model_kwargs.vec_noise_dim",)
     assert opened.vocabulary == VOCABULARY
     assert same(opened.generate(GRAPH, seed=1), sampler.generate(GRAPH, seed=1))
@@ -113,18 +113,18 @@ def test_each_kind_of_run_says_what_it_is_where_the_other_is_needed(tmp_path):
         (tmp_path / config.recipe).mkdir()
         write_json(tmp_path / config.recipe / "config.json", {"bank": "b", "train": config})
     ours, baseline = tmp_path / "demo", tmp_path / "sg2im-demo"
-    for needs_retrieval in (Sampler.open, read_config):
+    for needs_retrieval in (RetrieveGANRun.open, read_config):
         with pytest.raises(RunError, match=r"is a run of sg2im \(recipe sg2im-demo\); here"):
             needs_retrieval(baseline)
-    for needs_sg2im in (Sg2ImSampler.open, read_sg2im_config, load_graph_encoder):
+    for needs_sg2im in (Sg2ImRun.open, read_sg2im_config, load_graph_encoder):
         with pytest.raises(RunError, match=r"is a run of RetrieveGAN \(recipe demo\); here"):
             needs_sg2im(ours)
     with pytest.raises(RunError, match=r"no checkpoint\.pt"):
-        Sg2ImSampler.open(baseline)
+        Sg2ImRun.open(baseline)
 
 
 def test_what_is_nowhere_says_so(tmp_path):
     with pytest.raises(RunError, match="is not a run"):
-        Sg2ImSampler.open(tmp_path / "nowhere")
+        Sg2ImRun.open(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no checkpoint at"):
-        Sg2ImSampler.open(tmp_path / "nowhere.pt")
+        Sg2ImRun.open(tmp_path / "nowhere.pt")

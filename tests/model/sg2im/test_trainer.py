@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bank.bank import Bank
 from model import checkpoint
-from model.batch import picture_batch
+from model.batch import image_batch
 from model.config import (
     DiscriminatorConfig,
     GraphConfig,
@@ -23,7 +23,7 @@ from model.config import (
 from model.graph.frozen_encoder import graph_encoder_file, load_graph_encoder
 from model.loop import train
 from model.sg2im.imagenet import normalised
-from model.sg2im.run import Sg2ImSampler
+from model.sg2im.run import Sg2ImRun
 from model.sg2im.trainer import Sg2ImTrainer
 from model.train import TrainOptions, main
 from pipeline.options import write_json
@@ -59,7 +59,7 @@ def bank(toy_bank):
 
 @pytest.fixture
 def batch(bank):
-    return picture_batch(bank, bank.scene_ids("train")[:3])
+    return image_batch(bank, bank.scene_ids("train")[:3])
 
 
 def losses_of(run):
@@ -104,8 +104,8 @@ def test_a_batch_of_scenes_without_masks_has_none_and_a_mixed_one_fills_boxes(ba
             return scenes[i]._replace(masks=None) if i in self.without else scenes[i]
 
     first, second = (int(i) for i in ids)
-    assert picture_batch(Maskless(first, second), ids).masks is None
-    mixed = picture_batch(Maskless(second), ids).masks
+    assert image_batch(Maskless(first, second), ids).masks is None
+    mixed = image_batch(Maskless(second), ids).masks
     objects = len(scenes[first].objects)
     assert torch.equal(mixed[:objects], torch.from_numpy(scenes[first].masks))
     assert mixed[objects:].min() == 1
@@ -131,8 +131,8 @@ def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path
     train(Sg2ImTrainer(small(steps=1, losses=Sg2ImLossWeights(masks=0.1)), bank, CPU), tmp_path)
     assert set(losses_of(tmp_path)[0]) == {
         "step", "pixels", "boxes", "masks", "adversarial_image", "adversarial_object",
-        "object_class", "total", "judge_image", "judge_object", "judge_class_real",
-        "judge_class_fake",
+        "object_class", "total", "image_discriminator", "object_discriminator", "discriminator_class_real",
+        "discriminator_class_fake",
     }  # fmt: skip
     with Image.open(tmp_path / "samples-000001.png") as grid:
         assert grid.size == (3 * 132, 6 * 132)  # predicted, true boxes, real
@@ -149,8 +149,8 @@ def test_the_losses_are_sg2ims(bank, batch):
         vectors = model.encode(graph.nodes, graph.triples)
         logits = model.mask_logits(vectors)
         images = model.draw(model.lay_out(vectors, batch.boxes, batch.masks, graph), noise)
-        on_object = trainer.judge_object(images, batch.boxes, graph.node_image)
-        on_image = trainer.judge_image(images)
+        on_object = trainer.object_discriminator(images, batch.boxes, graph.node_image)
+        on_image = trainer.image_discriminator(images)
         boxes = model.box_net(vectors)
     real = F.softplus
     expected = {
@@ -176,7 +176,7 @@ def test_the_discriminators_judge_what_the_generator_made_before_its_update(bank
     """In calls of their own, so that normalisation sees real and fake apart."""
     trainer = Sg2ImTrainer(small(), bank, CPU)
     seen = []
-    trainer.judge_image.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
+    trainer.image_discriminator.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
     before = weights_of(trainer.model)
     named = trainer.step(batch)
     assert len(seen) == 3
@@ -186,7 +186,7 @@ def test_the_discriminators_judge_what_the_generator_made_before_its_update(bank
     assert not fake.requires_grad
     assert torch.equal(real, normalised(batch.images, 32))
     expected = F.softplus(on_fake).mean() + F.softplus(-on_real).mean()
-    assert named["judge_image"] == pytest.approx(expected.item(), rel=1e-5)
+    assert named["image_discriminator"] == pytest.approx(expected.item(), rel=1e-5)
     assert moved(trainer.model, before)
 
 
@@ -201,7 +201,7 @@ def test_each_optimiser_moves_its_own_network(bank, batch):
     trainer.step(batch)
     for name, network in trainer.networks.items():
         assert moved(network, before[name]), name
-    for network, carried in ((trainer.judge_image, "classifier"), (trainer.model, "rel_aux_net")):
+    for network, carried in ((trainer.image_discriminator, "classifier"), (trainer.model, "rel_aux_net")):
         for name, parameter in network.named_parameters():
             assert (parameter.grad is None) or not name.startswith(carried), name
 
@@ -239,8 +239,8 @@ def test_after_so_many_steps_normalisation_is_fixed_and_the_optimiser_new(bank, 
         assert (trainer.optimisers["generator"] is first) == (step < 2)
     counted = {int(s["step"]) for s in trainer.optimisers["generator"].state.values()}
     assert counted == {2}
-    assert trainer.judge_image.training
-    assert trainer.judge_object.training
+    assert trainer.image_discriminator.training
+    assert trainer.object_discriminator.training
 
 
 def test_a_grid_leaves_the_run_as_it_was(bank, batch):
@@ -256,7 +256,7 @@ def test_a_run_learns_to_draw_a_picture_that_it_is_shown(bank, batch):
     named = [trainer.step(batch) for _ in range(60)]
     assert named[-1]["pixels"] < 0.6 * named[0]["pixels"]
     assert named[-1]["boxes"] < 0.2 * named[0]["boxes"]
-    assert named[-1]["judge_class_real"] < named[0]["judge_class_real"]
+    assert named[-1]["discriminator_class_real"] < named[0]["discriminator_class_real"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(bank, batch):
@@ -331,7 +331,7 @@ def test_a_run_can_be_sampled_without_its_bank(bank, batch, tmp_path):
     trainer = Sg2ImTrainer(small(), bank, CPU)
     write_json(tmp_path / "config.json", {"bank": "moved away", "train": trainer.config})
     trainer.save(tmp_path)
-    sampler = Sg2ImSampler.open(tmp_path)
+    sampler = Sg2ImRun.open(tmp_path)
     assert sampler.vocabulary == bank.vocabulary
     assert sampler.ignored == ()
     image = sampler.generate(SceneGraph(("grass", "tree"), (Relation(1, "above", 0),)))

@@ -1,0 +1,43 @@
+"""Batches of a bank's training scenes, loaded in worker processes, in an order that can resume."""
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from bank.bank import Bank
+from pipeline.stream import BatchSampler
+
+Batch = TypeVar("Batch")
+ImageIds = NDArray[np.int64]
+Collate = Callable[[Bank, ImageIds], Batch]  # image ids -> the batch of their scenes
+
+
+class _Scenes(Dataset[Batch], Generic[Batch]):
+    """Positions of a batch -> the batch. Each process opens the bank's files for itself."""
+
+    def __init__(self, bank: Bank, collate: Collate[Batch]) -> None:
+        self.bank, self.collate = bank, collate
+        self.image_ids = bank.scene_ids("train")
+
+    def __getitem__(self, positions: list[int]) -> Batch:
+        return self.collate(self.bank, self.image_ids[positions])
+
+
+def training_batches(
+    bank: Bank, collate: Collate[Batch], *, batch: int, seed: int, first_step: int, workers: int
+) -> Iterator[Batch]:
+    """Training batches without end, that of step `first_step` first."""
+    scenes = _Scenes(bank, collate)
+    order = BatchSampler(len(scenes.image_ids), batch, seed, first_step)
+    loader = DataLoader(
+        scenes,
+        sampler=order,  # yields the positions of whole batches
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)

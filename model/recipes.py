@@ -1,0 +1,108 @@
+"""Recipes: the configuration of a run by name, and the trainer for it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from bank.bank import Bank
+from model.config import (
+    DiscriminatorConfig,
+    GeneratorConfig,
+    GraphConfig,
+    LossWeights,
+    RecipeName,
+    RetrievalConfig,
+    RetrieveGANConfig,
+    RunConfig,
+    Sg2ImConfig,
+    Sg2ImGeneratorConfig,
+    Sg2ImLossWeights,
+)
+from model.loop import Trainer
+from model.retrievegan.trainer import RetrieveGANTrainer
+from model.sg2im.trainer import Sg2ImTrainer
+
+
+def paper() -> RetrieveGANConfig:
+    """The paper's sizes where it speaks, choices of ours where it is silent (README)."""
+    return RetrieveGANConfig()
+
+
+def demo() -> RetrieveGANConfig:
+    """64x64 and under a million parameters: minutes on two CPU cores, from any bank."""
+    return RetrieveGANConfig(
+        recipe="demo",
+        image_px=64,
+        batch=12,
+        steps=500,
+        lr_generator=2e-3,
+        lr_discriminator=1e-3,
+        betas=(0.5, 0.99),
+        decay_from=0.4,
+        workers=0,
+        grid_every=100,
+        checkpoint_every=250,
+        graph=GraphConfig(width=48, hidden=96, layers=3),
+        retrieval=RetrievalConfig(candidates=6, channels=(24, 48, 96), width=32),
+        generator=GeneratorConfig(
+            patch_px=32,
+            crop_channels=(24, 48),
+            crop_width=32,
+            refine_layers=1,
+            refine_hidden=48,
+            canvas_px=32,
+            canvas_width=48,
+            residual_blocks=1,
+            decoder=(64, 64, 48, 24),
+        ),
+        discriminator=DiscriminatorConfig(
+            image_channels=(16, 32, 64),
+            object_channels=(16, 32, 64),
+            object_hidden=64,
+            object_px=16,
+        ),
+        losses=LossWeights(gt_selection=1.0, object_class=0.02),
+    )
+
+
+def sg2im() -> Sg2ImConfig:
+    """The published sizes and rules at the side of the paper's Table 1."""
+    return Sg2ImConfig()
+
+
+def sg2im_demo() -> Sg2ImConfig:
+    """64x64 and under a million parameters: minutes on two CPU cores, from any bank."""
+    return Sg2ImConfig(
+        recipe="sg2im-demo",
+        image_px=64,
+        batch=12,
+        steps=1000,
+        lr_generator=2e-3,
+        lr_discriminator=1e-3,
+        betas=(0.5, 0.99),
+        decay_from=0.4,
+        workers=0,
+        grid_every=200,
+        checkpoint_every=500,
+        eval_after=500,
+        graph=GraphConfig(width=48, hidden=96, layers=4),
+        generator=Sg2ImGeneratorConfig(noise=8, decoder=(96, 64, 48, 32, 24)),
+        discriminator=DiscriminatorConfig(
+            image_channels=(16, 32, 64), object_channels=(16, 32, 64), object_hidden=64
+        ),
+        losses=Sg2ImLossWeights(masks=0.5),
+    )
+
+
+RECIPES: Mapping[RecipeName, Callable[[], RunConfig]] = {
+    "paper": paper, "demo": demo, "sg2im": sg2im, "sg2im-demo": sg2im_demo,
+}  # fmt: skip
+
+
+def trainer_for(config: RunConfig, bank: Bank, device: torch.device) -> Trainer[Any, Any]:
+    """A trainer of the config's kind, at step 0; RunError where the bank does not fit it."""
+    if isinstance(config, Sg2ImConfig):
+        return Sg2ImTrainer.for_bank(config, bank, device)
+    assert isinstance(config, RetrieveGANConfig)
+    return RetrieveGANTrainer.for_bank(config, bank, device)

@@ -1,0 +1,114 @@
+"""One patch per object by the run's rule, and the random draws that it needs."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.config import RetrievalConfig
+from model.padding import Padding
+from model.retrieval.greedy import (
+    Selection,
+    medoid_start,
+    retrieve,
+    retrieve_best,
+    start_feature,
+)
+from model.retrieval.relaxation import gumbel
+
+NEAREST = 3  # `predefined` draws among so many in training, as PasteGAN does
+
+
+class ChoiceDraws(NamedTuple):
+    """What is random in the choice of a batch's patches."""
+
+    noise: Tensor | None = None  # (O, K) Gumbel noise; None: off, or nothing is learned
+    start: Tensor | None = None  # (N,) slot among an image's M * K candidates, for start "random"
+    selected: Tensor | None = None  # (O,) the candidate itself, where nothing is learned
+
+
+class TruthDraws(NamedTuple):
+    """What is random in the ground-truth pass."""
+
+    order: Tensor  # (O, K + 1) in which the candidates and the true patch (K) are shown
+    first: Tensor  # (N,) place of the object whose true patch is the first query
+
+
+def draw_choice(
+    rule: RetrievalConfig,
+    valid: Tensor,
+    padding: Padding,
+    generator: torch.Generator | None,
+    *,
+    noise: bool,
+) -> ChoiceDraws:
+    """Draw for `choose`: valid (O, K). The generator and what comes of it are on the CPU.
+
+    noise  off: no Gumbel noise, and `predefined` takes the nearest
+    """
+    if rule.mode != "learned":
+        return ChoiceDraws(selected=_draw_selected(rule, valid, generator, noise=noise))
+    drawn = gumbel(tuple(valid.shape), generator) if noise else None
+    start = draw_start(valid, padding, generator) if rule.start == "random" else None
+    return ChoiceDraws(noise=drawn, start=start)
+
+
+def draw_truth(valid: Tensor, padding: Padding, generator: torch.Generator | None) -> TruthDraws:
+    """Draw for the ground-truth pass, evenly: valid (O, K). On the CPU."""
+    order = draw_order(valid, generator)
+    present = padding.present.float().cpu()
+    return TruthDraws(order, torch.multinomial(present, 1, generator=generator)[:, 0])
+
+
+def draw_order(valid: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(O, K + 1) a permutation per object, for `add_truth`: valid (O, K). On the CPU."""
+    objects, k = valid.shape
+    return torch.rand((objects, k + 1), generator=generator).argsort(-1)
+
+
+def draw_start(valid: Tensor, padding: Padding, generator: torch.Generator | None) -> Tensor:
+    """(N,) one slot of each image's M * K candidates, evenly among the valid ones. On the CPU."""
+    weights = padding.pad(valid).flatten(1).float().cpu()
+    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+
+def choose(
+    rule: RetrievalConfig,
+    features: Tensor | None,
+    valid: Tensor,
+    padding: Padding,
+    draws: ChoiceDraws,
+) -> Selection:
+    """One patch per object, by the run's rule.
+
+    features  (O, K, E)  E_p of the candidates; None unless retrieval is learned
+    valid     (O, K)
+    """
+    if rule.mode != "learned":
+        assert draws.selected is not None
+        weights = F.one_hot(draws.selected, valid.shape[1]).float()
+        return Selection(weights, draws.selected, torch.zeros_like(draws.selected))
+    assert features is not None
+    if rule.start == "best":
+        return retrieve_best(
+            features, valid, padding,
+            noise=draws.noise, temperature=rule.temperature, relaxation=rule.relaxation,
+        )  # fmt: skip
+    start = medoid_start(features, valid, padding) if rule.start == "medoid" else draws.start
+    assert start is not None
+    query = start_feature(features, padding, start)
+    return retrieve(
+        features, valid, padding, query,
+        noise=draws.noise, temperature=rule.temperature, relaxation=rule.relaxation,
+    )  # fmt: skip
+
+
+def _draw_selected(
+    rule: RetrievalConfig, valid: Tensor, generator: torch.Generator | None, *, noise: bool
+) -> Tensor:
+    """(O,) any candidate for `random`; for `predefined` the nearest, or one of three nearest."""
+    weights = valid.float().cpu()
+    if rule.mode == "predefined":
+        weights[:, NEAREST if noise else 1 :] = 0
+    return torch.multinomial(weights, 1, generator=generator)[:, 0]
