@@ -20,7 +20,7 @@ from bank.duplicates import WHAT_IS_NEAR
 from bank.files import write_bytes
 from bank.shards import close_shards
 from jobs.report import Picture, environment, jpeg
-from jobs.sheets import Pixels
+from jobs.show.sheets import Pixels
 from pipeline.errors import UserError
 from pipeline.licences import short_name
 from pipeline.options import option, run, to_json

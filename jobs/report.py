@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 
 from bank.bank import Bank
-from jobs.curves import loss_curves
 from jobs.sample import photos_folder
-from jobs.sheets import Pixels, Source, sources_of
+from jobs.show.curves import loss_curves
+from jobs.show.sheets import Pixels, Source, sources_of
 from model.config import RetrievalMode
 from model.retrievegan.run import Retrieval, Sampler
 from pipeline.errors import UserError
@@ -33,7 +33,7 @@ from pipeline.progress import progress
 from pipeline.scene import Box, SceneGraph
 from pipeline.scene_graph import read_scene_graphs
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "show" / "templates"
 PER_CATEGORY = 10  # patches of a category in the contact sheet
 MOST_CATEGORIES = 40
 SCORE = ("metric", "choice", "value", "low", "high", "scenes", "pairs")  # one row's own

@@ -18,8 +18,7 @@ import torch
 from PIL import Image
 
 from bank.bank import Bank
-from jobs.sheets import Pixels, Source, patch_sheet, sheet, sources_of
-from jobs.ways import (
+from jobs.show.methods import (
     Choice,
     Composed,
     Made,
@@ -30,6 +29,7 @@ from jobs.ways import (
     way_beside,
     way_of,
 )
+from jobs.show.sheets import Pixels, Source, patch_sheet, sheet, sources_of
 from model.config import RetrievalMode
 from model.graph.vocabularies import check_names
 from model.retrievegan.run import Sampler

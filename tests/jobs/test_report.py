@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from bank.bank import Bank
-from jobs.curves import loss_curves
 from jobs.report import ReportOptions, environment, last_scores, main, read_lines
+from jobs.show.curves import loss_curves
 from model.config import demo
 from model.retrievegan.trainer import Trainer
 from pipeline.errors import UserError
