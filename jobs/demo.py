@@ -17,6 +17,7 @@ import torch
 
 from bank.bank import Bank
 from jobs import build_bank, evaluate, report, sample
+from jobs.show.samples import Asked, describe, sample_graph
 from model import checkpoint, train
 from model.config import TrainConfig, demo
 from model.retrievegan.run import Sampler
@@ -149,15 +150,16 @@ def sample_examples(options: DemoOptions, sampler: Sampler) -> None:
     for path in example_graphs():
         asked = sample.SampleOptions(run=options.out, graph=path, draws=DRAWS, data=options.data)
         for graph in read_scene_graphs(path, sampler.bank.vocabulary):
-            sample.sample_graph(sampler, sample.Asked(path.stem, graph), asked, asked.folder)
-            print(f"{asked.folder}/: {sample.describe(graph)}", flush=True)
+            ways = [sample.own_way(sampler, graph, asked)]
+            sample_graph(Asked(path.stem, graph), ways, range(DRAWS), asked.folder, options.data)
+            print(f"{asked.folder}/: {describe(graph)}", flush=True)
 
 
 def write_report(options: DemoOptions, sampler: Sampler) -> None:
     asked = report.ReportOptions(
         run=options.out, graphs=example_graphs(), bank=options.bank, data=options.data
     )
-    report.write_report(asked, sampler, options.out / "report.html")
+    report.main(asked)
 
 
 if __name__ == "__main__":

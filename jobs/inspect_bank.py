@@ -19,8 +19,8 @@ from bank.census import CategoryCount, Census, Double, open_checked, take_census
 from bank.duplicates import WHAT_IS_NEAR
 from bank.files import write_bytes
 from bank.shards import close_shards
-from jobs.report import Picture, environment, jpeg
-from jobs.sheets import Pixels
+from jobs.show.page import Picture, environment, jpeg
+from jobs.show.sheets import Pixels
 from pipeline.errors import UserError
 from pipeline.licences import short_name
 from pipeline.options import option, run, to_json

@@ -12,17 +12,13 @@ place of a file, --split takes graphs and boxes of the bank's own held-out scene
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
-from PIL import Image
 
-from bank.bank import Bank
-from jobs.sheets import Pixels, Source, patch_sheet, sheet, sources_of
-from jobs.ways import (
+from jobs.show.methods import (
     Choice,
     Composed,
-    Made,
     Way,
     by_own_choice,
     open_bank,
@@ -30,20 +26,19 @@ from jobs.ways import (
     way_beside,
     way_of,
 )
+from jobs.show.samples import Asked, describe, graph_of_scene, sample_graph
 from model.config import RetrievalMode
 from model.graph.vocabularies import check_names
 from model.retrievegan.run import Sampler
 from model.sg2im.run import Sg2ImSampler
-from pipeline.datasets import default_folder
 from pipeline.errors import UserError, nearest
 from pipeline.options import option, run
-from pipeline.scene import Box, SceneGraph, Vocabulary
+from pipeline.scene import SceneGraph, Vocabulary
 from pipeline.scene_graph import read_scene_graphs
 from pipeline.sentences import sentences
 
 MOST_DRAWS = 1000
 MOST_ROWS = 20  # draws of a graph in a comparison
-CELL = 160  # px, side of an image in a comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,21 +111,6 @@ class SampleOptions:
         return self.out or beside / "samples" / str(name)
 
 
-class PhotoShown(NamedTuple):
-    """The photo that a graph was taken from."""
-
-    pixels: Pixels
-    credit: str
-
-
-class Asked(NamedTuple):
-    """A graph to make images of."""
-
-    name: str  # of its folder, where there are several
-    graph: SceneGraph
-    photo: PhotoShown | None = None
-
-
 def main(options: SampleOptions) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = open_sampler(options.run, options.bank, device)
@@ -140,12 +120,14 @@ def main(options: SampleOptions) -> None:
             print(sentences(graph) if photo is None else f"{name}\t{sentences(graph)}")
         return
     beside = [way_beside(given, sampler, device) for given in options.beside]
-    for one in asked:  # what cannot be made is told before anything is written
-        for way in (own_way(sampler, one.graph, options), *beside):
+    ways = [ways_of(sampler, one.graph, options, beside) for one in asked]
+    for one, its_ways in zip(asked, ways, strict=True):  # before anything is written
+        for way in its_ways:
             check_names(one.graph, way.vocabulary, way.name)
-    for one in asked:
+    seeds = range(options.seed, options.seed + options.draws)
+    for one, its_ways in zip(asked, ways, strict=True):
         out = options.folder if len(asked) == 1 else options.folder / one.name
-        print(sample_graph(sampler, one, options, out, beside))
+        print(sample_graph(one, its_ways, seeds, out, options.data))
         print(f"{options.draws} image(s) of {describe(one.graph)}: {out}/")
 
 
@@ -159,19 +141,22 @@ def asked_graphs(options: SampleOptions, sampler: Sampler | Sg2ImSampler) -> lis
     image_ids = bank.scene_ids(options.split)[: options.scenes]
     if not len(image_ids):
         raise UserError(f"{bank.path} has no {options.split} scenes; give --graph FILE")
-    return [_of_scene(bank, int(image_id)) for image_id in image_ids]
+    return [graph_of_scene(bank, int(image_id)) for image_id in image_ids]
 
 
 def vocabulary_of(sampler: Sampler | Sg2ImSampler) -> Vocabulary:
     return sampler.bank.vocabulary if isinstance(sampler, Sampler) else sampler.vocabulary
 
 
-def _of_scene(bank: Bank, image_id: int) -> Asked:
-    scene = bank.scene(image_id)
-    boxes = tuple(Box(*corners) for corners in scene.boxes.tolist())
-    (credit,) = bank.credits([int(scene.patch_ids[0])])
-    photo = PhotoShown(scene.image, f"{credit['file']}; {_terms(**credit)}")
-    return Asked(str(image_id), SceneGraph(scene.objects, scene.triples, boxes), photo)
+def ways_of(
+    sampler: Sampler | Sg2ImSampler,
+    graph: SceneGraph,
+    options: SampleOptions,
+    beside: Sequence[Way],
+) -> list[Way]:
+    """The run's own way first."""
+    own = own_way(sampler, graph, options)
+    return [own, *(by_own_choice(way, own) for way in beside)]
 
 
 def own_way(sampler: Sampler | Sg2ImSampler, graph: SceneGraph, options: SampleOptions) -> Way:
@@ -191,115 +176,6 @@ def own_way(sampler: Sampler | Sg2ImSampler, graph: SceneGraph, options: SampleO
         if getattr(options, flag) not in (None, ()):
             raise UserError(f"--{flag}: {options.run} is of sg2im, which retrieves no patches")
     return way_of(sampler, name)
-
-
-def sample_graph(
-    sampler: Sampler | Sg2ImSampler,
-    asked: Asked,
-    options: SampleOptions,
-    out: Path,
-    beside: Sequence[Way] = (),
-) -> str:
-    """Write all draws of one graph into `out`; returns the credits, which credits.txt holds too."""
-    out.mkdir(parents=True, exist_ok=True)
-    own = own_way(sampler, asked.graph, options)
-    beside = [by_own_choice(way, own) for way in beside]
-    texts, rows = [], []
-    for number in range(options.draws):
-        seed = options.seed + number
-        made = own.make(asked.graph, seed)
-        Image.fromarray(made.image).save(out / f"image-{number}.png")
-        title = f"image-{number}.png (seed {seed})"
-        sources = show_sources(own, made, asked.graph, options.data)
-        if made.chosen is not None:
-            save_patches(out, number, asked.graph, made.chosen.patches, sources)
-        texts.append(credits_text(title, asked.graph, sources))
-        if beside:
-            others = [way.make(asked.graph, seed) for way in beside]
-            rows.append([made, *others])
-            for way, other in zip(beside, others, strict=True):
-                sources = show_sources(way, other, asked.graph, options.data)
-                title = f"comparison.png, row {number}: {way.name}"
-                texts.append(credits_text(title, asked.graph, sources))
-    if beside:
-        texts += save_comparison(out, asked, [own, *beside], rows)
-    (out / "credits.txt").write_text("\n".join(texts), "utf-8")
-    return "\n".join(texts)
-
-
-def show_sources(way: Way, made: Made, graph: SceneGraph, data: Path | None) -> list[Source]:
-    """Where the patches come from; none where the image is made of none."""
-    if made.chosen is None or not isinstance(way, Composed):
-        return []
-    bank = way.sampler.bank
-    return sources_of(bank, made.chosen.patch_ids.tolist(), photos_folder(bank, data))
-
-
-def save_patches(
-    out: Path, number: int, graph: SceneGraph, patches: Pixels, sources: Sequence[Source]
-) -> None:
-    """patches-N.png and sources-N.png."""
-    labels = [
-        name if source.category == name else f"{name} (here: {source.category})"
-        for name, source in zip(graph.objects, sources, strict=True)
-    ]
-    patch_sheet(
-        patches,
-        [f"{label}\n{source.patch_id}" for label, source in zip(labels, sources, strict=True)],
-    ).save(out / f"patches-{number}.png")
-    sheet(
-        [source.view for source in sources],
-        [f"{label}\n{source.file}" for label, source in zip(labels, sources, strict=True)],
-    ).save(out / f"sources-{number}.png")
-
-
-def save_comparison(
-    out: Path, asked: Asked, ways: Sequence[Way], rows: Sequence[Sequence[Made]]
-) -> list[str]:
-    """comparison.png: a column per way, a row per draw, the photo first where there is one.
-
-    Returns the photo's credits.
-    """
-    names, images = [way.name for way in ways], [[made.image for made in row] for row in rows]
-    credit = []
-    if asked.photo is not None:
-        names = ["photo", *names]
-        images = [[asked.photo.pixels, *row] for row in images]
-        credit = [f"comparison.png, photo: {asked.photo.credit}\n"]
-    cells = [
-        Image.fromarray(image).resize((CELL, CELL), Image.Resampling.BICUBIC)
-        for row in images
-        for image in row
-    ]
-    labels = [*names, *[""] * (len(cells) - len(names))]
-    sheet(cells, labels, across=len(names)).save(out / "comparison.png")
-    return credit
-
-
-def credits_text(title: str, graph: SceneGraph, sources: Sequence[Source]) -> str:
-    """Which photos an image is made of and whose terms apply."""
-    lines = [title]
-    for o, (name, source) in enumerate(zip(graph.objects, sources, strict=bool(sources))):
-        lines.append(
-            f"  {o} {name}: patch {source.patch_id} ({source.category}) from {source.file}; "
-            f"{_terms(source.licence, source.source_url)}"
-        )
-    if not sources:
-        lines.append("  made of no patch")
-    return "\n".join(lines) + "\n"
-
-
-def _terms(licence: str, source_url: str, **_: object) -> str:
-    return f"licence: {licence or 'not stated'}; {source_url or 'no source given'}"
-
-
-def photos_folder(bank: Bank, given: Path | None) -> Path | None:
-    """Where the bank's photos are; None where they are not on this disk."""
-    if given is not None and not given.is_dir():
-        raise UserError(f"--data {given}: there is no such folder; leave it out, or name another")
-    toy_format = bank.manifest.recipe.get("toy_format", "coco")
-    folder = given or default_folder(bank.manifest.dataset, toy_format)
-    return folder if folder.is_dir() else None
 
 
 def parse_pins(pins: Sequence[str], graph: SceneGraph) -> dict[int, int]:
@@ -325,12 +201,6 @@ def _object_place(name: str, graph: SceneGraph, pin: str) -> int:
         several = ", ".join(str(o) for o in places)
         raise UserError(f"--pin {pin}: the graph has {name!r} at {several}; give one of these")
     return places[0]
-
-
-def describe(graph: SceneGraph) -> str:
-    """`tree, grass; tree above grass`"""
-    relations = [f"{graph.objects[s]} {p} {graph.objects[o]}" for s, p, o in graph.relations]
-    return "; ".join(filter(None, [", ".join(graph.objects), ", ".join(relations)]))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from bank.bank import Bank
-from jobs.curves import loss_curves
-from jobs.report import ReportOptions, environment, last_scores, main, read_lines
+from jobs.report import ReportOptions, main
+from jobs.show.curves import loss_curves
+from jobs.show.page import environment
+from jobs.show.run_page import last_scores, read_lines
 from model.config import demo
 from model.retrievegan.trainer import Trainer
 from pipeline.errors import UserError

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from bank.bank import Bank
-from jobs.sample import CELL, SampleOptions, main, parse_pins
-from jobs.sheets import FRAME, GAP, LINE, patch_sheet, sources_of
+from jobs.sample import SampleOptions, main, parse_pins
+from jobs.show.samples import CELL
+from jobs.show.sheets import FRAME, GAP, LINE, patch_sheet, sources_of
 from model.checkpoint import load_sg2im
 from model.config import demo, sg2im_demo
 from model.retrievegan.trainer import Trainer

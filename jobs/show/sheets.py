@@ -12,7 +12,8 @@ from bank.bank import Bank
 from pipeline.checks import stays_inside
 from pipeline.crop import PhotoError, decode_photo, read_photo
 from pipeline.data_folder import DataFolder
-from pipeline.errors import DatasetError
+from pipeline.datasets import default_folder
+from pipeline.errors import DatasetError, UserError
 
 Pixels = NDArray[np.uint8]
 
@@ -59,6 +60,15 @@ def sources_of(bank: Bank, patch_ids: Sequence[int], photos: Path | None) -> lis
             )
         )
     return found
+
+
+def photos_folder(bank: Bank, given: Path | None) -> Path | None:
+    """Where the bank's photos are; None where they are not on this disk."""
+    if given is not None and not given.is_dir():
+        raise UserError(f"--data {given}: there is no such folder; leave it out, or name another")
+    toy_format = bank.manifest.recipe.get("toy_format", "coco")
+    folder = given or default_folder(bank.manifest.dataset, toy_format)
+    return folder if folder.is_dir() else None
 
 
 def _photo(folder: Path, file: str, row: dict[str, int]) -> Pixels | None:

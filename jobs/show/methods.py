@@ -9,7 +9,7 @@ from typing import NamedTuple, get_args
 import torch
 
 from bank.bank import Bank
-from jobs.sheets import Pixels
+from jobs.show.sheets import Pixels
 from model.checkpoint import read_run
 from model.config import RetrievalMode, Sg2ImConfig
 from model.retrievegan.run import Retrieval, Sampler

@@ -1,0 +1,1 @@
+"""Draws what people look at: sheets, curves, samples and pages. Called by the commands."""

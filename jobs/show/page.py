@@ -1,0 +1,48 @@
+"""Pictures and templates in, what a page that needs no other file is made of out."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from PIL import Image
+
+from jobs.show.sheets import Pixels
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Picture(NamedTuple):
+    """An image as it stands in the page."""
+
+    url: str  # data:image/png;base64,...
+    width: int  # px
+    height: int  # px
+
+
+def environment() -> jinja2.Environment:
+    """Everything that comes from a dataset or a graph file is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def png(pixels: Pixels) -> Picture:
+    """(H, W, 3) uint8, kept exactly."""
+    return _picture(Image.fromarray(pixels), "png", optimize=True)
+
+
+def jpeg(image: Image.Image, quality: int = 88) -> Picture:
+    return _picture(image, "jpeg", quality=quality)
+
+
+def _picture(image: Image.Image, form: str, **settings: Any) -> Picture:
+    file = io.BytesIO()
+    image.save(file, form, **settings)
+    text = base64.b64encode(file.getvalue()).decode()
+    return Picture(f"data:image/{form};base64,{text}", image.width, image.height)
