@@ -11,16 +11,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Annotated, Any, cast
+from typing import Annotated
 
-import pyarrow as pa
 import torch
 
-from bank.bank import Bank
 from model.batch import CandidateBatch, SceneBatch
-from model.config import RetrieveGANConfig, demo
+from model.config import RetrieveGANConfig
 from model.graph.network import graph_tensors
+from model.recipes import demo
 from model.retrievegan.trainer import RetrieveGANTrainer
 from pipeline.memory import keep_freed_memory
 from pipeline.options import option, run
@@ -52,6 +50,7 @@ def random_batch(config: RetrieveGANConfig, vocabulary: Vocabulary) -> SceneBatc
         torch.cat([corner, corner + 0.4], 1),
         torch.arange(total),
         bytes_of(total, 64, 64, 3),
+        torch.rand(total, 64),
         CandidateBatch(
             torch.zeros(total, k, dtype=torch.long),
             bytes_of(total, k, 64, 64, 3),
@@ -63,13 +62,7 @@ def random_batch(config: RetrieveGANConfig, vocabulary: Vocabulary) -> SceneBatc
 
 def seconds_per_step() -> float:
     vocabulary = Vocabulary((IMAGE, *(f"thing {i}" for i in range(14))), (IN_IMAGE, *GEOMETRIC))
-    bank: Any = SimpleNamespace(
-        vocabulary=vocabulary,
-        image_size=128,
-        manifest=SimpleNamespace(recipe={"candidates": 20}),
-        table=pa.table({"split": ["train"], "x0": [0.2], "y0": [0.2], "x1": [0.8], "y1": [0.8]}),
-    )
-    trainer = RetrieveGANTrainer(demo(), cast(Bank, bank), torch.device("cpu"))
+    trainer = RetrieveGANTrainer(demo(), vocabulary)
     batch = random_batch(trainer.config, vocabulary)
     trainer.step(batch)
     started = time.perf_counter()

@@ -28,6 +28,7 @@ from jobs.stages.derive import SEED, TRAIN, DeriveRecipe, check_networks
 from jobs.stages.site import building, successor, take_over, tidy
 from model.graph import frozen_encoder as encoder
 from model.retrieval import cooccurrence
+from model.sg2im.run import graph_encoder_file
 from pipeline import codec, protocol
 from pipeline.coco.reader import CocoRules
 from pipeline.crop import Resizer
@@ -298,7 +299,7 @@ def network_digest(name: str, source: str) -> str:
     """`train`, or the SHA-256 of the file that holds the weights."""
     if source == TRAIN:
         return TRAIN
-    path = encoder.graph_encoder_file(Path(source)) if name == "graph_encoder" else Path(source)
+    path = graph_encoder_file(Path(source)) if name == "graph_encoder" else Path(source)
     if not path.is_file():
         raise UserError(
             f"--{name.replace('_', '-')} {source}: there is no file {path}; give a path or 'train'"

@@ -21,10 +21,11 @@ from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
 from bank.table import codes, read_vectors, vectors_to_fill
 from jobs.stages.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
-from model.graph.frozen_encoder import embed_scenes, load_graph_encoder, train_graph_encoder
+from model.graph.frozen_encoder import embed_scenes, train_graph_encoder
 from model.graph.vocabularies import compare_vocabularies, listed
-from model.retrieval.cooccurrence import CoOccurrence, embed_patches, train_co_occurrence
+from model.retrieval.cooccurrence import CooccurrenceNetwork, embed_patches, train_cooccurrence
 from model.sg2im.published import ignored_note, is_published, load_published_graph
+from model.sg2im.run import load_graph_encoder
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scene import Vocabulary
@@ -119,11 +120,11 @@ def co_occurrence(derivation: Derivation) -> Receipt:
     def make() -> None:
         if recipe.cooccurrence == TRAIN:
             photos = contents.patches_of_images(contents.scene_ids("train"))
-            network = train_co_occurrence(
+            network = train_cooccurrence(
                 contents.patches.read, photos, steps=recipe.cooccurrence_steps, seed=SEED
             )
         else:
-            network = CoOccurrence.load(Path(recipe.cooccurrence))
+            network = CooccurrenceNetwork.load(Path(recipe.cooccurrence))
         network.save(path)
 
     inputs = [recipe.cooccurrence_digest, recipe.cooccurrence_steps, SEED]
@@ -135,7 +136,7 @@ def check_networks(graph_encoder: str, cooccurrence: str, vocabulary: Vocabulary
     if graph_encoder != TRAIN:
         _check_names(Path(graph_encoder), vocabulary)
     if cooccurrence != TRAIN:
-        CoOccurrence.load(Path(cooccurrence))
+        CooccurrenceNetwork.load(Path(cooccurrence))
 
 
 def _check_names(path: Path, vocabulary: Vocabulary) -> None:
@@ -187,7 +188,7 @@ def patch_vectors(derivation: Derivation, network: Receipt) -> Receipt:
     path = derivation.bank / "cooccurrence.arrow"
 
     def make() -> None:
-        f_occur = CoOccurrence.load(derivation.bank / "cooccurrence.safetensors")
+        f_occur = CooccurrenceNetwork.load(derivation.bank / "cooccurrence.safetensors")
         ids = contents.patch_ids
         starts = range(0, len(ids), PATCHES_AT_ONCE)
         width = f_occur.sizes["features"]

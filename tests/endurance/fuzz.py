@@ -45,10 +45,11 @@ from jobs.build_bank import BuildBank
 from jobs.build_bank import main as build_bank
 from jobs.evaluate import read_styles
 from jobs.stages.cutting import CropRecipe, cut_photo, usable_scene
-from model.graph.frozen_encoder import GraphEncoder, load_graph_encoder
-from model.retrieval.cooccurrence import CoOccurrence
+from model.graph.frozen_encoder import GraphEncoder
+from model.retrieval.cooccurrence import CooccurrenceNetwork
 from model.sg2im.network import Sg2Im
 from model.sg2im.published import load_published_sg2im, save_published_sg2im
+from model.sg2im.run import load_graph_encoder
 from pipeline.coco.reader import read_coco
 from pipeline.data_folder import DataFolder, open_archive
 from pipeline.dataset import Dataset
@@ -139,7 +140,7 @@ def read_graphs(folder: Path, file: str) -> str:
 def read_network(folder: Path, file: str) -> str:
     path = folder / file
     if file.startswith("cooccurrence"):
-        network = CoOccurrence.load(path)
+        network = CooccurrenceNetwork.load(path)
     else:
         network = load_graph_encoder(path)
     said = [(name, value.numpy().tobytes()) for name, value in network.state_dict().items()]
@@ -246,7 +247,7 @@ def _photos(folder: Path) -> None:
 
 def _networks(folder: Path) -> None:
     torch.manual_seed(0)
-    CoOccurrence().save(folder / "cooccurrence.safetensors")
+    CooccurrenceNetwork().save(folder / "cooccurrence.safetensors")
     GraphEncoder(VOCABULARY, embedding=4, hidden=6, layers=2).save(folder / "graph.safetensors")
     sizes: dict[str, Any] = {"embedding": 4, "hidden": 6, "layers": 2, "image_px": 8, "noise": 2}
     network = Sg2Im(VOCABULARY, decoder=(5, 3), **sizes).eval()

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from model.config import RECIPES, Sg2ImConfig, RetrieveGANConfig, from_json, sg2im, sg2im_demo
+from model.config import RetrieveGANConfig, Sg2ImConfig, from_json
+from model.recipes import RECIPES, sg2im, sg2im_demo
 from model.sg2im.network import Sg2Im
 from model.train import TrainOptions, configure
 from pipeline.errors import UserError
@@ -42,7 +43,7 @@ def test_a_config_of_before_there_were_other_networks_is_a_retrievegans():
             "gt_in_candidates": False,
         },
         "generator": {
-            "crop_px": 32, "crop_channels": [24, 48], "crop_width": 32, "refine_layers": 1,
+            "patch_px": 32, "crop_channels": [24, 48], "crop_width": 32, "refine_layers": 1,
             "refine_hidden": 48, "canvas_px": 32, "canvas_width": 48, "residual_blocks": 1,
             "decoder": [64, 64, 48, 24],
         },
@@ -51,7 +52,7 @@ def test_a_config_of_before_there_were_other_networks_is_a_retrievegans():
             "object_hidden": 64, "object_px": 16,
         },
         "losses": {
-            "gt_selection": 1.0, "co_occurrence": 0.001, "adversarial_image": 0.01,
+            "gt_selection": 1.0, "cooccurrence": 0.001, "adversarial_image": 0.01,
             "adversarial_object": 0.01, "reconstruction": 1.0, "boxes": 10.0,
             "object_class": 0.02,
         },

@@ -11,12 +11,12 @@ def test_co_occurrence_counts_each_pair_of_an_image_once():
     vectors[1, 2] = 100.0  # no object stands there
     present = torch.tensor([[True, True, True], [True, True, False]])
     # image 0: pairs 0-1 (5), 0-2 (0), 1-2 (5); image 1: 0-1 (1)
-    assert losses.co_occurrence(vectors, present).item() == pytest.approx((10 + 1) / 2)
+    assert losses.cooccurrence(vectors, present).item() == pytest.approx((10 + 1) / 2)
 
 
 def test_co_occurrence_of_equal_vectors_has_a_finite_gradient():
     vectors = torch.ones(1, 3, 4, requires_grad=True)
-    losses.co_occurrence(vectors, torch.ones(1, 3, dtype=torch.bool)).backward()
+    losses.cooccurrence(vectors, torch.ones(1, 3, dtype=torch.bool)).backward()
     assert torch.isfinite(vectors.grad).all()
 
 

@@ -5,15 +5,16 @@ import math
 import pytest
 import torch
 
+from model.padding import padding_of
+from model.retrieval.choice import draw_order, draw_start
 from model.retrieval.embedding import PatchEmbedding
 from model.retrieval.greedy import (
     add_truth,
-    padding_of,
     ground_truth_selection,
     medoid_start,
-    random_start,
     retrieve,
     retrieve_best,
+    start_feature,
     summed_distances,
 )
 from model.retrieval.relaxation import gumbel
@@ -31,12 +32,12 @@ def scene():
     return features, valid, padding_of(OBJECT_IMAGE, N)
 
 
-def draw(scene, seed=0, temperature=0.5, relaxation="straight-through"):
-    features, valid, grid = scene
+def select(scene, seed=0, temperature=0.5, relaxation="straight-through"):
+    features, valid, padding = scene
     generator = torch.Generator().manual_seed(seed)
-    query = random_start(features, valid, grid, generator)
+    query = start_feature(features, padding, draw_start(valid, padding, generator))
     return retrieve(
-        features, valid, grid, query,
+        features, valid, padding, query,
         noise=gumbel((O, K), generator), temperature=temperature, relaxation=relaxation,
     )  # fmt: skip
 
@@ -44,65 +45,72 @@ def draw(scene, seed=0, temperature=0.5, relaxation="straight-through"):
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 5.0])
 def test_every_object_is_assigned_exactly_once_at_any_temperature(scene, temperature):
     for seed in range(30):
-        found = draw(scene, seed, temperature)
+        found = select(scene, seed, temperature)
         for image in range(N):
             steps = found.step[image == OBJECT_IMAGE]
             assert sorted(steps.tolist()) == list(range(len(steps)))
 
 
 def test_padding_is_never_chosen_however_well_it_matches():
-    grid = padding_of(torch.zeros(2, dtype=torch.long), 1)
+    padding = padding_of(torch.zeros(2, dtype=torch.long), 1)
     features = torch.stack([torch.full((2, E), 5.0), torch.zeros(2, E)], 1)  # the second matches
     valid = torch.tensor([[True, False]] * 2)
-    found = retrieve(features, valid, grid, torch.zeros(1, E), noise=None, temperature=0.01)
-    assert found.chosen.tolist() == [0, 0]
+    found = retrieve(features, valid, padding, torch.zeros(1, E), noise=None, temperature=0.01)
+    assert found.selected.tolist() == [0, 0]
     assert found.weights.tolist() == [[1, 0], [1, 0]]
 
 
 def test_weights_sum_to_one_over_an_objects_own_candidates(scene):
     for relaxation in ("straight-through", "soft"):
-        found = draw(scene, relaxation=relaxation)
+        found = select(scene, relaxation=relaxation)
         torch.testing.assert_close(found.weights.sum(-1), torch.ones(O))
         assert (found.weights[~scene[1]] == 0).all()
 
 
 def test_straight_through_shows_one_patch_and_soft_a_mixture(scene):
-    hard, soft = draw(scene), draw(scene, relaxation="soft")
+    hard, soft = select(scene), select(scene, relaxation="soft")
     assert torch.allclose(hard.weights.amax(-1), torch.ones(O))
-    assert hard.weights.argmax(-1).tolist() == hard.chosen.tolist()
+    assert hard.weights.argmax(-1).tolist() == hard.selected.tolist()
     assert (soft.weights.amax(-1) < 0.999).any()
 
 
 @pytest.mark.parametrize("relaxation", ["straight-through", "soft"])
 def test_the_gradient_reaches_the_features_of_patches_that_were_not_chosen(scene, relaxation):
-    features, valid, grid = scene
+    features, valid, padding = scene
     features = features.clone().requires_grad_()
     found = retrieve(
-        features, valid, grid, torch.zeros(N, E), noise=None, temperature=1.0, relaxation=relaxation
+        features,
+        valid,
+        padding,
+        torch.zeros(N, E),
+        noise=None,
+        temperature=1.0,
+        relaxation=relaxation,
     )
     (found.weights * torch.randn(O, K)).sum().backward()
     assert torch.isfinite(features.grad).all()
     several = valid.sum(-1) > 1
-    losers = valid & ~torch.nn.functional.one_hot(found.chosen, K).bool() & several[:, None]
+    losers = valid & ~torch.nn.functional.one_hot(found.selected, K).bool() & several[:, None]
     assert (features.grad[losers].abs().sum(-1) > 0).all()
 
 
 def test_a_choice_steers_the_next_one():
     """The second object's best patch for the start differs from the best for the first's pick."""
-    grid = padding_of(torch.zeros(2, dtype=torch.long), 1)
+    padding = padding_of(torch.zeros(2, dtype=torch.long), 1)
     start, pick = torch.zeros(1, 1), 1.0
     features = torch.tensor([[[pick], [9.0]], [[-1.2], [1.4]]])  # to 0: -1.2 wins; to 1.0: 1.4
     valid = torch.ones(2, 2, dtype=torch.bool)
-    found = retrieve(features, valid, grid, start, noise=None, temperature=0.1)
+    found = retrieve(features, valid, padding, start, noise=None, temperature=0.1)
     assert found.step.tolist() == [0, 1]
-    assert found.chosen.tolist() == [0, 1]
+    assert found.selected.tolist() == [0, 1]
 
 
 def test_the_query_that_is_a_candidate_gives_no_nan_gradient(scene):
-    features, valid, grid = scene
+    features, valid, padding = scene
     features = features.clone().requires_grad_()
-    query = random_start(features, valid, grid, torch.Generator().manual_seed(0))
-    found = retrieve(features, valid, grid, query, noise=None, temperature=1.0)
+    slot = draw_start(valid, padding, torch.Generator().manual_seed(0))
+    query = start_feature(features, padding, slot)
+    found = retrieve(features, valid, padding, query, noise=None, temperature=1.0)
     (found.weights * torch.randn(O, K)).sum().backward()
     assert torch.isfinite(features.grad).all()
 
@@ -161,47 +169,50 @@ def test_every_weight_is_what_the_equations_give_by_hand(relaxation, temperature
 
 
 def test_a_batch_gives_each_image_what_it_would_get_alone(scene):
-    features, valid, grid = scene
+    features, valid, padding = scene
     noise = gumbel((O, K), torch.Generator().manual_seed(3))
     query = torch.randn(N, E)
-    together = retrieve(features, valid, grid, query, noise=noise, temperature=0.5)
+    together = retrieve(features, valid, padding, query, noise=noise, temperature=0.5)
     for image in range(N):
         mine = image == OBJECT_IMAGE
         alone = retrieve(
-            features[mine], valid[mine], padding_of(torch.zeros(int(mine.sum()), dtype=torch.long), 1),
+            features[mine], valid[mine],
+            padding_of(torch.zeros(int(mine.sum()), dtype=torch.long), 1),
             query[image : image + 1], noise=noise[mine], temperature=0.5,
         )  # fmt: skip
-        assert alone.chosen.tolist() == together.chosen[mine].tolist()
+        assert alone.selected.tolist() == together.selected[mine].tolist()
         torch.testing.assert_close(alone.weights, together.weights[mine])
 
 
 def test_noise_is_one_value_per_candidate_kept_over_the_steps():
     """A candidate favoured by noise is taken though its object is assigned last."""
-    grid = padding_of(torch.zeros(2, dtype=torch.long), 1)
+    padding = padding_of(torch.zeros(2, dtype=torch.long), 1)
     features = torch.tensor([[[0.0], [0.1]], [[3.0], [3.1]]])
     valid = torch.ones(2, 2, dtype=torch.bool)
     noise = torch.tensor([[8.0, 0.0], [0.0, 2.0]])
-    found = retrieve(features, valid, grid, torch.zeros(1, 1), noise=noise, temperature=0.1)
+    found = retrieve(features, valid, padding, torch.zeros(1, 1), noise=noise, temperature=0.1)
     assert found.step.tolist() == [0, 1]
-    assert found.chosen.tolist() == [0, 1]
+    assert found.selected.tolist() == [0, 1]
 
 
 def test_the_best_start_gives_the_tightest_set_of_all_starts(scene):
-    features, valid, grid = scene
+    features, valid, padding = scene
 
     def tightness(found):
-        return summed_distances(torch.einsum("ok,oke->oe", found.weights, features), grid)
+        return summed_distances(torch.einsum("ok,oke->oe", found.weights, features), padding)
 
-    best = tightness(retrieve_best(features, valid, grid, noise=None, temperature=0.5))
+    best = tightness(retrieve_best(features, valid, padding, noise=None, temperature=0.5))
     for seed in range(20):
-        query = random_start(features, valid, grid, torch.Generator().manual_seed(seed))
-        other = tightness(retrieve(features, valid, grid, query, noise=None, temperature=0.5))
+        slot = draw_start(valid, padding, torch.Generator().manual_seed(seed))
+        query = start_feature(features, padding, slot)
+        other = tightness(retrieve(features, valid, padding, query, noise=None, temperature=0.5))
         assert (best <= other + 1e-5).all()
 
 
 def test_the_medoid_is_a_valid_candidate_of_its_own_image(scene):
-    features, valid, grid = scene
-    for image, start in enumerate(medoid_start(features, valid, grid)):
+    features, valid, padding = scene
+    slots = medoid_start(features, valid, padding)
+    for image, start in enumerate(start_feature(features, padding, slots)):
         own = features[image == OBJECT_IMAGE][valid[image == OBJECT_IMAGE]]
         total = torch.cdist(own, own).sum(-1)
         assert torch.equal(own[total.argmin()], start)
@@ -213,7 +224,7 @@ def test_the_true_patch_comes_to_every_slot_and_stays_itself(scene):
     seen = set()
     for seed in range(20):
         joined, allowed, slot = add_truth(
-            features, valid, truth, torch.Generator().manual_seed(seed)
+            features, valid, truth, draw_order(valid, torch.Generator().manual_seed(seed))
         )
         assert torch.equal(joined[torch.arange(O), slot], truth)
         assert allowed[torch.arange(O), slot].all()
@@ -223,23 +234,26 @@ def test_the_true_patch_comes_to_every_slot_and_stays_itself(scene):
 
 
 def test_ground_truth_selection_of_a_constant_embedding_is_the_log_of_what_is_offered(scene):
-    _, valid, grid = scene
-    joined, allowed, slot = add_truth(torch.ones(O, K, E), valid, torch.ones(O, E), None)
+    _, valid, padding = scene
+    joined, allowed, slot = add_truth(
+        torch.ones(O, K, E), valid, torch.ones(O, E), draw_order(valid, None)
+    )
     start = torch.zeros(N, dtype=torch.long)
-    loss = ground_truth_selection(joined, allowed, torch.ones(O, E), slot, grid, start, 1.0)
+    loss = ground_truth_selection(joined, allowed, torch.ones(O, E), slot, padding, start, 1.0)
     expected = torch.log(allowed.sum(-1).float())
-    expected[grid.place == 0] = 0
+    expected[padding.place == 0] = 0
     torch.testing.assert_close(loss, expected)
 
 
 def test_ground_truth_selection_is_teacher_forced_to_the_mean_of_true_features():
     """Two objects: the second's loss is a softmax over distances to the first's true feature."""
-    grid = padding_of(torch.zeros(3, dtype=torch.long), 1)
+    padding = padding_of(torch.zeros(3, dtype=torch.long), 1)
     features, truth = torch.randn(3, K, E), torch.randn(3, E)
     valid = torch.ones(3, K, dtype=torch.bool)
-    joined, allowed, slot = add_truth(features, valid, truth, torch.Generator().manual_seed(0))
+    order = draw_order(valid, torch.Generator().manual_seed(0))
+    joined, allowed, slot = add_truth(features, valid, truth, order)
     loss = ground_truth_selection(
-        joined, allowed, truth, slot, grid, torch.tensor([1]), temperature=0.7
+        joined, allowed, truth, slot, padding, torch.tensor([1]), temperature=0.7
     )
 
     def term(query, o):
@@ -256,7 +270,7 @@ def test_ground_truth_selection_is_teacher_forced_to_the_mean_of_true_features()
 def test_training_on_ground_truth_selection_brings_true_patches_together():
     torch.manual_seed(0)
     embedding = PatchEmbedding((8, 16), 8)
-    grid = padding_of(torch.arange(8).repeat_interleave(3), 8)
+    padding = padding_of(torch.arange(8).repeat_interleave(3), 8)
     light = torch.rand(8, 3, 1, 1).repeat_interleave(3, 0) * 2 - 1  # what a photo's patches share
     others = (torch.rand(24, 4, 3, 1, 1) * 2 - 1) + 0.1 * torch.randn(24, 4, 3, 8, 8)
     true = light + 0.1 * torch.randn(24, 3, 8, 8)
@@ -267,10 +281,10 @@ def test_training_on_ground_truth_selection_brings_true_patches_together():
         features = embedding(others.flatten(0, 1)).view(24, 4, -1)
         truth = embedding(true)
         joined, allowed, slot = add_truth(
-            features, valid, truth, torch.Generator().manual_seed(step)
+            features, valid, truth, draw_order(valid, torch.Generator().manual_seed(step))
         )
         start = torch.full((8,), step % 3)
-        loss = ground_truth_selection(joined, allowed, truth, slot, grid, start, 1.0).sum() / 16
+        loss = ground_truth_selection(joined, allowed, truth, slot, padding, start, 1.0).sum() / 16
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -9,7 +9,8 @@ import torch
 from bank.bank import Bank
 from bank.errors import BankError
 from model.checkpoint import RunError
-from model.config import demo
+from model.loop import save
+from model.recipes import demo
 from model.retrievegan.run import SMALLEST_SIDE, RetrieveGANRun, tidy_boxes
 from model.retrievegan.trainer import RetrieveGANTrainer
 from pipeline.errors import UserError
@@ -32,7 +33,7 @@ def run(bank, tmp_path_factory):
     folder.mkdir()
     config = demo()
     write_json(folder / "config.json", {"bank": str(bank.path), "train": config})
-    RetrieveGANTrainer(config, bank, CPU).save(folder)
+    save(RetrieveGANTrainer.for_bank(config, bank, CPU), bank, folder)
     return folder
 
 
@@ -73,7 +74,7 @@ def test_noise_is_on_by_default_only_for_learned_retrieval_from_a_fixed_start(sa
         return np.array_equal(*(a.patch_ids for a in asked))
 
     rule = replace(demo().retrieval, start="medoid")
-    fixed = RetrieveGANTrainer(replace(demo(), retrieval=rule), bank, CPU).model
+    fixed = RetrieveGANTrainer.for_bank(replace(demo(), retrieval=rule), bank, CPU).model
     for seed in range(4):
         assert same(sampler, False, seed, "learned")
         assert same(sampler, False, seed, "predefined")
@@ -99,7 +100,7 @@ def test_random_takes_any_candidate(sampler):
 
 def test_noise_is_off_by_default_where_the_run_starts_from_the_best(bank, monkeypatch):
     rule = replace(demo().retrieval, start="best")
-    model = RetrieveGANTrainer(replace(demo(), retrieval=rule), bank, CPU).model
+    model = RetrieveGANTrainer.for_bank(replace(demo(), retrieval=rule), bank, CPU).model
     choose, noises = model.choose, []
 
     def watched(*given, noise):
@@ -181,7 +182,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(sampler):
 def test_learned_retrieval_of_a_run_that_never_learned_it_is_refused(bank):
     config = demo()
     config = replace(config, retrieval=replace(config.retrieval, mode="random"))
-    sampler = RetrieveGANRun(RetrieveGANTrainer(config, bank, CPU).model, bank, CPU)
+    sampler = RetrieveGANRun(RetrieveGANTrainer.for_bank(config, bank, CPU).model, bank, CPU)
     assert len(sampler.retrieve(GRAPH).patch_ids) == 4
     with pytest.raises(UserError, match="learned nothing"):
         sampler.retrieve(GRAPH, mode="learned")

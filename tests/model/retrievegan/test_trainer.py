@@ -147,7 +147,9 @@ def test_no_side_of_a_predicted_box_dies(bank, batch):
 
 
 def test_a_new_run_predicts_the_mean_box_at_first(bank, batch):
-    boxes = RetrieveGANTrainer(small(), bank, CPU).model.encode(batch.graph).boxes[: len(batch.boxes)]
+    boxes = (
+        RetrieveGANTrainer(small(), bank, CPU).model.encode(batch.graph).boxes[: len(batch.boxes)]
+    )
     assert (boxes.mean(0) - mean_box(bank)).abs().max() < 0.3
 
 

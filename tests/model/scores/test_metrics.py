@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from model.padding import padding_of
+from model.retrieval.choice import draw_start
 from model.retrieval.embedding import PatchEmbedding
-from model.retrieval.greedy import padding_of, random_start
+from model.retrieval.greedy import start_feature
 from model.scores.metrics import (
-    Offered,
+    PatchStyles,
     SceneSums,
     bootstrap_interval,
     compatibility,
@@ -41,11 +43,11 @@ def patch(image_id, object_index=0):
     return image_id << 16 | object_index
 
 
-def offered(ids, styles, boxes=None):
+def patches(ids, styles, boxes=None):
     ids = torch.tensor(ids)
     if boxes is None:
         boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(*ids.shape, 4)
-    return Offered(ids, torch.tensor(styles), torch.as_tensor(boxes))
+    return PatchStyles(ids, torch.tensor(styles), torch.as_tensor(boxes))
 
 
 def test_a_constant_embedding_earns_exactly_the_chance():
@@ -137,7 +139,7 @@ def test_the_slot_of_the_truth_changes_no_score():
 
 
 def test_compatibility_is_the_share_of_a_scene_s_pairs_with_equal_styles():
-    chosen = offered([patch(i) for i in range(5)], [7, 7, 2, 4, 5])
+    chosen = patches([patch(i) for i in range(5)], [7, 7, 2, 4, 5])
     pairs = compatibility(chosen, OBJECT_IMAGE)
     sums = sum_by_scene(pairs.agree, pairs.counted, pairs.image, 2)
     assert sums.totals.tolist() == [1.0, 0.0]
@@ -147,10 +149,10 @@ def test_compatibility_is_the_share_of_a_scene_s_pairs_with_equal_styles():
 def test_overlapping_crops_of_one_photo_do_not_count_and_others_do():
     halves = [[0.0, 0, 0.6, 1], [0.4, 0, 1.0, 1]]
     image = torch.zeros(2, dtype=torch.long)
-    same_photo = offered([patch(1, 0), patch(1, 1)], [3, 3], halves)
-    two_photos = offered([patch(1, 0), patch(2, 1)], [3, 3], halves)
-    clear = offered([patch(1, 0), patch(1, 1)], [3, 3], [[0.0, 0, 0.4, 1], [0.4, 0, 1.0, 1]])
-    twice_the_same = offered([patch(1, 0), patch(1, 0)], [3, 3])
+    same_photo = patches([patch(1, 0), patch(1, 1)], [3, 3], halves)
+    two_photos = patches([patch(1, 0), patch(2, 1)], [3, 3], halves)
+    clear = patches([patch(1, 0), patch(1, 1)], [3, 3], [[0.0, 0, 0.4, 1], [0.4, 0, 1.0, 1]])
+    twice_the_same = patches([patch(1, 0), patch(1, 0)], [3, 3])
     counted = [
         (compatibility(c, image).agree.item(), compatibility(c, image).counted.item())
         for c in (same_photo, two_photos, clear, twice_the_same)
@@ -161,10 +163,10 @@ def test_overlapping_crops_of_one_photo_do_not_count_and_others_do():
 def test_the_expected_compatibility_is_what_many_even_draws_come_to():
     random = np.random.default_rng(0)
     ids = (random.integers(0, 6, (O, K)) << 16).tolist()  # often twice the same patch
-    offers = offered(ids, random.integers(0, 3, (O, K)).tolist())
-    expected = expected_compatibility(offers, VALID, OBJECT_IMAGE)
+    candidates = patches(ids, random.integers(0, 3, (O, K)).tolist())
+    expected = expected_compatibility(candidates, VALID, OBJECT_IMAGE)
     draws = [
-        compatibility(offers.take(random_choice(VALID, generator(seed))), OBJECT_IMAGE)
+        compatibility(candidates.take(random_choice(VALID, generator(seed))), OBJECT_IMAGE)
         for seed in range(1000)
     ]
     for name in ("agree", "counted"):
@@ -175,8 +177,8 @@ def test_the_expected_compatibility_is_what_many_even_draws_come_to():
 
 def test_expected_compatibility_sees_no_padding():
     valid = torch.tensor([[True, False], [True, False]])
-    offers = offered([[patch(1), patch(2)], [patch(3), patch(4)]], [[0, 1], [1, 1]])
-    pairs = expected_compatibility(offers, valid, torch.zeros(2, dtype=torch.long))
+    candidates = patches([[patch(1), patch(2)], [patch(3), patch(4)]], [[0, 1], [1, 1]])
+    pairs = expected_compatibility(candidates, valid, torch.zeros(2, dtype=torch.long))
     assert (pairs.agree.item(), pairs.counted.item()) == (0.0, 1.0)
 
 
@@ -191,30 +193,31 @@ def test_predefined_takes_the_nearest_and_random_takes_anything_valid():
 def test_the_oracle_gives_every_object_the_style_of_the_start_where_there_is_one():
     """Candidates in styles 0..3 for every object, in another order for each: any start will do."""
     styles = torch.stack([torch.arange(4).roll(o) for o in range(O)])
-    grid = padding_of(OBJECT_IMAGE, 2)
+    padding = padding_of(OBJECT_IMAGE, 2)
     valid = torch.ones(O, 4, dtype=torch.bool)
     for seed in range(8):
         one_hot = torch.nn.functional.one_hot(styles).float()
-        start = random_start(one_hot, valid, grid, generator(seed)).argmax(-1)
-        found = oracle_choice(styles, valid, grid, generator(seed), num_styles=4)
-        assert styles[torch.arange(O), found.chosen].tolist() == start[OBJECT_IMAGE].tolist()
+        slot = draw_start(valid, padding, generator(seed))
+        start = start_feature(one_hot, padding, slot).argmax(-1)
+        selection = oracle_choice(styles, valid, padding, generator(seed), num_styles=4)
+        assert styles[torch.arange(O), selection.selected].tolist() == start[OBJECT_IMAGE].tolist()
 
 
 def test_the_oracle_joins_the_majority_when_the_start_s_style_runs_out():
     """Objects 0 to 2 have the start's style; object 3 offers two others, object 4 one of these."""
     styles = torch.tensor([[0, 0], [0, 0], [0, 0], [1, 2], [2, 2]])
-    grid = padding_of(torch.zeros(5, dtype=torch.long), 1)
+    padding = padding_of(torch.zeros(5, dtype=torch.long), 1)
     valid = torch.ones(5, 2, dtype=torch.bool)
     second = []
     for seed in range(200):
-        found = oracle_choice(
-            styles, valid, grid, generator(seed), num_styles=3, start="medoid",
+        selection = oracle_choice(
+            styles, valid, padding, generator(seed), num_styles=3, start="medoid",
             features=torch.zeros(5, 2, 1),
         )  # fmt: skip
-        assert set(found.step[:3].tolist()) == {0, 1, 2}
-        second.append(int(found.chosen[3]) if found.step[3] < found.step[4] else -1)
-        if found.step[4] < found.step[3]:
-            assert found.chosen[3] == 1  # style 2 is there already
+        assert set(selection.step[:3].tolist()) == {0, 1, 2}
+        second.append(int(selection.selected[3]) if selection.step[3] < selection.step[4] else -1)
+        if selection.step[4] < selection.step[3]:
+            assert selection.selected[3] == 1  # style 2 is there already
     # Four candidates tie for the fourth step, two of each object: none is favoured.
     taken = [second.count(place) for place in (0, 1)]
     assert sum(taken) == pytest.approx(100, abs=25)
@@ -224,21 +227,21 @@ def test_the_oracle_joins_the_majority_when_the_start_s_style_runs_out():
 def test_the_oracle_starts_at_the_medoid_of_the_run_s_features():
     styles = torch.tensor([[0, 1], [1, 0]])
     features = torch.tensor([[[9.0], [0.0]], [[1.0], [-9.0]]])  # the middle: object 0's second
-    grid = padding_of(torch.zeros(2, dtype=torch.long), 1)
-    found = oracle_choice(
-        styles, torch.ones(2, 2, dtype=torch.bool), grid, generator(), num_styles=2,
+    padding = padding_of(torch.zeros(2, dtype=torch.long), 1)
+    selection = oracle_choice(
+        styles, torch.ones(2, 2, dtype=torch.bool), padding, generator(), num_styles=2,
         start="medoid", features=features,
     )  # fmt: skip
-    assert found.chosen.tolist() == [1, 0]
+    assert selection.selected.tolist() == [1, 0]
 
 
 def test_the_oracle_with_the_best_start_finds_the_one_style_that_all_can_have():
     styles = torch.tensor([[0, 3, 1], [2, 3, 0], [1, 2, 3]])
-    grid = padding_of(torch.zeros(3, dtype=torch.long), 1)
-    found = oracle_choice(
-        styles, torch.ones(3, 3, dtype=torch.bool), grid, None, num_styles=4, start="best"
+    padding = padding_of(torch.zeros(3, dtype=torch.long), 1)
+    selection = oracle_choice(
+        styles, torch.ones(3, 3, dtype=torch.bool), padding, None, num_styles=4, start="best"
     )
-    assert found.chosen.tolist() == [1, 1, 2]
+    assert selection.selected.tolist() == [1, 1, 2]
 
 
 def test_the_interval_covers_the_true_mean_as_often_as_it_says():

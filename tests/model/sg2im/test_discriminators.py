@@ -5,11 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from model import losses
+from model.config import side_after
 from model.sg2im.discriminators import (
     Sg2ImImageDiscriminator,
     Sg2ImObjectDiscriminator,
     crop_to_corners,
-    side_after,
 )
 
 

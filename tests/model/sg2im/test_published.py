@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from model.graph.frozen_encoder import load_graph_encoder
 from model.graph.network import graph_tensors
 from model.sg2im.network import Sg2Im
 from model.sg2im.published import (
@@ -20,6 +19,7 @@ from model.sg2im.published import (
     load_published_sg2im,
     save_published_sg2im,
 )
+from model.sg2im.run import load_graph_encoder
 from pipeline.errors import UserError
 from pipeline.scene import IMAGE, IN_IMAGE, Relation, Vocabulary
 

@@ -1,18 +1,19 @@
 """sg2im in use: seeds, boxes, names, and what is no sg2im."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import RunError, read_config, read_sg2im_config
-from model.config import demo, sg2im_demo
-from model.graph.frozen_encoder import load_graph_encoder
+from model.checkpoint import RunError, read_config
+from model.config import RetrieveGANConfig
+from model.recipes import demo, sg2im_demo
 from model.retrievegan.run import RetrieveGANRun
 from model.sg2im.network import Sg2Im
 from model.sg2im.published import save_published_sg2im
-from model.sg2im.run import Sg2ImRun
+from model.sg2im.run import Sg2ImRun, load_graph_encoder, load_network
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Box, Relation, SceneGraph, Vocabulary
@@ -113,10 +114,10 @@ def test_each_kind_of_run_says_what_it_is_where_the_other_is_needed(tmp_path):
         (tmp_path / config.recipe).mkdir()
         write_json(tmp_path / config.recipe / "config.json", {"bank": "b", "train": config})
     ours, baseline = tmp_path / "demo", tmp_path / "sg2im-demo"
-    for needs_retrieval in (RetrieveGANRun.open, read_config):
+    for needs_retrieval in (RetrieveGANRun.open, partial(read_config, kind=RetrieveGANConfig)):
         with pytest.raises(RunError, match=r"is a run of sg2im \(recipe sg2im-demo\); here"):
             needs_retrieval(baseline)
-    for needs_sg2im in (Sg2ImRun.open, read_sg2im_config, load_graph_encoder):
+    for needs_sg2im in (Sg2ImRun.open, partial(load_network, device="cpu"), load_graph_encoder):
         with pytest.raises(RunError, match=r"is a run of RetrieveGAN \(recipe demo\); here"):
             needs_sg2im(ours)
     with pytest.raises(RunError, match=r"no checkpoint\.pt"):

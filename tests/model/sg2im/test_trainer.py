@@ -16,14 +16,13 @@ from model.config import (
     DiscriminatorConfig,
     GraphConfig,
     Sg2ImConfig,
-    Sg2ImDrawing,
+    Sg2ImGeneratorConfig,
     Sg2ImLossWeights,
-    sg2im_demo,
 )
-from model.graph.frozen_encoder import graph_encoder_file, load_graph_encoder
-from model.loop import train
+from model.loop import grid_scenes, restore, save, train
+from model.recipes import sg2im_demo
 from model.sg2im.imagenet import normalised
-from model.sg2im.run import Sg2ImRun
+from model.sg2im.run import Sg2ImRun, graph_encoder_file, load_graph_encoder
 from model.sg2im.trainer import Sg2ImTrainer
 from model.train import TrainOptions, main
 from pipeline.options import write_json
@@ -43,7 +42,7 @@ def small(**parts) -> Sg2ImConfig:
         decay_from=1.0,
         eval_after=4,
         graph=GraphConfig(width=6, hidden=8, layers=2),
-        drawing=Sg2ImDrawing(noise=2, decoder=(8, 6)),
+        generator=Sg2ImGeneratorConfig(noise=2, decoder=(8, 6)),
         discriminator=DiscriminatorConfig(
             image_channels=(4, 6), object_channels=(4, 6), object_hidden=8, object_px=16
         ),
@@ -117,22 +116,26 @@ def test_a_resumed_run_has_the_losses_of_one_that_was_never_interrupted(bank, tm
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
-    train(Sg2ImTrainer(small(), bank, CPU), whole)
-    train(Sg2ImTrainer(small(steps=cut_at), bank, CPU), cut)
-    again = Sg2ImTrainer(small(), bank, CPU)
+    train(Sg2ImTrainer(small(), bank.vocabulary), bank, whole)
+    train(Sg2ImTrainer(small(steps=cut_at), bank.vocabulary), bank, cut)
+    again = Sg2ImTrainer(small(), bank.vocabulary)
     torch.manual_seed(99)  # whatever the process drew before
-    again.restore(cut)
-    train(again, cut)
+    restore(again, bank, cut)
+    train(again, bank, cut)
     assert losses_of(cut) == losses_of(whole)
     assert [row["step"] for row in losses_of(whole)] == list(range(6))
 
 
 def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path):
-    train(Sg2ImTrainer(small(steps=1, losses=Sg2ImLossWeights(masks=0.1)), bank, CPU), tmp_path)
+    train(
+        Sg2ImTrainer(small(steps=1, losses=Sg2ImLossWeights(masks=0.1)), bank.vocabulary),
+        bank,
+        tmp_path,
+    )
     assert set(losses_of(tmp_path)[0]) == {
         "step", "pixels", "boxes", "masks", "adversarial_image", "adversarial_object",
-        "object_class", "total", "image_discriminator", "object_discriminator", "discriminator_class_real",
-        "discriminator_class_fake",
+        "object_class", "total", "discriminator_image", "discriminator_object",
+        "discriminator_class_real", "discriminator_class_fake",
     }  # fmt: skip
     with Image.open(tmp_path / "samples-000001.png") as grid:
         assert grid.size == (3 * 132, 6 * 132)  # predicted, true boxes, real
@@ -141,10 +144,10 @@ def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path
 
 def test_the_losses_are_sg2ims(bank, batch):
     """By hand: squares of boxes, l1 of normalised pixels, and the classifier's weight as it is."""
-    trainer = Sg2ImTrainer(small(losses=Sg2ImLossWeights(masks=0.5)), bank, CPU)
+    trainer = Sg2ImTrainer(small(losses=Sg2ImLossWeights(masks=0.5)), bank.vocabulary)
     model, graph = trainer.model, batch.graph
     model.train()
-    noise = model.draw_noise(3, trainer.noise(0))
+    noise = model.draw_noise(3, trainer.generator(0))
     with torch.no_grad():
         vectors = model.encode(graph.nodes, graph.triples)
         logits = model.mask_logits(vectors)
@@ -165,7 +168,7 @@ def test_the_losses_are_sg2ims(bank, batch):
         "boxes": 10, "pixels": 1, "masks": 0.5, "adversarial_image": 0.01,
         "adversarial_object": 0.01, "object_class": 0.1,
     }  # fmt: skip
-    named = Sg2ImTrainer(trainer.config, bank, CPU).step(batch)
+    named = Sg2ImTrainer(trainer.config, bank.vocabulary).step(batch)
     for name, value in expected.items():
         assert named[name] == pytest.approx(value.item(), rel=1e-4), name
     total = sum(weights[name] * value.item() for name, value in expected.items())
@@ -174,9 +177,11 @@ def test_the_losses_are_sg2ims(bank, batch):
 
 def test_the_discriminators_judge_what_the_generator_made_before_its_update(bank, batch):
     """In calls of their own, so that normalisation sees real and fake apart."""
-    trainer = Sg2ImTrainer(small(), bank, CPU)
+    trainer = Sg2ImTrainer(small(), bank.vocabulary)
     seen = []
-    trainer.image_discriminator.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
+    trainer.image_discriminator.register_forward_hook(
+        lambda _, given, out: seen.append((given[0], out))
+    )
     before = weights_of(trainer.model)
     named = trainer.step(batch)
     assert len(seen) == 3
@@ -186,12 +191,12 @@ def test_the_discriminators_judge_what_the_generator_made_before_its_update(bank
     assert not fake.requires_grad
     assert torch.equal(real, normalised(batch.images, 32))
     expected = F.softplus(on_fake).mean() + F.softplus(-on_real).mean()
-    assert named["image_discriminator"] == pytest.approx(expected.item(), rel=1e-5)
+    assert named["discriminator_image"] == pytest.approx(expected.item(), rel=1e-5)
     assert moved(trainer.model, before)
 
 
 def test_each_optimiser_moves_its_own_network(bank, batch):
-    trainer = Sg2ImTrainer(small(), bank, CPU)
+    trainer = Sg2ImTrainer(small(), bank.vocabulary)
     trainer.step(batch)
     for name, optimiser in trainer.optimisers.items():
         own = "model" if name == "generator" else name
@@ -201,13 +206,16 @@ def test_each_optimiser_moves_its_own_network(bank, batch):
     trainer.step(batch)
     for name, network in trainer.networks.items():
         assert moved(network, before[name]), name
-    for network, carried in ((trainer.image_discriminator, "classifier"), (trainer.model, "rel_aux_net")):
+    for network, carried in (
+        (trainer.image_discriminator, "classifier"),
+        (trainer.model, "rel_aux_net"),
+    ):
         for name, parameter in network.named_parameters():
             assert (parameter.grad is None) or not name.startswith(carried), name
 
 
 def test_true_boxes_and_masks_are_laid_out_in_training(bank, batch):
-    trainer = Sg2ImTrainer(small(), bank, CPU)
+    trainer = Sg2ImTrainer(small(), bank.vocabulary)
     given, lay_out = [], trainer.model.lay_out
 
     def watched(vectors, boxes, masks, graph):
@@ -228,7 +236,7 @@ def test_true_boxes_and_masks_are_laid_out_in_training(bank, batch):
 
 
 def test_after_so_many_steps_normalisation_is_fixed_and_the_optimiser_new(bank, batch):
-    trainer = Sg2ImTrainer(small(eval_after=2), bank, CPU)
+    trainer = Sg2ImTrainer(small(eval_after=2), bank.vocabulary)
     first = trainer.optimisers["generator"]
     for step in range(4):
         before = weights_of(trainer.model)
@@ -244,15 +252,17 @@ def test_after_so_many_steps_normalisation_is_fixed_and_the_optimiser_new(bank, 
 
 
 def test_a_grid_leaves_the_run_as_it_was(bank, batch):
-    trainer, other = (Sg2ImTrainer(small(), bank, CPU) for _ in range(2))
-    trainer.grid()
+    trainer, other = (Sg2ImTrainer(small(), bank.vocabulary) for _ in range(2))
+    trainer.image_grid(trainer.collate(bank, grid_scenes(bank)))
     assert trainer.model.training
     assert trainer.step(batch) == other.step(batch)
 
 
 def test_a_run_learns_to_draw_a_picture_that_it_is_shown(bank, batch):
-    config = small(steps=60, eval_after=30, drawing=Sg2ImDrawing(noise=2, decoder=(24, 16)))
-    trainer = Sg2ImTrainer(replace(config, lr_generator=5e-3), bank, CPU)
+    config = small(
+        steps=60, eval_after=30, generator=Sg2ImGeneratorConfig(noise=2, decoder=(24, 16))
+    )
+    trainer = Sg2ImTrainer(replace(config, lr_generator=5e-3), bank.vocabulary)
     named = [trainer.step(batch) for _ in range(60)]
     assert named[-1]["pixels"] < 0.6 * named[0]["pixels"]
     assert named[-1]["boxes"] < 0.2 * named[0]["boxes"]
@@ -260,7 +270,7 @@ def test_a_run_learns_to_draw_a_picture_that_it_is_shown(bank, batch):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(bank, batch):
-    trainer = Sg2ImTrainer(small(), bank, CPU)
+    trainer = Sg2ImTrainer(small(), bank.vocabulary)
     trainer.step(batch)
     with torch.no_grad():
         trainer.model.refinement_net.output_conv[2].bias.fill_(float("nan"))
@@ -270,20 +280,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(bank, batc
 
 def test_a_picture_larger_than_the_banks_is_refused_before_the_first_step(bank):
     with pytest.raises(checkpoint.RunError, match=r"256 px, but those of .* are of 128 px"):
-        Sg2ImTrainer(small(image_px=256), bank, CPU)
+        Sg2ImTrainer.for_bank(small(image_px=256), bank, CPU)
 
 
 def test_other_candidates_do_not_keep_a_run_from_going_on(bank, tmp_path):
     """sg2im sees none of them; another content would."""
-    trainer = Sg2ImTrainer(small(), bank, CPU)
-    trainer.save(tmp_path)
+    trainer = Sg2ImTrainer(small(), bank.vocabulary)
+    save(trainer, bank, tmp_path)
     path = tmp_path / checkpoint.NAME
     state = torch.load(path, weights_only=True)
     torch.save(state | {"derived": "e" * 64}, path)
-    trainer.restore(tmp_path)
+    restore(trainer, bank, tmp_path)
     torch.save(state | {"bank": "f" * 64}, path)
     with pytest.raises(checkpoint.RunError, match="ffffffffffff"):
-        trainer.restore(tmp_path)
+        restore(trainer, bank, tmp_path)
 
 
 def test_the_command_trains_resumes_and_says_that_no_mask_is_learned(bank, tmp_path, capsys):
@@ -300,18 +310,20 @@ def test_the_command_trains_resumes_and_says_that_no_mask_is_learned(bank, tmp_p
 def test_a_step_on_the_gpu_has_the_losses_of_the_cpu(bank, batch):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
-    config = small(drawing=Sg2ImDrawing(noise=0, decoder=(8, 6)))  # noise is drawn where it runs
-    on_gpu = Sg2ImTrainer(config, bank, torch.device("cuda")).step(batch)
-    on_cpu = Sg2ImTrainer(config, bank, CPU).step(batch)
+    config = small(
+        generator=Sg2ImGeneratorConfig(noise=0, decoder=(8, 6))
+    )  # noise is drawn where it runs
+    on_gpu = Sg2ImTrainer(config, bank.vocabulary, "cuda").step(batch)
+    on_cpu = Sg2ImTrainer(config, bank.vocabulary).step(batch)
     for name, value in on_cpu.items():
         assert on_gpu[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
 
 
 def test_a_run_gives_a_bank_its_graph_encoder(bank, batch, tmp_path):
-    trainer = Sg2ImTrainer(small(), bank, CPU)
+    trainer = Sg2ImTrainer(small(), bank.vocabulary)
     trainer.step(batch)
     write_json(tmp_path / "config.json", {"bank": "moved away", "train": trainer.config})
-    trainer.save(tmp_path)
+    save(trainer, bank, tmp_path)
     encoder = load_graph_encoder(tmp_path)
     assert not encoder.training
     assert not any(p.requires_grad for p in encoder.parameters())
@@ -328,9 +340,9 @@ def test_a_run_gives_a_bank_its_graph_encoder(bank, batch, tmp_path):
 
 
 def test_a_run_can_be_sampled_without_its_bank(bank, batch, tmp_path):
-    trainer = Sg2ImTrainer(small(), bank, CPU)
+    trainer = Sg2ImTrainer(small(), bank.vocabulary)
     write_json(tmp_path / "config.json", {"bank": "moved away", "train": trainer.config})
-    trainer.save(tmp_path)
+    save(trainer, bank, tmp_path)
     sampler = Sg2ImRun.open(tmp_path)
     assert sampler.vocabulary == bank.vocabulary
     assert sampler.ignored == ()
@@ -339,11 +351,11 @@ def test_a_run_can_be_sampled_without_its_bank(bank, batch, tmp_path):
 
 
 def test_a_grid_at_the_switch_leaves_the_optimiser_as_it_was(bank, batch):
-    trainer = Sg2ImTrainer(small(eval_after=2), bank, CPU)
+    trainer = Sg2ImTrainer(small(eval_after=2), bank.vocabulary)
     trainer.step(batch)
     trainer.step(batch)
     before = trainer.optimisers["generator"]
-    trainer.grid()
+    trainer.image_grid(trainer.collate(bank, grid_scenes(bank)))
     assert trainer.optimisers["generator"] is before
     trainer.step(batch)
     assert trainer.optimisers["generator"] is not before
