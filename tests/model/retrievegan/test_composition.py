@@ -1,6 +1,13 @@
 import torch
 
-from model.retrievegan.composition import Fuser, Nodes, _softmax_by_image, paste
+from model.retrievegan.composition import (
+    CropEncoder,
+    CropRefinement,
+    Fuser,
+    Nodes,
+    _softmax_by_image,
+    paste,
+)
 from model.retrievegan.discriminators import crop_objects
 
 
@@ -58,3 +65,113 @@ def test_the_canvas_of_an_image_hears_only_its_own_objects():
     assert not torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
     assert torch.equal(before[0, :, :, 4:], after[0, :, :, 4:])  # outside its box nothing changes
+
+
+def test_a_layer_of_the_refinement_is_what_its_equations_give_node_by_node():
+    torch.manual_seed(0)
+    layer = CropRefinement(width=3, predicate_width=2, hidden=4)
+    with torch.no_grad():
+        layer.flow[2].weight.normal_(0, 0.3)
+        layer.flow[2].bias.normal_(0, 0.3)
+    maps, predicates = torch.randn(4, 3, 5, 5), torch.randn(3, 2, 5, 5)
+    triples = [(0, 1), (1, 2), (0, 2)]  # node 3 is in none
+    subject, other = torch.tensor(triples).T
+    with torch.no_grad():
+        updates, refined = layer(maps, predicates, subject, other)
+        warped = torch.stack(
+            [warped_by_hand(m, f) for m, f in zip(maps, layer.flow(maps), strict=True)]
+        )
+        messages = [
+            layer.message(torch.cat([warped[s], predicates[t], warped[o]])[None])[0]
+            for t, (s, o) in enumerate(triples)
+        ]
+        for node in range(4):
+            heard = [m[:3] for m, (s, _) in zip(messages, triples, strict=True) if s == node]
+            heard += [m[5:] for m, (_, o) in zip(messages, triples, strict=True) if o == node]
+            mean = torch.stack(heard).mean(0) if heard else torch.zeros(3, 5, 5)
+            expected = layer.own(warped[node, None]) + layer.pooled(mean[None])
+            torch.testing.assert_close(updates[node, None], expected, atol=1e-5, rtol=1e-4)
+        for t, message in enumerate(messages):
+            torch.testing.assert_close(refined[t], message[3:5])
+
+
+def warped_by_hand(maps, flow):
+    """Bilinear at each cell's own place plus its flow, in halves of the map's side; clamped."""
+    _, h, w = maps.shape
+    out = torch.zeros_like(maps)
+    for y in range(h):
+        for x in range(w):
+            at_x = min(max(x + float(flow[0, y, x]) * (w - 1) / 2, 0), w - 1)
+            at_y = min(max(y + float(flow[1, y, x]) * (h - 1) / 2, 0), h - 1)
+            x0, y0 = min(int(at_x), w - 2), min(int(at_y), h - 2)
+            fx, fy = at_x - x0, at_y - y0
+            top = maps[:, y0, x0] * (1 - fx) + maps[:, y0, x0 + 1] * fx
+            bottom = maps[:, y0 + 1, x0] * (1 - fx) + maps[:, y0 + 1, x0 + 1] * fx
+            out[:, y, x] = top * (1 - fy) + bottom * fy
+    return out
+
+
+def test_at_the_start_of_training_no_map_is_warped():
+    layer = CropRefinement(width=3, predicate_width=2, hidden=4)
+    assert not layer.flow(torch.randn(2, 3, 5, 5)).any()
+
+
+def test_the_canvas_is_attention_over_the_objects_of_a_cell_plus_the_background():
+    torch.manual_seed(1)
+    fuser = Fuser(width=5, predicate_width=3, canvas=4)
+    # Maps of one value each, so that pasting them changes nothing.
+    vectors, maps = torch.randn(5, 2), torch.randn(5, 3, 1, 1).expand(5, 3, 2, 2)
+    in_image = torch.randn(3, 3, 1, 1).expand(3, 3, 2, 2)
+    image = torch.tensor([0, 0, 1])
+    boxes = torch.tensor([[0.0, 0, 0.5, 1], [0.25, 0, 1, 1], [0.5, 0.5, 1, 1]])
+    with torch.no_grad():
+        canvas = fuser(Nodes(vectors, maps, in_image), boxes, image, 4)
+        inputs = torch.cat([vectors, maps[:, :, 0, 0]], 1)[:, :, None, None]
+        keys = fuser.key(inputs[:3])
+        values = fuser.value(keys)[:, :, 0, 0]
+        scores = (keys * fuser.query(in_image[:, :, :1, :1])).sum(1)[:, 0, 0] / 4**0.5
+        background = fuser.background(inputs[3:])[:, :, 0, 0]
+    covers = {0: [0, 1], 1: [1, 2, 3], 2: [2, 3]}  # columns, by hand
+    for n in range(2):
+        for row in range(4):
+            for column in range(4):
+                objects = [
+                    o for o in range(3)
+                    if image[o] == n and column in covers[o] and (o < 2 or row >= 2)
+                ]  # fmt: skip
+                expected = background[n].clone()
+                if objects:
+                    attention = torch.softmax(scores[objects], 0)
+                    expected += (attention[:, None] * values[objects]).sum(0)
+                torch.testing.assert_close(canvas[n, :, row, column], expected)
+
+
+def test_large_scores_give_no_overflow_and_no_gradient_that_is_not_finite():
+    score = torch.tensor([500.0, 90.0, -500.0]).view(3, 1, 1, 1).requires_grad_()
+    weights = _softmax_by_image(score, torch.ones(3, 1, 1, 1), torch.tensor([0, 0, 1]), 2)
+    assert weights.flatten().tolist() == [1, 0, 1]
+    weights.sum().backward()
+    assert score.grad.isfinite().all()
+
+
+def test_the_crop_encoder_halves_the_map_at_each_layer_and_keeps_where_things_are():
+    torch.manual_seed(0)
+    encoder = CropEncoder((4, 6), 5)
+    patches = torch.zeros(2, 3, 16, 16)
+    patches[1, :, :4, 12:] = 1.0  # top right
+    with torch.no_grad():
+        maps = encoder(patches)
+    assert maps.shape == (2, 5, 4, 4)
+    change = (maps[1] - maps[0]).abs().sum(0)
+    assert change[:2, 3].sum() > 0.5 * change.sum()
+
+
+def test_the_crop_encoder_and_the_norm_are_the_layers_that_they_say():
+    encoder = CropEncoder((16, 48), 5)
+    convolutions = [m for m in encoder.layers if isinstance(m, torch.nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels) for c in convolutions] == [(3, 16), (16, 48), (48, 5)]
+    assert [c.kernel_size for c in convolutions] == [(3, 3), (3, 3), (1, 1)]
+    groups = [m.num_groups for m in encoder.layers if isinstance(m, torch.nn.GroupNorm)]
+    assert groups == [1, 3]
+    slopes = {m.negative_slope for m in encoder.layers if isinstance(m, torch.nn.LeakyReLU)}
+    assert slopes == {0.1}

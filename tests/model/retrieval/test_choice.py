@@ -1,0 +1,132 @@
+"""What is drawn for a choice, and that the run's rule is followed."""
+
+import pytest
+import torch
+
+from model.config import RetrievalConfig
+from model.padding import padding_of
+from model.retrieval.choice import (
+    ChoiceDraws,
+    choose,
+    draw_choice,
+    draw_order,
+    draw_start,
+    draw_truth,
+)
+from model.retrieval.greedy import medoid_start, retrieve, retrieve_best, start_feature
+
+N, O, K, E = 2, 5, 4, 3
+PADDING = padding_of(torch.tensor([0, 0, 0, 1, 1]), N)
+VALID = torch.ones(O, K, dtype=torch.bool)
+VALID[1, 3] = VALID[4, 0] = VALID[4, 3] = False
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def rule(**changes):
+    return RetrievalConfig(candidates=K, **changes)
+
+
+def draws_of(rule, seed, *, noise=True):
+    return draw_choice(rule, VALID, PADDING, generator(seed), noise=noise)
+
+
+def test_learned_retrieval_draws_gumbel_noise_per_candidate_and_a_start():
+    noises = torch.stack([draws_of(rule(), seed).noise for seed in range(500)])
+    assert noises.shape == (500, O, K)
+    assert noises.mean() == pytest.approx(0.5772, abs=0.05)  # Euler's constant
+    assert noises.var() == pytest.approx(torch.pi**2 / 6, abs=0.1)
+    assert draws_of(rule(), 0).selected is None
+    assert draws_of(rule(), 0, noise=False).noise is None
+    assert draws_of(rule(), 0, noise=False).start is not None
+
+
+@pytest.mark.parametrize("start", ["medoid", "best"])
+def test_no_start_is_drawn_where_the_rule_fixes_it(start):
+    draws = draws_of(rule(start=start), 0)
+    assert draws.start is None
+    assert draws.noise is not None
+
+
+def test_a_start_is_any_valid_candidate_of_its_image_evenly():
+    starts = torch.stack([draw_start(VALID, PADDING, generator(seed)) for seed in range(2000)])
+    for image, objects in enumerate(([0, 1, 2], [3, 4])):
+        allowed = [
+            place * K + i for place, o in enumerate(objects) for i in range(K) if VALID[o, i]
+        ]
+        counts = torch.bincount(starts[:, image], minlength=3 * K)
+        assert [slot for slot in range(3 * K) if counts[slot]] == allowed
+        even = 2000 / len(allowed)
+        assert counts[allowed].float() == pytest.approx(even, abs=5 * even**0.5)
+
+
+def test_the_true_patch_comes_to_every_slot_and_every_object_is_the_first_query():
+    orders, firsts = zip(
+        *(draw_truth(VALID, PADDING, generator(seed)) for seed in range(200)), strict=True
+    )
+    for order in orders:
+        assert order.sort(-1).values.tolist() == [list(range(K + 1))] * O
+    slots = torch.stack([(order == K).int().argmax(-1) for order in orders])
+    assert {tuple(sorted(set(column.tolist()))) for column in slots.T} == {tuple(range(K + 1))}
+    first = torch.stack(firsts)
+    assert [sorted(set(column.tolist())) for column in first.T] == [[0, 1, 2], [0, 1]]
+    assert torch.equal(draw_order(VALID, generator(3)), draw_order(VALID, generator(3)))
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(False, {0}), (True, {0, 1, 2})])
+def test_predefined_takes_the_nearest_and_with_noise_one_of_three(noise, expected):
+    valid = torch.ones(O, K, dtype=torch.bool)
+    predefined = rule(mode="predefined")
+    selected = torch.stack(
+        [
+            draw_choice(predefined, valid, PADDING, generator(s), noise=noise).selected
+            for s in range(60)
+        ]
+    )
+    assert [set(column.tolist()) for column in selected.T] == [expected] * O
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_random_takes_any_valid_candidate(noise):
+    selected = torch.stack(
+        [draws_of(rule(mode="random"), s, noise=noise).selected for s in range(200)]
+    )
+    for o, column in enumerate(selected.T):
+        assert sorted(set(column.tolist())) == torch.nonzero(VALID[o])[:, 0].tolist()
+
+
+def test_what_is_drawn_without_learning_is_chosen():
+    selected = torch.tensor([3, 0, 1, 2, 1])
+    selection = choose(rule(mode="random"), None, VALID, PADDING, ChoiceDraws(selected=selected))
+    assert torch.equal(selection.selected, selected)
+    assert selection.weights.tolist() == torch.eye(K)[selected].tolist()
+    assert selection.step.tolist() == [0] * O
+
+
+@pytest.mark.parametrize("start", ["random", "medoid", "best"])
+@pytest.mark.parametrize("relaxation", ["straight-through", "soft"])
+def test_learned_retrieval_follows_every_setting_of_the_rule(start, relaxation):
+    torch.manual_seed(0)
+    features = torch.randn(O, K, E)
+    given = rule(start=start, relaxation=relaxation, temperature=0.7)
+    draws = draws_of(given, 5)
+    selection = choose(given, features, VALID, PADDING, draws)
+    settings = {"noise": draws.noise, "temperature": 0.7, "relaxation": relaxation}
+    if start == "best":
+        expected = retrieve_best(features, VALID, PADDING, **settings)
+    else:
+        slot = draws.start if start == "random" else medoid_start(features, VALID, PADDING)
+        query = start_feature(features, PADDING, slot)
+        expected = retrieve(features, VALID, PADDING, query, **settings)
+    for field, value in zip(selection, expected, strict=True):
+        assert torch.equal(field, value)
+    other = choose(given, features, VALID, PADDING, draws._replace(noise=draws.noise * 0))
+    assert not torch.equal(other.weights, selection.weights)
+
+
+def test_the_start_is_the_feature_of_its_slot():
+    features = torch.randn(O, K, E)
+    start = start_feature(features, PADDING, torch.tensor([2 * K + 1, K + 2]))
+    assert torch.equal(start, torch.stack([features[2, 1], features[4, 2]]))

@@ -1,0 +1,95 @@
+"""A RetrieveGAN of a few thousand weights and a batch of two scenes, made without a bank."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.batch import CandidateBatch, SceneBatch
+from model.config import (
+    DiscriminatorConfig,
+    GeneratorConfig,
+    GraphConfig,
+    LossWeights,
+    RetrievalConfig,
+    RetrieveGANConfig,
+)
+from model.graph.network import graph_tensors
+from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Relation, Vocabulary
+
+VOCABULARY = Vocabulary((IMAGE, "sky", "sea", "boat", "pier"), (IN_IMAGE, *GEOMETRIC))
+SCENES = [
+    (("sky", "boat", "sea"), (Relation(1, "inside", 2), Relation(0, "above", 2))),
+    (("pier", "boat"), (Relation(1, "left of", 0),)),
+]
+BOXES = [[0, 0, 1, 0.5], [0.25, 0.375, 0.625, 0.75], [0, 0.5, 1, 1], [0.5, 0.25, 1, 1],
+         [0, 0.375, 0.5, 0.875]]  # fmt: skip
+N, O, K, P, F = 2, 5, 3, 10, 6
+IMAGE_PX, EMBEDDED_PX, COMPOSED_PX = 16, 6, 8
+# All different, so that no weight can stand for another.
+WEIGHTS = LossWeights(
+    gt_selection=0.7, cooccurrence=0.3, adversarial_image=0.11, adversarial_object=0.13,
+    reconstruction=1.7, boxes=9.0, object_class=0.17,
+)  # fmt: skip
+
+
+def small_config(**changes: Any) -> RetrieveGANConfig:
+    """`changes` are fields of the config; those of RetrievalConfig as `retrieval={...}`."""
+    retrieval = RetrievalConfig(
+        candidates=K, patch_px=EMBEDDED_PX, channels=(4, 6), width=5, **changes.pop("retrieval", {})
+    )
+    config = RetrieveGANConfig(
+        recipe="demo",
+        image_px=IMAGE_PX,
+        batch=N,
+        steps=4,
+        lr_generator=2e-3,
+        lr_discriminator=3e-3,
+        betas=(0.5, 0.9),
+        workers=0,
+        graph=GraphConfig(width=6, hidden=8, layers=2),
+        retrieval=retrieval,
+        generator=GeneratorConfig(
+            patch_px=COMPOSED_PX,
+            crop_channels=(4, 6),
+            crop_width=4,
+            refine_layers=2,
+            refine_hidden=5,
+            canvas_px=8,
+            canvas_width=6,
+            residual_blocks=1,
+            decoder=(6, 5),
+        ),
+        discriminator=DiscriminatorConfig(
+            image_channels=(4, 6), object_channels=(4, 6), object_hidden=7, object_px=8
+        ),
+        losses=WEIGHTS,
+    )
+    return replace(config, **changes)
+
+
+def small_batch(seed: int = 0) -> SceneBatch:
+    """Scenes of three and two objects; one candidate of object 0 is padding."""
+    random = torch.Generator().manual_seed(seed)
+
+    def pixels(*shape: int) -> Tensor:
+        return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=random)
+
+    valid = torch.ones(O, K, dtype=torch.bool)
+    valid[0, 2] = False
+    return SceneBatch(
+        torch.tensor([11, 12]),
+        pixels(N, 20, 20),
+        graph_tensors(SCENES, VOCABULARY),
+        torch.tensor(BOXES),
+        torch.arange(100, 100 + O),
+        pixels(O, P, P),
+        torch.randn(O, F, generator=random),
+        CandidateBatch(
+            torch.arange(O * K).reshape(O, K),
+            pixels(O, K, P, P),
+            valid,
+            torch.randn(O, K, F, generator=random),
+        ),
+    )

@@ -1,0 +1,47 @@
+from itertools import pairwise
+
+import torch
+from torch.nn import functional as F
+
+from model.retrievegan.decoder import CascadedDecoder, ResidualBlock
+
+
+def test_a_residual_block_adds_to_its_input():
+    torch.manual_seed(0)
+    block = ResidualBlock(4)
+    x = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        assert torch.equal(block(x), x + block.body(x))
+        for parameter in block.body[-1].parameters():
+            parameter.zero_()
+        assert torch.equal(block(x), x)
+
+
+def test_every_stage_doubles_the_size_and_is_given_the_canvas_at_its_size():
+    torch.manual_seed(0)
+    decoder = CascadedDecoder(3, (6, 5, 4))
+    canvas = torch.randn(2, 3, 8, 8)
+    calls = []
+    for stage in decoder.stages:
+        stage.register_forward_hook(lambda _, given, result: calls.append((given[0], result)))
+    with torch.no_grad():
+        image = decoder(canvas, 16)
+        sizes = [given.shape[-1] for given, _ in calls]
+        assert sizes == [4, 8, 16]
+        torch.testing.assert_close(calls[0][0], F.avg_pool2d(canvas, 2))
+        torch.testing.assert_close(calls[1][0][:, :3], canvas)
+        larger = F.interpolate(canvas, scale_factor=2.0, mode="bilinear")
+        torch.testing.assert_close(calls[2][0][:, :3], larger)
+        for (_, before), (given, _) in pairwise(calls):
+            doubled = before.repeat_interleave(2, 2).repeat_interleave(2, 3)
+            assert torch.equal(given[:, 3:], doubled)
+        assert torch.equal(image, decoder.to_rgb(calls[-1][1]))
+    assert image.shape == (2, 3, 16, 16)
+
+
+def test_the_image_is_not_clamped():
+    torch.manual_seed(0)
+    decoder = CascadedDecoder(3, (6, 5))
+    with torch.no_grad():
+        decoder.to_rgb[-1].bias.fill_(5.0)
+        assert decoder(torch.randn(1, 3, 4, 4), 8).mean() > 2

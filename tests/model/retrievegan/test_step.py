@@ -1,0 +1,415 @@
+"""The training step: each loss by hand, who sees which images, who is updated by what, when."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model.checkpoint import RunError
+from model.config import LossWeights
+from model.pixels import to_float
+from model.recipes import paper
+from model.retrievegan.discriminators import crop_objects
+from model.retrievegan.trainer import RetrieveGANTrainer
+from tests.model.retrievegan.small import (
+    IMAGE_PX,
+    VOCABULARY,
+    WEIGHTS,
+    N,
+    O,
+    small_batch,
+    small_config,
+)
+
+OBJECT_IMAGE = [0, 0, 0, 1, 1]
+PAIRS = [(0, 1), (0, 2), (1, 2), (3, 4)]  # of objects of one image
+GENERATOR_PARTS = (
+    "graph", "embedding", "crop_encoder", "predicates", "refinement", "fuser", "residual",
+    "decoder",
+)  # fmt: skip
+COMPOSED_PARTS = {*GENERATOR_PARTS} - {"embedding"}
+
+
+def small_trainer(**changes) -> RetrieveGANTrainer:
+    return RetrieveGANTrainer(small_config(**changes), VOCABULARY)
+
+
+def output_of(trainer, batch, step=0):
+    return trainer.model(batch, trainer.model.draw(batch, trainer.generator(step)))
+
+
+def watched_calls(module):
+    """The (first argument, result, weights) of every call of a module from now on."""
+    calls = []
+
+    def note(_, arguments, result):
+        weights = [p.detach().clone() for p in module.parameters()]
+        calls.append((arguments[0], result, weights))
+
+    module.register_forward_hook(note)
+    return calls
+
+
+def weights_of(module):
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def equal(ones, others):
+    return all(torch.equal(a, b) for a, b in zip(ones, others, strict=True))
+
+
+def crops_of(images, batch, side=8):
+    """The crops of one set of the batch's images, one object at a time."""
+    return torch.cat(
+        [
+            crop_objects(images[n, None], batch.boxes[o, None], torch.tensor([0]), side)
+            for o, n in enumerate(OBJECT_IMAGE)
+        ]
+    )
+
+
+@pytest.fixture
+def batch():
+    return small_batch()
+
+
+def test_each_loss_of_a_step_is_what_its_equation_gives(batch):
+    """Eqs. 3 to 5 term by term; the adversarial ones from what the discriminators answered."""
+    trainer, other = small_trainer(), small_trainer()
+    with torch.no_grad():
+        output = output_of(other, batch)
+    on_images = watched_calls(trainer.image_discriminator)
+    on_objects = watched_calls(trainer.object_discriminator)
+    values = trainer.step(batch)
+    real = to_float(batch.images, IMAGE_PX)
+    categories = batch.graph.nodes[:O]
+    judged_images, judged_objects = on_images[0][1], on_objects[0][1]
+    told_images, told_objects = on_images[1][1], on_objects[1][1]
+    vectors = output.cooccurrence
+    expected = {
+        "boxes": (output.boxes - batch.boxes).abs().mean(),
+        "gt_selection": output.gt_selection.losses.sum() / (O - N),
+        "cooccurrence": sum((vectors[i] - vectors[j]).norm() for i, j in PAIRS) / N,
+        "reconstruction": (output.rebuilt - real).abs().mean(),
+        "adversarial_image": F.softplus(-told_images).mean(),
+        "adversarial_object": F.softplus(-told_objects.real).mean(),
+        "object_class": F.cross_entropy(told_objects.category, categories.repeat(2)),
+        "discriminator_image": F.softplus(-judged_images[:N]).mean()
+        + F.softplus(judged_images[N:]).mean(),
+        "discriminator_object": F.softplus(-judged_objects.real[:O]).mean()
+        + F.softplus(judged_objects.real[O:]).mean(),
+        "discriminator_class": F.cross_entropy(judged_objects.category[:O], categories),
+    }
+    assert values.keys() == {*expected, "total"}
+    for name, value in expected.items():
+        assert values[name] == pytest.approx(value.item(), rel=1e-4), name
+    weights = vars(WEIGHTS)
+    total = sum(weights[name] * expected[name].item() for name in weights)
+    assert values["total"] == pytest.approx(total, rel=1e-4)
+
+
+def test_both_discriminators_see_real_composed_and_rebuilt_and_then_the_fakes_again(batch):
+    trainer, other = small_trainer(), small_trainer()
+    with torch.no_grad():
+        output = output_of(other, batch)
+    on_images = watched_calls(trainer.image_discriminator)
+    on_objects = watched_calls(trainer.object_discriminator)
+    trainer.step(batch)
+    sets = [to_float(batch.images, IMAGE_PX), output.composed, output.rebuilt]
+    assert [len(call[0]) for call in on_images] == [3 * N, 2 * N]
+    assert [len(call[0]) for call in on_objects] == [3 * O, 2 * O]
+    for (images, *_), (crops, *_), shown in zip(
+        on_images, on_objects, (sets, sets[1:]), strict=True
+    ):
+        torch.testing.assert_close(images, torch.cat(shown))
+        expected = torch.cat([crops_of(each, batch) for each in shown])
+        torch.testing.assert_close(crops, expected)
+    for calls in (on_images, on_objects):
+        assert not calls[0][0].requires_grad  # the discriminators' losses stop here
+        assert calls[1][0].requires_grad
+
+
+def test_the_discriminators_are_updated_first_and_then_judge_for_the_generator(batch):
+    trainer = small_trainer()
+    on_images = watched_calls(trainer.image_discriminator)
+    on_objects = watched_calls(trainer.object_discriminator)
+    before = {name: weights_of(network) for name, network in trainer.networks.items()}
+    order, states = [], []
+    update = trainer.update
+
+    def watched(name, loss):
+        gradients = [p.grad for p in trainer.model.parameters()]
+        states.append({key: weights_of(network) for key, network in trainer.networks.items()})
+        order.append((name, all(g is None for g in gradients)))
+        update(name, loss)
+
+    trainer.update = watched
+    trainer.step(batch)
+    assert order == [("discriminator", True), ("generator", True)]
+    first, second = states
+    assert all(equal(first[name], before[name]) for name in before)
+    for name in ("image_discriminator", "object_discriminator"):
+        assert not equal(second[name], before[name])  # updated by the first
+        assert equal(second[name], weights_of(trainer.networks[name]))  # not by the second
+    assert equal(second["model"], before["model"])
+    assert not equal(weights_of(trainer.model), before["model"])
+    assert equal(on_images[0][2], before["image_discriminator"])
+    assert equal(on_images[1][2], second["image_discriminator"])
+    assert equal(on_objects[0][2], before["object_discriminator"])
+    assert equal(on_objects[1][2], second["object_discriminator"])
+
+
+@pytest.mark.parametrize(
+    ("loss", "parts"),
+    [
+        ("boxes", {"graph"}),
+        ("gt_selection", {"embedding"}),
+        ("cooccurrence", {"embedding"}),
+        ("reconstruction", COMPOSED_PARTS),
+        ("adversarial_image", {*GENERATOR_PARTS}),
+        ("adversarial_object", {*GENERATOR_PARTS}),
+        ("object_class", {*GENERATOR_PARTS}),
+    ],
+)
+@pytest.mark.parametrize("relaxation", ["straight-through", "soft"])
+def test_each_loss_reaches_the_parts_that_it_should_teach_and_no_others(
+    batch, loss, parts, relaxation
+):
+    trainer = small_trainer(retrieval={"relaxation": relaxation})
+    output = output_of(trainer, batch)
+    terms = trainer.generator_terms(batch, output) | trainer.adversarial_terms(batch, output)
+    terms[loss].backward()
+    reached = {
+        part for part in GENERATOR_PARTS
+        if any(
+            p.grad is not None and p.grad.any()
+            for p in getattr(trainer.model, part).parameters()
+        )
+    }  # fmt: skip
+    assert reached == parts
+
+
+def test_the_discriminators_losses_teach_the_discriminators_alone(batch):
+    trainer = small_trainer()
+    output = output_of(trainer, batch)
+    for name, term in trainer.discriminator_terms(batch, output).items():
+        for network in trainer.networks.values():
+            network.zero_grad(set_to_none=True)
+        term.backward(retain_graph=True)
+        own = "image_discriminator" if name == "discriminator_image" else "object_discriminator"
+        for key, network in trainer.networks.items():
+            taught = any(p.grad is not None and p.grad.any() for p in network.parameters())
+            assert taught == (key == own), (name, key)
+
+
+def test_a_steps_gradient_is_that_of_the_weighted_sum(batch):
+    """With plain gradient descent of rate 1 the update is the gradient itself."""
+    trainer, other = small_trainer(), small_trainer()
+    generator = torch.optim.SGD(trainer.model.parameters(), 1.0)
+    still = torch.optim.SGD(
+        [*trainer.image_discriminator.parameters(), *trainer.object_discriminator.parameters()], 0.0
+    )
+    trainer.optimisers = {"generator": generator, "discriminator": still}
+    trainer.set_learning_rates = lambda: None
+    before = weights_of(trainer.model)
+    trainer.step(batch)
+    output = output_of(other, batch)
+    for network in (other.image_discriminator, other.object_discriminator):
+        network(torch.cat([to_float(batch.images, 8)] * 2))  # a power iteration, as in the step
+    terms = other.generator_terms(batch, output) | other.adversarial_terms(batch, output)
+    total = sum(getattr(WEIGHTS, name) * term for name, term in terms.items())
+    gradients = torch.autograd.grad(total, [*other.model.parameters()], allow_unused=True)
+    for old, new, gradient in zip(before, trainer.model.parameters(), gradients, strict=True):
+        expected = torch.zeros_like(old) if gradient is None else gradient
+        torch.testing.assert_close(old - new.detach(), expected, atol=2e-6, rtol=2e-3)
+
+
+def test_gradients_of_one_step_are_not_added_to_the_next(batch):
+    trainer = small_trainer()
+    trainer.step(batch)
+    for p in trainer.model.parameters():
+        if p.grad is not None:
+            p.grad.fill_(1e6)
+    for name in ("image_discriminator", "object_discriminator"):
+        for p in trainer.networks[name].parameters():
+            p.grad.fill_(1e6)
+    trainer.step(batch)
+    for network in trainer.networks.values():
+        assert all(p.grad is None or p.grad.abs().max() < 1e5 for p in network.parameters())
+
+
+def test_the_optimisers_are_adam_with_the_recipes_rates_over_their_own_networks():
+    trainer = small_trainer()
+    assert trainer.optimisers.keys() == {"generator", "discriminator"}
+    networks = {
+        "generator": [trainer.model],
+        "discriminator": [trainer.image_discriminator, trainer.object_discriminator],
+    }
+    for name, rate in (("generator", 2e-3), ("discriminator", 3e-3)):
+        optimiser = trainer.optimisers[name]
+        assert type(optimiser) is torch.optim.Adam
+        (group,) = optimiser.param_groups
+        assert (group["lr"], group["betas"]) == (rate, (0.5, 0.9))
+        expected = [p for network in networks[name] for p in network.parameters()]
+        assert [id(p) for p in group["params"]] == [id(p) for p in expected]
+
+
+def test_learning_rates_fall_to_zero_where_the_recipe_says_so(batch):
+    trainer = small_trainer(steps=100, decay_from=0.5)
+    for step, factor in ((0, 1), (50, 1), (75, 0.5), (99, 0.02)):
+        trainer.step_number = step
+        trainer.step(batch)
+        rates = {name: o.param_groups[0]["lr"] for name, o in trainer.optimisers.items()}
+        assert rates == pytest.approx({"generator": 2e-3 * factor, "discriminator": 3e-3 * factor})
+    still = small_trainer(steps=100)
+    still.step_number = 99
+    still.set_learning_rates()
+    assert still.optimisers["generator"].param_groups[0]["lr"] == 2e-3
+
+
+def test_a_step_is_a_function_of_seed_and_step_number(batch):
+    def losses(seed, step):
+        trainer = small_trainer(seed=seed)
+        trainer.step_number = step
+        torch.manual_seed(99)  # whatever else draws
+        values = trainer.step(batch)
+        assert trainer.step_number == step + 1
+        return values
+
+    assert losses(1, 0) == losses(1, 0)
+    assert losses(1, 0)["boxes"] != losses(2, 0)["boxes"]  # other weights
+    assert losses(1, 0)["boxes"] == losses(1, 1)["boxes"]
+    assert losses(1, 0)["gt_selection"] != losses(1, 1)["gt_selection"]  # other draws
+
+
+def test_draws_of_a_step_come_with_noise_and_those_of_a_grid_without(batch):
+    trainer = small_trainer()
+    seen = []
+    forward = trainer.model.forward
+
+    def watched(given, draws):
+        seen.append((draws, trainer.model.training, torch.is_grad_enabled()))
+        return forward(given, draws)
+
+    trainer.model.forward = watched
+    trainer.step_number = 2
+    trainer.step(batch)
+    trainer.image_grid(batch)
+    (step, *mode), (grid, *grid_mode) = seen
+    expected = trainer.model.draw(batch, trainer.generator(2))
+    assert torch.equal(step.choice.noise, expected.choice.noise)
+    assert torch.equal(step.choice.start, expected.choice.start)
+    assert torch.equal(step.truth.order, expected.truth.order)
+    assert torch.equal(step.truth.first, expected.truth.first)
+    assert mode == [True, True]
+    assert grid.choice.noise is None
+    expected = trainer.model.draw(batch, trainer.generator(0), noise=False)
+    assert torch.equal(grid.choice.start, expected.choice.start)
+    assert grid_mode == [False, False]
+    assert trainer.model.training
+
+
+def test_a_grid_shows_selected_patches_then_composed_rebuilt_and_real(batch, monkeypatch):
+    trainer = small_trainer()
+    shown = []
+    monkeypatch.setattr(
+        "model.retrievegan.trainer.patches_and_images", lambda *parts: shown.append(parts)
+    )
+    trainer.image_grid(batch)
+    ((object_image, patches, images),) = shown
+    with torch.no_grad():
+        draws = trainer.model.draw(batch, trainer.generator(0), noise=False)
+        output = trainer.model.eval()(batch, draws)
+    assert object_image == OBJECT_IMAGE
+    selected = batch.candidates.patches[torch.arange(O), output.selection.selected]
+    assert torch.equal(torch.from_numpy(patches), selected)
+    expected = (output.composed, output.rebuilt, to_float(batch.images, IMAGE_PX))
+    for image, values in zip(images, expected, strict=True):
+        uint8 = ((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1)
+        assert torch.equal(torch.from_numpy(image), uint8)
+
+
+@pytest.mark.parametrize("start", ["random", "medoid", "best"])
+@pytest.mark.parametrize("gt_in_candidates", [False, True])
+def test_training_starts_anywhere(batch, start, gt_in_candidates):
+    trainer = small_trainer(retrieval={"start": start, "gt_in_candidates": gt_in_candidates})
+    before = weights_of(trainer.model.embedding)
+    values = trainer.step(batch)
+    assert values["total"] > 0
+    assert not equal(weights_of(trainer.model.embedding), before)
+
+
+def test_image_losses_alone_teach_the_patch_embedding(batch):
+    """Through the choice: without the two losses that see its features."""
+    trainer = small_trainer(losses=replace(WEIGHTS, gt_selection=0.0, cooccurrence=0.0))
+    trainer.step(batch)
+    assert all(p.grad is not None and p.grad.any() for p in trainer.model.embedding.parameters())
+
+
+@pytest.mark.parametrize("mode", ["predefined", "random"])
+def test_without_learned_retrieval_nothing_teaches_the_patch_embedding(batch, mode):
+    trainer = small_trainer(retrieval={"mode": mode})
+    values = trainer.step(batch)
+    assert not {"gt_selection", "cooccurrence"} & values.keys()
+    assert all(p.grad is None for p in trainer.model.embedding.parameters())
+
+
+def test_without_the_auxiliary_classifier_no_category_is_learned(batch):
+    trainer = small_trainer(losses=LossWeights(object_class=0.0))
+    values = trainer.step(batch)
+    assert not {"discriminator_class", "object_class"} & values.keys()
+    assert trainer.object_discriminator.category.weight.grad is None
+
+
+def test_the_object_discriminator_knows_every_category():
+    categories = small_trainer().object_discriminator.category.out_features
+    assert categories == len(VOCABULARY.objects)
+
+
+def test_a_run_learns_to_draw_the_scenes_that_it_is_shown(batch):
+    trainer = small_trainer(steps=40, lr_generator=1e-2)
+    values = [trainer.step(batch) for _ in range(40)]
+    assert values[-1]["reconstruction"] < 0.8 * values[0]["reconstruction"]
+    assert values[-1]["boxes"] < 0.5 * values[0]["boxes"]
+    assert values[-1]["gt_selection"] < 0.7 * values[0]["gt_selection"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(batch):
+    trainer = small_trainer()
+    trainer.step(batch)
+    with torch.no_grad():
+        trainer.model.decoder.to_rgb[-1].bias.fill_(float("nan"))
+    before = weights_of(trainer.model)
+    with pytest.raises(RunError, match="'reconstruction' is nan at step 1"):
+        trainer.step(batch)
+    assert equal(
+        [w for w in weights_of(trainer.model) if w.isfinite().all()],
+        [w for w in before if w.isfinite().all()],
+    )
+
+
+def test_the_paper_recipe_is_built_and_takes_a_step():
+    config = paper()
+    trainer = RetrieveGANTrainer(config, VOCABULARY)
+    values = trainer.step(small_batch())
+    assert values.keys() == {
+        "boxes", "gt_selection", "cooccurrence", "reconstruction", "adversarial_image",
+        "adversarial_object", "discriminator_image", "discriminator_object", "total",
+    }  # fmt: skip
+    assert config.losses.object_class == 0
+    for network in trainer.networks.values():
+        for name, parameter in network.named_parameters():
+            # No auxiliary classifier; the flow's last layer is 0 before the first update.
+            untaught = name.startswith("category") or "flow.0" in name
+            assert untaught or (parameter.grad is not None and parameter.grad.any()), name
+
+
+@pytest.mark.gpu
+def test_a_step_on_the_gpu_has_the_losses_of_the_cpu(batch):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    on_gpu = RetrieveGANTrainer(small_config(), VOCABULARY, "cuda").step(batch)
+    on_cpu = RetrieveGANTrainer(small_config(), VOCABULARY).step(batch)
+    for name, value in on_cpu.items():
+        assert on_gpu[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name

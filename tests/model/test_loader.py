@@ -1,0 +1,45 @@
+"""Batches in an order that can resume, whatever the number of loader processes."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from bank.bank import Bank
+from model.batch import scene_batch
+from model.loader import training_batches
+from pipeline.stream import BatchSampler
+
+
+@pytest.fixture(scope="module")
+def bank(toy_bank):
+    return Bank.open(toy_bank)
+
+
+def batches_of(bank, *, workers, first_step=0, count=3):
+    batches = training_batches(
+        bank, partial(scene_batch, k=3), batch=4, seed=7, first_step=first_step, workers=workers
+    )
+    return [next(batches) for _ in range(count)]
+
+
+def flat(part):
+    return [t for p in part for t in flat(p)] if isinstance(part, tuple) else [part]
+
+
+def test_two_workers_give_the_batches_of_none_every_tensor_of_them(bank):
+    for ours, theirs in zip(batches_of(bank, workers=2), batches_of(bank, workers=0), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(flat(ours), flat(theirs), strict=True))
+
+
+def test_batches_are_training_scenes_in_the_order_of_the_sampler(bank):
+    ids = bank.scene_ids("train")
+    order = iter(BatchSampler(len(ids), 4, 7))
+    for batch in batches_of(bank, workers=0):
+        assert batch.image_ids.tolist() == ids[next(order)].tolist()
+
+
+def test_a_run_that_goes_on_is_given_the_batches_that_it_missed(bank):
+    whole = batches_of(bank, workers=0, count=5)
+    rest = batches_of(bank, workers=2, first_step=3, count=2)
+    assert [b.image_ids.tolist() for b in rest] == [b.image_ids.tolist() for b in whole[3:]]
