@@ -10,7 +10,7 @@ from PIL import Image
 from bank.bank import Bank
 from jobs.sample import SampleOptions, main, parse_pins
 from jobs.show.samples import CELL
-from jobs.show.sheets import FRAME, GAP, LINE, patch_sheet, sources_of
+from jobs.show.sheets import GAP, LINE
 from model.checkpoint import load_sg2im
 from model.config import demo, sg2im_demo
 from model.retrievegan.trainer import Trainer
@@ -130,39 +130,6 @@ def test_an_unknown_object_of_the_graph_is_refused_with_the_nearest_names(run, t
 def test_a_data_folder_that_is_named_but_missing_is_refused(run, graph, tmp_path):
     with pytest.raises(UserError, match="there is no such folder"):
         main(SampleOptions(run=run, graph=graph, data=tmp_path / "nowhere"))
-
-
-def test_the_photo_is_shown_where_it_is_at_hand_else_the_packed_picture(bank, tmp_path):
-    patch = int(bank.patch_ids[0])
-    (credit,) = bank.credits([patch])
-    row = bank.table.take(bank.rows(np.array([patch]))).to_pylist()[0]
-    (packed,) = sources_of(bank, [patch], tmp_path)
-    assert not packed.original
-    path = tmp_path / credit["file"]
-    path.parent.mkdir(parents=True)
-    Image.new("RGB", (row["source_width"], row["source_height"]), (0, 0, 255)).save(path)
-    (shown,) = sources_of(bank, [patch], tmp_path)
-    assert shown.original
-    assert shown.view.size == packed.view.size
-    colours = {colour for _, colour in shown.view.getcolors(1 << 20)}
-    assert FRAME in colours  # the box
-
-
-def test_a_photo_that_has_changed_since_is_not_shown(bank, tmp_path):
-    patch = int(bank.patch_ids[0])
-    path = tmp_path / bank.credits([patch])[0]["file"]
-    path.parent.mkdir(parents=True)
-    Image.new("RGB", (31, 17)).save(path)
-    (shown,) = sources_of(bank, [patch], tmp_path)
-    assert not shown.original
-
-
-def test_a_sheet_holds_every_patch_in_rows():
-    patches = np.zeros((11, 8, 8, 3), np.uint8)
-    one = patch_sheet(patches[:1], ["a"])
-    many = patch_sheet(patches, ["a very long label that would run into its neighbour"] * 11)
-    assert many.width > 7 * (one.width - 6)
-    assert many.height == 2 * (one.height - 6) + 6
 
 
 @pytest.mark.parametrize("wrong", [{"draws": 0}, {"seed": -1}, {"candidates": 0}])
