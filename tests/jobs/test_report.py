@@ -60,7 +60,7 @@ def test_every_section_is_there(page):
     assert "sky-other above grass" in page
 
 
-def test_all_ways_of_retrieving_stand_beside_each_other_with_all_draws(page):
+def test_all_retrieval_modes_are_shown_side_by_side_with_all_draws(page):
     for mode in ("learned", "predefined", "random"):
         assert page.count(f"image composed of {mode} patches") == 2
 

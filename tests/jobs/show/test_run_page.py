@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.show.run_page import last_scores, read_lines
+from jobs.show.run_page import last_scores, read_json_lines
 from pipeline.errors import UserError
 
 
@@ -27,8 +27,8 @@ def test_only_the_last_evaluation_is_shown():
 def test_a_log_cut_short_is_read_up_to_there_and_a_damaged_one_is_refused(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 0}\n{"step": 1, "to')
-    assert read_lines(path) == [{"step": 0}]
+    assert read_json_lines(path) == [{"step": 0}]
     path.write_text('{"step": 0}\nnonsense\n{"step": 2}\n')
     with pytest.raises(UserError, match="line 2: not valid JSON"):
-        read_lines(path)
-    assert read_lines(tmp_path / "nothing.jsonl") == []
+        read_json_lines(path)
+    assert read_json_lines(tmp_path / "nothing.jsonl") == []

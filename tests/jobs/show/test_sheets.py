@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from bank.bank import Bank
-from jobs.show.sheets import FRAME, patch_sheet, sources_of
+from jobs.show.sheets import BOX_COLOUR, patch_sheet, sources_of
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_the_photo_is_shown_where_it_is_at_hand_else_the_packed_picture(bank, tm
     assert shown.original
     assert shown.view.size == packed.view.size
     colours = {colour for _, colour in shown.view.getcolors(1 << 20)}
-    assert FRAME in colours  # the box
+    assert BOX_COLOUR in colours
 
 
 def test_a_photo_that_has_changed_since_is_not_shown(bank, tmp_path):
