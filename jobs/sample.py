@@ -54,8 +54,8 @@ class SampleOptions:
     beside: Annotated[
         tuple[str, ...],
         option(
-            "methods to compare with on the same graphs, side by side in comparison.png: predefined, "
-            "random, learned, another run folder, or sg2im's published .pt"
+            "methods to compare with, side by side in comparison.png: predefined, random, learned, "
+            "another run folder, or sg2im's published .pt"
         ),
     ] = ()
     as_text: Annotated[
