@@ -73,8 +73,8 @@ def test_a_run_by_other_settings_or_without_a_checkpoint_is_replaced(bank, run):
 
 
 @pytest.fixture
-def trained(tmp_path, monkeypatch):
-    """Stands in for Python: notes its arguments and what the run folder holds when it starts."""
+def python_calls(tmp_path, monkeypatch):
+    """Replaces Python by a script that notes its arguments and the files in the run folder."""
     notes = tmp_path / "notes"
     python = tmp_path / "python"
     python.write_text(
@@ -85,22 +85,22 @@ def trained(tmp_path, monkeypatch):
     return lambda: notes.read_text() if notes.exists() else ""
 
 
-def test_a_finished_run_is_not_trained_again(bank, run, trained):
+def test_a_finished_run_is_not_trained_again(bank, run, python_calls):
     train_demo(DemoOptions(out=run, bank=bank.path, steps=50))
-    assert trained() == ""
+    assert python_calls() == ""
 
 
-def test_an_unfinished_run_is_resumed_as_it_lies(bank, run, trained):
+def test_an_unfinished_run_is_resumed_as_it_lies(bank, run, python_calls):
     train_demo(DemoOptions(out=run, bank=bank.path, steps=STEPS))
-    command, *files = trained().splitlines()
+    command, *files = python_calls().splitlines()
     assert command == f"-m model.train --resume {run} --bank {bank.path} --steps {STEPS}"
     assert files == ["checkpoint.pt", "config.json"]
 
 
-def test_an_unusable_run_is_removed_before_a_new_one_begins(bank, run, trained):
+def test_an_unusable_run_is_removed_before_a_new_one_begins(bank, run, python_calls):
     (run / "checkpoint.pt").unlink()
     train_demo(DemoOptions(out=run, bank=bank.path, steps=STEPS))
-    command, message = trained().splitlines()
+    command, message = python_calls().splitlines()
     flags = f"--recipe demo --out {run} --bank {bank.path} --steps {STEPS}"
     assert command == f"-m model.train {flags}"
     assert "No such file" in message
