@@ -2,33 +2,35 @@
 
 python -m jobs.demo     bank/toy and runs/demo; minutes on two CPU cores (`make demo` sets up first)
 
-Run it again to go on with what was interrupted; what is finished is kept.
+Runs the other commands one after another and prints each before it starts. Run it again to go on
+with what was interrupted; what is finished is kept.
 """
 
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Literal
 
 import torch
 
 from bank.bank import Bank
-from jobs import build_bank, evaluate, report, sample
-from jobs.show.samples import Asked, describe, sample_graph
-from model import checkpoint, train
+from model import checkpoint
 from model.config import TrainConfig, demo
-from model.retrievegan.run import Sampler
 from pipeline.errors import UserError
 from pipeline.options import option, run
-from pipeline.scene_graph import read_scene_graphs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-DRAWS = 3  # samples of each example
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-Standing = Literal["new", "stopped", "whole", "other"]
+RunState = Literal["new", "unfinished", "finished", "unusable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +39,23 @@ class DemoOptions:
     bank: Annotated[Path, option("folder of the bank")] = Path("bank/toy")
     data: Annotated[Path, option("folder of the toy world's photos")] = Path("data/toy")
     steps: Annotated[int | None, option("training steps; by default the demo recipe's")] = None
+    limit: Annotated[
+        int | None, option("photos taken of each of the toy world's files; by default all")
+    ] = None
+    network_steps: Annotated[
+        int | None,
+        option("training steps of each of the bank's two networks; by default by its size"),
+    ] = None
+    examples: Annotated[
+        int | None, option("example graphs sampled and shown in the report; by default all")
+    ] = None
+    draws: Annotated[int, option("samples of each example graph")] = 3
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"--steps must be at least 1, not {self.steps}")
+        for name in ("steps", "limit", "network_steps", "examples", "draws"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
 
     @property
     def num_steps(self) -> int:
@@ -48,83 +63,99 @@ class DemoOptions:
 
 
 @dataclass
-class Stopwatch:
+class StageTimes:
     """How long each stage took, in s."""
 
-    taken_s: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         print(f"\n== {name}", flush=True)
         start = time.monotonic()
         yield
-        self.taken_s[name] = time.monotonic() - start
+        self.seconds[name] = time.monotonic() - start
 
     def __str__(self) -> str:
-        lines = [f"  {name:<10} {taken:6.0f} s" for name, taken in self.taken_s.items()]
-        return "\n".join([*lines, f"  {'in all':<10} {sum(self.taken_s.values()):6.0f} s"])
+        lines = [f"  {name:<10} {seconds:6.0f} s" for name, seconds in self.seconds.items()]
+        return "\n".join([*lines, f"  {'in all':<10} {sum(self.seconds.values()):6.0f} s"])
 
 
 def main(options: DemoOptions) -> None:
-    watch = Stopwatch()
-    with watch.stage("bank"):
-        build_bank.main(build_bank.BuildBank(dataset="toy", data=options.data, out=options.bank))
-    with watch.stage("training"):
+    times = StageTimes()
+    graphs = example_graphs()[: options.examples]
+    with times.stage("bank"):
+        run_command("jobs.build_bank", *bank_flags(options))
+    with times.stage("training"):
         train_demo(options)
-    with watch.stage("scores"):
-        styles = options.data / "styles.json"
-        evaluate.main(evaluate.Evaluate(run=options.out, bank=options.bank, styles=styles))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = Sampler.open(options.out, options.bank, device)
-    with watch.stage("samples"):
-        sample_examples(options, sampler)
-    with watch.stage("report"):
-        write_report(options, sampler)
-    print(f"\n{watch}\n")
+    run_flags = ("--run", options.out, "--bank", options.bank)
+    with times.stage("scores"):
+        run_command("jobs.evaluate", *run_flags, "--styles", options.data / "styles.json")
+    with times.stage("samples"):
+        for graph in graphs:
+            draws = ("--draws", options.draws, "--data", options.data)
+            run_command("jobs.sample", *run_flags, "--graph", graph, *draws)
+    with times.stage("report"):
+        run_command("jobs.report", *run_flags, "--data", options.data, "--graphs", *graphs)
+    print(f"\n{times}\n")
     print(f"images, patches and credits   {options.out}/samples/")
     print(f"open this in a browser        {options.out}/report.html")
+
+
+def bank_flags(options: DemoOptions) -> list[object]:
+    """Of `jobs.build_bank`, with those alone that differ from its defaults."""
+    flags: list[object] = ["--dataset", "toy", "--data", options.data, "--out", options.bank]
+    if options.limit is not None:
+        flags += ["--limit", options.limit]
+    if options.network_steps is not None:
+        flags += ["--encoder-steps", options.network_steps]
+        flags += ["--cooccurrence-steps", options.network_steps]
+    return flags
 
 
 def train_demo(options: DemoOptions) -> None:
     """Train `options.out` anew, go on with it, or leave it as it is."""
     bank = Bank.open(options.bank)
-    standing, reason = standing_of(options.out, bank, options.num_steps)
+    state, reason = run_state(options.out, bank, options.num_steps)
     print(f"{options.out}: {reason}", flush=True)
-    if standing == "whole":
+    if state == "finished":
         return
-    if standing == "stopped":
-        train.main(train.TrainOptions(resume=options.out, bank=bank.path, steps=options.num_steps))
-        return
-    if standing == "other":
+    if state == "unusable":
         shutil.rmtree(options.out)
-    train.main(
-        train.TrainOptions(bank=bank.path, recipe="demo", steps=options.num_steps, out=options.out)
-    )
+    flags = ("--bank", options.bank, "--steps", options.num_steps)
+    if state == "unfinished":
+        run_command("model.train", "--resume", options.out, *flags)
+    else:
+        run_command("model.train", "--recipe", "demo", "--out", options.out, *flags)
 
 
-def standing_of(folder: Path, bank: Bank, steps: int) -> tuple[Standing, str]:
-    """What is in the demo's run folder, and in words. `other`: a run that this demo cannot use."""
+def run_state(folder: Path, bank: Bank, steps: int) -> tuple[RunState, str]:
+    """Whether the run folder's training can be kept or continued, and the reason in words.
+
+    An unusable run is a demo's run of another bank or with other settings, or one whose checkpoint
+    cannot be read.
+    """
     if not (folder / "config.json").is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"{folder} holds something else than a run: move it, or name --out")
         return "new", f"a new run of {steps:,} steps"
-    config = own_config(folder)
-    anew = "it is replaced by a new run"
+    config = demo_config(folder)
+    replaced = "it is replaced by a new run"
     try:
         state = checkpoint.load(folder, torch.device("cpu"))
     except UserError as error:
-        return "other", f"{error}; {anew}"
+        return "unusable", f"{error}; {replaced}"
     if state["bank"] != bank.content_digest:
-        return "other", f"it was trained on another bank than {bank.path} now is; {anew}"
+        return "unusable", f"it was trained on another bank than {bank.path} now is; {replaced}"
     if replace(config, steps=steps) != replace(demo(), steps=steps):
-        return "other", f"it was trained by other settings than the demo recipe's; {anew}"
+        reason = "it was trained by other settings than the demo recipe's"
+        return "unusable", f"{reason}; {replaced}"
     done = int(state["step"])
     if done >= steps:
-        return "whole", f"trained already, {done:,} steps"
-    return "stopped", f"{done:,} of {steps:,} steps are done"
+        return "finished", f"trained already, {done:,} steps"
+    return "unfinished", f"{done:,} of {steps:,} steps are done"
 
 
-def own_config(folder: Path) -> TrainConfig:
+def demo_config(folder: Path) -> TrainConfig:
     """The config of a demo's run; UserError for any other, which the demo must not replace."""
     try:
         config, _ = checkpoint.read_config(folder)
@@ -139,27 +170,61 @@ def own_config(folder: Path) -> TrainConfig:
 
 
 def example_graphs() -> tuple[Path, ...]:
-    """The hand-written graphs that use the toy world's names."""
-    found = tuple(sorted(EXAMPLES.glob("toy_*.json")))
-    if not found:
+    """The hand-written graphs that use the toy world's names, as a user would type the files."""
+    files = sorted(EXAMPLES.glob("toy_*.json"))
+    if not files:
         raise UserError(f"{EXAMPLES} has no toy_*.json: is this the whole repository?")
-    return found
+    here = Path.cwd()
+    return tuple(f.relative_to(here) if f.is_relative_to(here) else f for f in files)
 
 
-def sample_examples(options: DemoOptions, sampler: Sampler) -> None:
-    for path in example_graphs():
-        asked = sample.SampleOptions(run=options.out, graph=path, draws=DRAWS, data=options.data)
-        for graph in read_scene_graphs(path, sampler.bank.vocabulary):
-            ways = [sample.own_way(sampler, graph, asked)]
-            sample_graph(Asked(path.stem, graph), ways, range(DRAWS), asked.folder, options.data)
-            print(f"{asked.folder}/: {describe(graph)}", flush=True)
+def run_command(module: str, *flags: object) -> None:
+    """Run a command in a process of its own. Where it fails, exit with its exit code: it has
+    printed its own message."""
+    arguments = ["-m", module, *(str(flag) for flag in flags)]
+    print(f"$ python {shlex.join(arguments)}", flush=True)
+    code, stopped_by = wait_for([sys.executable, *arguments])
+    if stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+    if stopped_by is not None:
+        sys.exit(128 + stopped_by)
+    if code < 0:  # the command was killed and could print nothing
+        print(f"error: {module} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+        sys.exit(128 - code)
+    if code > 0:
+        sys.exit(code)
 
 
-def write_report(options: DemoOptions, sampler: Sampler) -> None:
-    asked = report.ReportOptions(
-        run=options.out, graphs=example_graphs(), bank=options.bank, data=options.data
-    )
-    report.main(asked)
+def wait_for(command: Sequence[str]) -> tuple[int, signal.Signals | None]:
+    """A process's exit code, and the signal over which it was stopped, if this process got one.
+
+    The process never outlives this one's Ctrl-C or SIGTERM. Ctrl-C in a terminal reaches both
+    processes: the child has it blocked, so that only this process reports it.
+    """
+    received: list[signal.Signals] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def stop(number: int, _: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        if child is not None:
+            child.terminate() if len(received) == 1 else child.kill()
+
+    replaced = [(s, signal.getsignal(s)) for s in STOPPING if signal.getsignal(s) != signal.SIG_IGN]
+    for number, _ in replaced:
+        signal.signal(number, stop)
+    try:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the child inherits it
+        try:
+            child = subprocess.Popen(command)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if received:  # before there was a child to stop
+            child.terminate()
+        code = child.wait()
+    finally:
+        for number, handler in replaced:
+            signal.signal(number, handler)
+    return code, received[0] if received else None
 
 
 if __name__ == "__main__":

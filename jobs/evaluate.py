@@ -35,11 +35,11 @@ from pipeline.errors import UserError
 from pipeline.options import option, run
 from pipeline.scene import image_of
 
-CANDIDATES = 20  # K, where the bank has as many
-DRAWS = 4  # starts per scene over which compatibility is averaged
+CANDIDATES = 20  # K, if the bank stores as many
+DRAWS = 4  # random starts per scene, over which compatibility is averaged
 METRICS = "metrics.jsonl"
-TOO_MUCH = (RecursionError, OverflowError)  # brackets, and a number that is infinite
-MOST_STYLES = 1000  # that a file may name; the toy world has twelve
+OUT_OF_RANGE = (RecursionError, OverflowError)  # JSON nested too deeply, or with an infinite number
+MOST_STYLES = 1000  # in a file of styles; the toy world has twelve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +68,10 @@ def main(options: Evaluate) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, bank, step = open_run(options, device)
     styles = read_styles(options.styles, bank)
-    image_ids = drawn_scenes(bank, options)
+    image_ids = scenes_to_score(bank, options)
     k = options.candidates or min(CANDIDATES, bank.num_candidates)
-    # One draw where the start is not drawn. Then only "random" and "learned, noise on" would differ
-    # between draws; they have one too, so that all rows are of equally many.
+    # Where the start is not drawn, one draw per scene is enough. Further ones would change only
+    # "random" and "learned, noise on"; all rows are to be of equally many draws.
     draws = DRAWS if model.config.retrieval.start == "random" else 1
     protocol = {
         "run": str(options.run),
@@ -88,14 +88,16 @@ def main(options: Evaluate) -> None:
     patches = distinct_patches(batches)
     embeddings = {
         name: embed(network, bank, patches)
-        for name, network in networks(model, bank, device).items()
+        for name, network in embedding_networks(model, bank, device).items()
     }
     scores = ground_truth_scores(batches, embeddings, options.seed)
     if styles is not None:
-        ways = ways_to_choose(model, bank, styles, embeddings)
-        scores += compatibility_scores(bank, batches, styles, ways, draws=draws, seed=options.seed)
-    append(options.run / METRICS, scores, protocol)
-    print(report(scores, protocol))
+        methods = ways_to_choose(model, bank, styles, embeddings)
+        scores += compatibility_scores(
+            bank, batches, styles, methods, draws=draws, seed=options.seed
+        )
+    append_scores(options.run / METRICS, scores, protocol)
+    print(format_scores(scores, protocol))
     if "trained" not in embeddings:
         print(f"\nretrieval is {model.config.retrieval.mode} in this run: its E_p is untrained")
     if styles is None:
@@ -103,7 +105,7 @@ def main(options: Evaluate) -> None:
 
 
 def open_run(options: Evaluate, device: torch.device) -> tuple[RetrieveGAN, Bank, int]:
-    """The run's network, its bank, and the step it was saved at."""
+    """The run's network, its bank, and the step at which it was saved."""
     if options.bank is None:
         model, bank, state = checkpoint.load_run(options.run, device)
     else:
@@ -112,21 +114,24 @@ def open_run(options: Evaluate, device: torch.device) -> tuple[RetrieveGAN, Bank
     return model, bank, int(state["step"])
 
 
-def networks(model: RetrieveGAN, bank: Bank, device: torch.device) -> dict[str, RetrieveGAN]:
-    """The run's network, if its embedding was trained, and one that has learned nothing."""
-    fresh = {"untrained": untrained(model.config, bank, device)}
-    return {"trained": model, **fresh} if model.config.retrieval.mode == "learned" else fresh
+def embedding_networks(
+    model: RetrieveGAN, bank: Bank, device: torch.device
+) -> dict[str, RetrieveGAN]:
+    """The networks whose patch embeddings are scored: the untrained one, and the run's own if its
+    retrieval was trained."""
+    networks = {"untrained": untrained_network(model.config, bank, device)}
+    return {"trained": model, **networks} if model.config.retrieval.mode == "learned" else networks
 
 
-def untrained(config: TrainConfig, bank: Bank, device: torch.device) -> RetrieveGAN:
-    """The network as the run's own seed made it, before the first step."""
+def untrained_network(config: TrainConfig, bank: Bank, device: torch.device) -> RetrieveGAN:
+    """The run's network before its first step, initialised from the run's own seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)  # as model.trainer.Trainer does
+        torch.manual_seed(config.seed)  # as the trainer does
         return RetrieveGAN(config, bank.vocabulary).to(device).eval()
 
 
-def drawn_scenes(bank: Bank, options: Evaluate) -> NDArray[np.int64]:
-    """Image ids of the scenes to score, rising."""
+def scenes_to_score(bank: Bank, options: Evaluate) -> NDArray[np.int64]:
+    """Image ids of the scenes, ascending."""
     ids = bank.scene_ids(options.split)
     if not len(ids):
         raise UserError(
@@ -144,27 +149,28 @@ def read_styles(path: Path | None, bank: Bank) -> NDArray[np.int64] | None:
         recipe = bank.manifest.recipe
         path = default_folder("toy", recipe.get("toy_format", "coco")) / "styles.json"
         toy = recipe.get("dataset") == "toy"
-        if not toy or not path.is_file() or strange_neighbour(path, bank):
+        if not toy or not path.is_file() or foreign_annotations(path, bank):
             return None
-    elif strange := strange_neighbour(path, bank):
+    elif foreign := foreign_annotations(path, bank):
         raise UserError(
-            f"{strange} is not what {bank.path} was built from, so {path} is of another toy world; "
+            f"{foreign} is not what {bank.path} was built from, so {path} is of another toy world; "
             f"give the styles.json of the bank's own photos"
         )
     try:
         value = json.loads(path.read_text("utf-8"))["styles"]
-        by_image = {int(image_id): int(style) for image_id, style in value.items()}
+        style_by_image = {int(image_id): int(style) for image_id, style in value.items()}
     except OSError as error:
         raise UserError(f"--styles {path} cannot be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, *TOO_MUCH) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, *OUT_OF_RANGE) as error:
         raise UserError(
             f'{path} is no file of styles: it should read {{"styles": {{"<image id>": 3, ...}}}}'
         ) from error
-    return np.array([_style(by_image, int(i), path) for i in image_of(bank.patch_ids)], np.int64)
+    image_ids = image_of(bank.patch_ids)
+    return np.array([_style_of(int(i), style_by_image, path) for i in image_ids], np.int64)
 
 
-def _style(by_image: Mapping[int, int], image_id: int, path: Path) -> int:
-    style = by_image.get(image_id, -1)
+def _style_of(image_id: int, style_by_image: Mapping[int, int], path: Path) -> int:
+    style = style_by_image.get(image_id, -1)
     if not 0 <= style < MOST_STYLES:
         raise UserError(
             f"{path} has no style for photo {image_id} of the bank; give the styles.json beside "
@@ -173,27 +179,28 @@ def _style(by_image: Mapping[int, int], image_id: int, path: Path) -> int:
     return style
 
 
-def strange_neighbour(styles: Path, bank: Bank) -> Path | None:
-    """An annotation file beside the styles that is not the one the bank was built from.
+def foreign_annotations(styles: Path, bank: Bank) -> Path | None:
+    """An annotation file in the folder of the styles that the bank was not built from, if any.
 
-    Toy worlds can share image ids: without this, one world's styles would pass for another's.
+    Two toy worlds can have the same image ids. Without this check the styles of one would be
+    accepted for the other.
     """
     for name, digest in bank.manifest.inputs.items():
-        beside = styles.parent / name
-        if beside.is_file() and file_digest(beside).sha256 != digest:
-            return beside
+        annotations = styles.parent / name
+        if annotations.is_file() and file_digest(annotations).sha256 != digest:
+            return annotations
     return None
 
 
-def append(path: Path, scores: Sequence[Score], protocol: Mapping[str, Any]) -> None:
-    """One JSON line per score, each with its protocol."""
+def append_scores(path: Path, scores: Sequence[Score], protocol: Mapping[str, Any]) -> None:
+    """Add one JSON line per score to the file, each with the protocol."""
     lines = [json.dumps({**asdict(score), **protocol}) + "\n" for score in scores]
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(lines))
 
 
-def report(scores: Sequence[Score], protocol: Mapping[str, Any]) -> str:
-    """The table and, above it, how it came about."""
+def format_scores(scores: Sequence[Score], protocol: Mapping[str, Any]) -> str:
+    """A Markdown table of the scores, under a line that says how they were measured."""
     draws = protocol["draws"]
     lines = [
         f"{protocol['run']} at step {protocol['step']:,}: split {protocol['split']}, "

@@ -1,4 +1,4 @@
-"""A run and its bank in one page that needs no other file: RUN/report.html.
+"""Write a run's report, one page that needs no other file: RUN/report.html.
 
 python -m jobs.report --run runs/00001-coco                       pictures, curves, scores
 python -m jobs.report --run runs/demo --graphs examples/toy_*.json  ... and graphs of your own
@@ -24,7 +24,7 @@ from pipeline.options import option, run
 class ReportOptions:
     run: Annotated[Path, option("run folder, made by model.train")]
     graphs: Annotated[tuple[Path, ...], option("JSON files with scene graphs to try")] = ()
-    draws: Annotated[int, option("sets of patches per graph and way of retrieving")] = 4
+    draws: Annotated[int, option("sets of patches per graph and retrieval mode")] = 4
     seed: Annotated[int, option("of the first draw")] = 0
     bank: Annotated[Path | None, option("the run's bank, where it has moved")] = None
     data: Annotated[

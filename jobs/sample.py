@@ -1,4 +1,4 @@
-"""Scene graphs in, images out, with the patches they are made of and whose photos those are.
+"""Generate images from scene graphs; show their patches, and credit the photos of these.
 
 python -m jobs.sample --run runs/00001-coco --graph examples/toy_meadow.json
 python -m jobs.sample --run runs/demo --graph examples/toy_meadow.json --draws 6 --pin tree=1234
@@ -17,16 +17,16 @@ from typing import Annotated, Literal
 import torch
 
 from jobs.show.methods import (
-    Choice,
-    Composed,
-    Way,
-    by_own_choice,
+    Method,
+    RetrievalOptions,
+    RetrieveAndCompose,
+    method_of,
+    method_to_compare,
     open_bank,
     open_sampler,
-    way_beside,
-    way_of,
+    share_options,
 )
-from jobs.show.samples import Asked, describe, graph_of_scene, sample_graph
+from jobs.show.samples import NamedGraph, describe_graph, graph_of_scene, sample_graph
 from model.config import RetrievalMode
 from model.graph.vocabularies import check_names
 from model.retrievegan.run import Sampler
@@ -54,8 +54,8 @@ class SampleOptions:
     beside: Annotated[
         tuple[str, ...],
         option(
-            "what else to make of the same graphs, shown beside in comparison.png: predefined, "
-            "random, learned, another run folder, or sg2im's published .pt"
+            "methods to compare with, side by side in comparison.png: predefined, random, learned, "
+            "another run folder, or sg2im's published .pt"
         ),
     ] = ()
     as_text: Annotated[
@@ -66,7 +66,7 @@ class SampleOptions:
         tuple[str, ...],
         option("object=patch_id: give an object (its place from 0, or name) this patch"),
     ] = ()
-    ban: Annotated[tuple[int, ...], option("patch ids that no object may be given")] = ()
+    ban: Annotated[tuple[int, ...], option("patch ids that no object may have")] = ()
     retrieval: Annotated[
         RetrievalMode | None, option("how patches are chosen; by default as the run was trained")
     ] = None
@@ -107,35 +107,35 @@ class SampleOptions:
     @property
     def folder(self) -> Path:
         name = self.split if self.graph is None else self.graph.stem
-        beside = self.run if self.run.is_dir() else Path("runs") / self.run.stem
-        return self.out or beside / "samples" / str(name)
+        run = self.run if self.run.is_dir() else Path("runs") / self.run.stem
+        return self.out or run / "samples" / str(name)
 
 
 def main(options: SampleOptions) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = open_sampler(options.run, options.bank, device)
-    asked = asked_graphs(options, sampler)
+    graphs = read_graphs(options, sampler)
     if options.as_text:
-        for name, graph, photo in asked:
+        for name, graph, photo in graphs:
             print(sentences(graph) if photo is None else f"{name}\t{sentences(graph)}")
         return
-    beside = [way_beside(given, sampler, device) for given in options.beside]
-    ways = [ways_of(sampler, one.graph, options, beside) for one in asked]
-    for one, its_ways in zip(asked, ways, strict=True):  # before anything is written
-        for way in its_ways:
-            check_names(one.graph, way.vocabulary, way.name)
+    others = [method_to_compare(value, sampler, device) for value in options.beside]
+    methods = [methods_for(named.graph, sampler, others, options) for named in graphs]
+    for named, compared in zip(graphs, methods, strict=True):  # before anything is written
+        for method in compared:
+            check_names(named.graph, method.vocabulary, method.name)
     seeds = range(options.seed, options.seed + options.draws)
-    for one, its_ways in zip(asked, ways, strict=True):
-        out = options.folder if len(asked) == 1 else options.folder / one.name
-        print(sample_graph(one, its_ways, seeds, out, options.data))
-        print(f"{options.draws} image(s) of {describe(one.graph)}: {out}/")
+    for named, compared in zip(graphs, methods, strict=True):
+        out = options.folder if len(graphs) == 1 else options.folder / named.name
+        print(sample_graph(named, compared, seeds, out, options.data))
+        print(f"{options.draws} image(s) of {describe_graph(named.graph)}: {out}/")
 
 
-def asked_graphs(options: SampleOptions, sampler: Sampler | Sg2ImSampler) -> list[Asked]:
+def read_graphs(options: SampleOptions, sampler: Sampler | Sg2ImSampler) -> list[NamedGraph]:
     """The graphs of the file, or of the first scenes of the split."""
     if options.graph is not None:
         graphs = read_scene_graphs(options.graph, vocabulary_of(sampler))
-        return [Asked(f"{n:03d}", graph) for n, graph in enumerate(graphs)]
+        return [NamedGraph(f"{n:03d}", graph) for n, graph in enumerate(graphs)]
     assert options.split is not None
     bank = open_bank(sampler, options.run, options.bank)
     image_ids = bank.scene_ids(options.split)[: options.scenes]
@@ -148,22 +148,24 @@ def vocabulary_of(sampler: Sampler | Sg2ImSampler) -> Vocabulary:
     return sampler.bank.vocabulary if isinstance(sampler, Sampler) else sampler.vocabulary
 
 
-def ways_of(
-    sampler: Sampler | Sg2ImSampler,
+def methods_for(
     graph: SceneGraph,
+    sampler: Sampler | Sg2ImSampler,
+    others: Sequence[Method],
     options: SampleOptions,
-    beside: Sequence[Way],
-) -> list[Way]:
-    """The run's own way first."""
-    own = own_way(sampler, graph, options)
-    return [own, *(by_own_choice(way, own) for way in beside)]
+) -> list[Method]:
+    """The run's own method first, then those it is compared with."""
+    own = own_method(sampler, graph, options)
+    return [own, *(share_options(method, own) for method in others)]
 
 
-def own_way(sampler: Sampler | Sg2ImSampler, graph: SceneGraph, options: SampleOptions) -> Way:
+def own_method(
+    sampler: Sampler | Sg2ImSampler, graph: SceneGraph, options: SampleOptions
+) -> Method:
     """As the run was trained, but for what the command line says."""
     name = options.run.name
     if isinstance(sampler, Sampler):
-        choice = Choice(
+        retrieval = RetrievalOptions(
             options.retrieval,
             options.noise,
             options.candidates,
@@ -171,36 +173,36 @@ def own_way(sampler: Sampler | Sg2ImSampler, graph: SceneGraph, options: SampleO
             options.ban,
         )
         mode = options.retrieval or sampler.model.config.retrieval.mode
-        return Composed(f"{name}, {mode}", sampler, choice)
+        return RetrieveAndCompose(f"{name}, {mode}", sampler, retrieval)
     for flag in ("retrieval", "noise", "candidates", "pin", "ban"):
         if getattr(options, flag) not in (None, ()):
             raise UserError(f"--{flag}: {options.run} is of sg2im, which retrieves no patches")
-    return way_of(sampler, name)
+    return method_of(sampler, name)
 
 
 def parse_pins(pins: Sequence[str], graph: SceneGraph) -> dict[int, int]:
     """`2=123` or `tree=123` -> object -> patch id."""
-    found: dict[int, int] = {}
+    patch_by_object: dict[int, int] = {}
     for pin in pins:
         name, equals, value = pin.rpartition("=")
         if not equals or not value.isascii() or not value.isdigit():
             raise UserError(f"--pin {pin}: write object=patch_id, e.g. --pin 0=123 or tree=123")
-        found[_object_place(name, graph, pin)] = int(value)
-    return found
+        patch_by_object[_object_index(name, graph, pin)] = int(value)
+    return patch_by_object
 
 
-def _object_place(name: str, graph: SceneGraph, pin: str) -> int:
+def _object_index(name: str, graph: SceneGraph, pin: str) -> int:
     if name.isascii() and name.isdigit():
         return int(name)
-    places = [o for o, category in enumerate(graph.objects) if category == name]
-    if not places:
+    indices = [o for o, category in enumerate(graph.objects) if category == name]
+    if not indices:
         raise UserError(
             f"--pin {pin}: the graph has no {name!r}; {nearest(name, [*graph.objects])}"
         )
-    if len(places) > 1:
-        several = ", ".join(str(o) for o in places)
+    if len(indices) > 1:
+        several = ", ".join(str(o) for o in indices)
         raise UserError(f"--pin {pin}: the graph has {name!r} at {several}; give one of these")
-    return places[0]
+    return indices[0]
 
 
 if __name__ == "__main__":

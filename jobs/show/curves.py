@@ -1,4 +1,4 @@
-"""A training log in, curves as SVG out."""
+"""The loss curves of a training log, as SVG."""
 
 import io
 import re
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 ACROSS = 4
 MOST_POINTS = 400  # a longer log is thinned: the page should stay small
-SMOOTH = 25  # parts of a log; the drawn line is the mean over one
+SMOOTH = 25  # the strong line is a running mean over 1/SMOOTH of the log
 
 MEANINGS = {
     "gt_selection": "-log share of the true patch",
@@ -24,7 +24,8 @@ MEANINGS = {
 
 
 def loss_curves(log: Sequence[Mapping[str, Any]]) -> Markup:
-    """One small plot per loss, by step; faint what was logged, strong its running mean."""
+    """One small plot per loss: a faint line for the logged values, a strong one for their running
+    mean."""
     names = [name for name in log[0] if name != "step"]
     down = -(-len(names) // ACROSS)
     settings = {"svg.hashsalt": "curves", "svg.fonttype": "none", "font.size": 8}
@@ -44,13 +45,13 @@ def loss_curves(log: Sequence[Mapping[str, Any]]) -> Markup:
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     start = svg.index("<svg")
-    # Its size in points would overflow a narrow window: the style sheet decides instead.
+    # matplotlib's size in points would overflow a narrow window; the page's style sheet sets it.
     head = re.sub(r' (width|height)="[^"]*"', "", svg[start : svg.index(">", start)])
     return Markup(head + svg[svg.index(">", start) :])
 
 
 def _running_mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
-    """The mean over the last part of the log, at the start over what there is."""
+    """The mean of each value and those before it, over at most 1/SMOOTH of the log."""
     span = max(1, len(values) // SMOOTH)
     total = np.concatenate([[0.0], np.cumsum(values)])
     last = np.arange(1, len(values) + 1)

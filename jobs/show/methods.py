@@ -1,4 +1,4 @@
-"""Ways to make an image of a scene graph: a run's own retrieval, another, or sg2im."""
+"""Methods of generating an image from a scene graph: patches retrieved and composed, or sg2im."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ from pipeline.errors import UserError
 from pipeline.scene import SceneGraph, Vocabulary
 
 
-class Made(NamedTuple):
-    """An image, and the patches it is made of where it is made of some."""
+class Sample(NamedTuple):
+    """A generated image, and the patches it is composed of; None where there are none."""
 
     image: Pixels  # (H, W, 3)
-    chosen: Retrieval | None
+    retrieval: Retrieval | None
 
 
 @dataclass(frozen=True)
-class Choice:
+class RetrievalOptions:
     """How patches are chosen: the arguments of `Sampler.retrieve`."""
 
     mode: RetrievalMode | None = None
@@ -38,34 +38,34 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Composed:
-    """Patches are retrieved and composed."""
+class RetrieveAndCompose:
+    """Retrieves patches from the run's bank and composes them."""
 
     name: str
     sampler: Sampler
-    choice: Choice = Choice()
+    options: RetrievalOptions = RetrievalOptions()
 
     @property
     def vocabulary(self) -> Vocabulary:
         return self.sampler.bank.vocabulary
 
-    def make(self, graph: SceneGraph, seed: int) -> Made:
-        choice = self.choice
-        chosen = self.sampler.retrieve(
+    def generate(self, graph: SceneGraph, seed: int) -> Sample:
+        options = self.options
+        retrieval = self.sampler.retrieve(
             graph,
             seed=seed,
-            noise=choice.noise,
-            mode=choice.mode,
-            k=choice.candidates,
-            pin=choice.pin,
-            ban=choice.ban,
+            noise=options.noise,
+            mode=options.mode,
+            k=options.candidates,
+            pin=options.pin,
+            ban=options.ban,
         )
-        return Made(self.sampler.generate(graph, chosen.patches), chosen)
+        return Sample(self.sampler.generate(graph, retrieval.patches), retrieval)
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """sg2im draws it, from no patch; the seed is its layout noise's."""
+class GenerateBySg2Im:
+    """Generates without patches, by sg2im; the seed is that of its layout noise."""
 
     name: str
     sampler: Sg2ImSampler
@@ -74,23 +74,27 @@ class Drawn:
     def vocabulary(self) -> Vocabulary:
         return self.sampler.vocabulary
 
-    def make(self, graph: SceneGraph, seed: int) -> Made:
-        return Made(self.sampler.generate(graph, seed=seed), None)
+    def generate(self, graph: SceneGraph, seed: int) -> Sample:
+        return Sample(self.sampler.generate(graph, seed=seed), None)
 
 
-Way = Composed | Drawn
+Method = RetrieveAndCompose | GenerateBySg2Im
 
 
-def by_own_choice(way: Way, own: Way) -> Way:
-    """What is pinned, banned or limited holds for the run's other ways of choosing as well."""
-    if isinstance(way, Composed) and isinstance(own, Composed) and way.sampler is own.sampler:
-        return replace(way, choice=replace(own.choice, mode=way.choice.mode))
-    return way
+def share_options(method: Method, own: Method) -> Method:
+    """`method` with the pins, bans and limits of the run's own method, if both use that run."""
+    if (
+        isinstance(method, RetrieveAndCompose)
+        and isinstance(own, RetrieveAndCompose)
+        and method.sampler is own.sampler
+    ):
+        return replace(method, options=replace(own.options, mode=method.options.mode))
+    return method
 
 
 def open_sampler(source: Path, bank: Path | None, device: torch.device) -> Sampler | Sg2ImSampler:
-    """A run folder of either kind, or a checkpoint of sg2im as published. `bank`: where the bank
-    of a run that retrieves has moved."""
+    """Open a run folder of either kind, or sg2im's published checkpoint. `bank`: the new place of
+    the bank, where the run is one that retrieves and its bank has moved."""
     if is_published(source) or isinstance(read_run(source)[0], Sg2ImConfig):
         sampler = Sg2ImSampler.open(source, device)
         if sampler.ignored:
@@ -108,27 +112,31 @@ def open_bank(sampler: Sampler | Sg2ImSampler, source: Path, bank: Path | None) 
     return Bank.open(bank or read_run(source)[1])
 
 
-def way_of(sampler: Sampler | Sg2ImSampler, name: str) -> Way:
-    """As the run was trained; what it is stands behind its name."""
+def method_of(sampler: Sampler | Sg2ImSampler, name: str) -> Method:
+    """The method that the run was trained with; its title is `name` and the kind of method."""
     if isinstance(sampler, Sg2ImSampler):
-        return Drawn(f"{name}, sg2im", sampler)
-    return Composed(f"{name}, {sampler.model.config.retrieval.mode}", sampler)
+        return GenerateBySg2Im(f"{name}, sg2im", sampler)
+    return RetrieveAndCompose(f"{name}, {sampler.model.config.retrieval.mode}", sampler)
 
 
-def way_beside(given: str, own: Sampler | Sg2ImSampler, device: torch.device) -> Composed | Drawn:
-    """`predefined`, `random` or `learned`: the run's own generator with patches chosen so; else a
-    run folder, or a checkpoint of sg2im as published."""
-    if given in get_args(RetrievalMode):
+def method_to_compare(value: str, own: Sampler | Sg2ImSampler, device: torch.device) -> Method:
+    """The method that a value of --beside names.
+
+    `predefined`, `random` and `learned` are the run's own generator with patches chosen in that
+    mode; anything else is a run folder, or sg2im's published checkpoint.
+    """
+    if value in get_args(RetrievalMode):
         if isinstance(own, Sg2ImSampler):
             raise UserError(
-                f"--beside {given}: this run is one of sg2im, which retrieves nothing; give the "
+                f"--beside {value}: this run is one of sg2im, which retrieves nothing; give the "
                 f"run that retrieves as --run and this one as --beside"
             )
-        return Composed(given, own, Choice(mode=given))  # type: ignore[arg-type]
-    if not Path(given).exists():
+        options = RetrievalOptions(mode=value)  # type: ignore[arg-type]
+        return RetrieveAndCompose(value, own, options)
+    if not Path(value).exists():
         modes = ", ".join(get_args(RetrievalMode))
         raise UserError(
-            f"--beside {given}: it is neither {modes} nor a run folder or checkpoint that is there"
+            f"--beside {value}: it is neither {modes} nor a run folder or checkpoint that is there"
         )
-    sampler = open_sampler(Path(given), None, device)
-    return way_of(sampler, given.rstrip("/"))
+    sampler = open_sampler(Path(value), None, device)
+    return method_of(sampler, value.rstrip("/"))

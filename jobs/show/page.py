@@ -1,4 +1,4 @@
-"""Pictures and templates in, what a page that needs no other file is made of out."""
+"""Parts of self-contained HTML pages: the templates' environment, pictures as data URIs."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Picture(NamedTuple):
-    """An image as it stands in the page."""
+    """An image embedded in the page."""
 
     url: str  # data:image/png;base64,...
     width: int  # px
@@ -22,7 +22,7 @@ class Picture(NamedTuple):
 
 
 def environment() -> jinja2.Environment:
-    """Everything that comes from a dataset or a graph file is escaped."""
+    """Where templates are found. Every value is escaped: names come from datasets and files."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -33,7 +33,7 @@ def environment() -> jinja2.Environment:
 
 
 def png(pixels: Pixels) -> Picture:
-    """(H, W, 3) uint8, kept exactly."""
+    """Lossless; pixels (H, W, 3) uint8."""
     return _picture(Image.fromarray(pixels), "png", optimize=True)
 
 
@@ -41,8 +41,8 @@ def jpeg(image: Image.Image, quality: int = 88) -> Picture:
     return _picture(image, "jpeg", quality=quality)
 
 
-def _picture(image: Image.Image, form: str, **settings: Any) -> Picture:
+def _picture(image: Image.Image, format: str, **settings: Any) -> Picture:
     file = io.BytesIO()
-    image.save(file, form, **settings)
+    image.save(file, format, **settings)
     text = base64.b64encode(file.getvalue()).decode()
-    return Picture(f"data:image/{form};base64,{text}", image.width, image.height)
+    return Picture(f"data:image/{format};base64,{text}", image.width, image.height)

@@ -1,4 +1,4 @@
-"""A run and its bank in, one page that needs no other file out."""
+"""The report of a run and its bank: one page that needs no other file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,8 @@ from pipeline.scene_graph import read_scene_graphs
 
 PER_CATEGORY = 10  # patches of a category in the contact sheet
 MOST_CATEGORIES = 40
-SCORE = ("metric", "choice", "value", "low", "high", "scenes", "pairs")  # one row's own
+# Fields of a line in metrics.jsonl that are its score; all others are the protocol.
+SCORE = ("metric", "choice", "value", "low", "high", "scenes", "pairs")
 PHOTO_ROWS = 5  # photos shown with all their patches
 MODES: tuple[tuple[RetrievalMode, str], ...] = (
     ("learned", "each patch is chosen to go with those chosen before it; a draw has its own start"),
@@ -31,53 +32,57 @@ MODES: tuple[tuple[RetrievalMode, str], ...] = (
 )
 
 
-class Drawn(NamedTuple):
-    """One draw: the patches and the image composed of them."""
+class Draw(NamedTuple):
+    """The patches retrieved with one seed, and the image composed of them."""
 
     patches: tuple[Picture, ...]
     image: Picture
-    apart: float  # mean distance of the patches' F_occur vectors: small = as if of one photo
+    distance: float  # mean, between the patches' F_occur vectors; small: as if of one photo
 
 
-class ModeShown(NamedTuple):
+class ModeDraws(NamedTuple):
+    """All draws of one retrieval mode."""
+
     name: str
     meaning: str
-    draws: tuple[Drawn, ...]
+    draws: tuple[Draw, ...]
 
 
-class SourceShown(NamedTuple):
+class SourcePicture(NamedTuple):
     source: Source
     view: Picture
 
 
-class GraphShown(NamedTuple):
+class GraphCard(NamedTuple):
     """A hand-written graph and what the run makes of it."""
 
     name: str
     graph: SceneGraph
     lines: tuple[str, ...]
     boxes: tuple[Box, ...]  # as predicted
-    modes: tuple[ModeShown, ...]
-    sources: tuple[SourceShown, ...]  # of the first learned draw
+    modes: tuple[ModeDraws, ...]
+    sources: tuple[SourcePicture, ...]  # of the first learned draw
 
 
-class CategoryShown(NamedTuple):
+class CategoryRow(NamedTuple):
     name: str
-    held: int  # patches of it in the bank
-    patches: tuple[Picture, ...]
+    num_patches: int  # in the bank
+    patches: tuple[Picture, ...]  # a few of them
 
 
-class PhotoShown(NamedTuple):
+class PhotoRow(NamedTuple):
+    """A photo with all its patches."""
+
     image_id: int
     photo: Picture
-    patches: tuple[tuple[str, Picture], ...]
+    patches: tuple[tuple[str, Picture], ...]  # category, patch
 
 
 class Scores(NamedTuple):
-    """The last evaluation: one row per score, and how it was made."""
+    """The scores of the last evaluation."""
 
     rows: tuple[tuple[str, str, str, str], ...]  # metric, choice, value, interval
-    protocol: str
+    protocol: str  # how they were measured, e.g. `split val; seed 0`
 
 
 def render_run(
@@ -87,11 +92,12 @@ def render_run(
     seeds: Sequence[int],
     photos: Path | None,
 ) -> str:
-    """The page, with a draw per seed of every graph; `photos` is the bank's data folder."""
+    """The page as HTML, with a draw per seed of every graph; `photos` is the folder of the bank's
+    photos, if there is one."""
     bank, config = sampler.bank, sampler.model.config
-    log = read_lines(run / "log.jsonl")
-    shown = [
-        show_graph(sampler, name, graph, seeds, photos)
+    log = read_json_lines(run / "log.jsonl")
+    cards = [
+        graph_card(sampler, name, graph, seeds, photos)
         for name, graph in progress(graphs.items(), "graphs", len(graphs), "graph")
     ]
     facts = {
@@ -111,62 +117,62 @@ def render_run(
             run=run.name,
             dataset=bank.manifest.dataset,
             facts=facts,
-            graphs=shown,
-            scores=last_scores(read_lines(run / "metrics.jsonl")),
+            graphs=cards,
+            scores=last_scores(read_json_lines(run / "metrics.jsonl")),
             curves=loss_curves(log) if log else "",
             training=last_samples(run),
-            categories=show_categories(bank),
-            photos=show_photos(bank),
+            categories=category_rows(bank),
+            photos=photo_rows(bank),
         )
     )
 
 
 def named_graphs(files: Sequence[Path], bank: Bank) -> dict[str, SceneGraph]:
-    """Every graph of the files, by a name to show."""
-    found: dict[str, SceneGraph] = {}
+    """Every graph of the files, by its title."""
+    by_title: dict[str, SceneGraph] = {}
     for path in files:
         graphs = read_scene_graphs(path, bank.vocabulary)
         for n, graph in enumerate(graphs):
             name = path.stem.replace("_", " ")
-            found[name if len(graphs) == 1 else f"{name} {n + 1}"] = graph
-    return found
+            by_title[name if len(graphs) == 1 else f"{name} {n + 1}"] = graph
+    return by_title
 
 
-def show_graph(
+def graph_card(
     sampler: Sampler, name: str, graph: SceneGraph, seeds: Sequence[int], photos: Path | None
-) -> GraphShown:
-    """All modes and draws of one graph, composed with predicted boxes whatever boxes it carries."""
+) -> GraphCard:
+    """All modes and draws of one graph, composed with predicted boxes even if it has boxes."""
     boxes = sampler.predict_boxes(graph)
     learned = sampler.model.config.retrieval.mode == "learned"
     modes, first = [], None
     for mode, meaning in MODES[0 if learned else 1 :]:
-        drawn = []
+        draws = []
         for seed in seeds:
             # By default predefined takes the nearest: every draw would be the same.
             noise = True if mode == "predefined" else None
-            chosen = sampler.retrieve(graph, seed=seed, mode=mode, noise=noise)
-            first = chosen if first is None else first
-            drawn.append(_drawn(sampler, graph, boxes, chosen))
-        modes.append(ModeShown(mode, meaning, tuple(drawn)))
+            retrieval = sampler.retrieve(graph, seed=seed, mode=mode, noise=noise)
+            first = retrieval if first is None else first
+            draws.append(_draw(sampler, graph, boxes, retrieval))
+        modes.append(ModeDraws(mode, meaning, tuple(draws)))
     assert first is not None
     sources = sources_of(sampler.bank, first.patch_ids.tolist(), photos)
     lines = [f"{graph.objects[s]} {p} {graph.objects[o]}" for s, p, o in graph.relations]
-    return GraphShown(
+    return GraphCard(
         name,
         graph,
         tuple(lines),
         boxes,
         tuple(modes),
-        tuple(SourceShown(source, jpeg(source.view)) for source in sources),
+        tuple(SourcePicture(source, jpeg(source.view)) for source in sources),
     )
 
 
-def _drawn(sampler: Sampler, graph: SceneGraph, boxes: Sequence[Box], chosen: Retrieval) -> Drawn:
-    image = sampler.generate(graph, chosen.patches, boxes)
-    return Drawn(
-        tuple(jpeg(Image.fromarray(patch)) for patch in chosen.patches),
+def _draw(sampler: Sampler, graph: SceneGraph, boxes: Sequence[Box], retrieval: Retrieval) -> Draw:
+    image = sampler.generate(graph, retrieval.patches, boxes)
+    return Draw(
+        tuple(jpeg(Image.fromarray(patch)) for patch in retrieval.patches),
         png(image),
-        mean_distance(sampler.bank.co_occurrence(chosen.patch_ids)),
+        mean_distance(sampler.bank.co_occurrence(retrieval.patch_ids)),
     )
 
 
@@ -177,58 +183,58 @@ def mean_distance(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> float:
     return float(torch.pdist(torch.from_numpy(vectors)).mean())
 
 
-def show_categories(bank: Bank) -> tuple[CategoryShown, ...]:
+def category_rows(bank: Bank) -> tuple[CategoryRow, ...]:
     """The most frequent categories, each with patches from evenly spaced photos."""
     names = np.array(bank.table.column("category").to_pylist())
-    found, counts = np.unique(names, return_counts=True)
-    shown = []
-    for at in sorted(np.argsort(-counts, kind="stable")[:MOST_CATEGORIES], key=lambda i: found[i]):
-        ids = bank.patch_ids[names == found[at]]
+    categories, counts = np.unique(names, return_counts=True)  # in alphabetical order
+    rows = []
+    for at in np.sort(np.argsort(-counts, kind="stable")[:MOST_CATEGORIES]):
+        ids = bank.patch_ids[names == categories[at]]
         some = ids[np.linspace(0, len(ids) - 1, min(PER_CATEGORY, len(ids))).astype(int)]
         patches = tuple(jpeg(Image.fromarray(patch)) for patch in bank.patches(some))
-        shown.append(CategoryShown(str(found[at]), int(counts[at]), patches))
-    return tuple(shown)
+        rows.append(CategoryRow(str(categories[at]), int(counts[at]), patches))
+    return tuple(rows)
 
 
-def show_photos(bank: Bank) -> tuple[PhotoShown, ...]:
-    """A few photos with the patches cut from each: what goes together."""
+def photo_rows(bank: Bank) -> tuple[PhotoRow, ...]:
+    """A few photos, each with the patches cut from it."""
     ids = bank.scene_ids("train")
-    shown = []
+    rows = []
     for at in np.linspace(0, len(ids) - 1, min(PHOTO_ROWS, len(ids))).astype(int):
-        sample = bank.scene(int(ids[at]))
-        patches = [jpeg(Image.fromarray(patch)) for patch in bank.patches(sample.patch_ids)]
-        named = tuple(zip(sample.objects, patches, strict=True))
-        shown.append(PhotoShown(sample.image_id, png(sample.image), named))
-    return tuple(shown)
+        scene = bank.scene(int(ids[at]))
+        patches = [jpeg(Image.fromarray(patch)) for patch in bank.patches(scene.patch_ids)]
+        named = tuple(zip(scene.objects, patches, strict=True))
+        rows.append(PhotoRow(scene.image_id, png(scene.image), named))
+    return tuple(rows)
 
 
 def last_samples(folder: Path) -> Picture | None:
-    """The last grid that training left."""
-    grids = sorted(folder.glob("samples-*.png"))
-    if not grids:
+    """The newest picture of samples that training has written."""
+    files = sorted(folder.glob("samples-*.png"))
+    if not files:
         return None
-    with Image.open(grids[-1]) as grid:
-        return png(np.asarray(grid.convert("RGB")))
+    with Image.open(files[-1]) as image:
+        return png(np.asarray(image.convert("RGB")))
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """A .jsonl file's objects; none where there is no file. A last line cut short is left out."""
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file; none if there is no file. A last line cut short is left out."""
     if not path.is_file():
         return []
     lines = path.read_text("utf-8").splitlines()
-    found = []
+    objects = []
     for number, line in enumerate(lines, 1):
         try:
-            found.append(json.loads(line))
+            objects.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
             raise UserError(f"{path}, line {number}: not valid JSON; remove that line") from error
-    return found
+    return objects
 
 
 def last_scores(lines: Sequence[Mapping[str, Any]]) -> Scores | None:
-    """The rows of metrics.jsonl that were made as its last one was."""
+    """The scores in metrics.jsonl that were measured by the same protocol as the last line."""
     if not lines:
         return None
     protocol = _protocol(lines[-1])
@@ -239,9 +245,9 @@ def last_scores(lines: Sequence[Mapping[str, Any]]) -> Scores | None:
             interval = f"{_text(low)} to {_text(high)}" if low is not None else ""
             name, choice = _text(line.get("metric")), _text(line.get("choice"))
             rows.append((name, choice, _text(line.get("value")), interval))
-    latest = {row[:2]: row for row in rows}  # scored twice the same way: the later stands
-    made = "; ".join(f"{key} {_text(value)}" for key, value in protocol.items())
-    return Scores(tuple(latest.values()), made)
+    latest = {row[:2]: row for row in rows}  # of two for one row, the later
+    text = "; ".join(f"{key} {_text(value)}" for key, value in protocol.items())
+    return Scores(tuple(latest.values()), text)
 
 
 def _protocol(line: Mapping[str, Any]) -> dict[str, Any]:

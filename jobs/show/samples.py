@@ -1,4 +1,4 @@
-"""A scene graph and ways to make it in; images, patches, photos and credits out, as files."""
+"""Samples of one scene graph, written as files: images, their patches, photos and credits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,79 +7,84 @@ from typing import NamedTuple
 from PIL import Image
 
 from bank.bank import Bank
-from jobs.show.methods import Composed, Made, Way
+from jobs.show.methods import Method, RetrieveAndCompose, Sample
 from jobs.show.sheets import Pixels, Source, patch_sheet, photos_folder, sheet, sources_of
 from pipeline.scene import Box, SceneGraph
 
 CELL = 160  # px, side of an image in a comparison
 
 
-class PhotoShown(NamedTuple):
-    """The photo that a graph was taken from."""
+class ScenePhoto(NamedTuple):
+    """The photo of a held-out scene, shown beside the images generated from the scene's graph."""
 
     pixels: Pixels
     credit: str
 
 
-class Asked(NamedTuple):
-    """A graph to make images of."""
+class NamedGraph(NamedTuple):
+    """A graph to generate images from."""
 
-    name: str  # of its folder, where there are several
+    name: str  # of its folder, where there are several graphs
     graph: SceneGraph
-    photo: PhotoShown | None = None
+    photo: ScenePhoto | None = None
 
 
-def graph_of_scene(bank: Bank, image_id: int) -> Asked:
+def graph_of_scene(bank: Bank, image_id: int) -> NamedGraph:
+    """The graph, boxes and photo of a scene of the bank."""
     scene = bank.scene(image_id)
     boxes = tuple(Box(*corners) for corners in scene.boxes.tolist())
     (credit,) = bank.credits([int(scene.patch_ids[0])])
-    photo = PhotoShown(scene.image, f"{credit['file']}; {_terms(**credit)}")
-    return Asked(str(image_id), SceneGraph(scene.objects, scene.triples, boxes), photo)
+    photo = ScenePhoto(scene.image, f"{credit['file']}; {_terms(**credit)}")
+    return NamedGraph(str(image_id), SceneGraph(scene.objects, scene.triples, boxes), photo)
 
 
 def sample_graph(
-    asked: Asked, ways: Sequence[Way], seeds: Sequence[int], out: Path, data: Path | None
+    named: NamedGraph, methods: Sequence[Method], seeds: Sequence[int], out: Path, data: Path | None
 ) -> str:
-    """Write all draws of one graph into `out`: the first way's images, the others beside them.
+    """Write a sample per seed into `out`; returns the credits, which credits.txt holds too.
 
-    Returns the credits, which credits.txt holds too. `data`: where the banks' photos are.
+    methods   the first one's images are files of their own; with more than one method,
+              comparison.png shows the images of all
+    data      folder of the banks' photos; None: where the dataset lies by default
     """
     out.mkdir(parents=True, exist_ok=True)
-    own, *beside = ways
-    texts, rows = [], []
+    own, *others = methods
+    graph = named.graph
+    credits, rows = [], []
     for number, seed in enumerate(seeds):
-        made = own.make(asked.graph, seed)
-        Image.fromarray(made.image).save(out / f"image-{number}.png")
-        title = f"image-{number}.png (seed {seed})"
-        sources = show_sources(own, made, asked.graph, data)
-        if made.chosen is not None:
-            save_patches(out, number, asked.graph, made.chosen.patches, sources)
-        texts.append(credits_text(title, asked.graph, sources))
-        if beside:
-            others = [way.make(asked.graph, seed) for way in beside]
-            rows.append([made, *others])
-            for way, other in zip(beside, others, strict=True):
-                sources = show_sources(way, other, asked.graph, data)
-                title = f"comparison.png, row {number}: {way.name}"
-                texts.append(credits_text(title, asked.graph, sources))
-    if beside:
-        texts += save_comparison(out, asked, ways, rows)
-    (out / "credits.txt").write_text("\n".join(texts), "utf-8")
-    return "\n".join(texts)
+        sample = own.generate(graph, seed)
+        Image.fromarray(sample.image).save(out / f"image-{number}.png")
+        sources = patch_sources(own, sample, data)
+        if sample.retrieval is not None:
+            save_patches(out, number, graph, sample.retrieval.patches, sources)
+        credits.append(credits_text(f"image-{number}.png (seed {seed})", graph, sources))
+        if not others:
+            continue
+        compared = [method.generate(graph, seed) for method in others]
+        rows.append([sample, *compared])
+        for method, other in zip(others, compared, strict=True):
+            title = f"comparison.png, row {number}: {method.name}"
+            credits.append(credits_text(title, graph, patch_sources(method, other, data)))
+    if others:
+        save_comparison(out, named, methods, rows)
+        if named.photo is not None:
+            credits.append(f"comparison.png, photo: {named.photo.credit}\n")
+    (out / "credits.txt").write_text("\n".join(credits), "utf-8")
+    return "\n".join(credits)
 
 
-def show_sources(way: Way, made: Made, graph: SceneGraph, data: Path | None) -> list[Source]:
-    """Where the patches come from; none where the image is made of none."""
-    if made.chosen is None or not isinstance(way, Composed):
+def patch_sources(method: Method, sample: Sample, data: Path | None) -> list[Source]:
+    """The photos that a sample's patches come from; none where it has no patches."""
+    if sample.retrieval is None or not isinstance(method, RetrieveAndCompose):
         return []
-    bank = way.sampler.bank
-    return sources_of(bank, made.chosen.patch_ids.tolist(), photos_folder(bank, data))
+    bank = method.sampler.bank
+    return sources_of(bank, sample.retrieval.patch_ids.tolist(), photos_folder(bank, data))
 
 
 def save_patches(
     out: Path, number: int, graph: SceneGraph, patches: Pixels, sources: Sequence[Source]
 ) -> None:
-    """patches-N.png and sources-N.png."""
+    """Write patches-N.png and sources-N.png, N being `number`."""
     labels = [
         name if source.category == name else f"{name} (here: {source.category})"
         for name, source in zip(graph.objects, sources, strict=True)
@@ -95,18 +100,14 @@ def save_patches(
 
 
 def save_comparison(
-    out: Path, asked: Asked, ways: Sequence[Way], rows: Sequence[Sequence[Made]]
-) -> list[str]:
-    """comparison.png: a column per way, a row per draw, the photo first where there is one.
-
-    Returns the photo's credits.
-    """
-    names, images = [way.name for way in ways], [[made.image for made in row] for row in rows]
-    credit = []
-    if asked.photo is not None:
+    out: Path, named: NamedGraph, methods: Sequence[Method], rows: Sequence[Sequence[Sample]]
+) -> None:
+    """Write comparison.png: a row per seed, a column per method, and the photo as first column."""
+    names = [method.name for method in methods]
+    images = [[sample.image for sample in row] for row in rows]
+    if named.photo is not None:
         names = ["photo", *names]
-        images = [[asked.photo.pixels, *row] for row in images]
-        credit = [f"comparison.png, photo: {asked.photo.credit}\n"]
+        images = [[named.photo.pixels, *row] for row in images]
     cells = [
         Image.fromarray(image).resize((CELL, CELL), Image.Resampling.BICUBIC)
         for row in images
@@ -114,11 +115,10 @@ def save_comparison(
     ]
     labels = [*names, *[""] * (len(cells) - len(names))]
     sheet(cells, labels, across=len(names)).save(out / "comparison.png")
-    return credit
 
 
 def credits_text(title: str, graph: SceneGraph, sources: Sequence[Source]) -> str:
-    """Which photos an image is made of and whose terms apply."""
+    """A line per object of an image: its patch, the patch's photo, the photo's licence."""
     lines = [title]
     for o, (name, source) in enumerate(zip(graph.objects, sources, strict=bool(sources))):
         lines.append(
@@ -134,7 +134,7 @@ def _terms(licence: str, source_url: str, **_: object) -> str:
     return f"licence: {licence or 'not stated'}; {source_url or 'no source given'}"
 
 
-def describe(graph: SceneGraph) -> str:
+def describe_graph(graph: SceneGraph) -> str:
     """`tree, grass; tree above grass`"""
     relations = [f"{graph.objects[s]} {p} {graph.objects[o]}" for s, p, o in graph.relations]
     return "; ".join(filter(None, [", ".join(graph.objects), ", ".join(relations)]))

@@ -1,4 +1,4 @@
-"""Patches and photos in, labelled pictures out: what samples and reports show."""
+"""Sheets of labelled pictures: patches, and the photos that they were cut from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +20,13 @@ Pixels = NDArray[np.uint8]
 CELL = 96  # px, side of a patch in a sheet
 GAP = 6  # px between cells
 LINE = 14  # px, height of a line of text
-TEXT = (40, 40, 40)
-FRAME = (220, 40, 60)  # the box a patch was cut from
+TEXT_COLOUR = (40, 40, 40)
+BOX_COLOUR = (220, 40, 60)
 MOST_ACROSS = 8
 
 
 class Source(NamedTuple):
-    """Where a patch comes from, to be shown."""
+    """The photo that a patch was cut from, and its credit."""
 
     patch_id: int
     category: str
@@ -34,12 +34,13 @@ class Source(NamedTuple):
     licence: str
     source_url: str
     view: Image.Image  # the photo with the patch's box drawn
-    original: bool  # False: the photo is not on this disk, the view is the bank's packed picture
+    original: bool  # False: the photo is not on this disk, the view is of the bank's copy
 
 
 def sources_of(bank: Bank, patch_ids: Sequence[int], photos: Path | None) -> list[Source]:
-    """The photo of each patch with its box; the packed picture where the photo is not at hand."""
-    found = []
+    """The source of each patch. Where its photo is not in the folder `photos`, the view is of the
+    bank's own, smaller copy."""
+    sources = []
     rows = bank.rows(np.asarray(patch_ids, np.int64))
     for credit, row in zip(
         bank.credits(list(patch_ids)), bank.table.take(rows).to_pylist(), strict=True
@@ -48,7 +49,7 @@ def sources_of(bank: Bank, patch_ids: Sequence[int], photos: Path | None) -> lis
         original = photo is not None
         pixels = bank.scene(credit["image_id"]).image if photo is None else photo
         size = (row["source_width"], row["source_height"])
-        found.append(
+        sources.append(
             Source(
                 credit["patch_id"],
                 credit["category"],
@@ -59,21 +60,21 @@ def sources_of(bank: Bank, patch_ids: Sequence[int], photos: Path | None) -> lis
                 original,
             )
         )
-    return found
+    return sources
 
 
-def photos_folder(bank: Bank, given: Path | None) -> Path | None:
-    """Where the bank's photos are; None where they are not on this disk."""
-    if given is not None and not given.is_dir():
-        raise UserError(f"--data {given}: there is no such folder; leave it out, or name another")
+def photos_folder(bank: Bank, data: Path | None) -> Path | None:
+    """`data`, or by default the folder of the bank's dataset; None if that is not on this disk."""
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data {data}: there is no such folder; leave it out, or name another")
     toy_format = bank.manifest.recipe.get("toy_format", "coco")
-    folder = given or default_folder(bank.manifest.dataset, toy_format)
+    folder = data or default_folder(bank.manifest.dataset, toy_format)
     return folder if folder.is_dir() else None
 
 
 def _photo(folder: Path, file: str, row: dict[str, int]) -> Pixels | None:
-    """None where the photo is gone or has changed: the bank's own picture of it is shown then."""
-    if not stays_inside(file):  # a bank from elsewhere may say so
+    """The photo's pixels; None if the file is gone, cannot be decoded, or has another size."""
+    if not stays_inside(file):  # somebody else's bank may name any path
         return None
     try:
         data = read_photo(DataFolder(folder), file)
@@ -85,7 +86,8 @@ def _photo(folder: Path, file: str, row: dict[str, int]) -> Pixels | None:
 def _view(
     pixels: Pixels, size: tuple[int, int], box: tuple[float, ...], longest: int = 192
 ) -> Image.Image:
-    """A photo brought to its own shape, `longest` px long, with a box drawn into it."""
+    """A photo with a box drawn into it, its longer side `longest` px. `size` restores the photo's
+    aspect ratio: the bank's copy is square."""
     scale = longest / max(size)
     width, height = (max(1, round(side * scale)) for side in size)
     view = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
@@ -93,7 +95,7 @@ def _view(
     corners = [x0 * (width - 1), y0 * (height - 1), x1 * (width - 1), y1 * (height - 1)]
     draw = ImageDraw.Draw(view)
     draw.rectangle(corners, outline=(255, 255, 255), width=4)
-    draw.rectangle(corners, outline=FRAME, width=2)
+    draw.rectangle(corners, outline=BOX_COLOUR, width=2)
     return view
 
 
@@ -121,11 +123,13 @@ def sheet(
         x, y = GAP + i % across * step[0], GAP + i // across * step[1]
         page.paste(cell, (x, y))
         for n, line in enumerate(label.split("\n")):
-            draw.text((x, y + height + n * LINE), _fitted(line, font, width), fill=TEXT, font=font)
+            draw.text(
+                (x, y + height + n * LINE), _shorten(line, font, width), fill=TEXT_COLOUR, font=font
+            )
     return page
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """As much of a text as fits into `width` px."""
     if font.getlength(text) <= width:
         return text

@@ -1,19 +1,30 @@
-"""When the demo begins anew, goes on, or leaves a run as it is."""
+"""The demo from end to end in miniature; what it keeps; how it stops."""
 
+import base64
+import io
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bank.bank import Bank
-from jobs.demo import DemoOptions, example_graphs, standing_of, train_demo
+from jobs.demo import DemoOptions, example_graphs, main, run_command, run_state, train_demo
 from model.config import demo, paper
 from model.retrievegan.trainer import Trainer
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene_graph import read_scene_graphs
 
+ROOT = Path(__file__).parents[2]
 STEPS = 100
 
 
@@ -24,53 +35,89 @@ def bank(toy_bank):
 
 @pytest.fixture
 def run(bank, tmp_path):
-    """A run stopped at step 50."""
-    write_json(tmp_path / "config.json", {"bank": str(bank.path), "train": demo()})
+    """A run of 50 steps."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_json(folder / "config.json", {"bank": str(bank.path), "train": demo()})
     trainer = Trainer(demo(), bank, torch.device("cpu"))
     trainer.step_number = 50
-    trainer.save(tmp_path)
-    return tmp_path
+    trainer.save(folder)
+    return folder
 
 
 def test_where_nothing_is_a_new_run_begins(bank, tmp_path):
-    assert standing_of(tmp_path / "demo", bank, STEPS)[0] == "new"
-    assert standing_of(tmp_path, bank, STEPS)[0] == "new"
+    assert run_state(tmp_path / "demo", bank, STEPS)[0] == "new"
+    assert run_state(tmp_path, bank, STEPS)[0] == "new"
 
 
 def test_a_run_goes_on_until_its_steps_are_done(bank, run):
-    assert standing_of(run, bank, STEPS)[0] == "stopped"
-    assert standing_of(run, bank, 50)[0] == "whole"
+    assert run_state(run, bank, STEPS)[0] == "unfinished"
+    assert run_state(run, bank, 50)[0] == "finished"
 
 
 def test_a_run_of_another_bank_is_replaced(bank, run):
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
-    torch.save({**state, "bank": "0" * 64}, run / "checkpoint.pt")
-    standing, reason = standing_of(run, bank, STEPS)
-    assert standing == "other"
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    torch.save({**saved, "bank": "0" * 64}, run / "checkpoint.pt")
+    state, reason = run_state(run, bank, STEPS)
+    assert state == "unusable"
     assert "another bank" in reason
 
 
 def test_a_run_by_other_settings_or_without_a_checkpoint_is_replaced(bank, run):
     other = replace(demo(), lr_generator=1.0)
     write_json(run / "config.json", {"bank": str(bank.path), "train": other})
-    assert standing_of(run, bank, STEPS)[0] == "other"
+    assert run_state(run, bank, STEPS)[0] == "unusable"
     write_json(run / "config.json", {"bank": str(bank.path), "train": demo()})
     (run / "checkpoint.pt").unlink()
-    assert standing_of(run, bank, STEPS)[0] == "other"
+    assert run_state(run, bank, STEPS)[0] == "unusable"
+
+
+@pytest.fixture
+def python_calls(tmp_path, monkeypatch):
+    """Replaces Python by a script that notes its arguments and the files in the run folder."""
+    notes = tmp_path / "notes"
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\necho "$@" >> {notes}\nls {tmp_path}/run >> {notes} 2>&1\nexit 0\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    return lambda: notes.read_text() if notes.exists() else ""
+
+
+def test_a_finished_run_is_not_trained_again(bank, run, python_calls):
+    train_demo(DemoOptions(out=run, bank=bank.path, steps=50))
+    assert python_calls() == ""
+
+
+def test_an_unfinished_run_is_resumed_as_it_lies(bank, run, python_calls):
+    train_demo(DemoOptions(out=run, bank=bank.path, steps=STEPS))
+    command, *files = python_calls().splitlines()
+    assert command == f"-m model.train --resume {run} --bank {bank.path} --steps {STEPS}"
+    assert files == ["checkpoint.pt", "config.json"]
+
+
+def test_an_unusable_run_is_removed_before_a_new_one_begins(bank, run, python_calls):
+    (run / "checkpoint.pt").unlink()
+    train_demo(DemoOptions(out=run, bank=bank.path, steps=STEPS))
+    command, message = python_calls().splitlines()
+    flags = f"--recipe demo --out {run} --bank {bank.path} --steps {STEPS}"
+    assert command == f"-m model.train {flags}"
+    assert "No such file" in message
 
 
 def test_what_is_not_the_demos_is_never_replaced(bank, run, tmp_path):
     write_json(run / "config.json", {"bank": str(bank.path), "train": paper()})
     with pytest.raises(UserError, match="recipe paper"):
-        standing_of(run, bank, STEPS)
+        run_state(run, bank, STEPS)
     (run / "checkpoint.pt").unlink()
     with pytest.raises(UserError, match="recipe paper"):
-        standing_of(run, bank, STEPS)
+        run_state(run, bank, STEPS)
     thesis = tmp_path / "thesis"
     thesis.mkdir()
     (thesis / "chapter-1.md").write_text("once")
     with pytest.raises(UserError, match="something else than a run"):
-        standing_of(thesis, bank, STEPS)
+        run_state(thesis, bank, STEPS)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"train": 3, "bank": "b"}', "\xff"])
@@ -83,7 +130,273 @@ def test_a_folder_whose_config_cannot_be_read_is_never_replaced(bank, tmp_path, 
 
 def test_the_examples_are_six_graphs_the_toy_world_understands(bank):
     graphs = [read_scene_graphs(path, bank.vocabulary) for path in example_graphs()]
-    assert [len(found) for found in graphs] == [1] * 6
-    assert any(found[0].boxes for found in graphs)
-    names = {json.dumps(found[0].objects) for found in graphs}
+    assert [len(listed) for listed in graphs] == [1] * 6
+    assert any(graph.boxes for (graph,) in graphs)
+    names = {json.dumps(graph.objects) for (graph,) in graphs}
     assert len(names) == 6
+
+
+# From end to end
+
+
+def miniature(toy_data, folder, **options):
+    """A demo of a few dozen photos, one training step and one sample."""
+    paths = {"data": toy_data, "bank": folder / "bank", "out": folder / "run"}
+    return DemoOptions(**paths, steps=1, limit=24, network_steps=1, examples=1, draws=1, **options)
+
+
+def start_demo(options, **settings):
+    flags = [
+        part
+        for name, value in vars(options).items()
+        for part in ("--" + name.replace("_", "-"), str(value))
+    ]
+    command = [sys.executable, "-m", "jobs.demo", *flags]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def options(toy_data, tmp_path_factory):
+    return miniature(toy_data, tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module")
+def finished(options):
+    """What a whole demo printed; its files lie where `options` says."""
+    process = start_demo(options)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+def commands_of(stdout):
+    return re.findall(r"^\$ python -m (\S+) ", stdout, re.MULTILINE)
+
+
+def pictures_of(page, form):
+    """All the page's pictures in that format, as pixels."""
+    found = re.findall(f'src="data:image/{form};base64,([^"]*)"', page)
+    return [pixels_of(io.BytesIO(base64.b64decode(text))) for text in found]
+
+
+def pixels_of(file):
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def holds(pictures, picture):
+    return any(np.array_equal(picture, other) for other in pictures)
+
+
+def test_the_demo_runs_the_commands_in_order_and_prints_each_with_its_flags(options, finished):
+    assert commands_of(finished) == [
+        "jobs.build_bank",
+        "model.train",
+        "jobs.evaluate",
+        "jobs.sample",
+        "jobs.report",
+    ]
+    assert f"$ python -m jobs.build_bank --dataset toy --data {options.data} " in finished
+    for stage in ("bank", "training", "scores", "samples", "report"):
+        assert f"\n== {stage}\n" in finished
+        assert re.search(rf"^  {stage} +\d+ s$", finished, re.MULTILINE)
+
+
+def test_each_command_is_printed_before_its_own_output(finished):
+    lines = finished.splitlines()
+    printed = [n for n, line in enumerate(lines) if line.startswith("$ python -m ")]
+    for command, output in (
+        (0, "content digest: "),
+        (1, "trained to step 1"),
+        (2, "| ground-truth selection | trained "),
+        (3, "image-0.png (seed 0)"),
+        (4, "report.html ("),
+    ):
+        (at,) = (n for n, line in enumerate(lines) if output in line)
+        assert sum(n < at for n in printed) == command + 1
+
+
+def test_the_bank_and_the_run_are_as_small_as_was_asked_for(options, finished):
+    bank = Bank.open(options.bank)
+    scenes = {split: len(bank.scene_ids(split)) for split in ("train", "val", "test")}
+    assert scenes == {"train": 24, "val": 12, "test": 12}
+    assert len((options.out / "log.jsonl").read_text().splitlines()) == 1
+    assert run_state(options.out, bank, 1)[0] == "finished"
+
+
+def test_the_named_folder_holds_a_sample_and_the_credits_of_its_patches(options, finished):
+    assert re.search(rf"^images, patches and credits +{options.out}/samples/$", finished, re.M)
+    (folder,) = (options.out / "samples").iterdir()
+    assert folder.name == "toy_beach"
+    names = {"image-0.png", "patches-0.png", "sources-0.png", "credits.txt"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert pixels_of(folder / "image-0.png").shape == (64, 64, 3)
+
+    bank = Bank.open(options.bank)
+    (graph,) = read_scene_graphs(ROOT / "examples/toy_beach.json", bank.vocabulary)
+    text = (folder / "credits.txt").read_text()
+    patches = re.findall(r"^  (\d+) (.+): patch (\d+) \(.*\) from (\S+); (.+)$", text, re.M)
+    assert [(int(o), name) for o, name, *_ in patches] == list(enumerate(graph.objects))
+    credits = bank.credits([int(patch) for _, _, patch, _, _ in patches])
+    for (*_, file, terms), credit in zip(patches, credits, strict=True):
+        assert file == credit["file"]
+        assert terms == f"licence: {credit['licence']}; {credit['source_url']}"
+
+
+def test_the_scores_are_of_this_run_and_bank_and_use_the_toy_worlds_styles(options, finished):
+    scores = [json.loads(s) for s in (options.out / "metrics.jsonl").read_text().splitlines()]
+    assert {score["metric"] for score in scores} == {"ground-truth selection", "compatibility"}
+    digest = Bank.open(options.bank).content_digest
+    for score in scores:
+        assert score["run"] == str(options.out)
+        assert (score["step"], score["num_scenes"], score["bank"]) == (1, 12, digest)
+
+
+def test_the_report_holds_the_runs_pictures_and_scores(options, finished):
+    assert re.search(rf"^open this in a browser +{options.out}/report.html$", finished, re.M)
+    page = (options.out / "report.html").read_text()
+    pictures = pictures_of(page, "png")
+    assert holds(pictures, pixels_of(options.out / "samples-000001.png"))
+    assert holds(pictures, pixels_of(options.out / "samples/toy_beach/image-0.png"))
+    bank = Bank.open(options.bank)
+    assert holds(pictures, bank.scene(int(bank.scene_ids("train")[0])).image)
+    assert page.count('<article class="card">') == 1
+    for line in (options.out / "metrics.jsonl").read_text().splitlines():
+        score = json.loads(line)
+        row = f"<td>{score['metric']}</td><td>{score['choice']}</td><td>{score['value']:.3f}</td>"
+        assert row in page
+
+
+def test_a_second_demo_keeps_what_is_finished_and_goes_on_with_the_rest(options, finished, capfd):
+    bank = [path for path in options.bank.rglob("*") if path.is_file()]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in bank}
+    (first_step,) = (options.out / "log.jsonl").read_text().splitlines()
+    for name in ("report.html", "samples/toy_beach/image-0.png"):
+        (options.out / name).unlink()
+
+    main(replace(options, steps=2))
+
+    stdout = capfd.readouterr().out
+    assert commands_of(stdout) == commands_of(finished)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in bank} == before
+    assert "1 of 2 steps are done" in stdout
+    assert f"$ python -m model.train --resume {options.out} " in stdout
+    steps = (options.out / "log.jsonl").read_text().splitlines()
+    assert steps[0] == first_step
+    assert len(steps) == 2
+    page = (options.out / "report.html").read_text()
+    pictures = pictures_of(page, "png")
+    assert holds(pictures, pixels_of(options.out / "samples-000002.png"))
+    assert holds(pictures, pixels_of(options.out / "samples/toy_beach/image-0.png"))
+
+
+# How it stops
+
+
+def test_a_command_that_fails_ends_the_demo_with_its_exit_code_and_its_message_alone(
+    tmp_path, capfd
+):
+    (tmp_path / "annotations").mkdir()  # photos of another dataset: no styles.json
+    with pytest.raises(SystemExit) as stopped:
+        main(miniature(tmp_path, tmp_path))
+    assert stopped.value.code == 1
+    stdout, stderr = capfd.readouterr()
+    (line,) = stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path} holds no toy world")
+    assert commands_of(stdout) == ["jobs.build_bank"]
+    assert "== training" not in stdout
+
+
+def test_ctrl_c_is_one_line_and_exit_130_and_leaves_no_process(toy_data, tmp_path):
+    process = start_demo(miniature(toy_data, tmp_path), start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("$ python -m jobs.build_bank"):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the command receives it too
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    (line,) = stderr.splitlines()
+    assert line.startswith("interrupted; what was finished is kept")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Makes a module, for `python -m`, of the lines given; returns its name."""
+
+    def write(*lines):
+        (tmp_path / "small.py").write_text("\n".join(("import os, signal, sys, time", *lines)))
+        return "small"
+
+    monkeypatch.chdir(tmp_path)
+    return write
+
+
+def test_a_command_is_given_its_flags_as_text(command, tmp_path, capfd):
+    run_command(command("print(sys.argv[1:])"), "--out", tmp_path, "--steps", 3, "a b")
+    assert capfd.readouterr().out.splitlines() == [
+        f"$ python -m small --out {tmp_path} --steps 3 'a b'",
+        f"['--out', '{tmp_path}', '--steps', '3', 'a b']",
+    ]
+
+
+@pytest.mark.parametrize("code", [1, 2, 130])
+def test_the_exit_code_of_a_command_is_passed_on_without_a_message(command, capfd, code):
+    with pytest.raises(SystemExit) as stopped:
+        run_command(command(f"sys.exit({code})"))
+    assert stopped.value.code == code
+    assert capfd.readouterr().err == ""
+
+
+def test_a_command_that_was_killed_is_named(command, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        run_command(command("os.kill(os.getpid(), signal.SIGKILL)"))
+    assert stopped.value.code == 137
+    assert capfd.readouterr().err == "error: small was ended by SIGKILL\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "raised", "code"),
+    [
+        ("SIGINT", KeyboardInterrupt, None),
+        ("SIGTERM", SystemExit, 143),
+        ("SIGHUP", SystemExit, 129),
+    ],
+)
+def test_a_signal_to_the_demo_stops_the_running_command_first(
+    command, tmp_path, capfd, name, raised, code
+):
+    handler = signal.getsignal(signal.Signals[name])
+    small = command(
+        "open('pid', 'w').write(str(os.getpid()))",
+        "os.kill(os.getpid(), signal.SIGINT)",  # Ctrl-C in a terminal reaches both
+        f"os.kill(os.getppid(), signal.{name})",
+        "time.sleep(600)",
+    )
+    with pytest.raises(raised) as stopped:
+        run_command(small)
+    assert code is None or stopped.value.code == code
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert signal.getsignal(signal.Signals[name]) == handler
+
+
+def test_a_command_that_does_not_stop_is_killed_by_the_second_signal(command):
+    small = command(
+        "signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getppid(), signal.SIGTERM))",
+        "os.kill(os.getppid(), signal.SIGTERM)",
+        "while True: time.sleep(600)",
+    )
+    with pytest.raises(SystemExit) as stopped:
+        run_command(small)
+    assert stopped.value.code == 143
+
+
+@pytest.mark.parametrize("name", ["steps", "limit", "network_steps", "examples", "draws"])
+def test_numbers_under_one_are_refused_by_their_flag(name):
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} must be at least 1"):
+        DemoOptions(**{name: 0})

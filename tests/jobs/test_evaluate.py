@@ -9,7 +9,7 @@ import torch
 
 from bank.bank import Bank
 from bank.errors import BankError
-from jobs.evaluate import Evaluate, drawn_scenes, main
+from jobs.evaluate import Evaluate, main, scenes_to_score
 from model import checkpoint
 from model.config import demo
 from model.retrievegan.trainer import Trainer
@@ -171,12 +171,12 @@ def test_a_run_without_learned_retrieval_claims_no_trained_embedding(saved, styl
 
 def test_scenes_are_drawn_by_seed_from_the_split_alone(bank, tmp_path):
     drawn = [
-        drawn_scenes(bank, Evaluate(run=tmp_path, scenes=5, seed=seed)).tolist()
+        scenes_to_score(bank, Evaluate(run=tmp_path, scenes=5, seed=seed)).tolist()
         for seed in (0, 0, 1)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
     assert set(drawn[0]) <= set(bank.scene_ids("val").tolist())
-    every = drawn_scenes(bank, Evaluate(run=tmp_path, split="test", scenes=10**6))
+    every = scenes_to_score(bank, Evaluate(run=tmp_path, split="test", scenes=10**6))
     assert every.tolist() == bank.scene_ids("test").tolist()
 
 

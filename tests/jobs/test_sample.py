@@ -10,7 +10,7 @@ from PIL import Image
 from bank.bank import Bank
 from jobs.sample import SampleOptions, main, parse_pins
 from jobs.show.samples import CELL
-from jobs.show.sheets import FRAME, GAP, LINE, patch_sheet, sources_of
+from jobs.show.sheets import GAP, LINE
 from model.checkpoint import load_sg2im
 from model.config import demo, sg2im_demo
 from model.retrievegan.trainer import Trainer
@@ -58,9 +58,9 @@ def graph(tmp_path):
 def test_each_draw_leaves_image_patches_and_sources_and_all_are_credited(run, graph, bank, capsys):
     main(SampleOptions(run=run, graph=graph, draws=2))
     out = run / "samples" / "meadow"
-    made = {path.name for path in out.iterdir()}
+    names = {path.name for path in out.iterdir()}
     kinds = ("image", "patches", "sources")
-    assert made == {f"{kind}-{n}.png" for kind in kinds for n in (0, 1)} | {"credits.txt"}
+    assert names == {f"{kind}-{n}.png" for kind in kinds for n in (0, 1)} | {"credits.txt"}
     with Image.open(out / "image-1.png") as image:
         assert image.size == (64, 64)
     text = (out / "credits.txt").read_text()
@@ -73,8 +73,8 @@ def test_each_draw_leaves_image_patches_and_sources_and_all_are_credited(run, gr
 
 
 def test_a_draw_is_that_of_its_own_seed(run, graph, tmp_path):
-    def patches(name, n, **asked):
-        main(SampleOptions(run=run, graph=graph, out=tmp_path / name, **asked))
+    def patches(name, n, **options):
+        main(SampleOptions(run=run, graph=graph, out=tmp_path / name, **options))
         return (tmp_path / name / f"patches-{n}.png").read_bytes()
 
     second = patches("both", 1, draws=2)
@@ -87,8 +87,8 @@ def test_pins_and_bans_are_obeyed_by_every_draw(run, graph, bank, tmp_path):
     text = (tmp_path / "free" / "credits.txt").read_text()
     sky = int(text.split("0 sky-other: patch ")[1].split()[0])
     tree = int(bank.patch_ids[-1])
-    asked = {"pin": (f"3={tree}",), "ban": (sky,), "draws": 2, "candidates": 2}
-    main(SampleOptions(run=run, graph=graph, out=tmp_path / "bound", **asked))
+    options = {"pin": (f"3={tree}",), "ban": (sky,), "draws": 2, "candidates": 2}
+    main(SampleOptions(run=run, graph=graph, out=tmp_path / "bound", **options))
     text = (tmp_path / "bound" / "credits.txt").read_text()
     assert text.count(f"3 tree: patch {tree} ") == 2
     assert f"patch {sky} " not in text
@@ -132,46 +132,13 @@ def test_a_data_folder_that_is_named_but_missing_is_refused(run, graph, tmp_path
         main(SampleOptions(run=run, graph=graph, data=tmp_path / "nowhere"))
 
 
-def test_the_photo_is_shown_where_it_is_at_hand_else_the_packed_picture(bank, tmp_path):
-    patch = int(bank.patch_ids[0])
-    (credit,) = bank.credits([patch])
-    row = bank.table.take(bank.rows(np.array([patch]))).to_pylist()[0]
-    (packed,) = sources_of(bank, [patch], tmp_path)
-    assert not packed.original
-    path = tmp_path / credit["file"]
-    path.parent.mkdir(parents=True)
-    Image.new("RGB", (row["source_width"], row["source_height"]), (0, 0, 255)).save(path)
-    (shown,) = sources_of(bank, [patch], tmp_path)
-    assert shown.original
-    assert shown.view.size == packed.view.size
-    colours = {colour for _, colour in shown.view.getcolors(1 << 20)}
-    assert FRAME in colours  # the box
-
-
-def test_a_photo_that_has_changed_since_is_not_shown(bank, tmp_path):
-    patch = int(bank.patch_ids[0])
-    path = tmp_path / bank.credits([patch])[0]["file"]
-    path.parent.mkdir(parents=True)
-    Image.new("RGB", (31, 17)).save(path)
-    (shown,) = sources_of(bank, [patch], tmp_path)
-    assert not shown.original
-
-
-def test_a_sheet_holds_every_patch_in_rows():
-    patches = np.zeros((11, 8, 8, 3), np.uint8)
-    one = patch_sheet(patches[:1], ["a"])
-    many = patch_sheet(patches, ["a very long label that would run into its neighbour"] * 11)
-    assert many.width > 7 * (one.width - 6)
-    assert many.height == 2 * (one.height - 6) + 6
-
-
 @pytest.mark.parametrize("wrong", [{"draws": 0}, {"seed": -1}, {"candidates": 0}])
 def test_options_that_make_no_sense_are_refused(run, graph, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SampleOptions(run=run, graph=graph, **wrong)
 
 
-# Beside one another
+# Methods compared
 
 
 def cells_of(path, across):
@@ -189,9 +156,7 @@ def cells_of(path, across):
     ]
 
 
-def test_ways_of_making_the_same_graph_stand_side_by_side_and_are_all_credited(
-    run, sg2im_run, graph, tmp_path
-):
+def test_methods_are_compared_side_by_side_and_all_are_credited(run, sg2im_run, graph, tmp_path):
     out = tmp_path / "out"
     beside = ("predefined", "random", str(sg2im_run))
     main(SampleOptions(run=run, graph=graph, out=out, draws=2, beside=beside))
@@ -205,36 +170,36 @@ def test_ways_of_making_the_same_graph_stand_side_by_side_and_are_all_credited(
     assert not sg2im
     text = (out / "credits.txt").read_text()
     for row in (0, 1):
-        for way in ("predefined", "random"):
-            credit = text.split(f"comparison.png, row {row}: {way}\n")[1].split("\n\n")[0]
+        for method in ("predefined", "random"):
+            credit = text.split(f"comparison.png, row {row}: {method}\n")[1].split("\n\n")[0]
             assert credit.count("patch ") == len(GRAPH["objects"])
         assert f"row {row}: {sg2im_run}, sg2im\n  made of no patch" in text
 
 
-def test_bans_and_pins_hold_for_what_stands_beside_too(run, graph, bank, tmp_path):
-    asked = {"run": run, "graph": graph, "beside": ("predefined", "random"), "draws": 4}
-    main(SampleOptions(out=tmp_path / "free", **asked))
+def test_bans_and_pins_hold_for_the_run_s_other_methods_too(run, graph, bank, tmp_path):
+    options = {"run": run, "graph": graph, "beside": ("predefined", "random"), "draws": 4}
+    main(SampleOptions(out=tmp_path / "free", **options))
     first = (tmp_path / "free" / "credits.txt").read_text().split("predefined\n")[1]
     sky = int(first.split("0 sky-other: patch ")[1].split()[0])
     pin = (f"3={int(bank.patch_ids[-1])}",)
-    main(SampleOptions(out=tmp_path / "bound", ban=(sky,), pin=pin, candidates=2, **asked))
+    main(SampleOptions(out=tmp_path / "bound", ban=(sky,), pin=pin, candidates=2, **options))
     text = (tmp_path / "bound" / "credits.txt").read_text()
     assert f"patch {sky} " not in text
     assert text.count(f"3 tree: patch {int(bank.patch_ids[-1])} ") == 12
 
 
-def test_a_name_that_something_beside_does_not_know_is_told_before_anything_is_made(
+def test_a_name_that_a_compared_method_does_not_know_is_refused_before_anything_is_written(
     run, graph, tmp_path
 ):
     torch.manual_seed(0)
     vocabulary = Vocabulary((IMAGE, "grass", "tree"), (IN_IMAGE, "above"))
     network = Sg2Im(vocabulary, 4, 4, 2, image_px=16, noise=1, decoder=(4, 4))
     save_published_sg2im(tmp_path / "other.pt", network)
-    asked = SampleOptions(
+    options = SampleOptions(
         run=run, graph=graph, out=tmp_path / "out", beside=(str(tmp_path / "other.pt"),)
     )
     with pytest.raises(UserError, match=r"other\.pt, sg2im does not know 'sky-other'"):
-        main(asked)
+        main(options)
     assert not (tmp_path / "out").exists()
 
 
@@ -262,9 +227,7 @@ def test_a_published_checkpoint_is_sampled_as_a_run_is(sg2im_run, graph, tmp_pat
     assert "ignored 'model_kwargs.vec_noise_dim'" in capsys.readouterr().err
 
 
-def test_held_out_scenes_are_taken_with_their_boxes_and_shown_beside_their_photo(
-    run, bank, tmp_path
-):
+def test_held_out_scenes_keep_their_boxes_and_are_shown_beside_their_photo(run, bank, tmp_path):
     out = tmp_path / "out"
     main(SampleOptions(run=run, split="val", scenes=2, out=out, beside=("predefined",)))
     image_ids = [int(i) for i in bank.scene_ids("val")[:2]]
@@ -278,7 +241,7 @@ def test_held_out_scenes_are_taken_with_their_boxes_and_shown_beside_their_photo
     assert f"comparison.png, photo: {credit['file']}" in text
 
 
-def test_graphs_are_told_as_text_and_nothing_is_made(run, graph, bank, capsys):
+def test_as_text_prints_graphs_and_writes_nothing(run, graph, bank, capsys):
     before = sorted(run.rglob("*"))
     main(SampleOptions(run=run, graph=graph, as_text=True))
     assert capsys.readouterr().out == "sky-other above grass and tree and tree\n"
@@ -287,13 +250,13 @@ def test_graphs_are_told_as_text_and_nothing_is_made(run, graph, bank, capsys):
     assert [int(line.split("\t")[0]) for line in lines] == bank.scene_ids("val")[:3].tolist()
     scene = bank.scene(int(bank.scene_ids("val")[0]))
     relation = scene.triples[0]
-    told = f"{scene.objects[relation.subject]} {relation.predicate} "
-    assert lines[0].split("\t")[1].startswith(told)
+    first_relation = f"{scene.objects[relation.subject]} {relation.predicate} "
+    assert lines[0].split("\t")[1].startswith(first_relation)
     assert sorted(run.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"retrieval": "random"}, "--retrieval: .* is of sg2im"),
         ({"pin": ("0=1",)}, "--pin: .* is of sg2im"),
@@ -301,24 +264,24 @@ def test_graphs_are_told_as_text_and_nothing_is_made(run, graph, bank, capsys):
         ({"beside": ("runs/none",)}, "neither learned, predefined, random nor a run"),
     ],
 )
-def test_what_sg2im_cannot_do_is_refused(sg2im_run, graph, asked, message):
+def test_what_sg2im_cannot_do_is_refused(sg2im_run, graph, options, message):
     with pytest.raises(UserError, match=message):
-        main(SampleOptions(run=sg2im_run, graph=graph, **asked))
+        main(SampleOptions(run=sg2im_run, graph=graph, **options))
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"as_text": True, "beside": ("random",)}, "--as-text only prints"),
         ({"draws": 21, "beside": ("random",)}, "at most 20 draws, not 21"),
     ],
 )
-def test_what_would_be_passed_over_in_silence_is_refused(run, graph, asked, message):
+def test_what_would_be_passed_over_in_silence_is_refused(run, graph, options, message):
     with pytest.raises(ValueError, match=message):
-        SampleOptions(run=run, graph=graph, **asked)
+        SampleOptions(run=run, graph=graph, **options)
 
 
 def test_a_file_or_a_split_is_wanted_and_not_both(run, graph):
-    for asked in ({}, {"graph": graph, "split": "val"}):
+    for options in ({}, {"graph": graph, "split": "val"}):
         with pytest.raises(ValueError, match="one of the two"):
-            SampleOptions(run=run, **asked)
+            SampleOptions(run=run, **options)
