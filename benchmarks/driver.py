@@ -43,7 +43,7 @@ from jobs.stages.derive import (
 )
 from jobs.stages.receipts import WORK, Receipt
 from model.graph.network import GraphEncoder
-from model.retrieval.cooccurrence import CoOccurrence
+from model.retrieval.cooccurrence import CooccurrenceNetwork
 from pipeline.options import option, run
 from pipeline.pack import SceneSample, write_samples
 from pipeline.relations import drawn_pairs
@@ -175,7 +175,7 @@ def _vectors(folder: Path, patches: int) -> Measured:
     recipe = DeriveRecipe("train", "train", 0, "train", "train", 0, 20, "category")
     derivation = Derivation(contents, "", recipe)
     GraphEncoder(WORDS, masks=True).save(folder / "graph_encoder.safetensors")
-    CoOccurrence().save(folder / "cooccurrence.safetensors")
+    CooccurrenceNetwork().save(folder / "cooccurrence.safetensors")
     network = Receipt("", "", {})
     return _measured(
         {

@@ -23,7 +23,8 @@ import torch
 
 from bank.bank import Bank
 from model import checkpoint
-from model.config import TrainConfig, demo
+from model.config import RunConfig
+from model.recipes import demo
 from pipeline.errors import UserError
 from pipeline.options import option, run
 
@@ -155,10 +156,10 @@ def run_state(folder: Path, bank: Bank, steps: int) -> tuple[RunState, str]:
     return "unfinished", f"{done:,} of {steps:,} steps are done"
 
 
-def demo_config(folder: Path) -> TrainConfig:
+def demo_config(folder: Path) -> RunConfig:
     """The config of a demo's run; UserError for any other, which the demo must not replace."""
     try:
-        config, _ = checkpoint.read_config(folder)
+        config, _ = checkpoint.read_run(folder)
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder}/config.json cannot be read, so whose run it is cannot be told ({error}): "

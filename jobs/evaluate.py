@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from bank.bank import Bank
 from bank.files import file_digest
-from model import checkpoint
-from model.config import TrainConfig
+from model.config import RetrieveGANConfig
 from model.retrievegan.network import RetrieveGAN
+from model.retrievegan.run import bank_of, load_network
 from model.scores.retrieval import (
     Score,
     compatibility_scores,
@@ -28,7 +28,7 @@ from model.scores.retrieval import (
     embed,
     ground_truth_scores,
     scene_batches,
-    ways_to_choose,
+    selection_methods,
 )
 from pipeline.datasets import default_folder
 from pipeline.errors import UserError
@@ -92,7 +92,7 @@ def main(options: Evaluate) -> None:
     }
     scores = ground_truth_scores(batches, embeddings, options.seed)
     if styles is not None:
-        methods = ways_to_choose(model, bank, styles, embeddings)
+        methods = selection_methods(model.config.retrieval, bank, styles, embeddings)
         scores += compatibility_scores(
             bank, batches, styles, methods, draws=draws, seed=options.seed
         )
@@ -106,11 +106,8 @@ def main(options: Evaluate) -> None:
 
 def open_run(options: Evaluate, device: torch.device) -> tuple[RetrieveGAN, Bank, int]:
     """The run's network, its bank, and the step at which it was saved."""
-    if options.bank is None:
-        model, bank, state = checkpoint.load_run(options.run, device)
-    else:
-        bank = Bank.open(options.bank)
-        model, state = checkpoint.load_model(options.run, bank, device)
+    bank = bank_of(options.run, options.bank)
+    model, state = load_network(options.run, bank, device)
     return model, bank, int(state["step"])
 
 
@@ -123,7 +120,7 @@ def embedding_networks(
     return {"trained": model, **networks} if model.config.retrieval.mode == "learned" else networks
 
 
-def untrained_network(config: TrainConfig, bank: Bank, device: torch.device) -> RetrieveGAN:
+def untrained_network(config: RetrieveGANConfig, bank: Bank, device: torch.device) -> RetrieveGAN:
     """The run's network before its first step, initialised from the run's own seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # as the trainer does

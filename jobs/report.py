@@ -16,7 +16,7 @@ import torch
 
 from jobs.show.run_page import named_graphs, render_run
 from jobs.show.sheets import photos_folder
-from model.retrievegan.run import Sampler
+from model.retrievegan.run import RetrieveGANRun
 from pipeline.options import option, run
 
 
@@ -39,11 +39,11 @@ class ReportOptions:
 
 def main(options: ReportOptions) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = Sampler.open(options.run, options.bank, device)
-    graphs = named_graphs(options.graphs, sampler.bank)
-    photos = photos_folder(sampler.bank, options.data)
+    opened = RetrieveGANRun.open(options.run, options.bank, device)
+    graphs = named_graphs(options.graphs, opened.bank)
+    photos = photos_folder(opened.bank, options.data)
     seeds = range(options.seed, options.seed + options.draws)
-    page = render_run(options.run, sampler, graphs, seeds, photos)
+    page = render_run(options.run, opened, graphs, seeds, photos)
     out = options.out or options.run / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")

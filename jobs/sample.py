@@ -23,14 +23,14 @@ from jobs.show.methods import (
     method_of,
     method_to_compare,
     open_bank,
-    open_sampler,
+    open_run,
     share_options,
 )
 from jobs.show.samples import NamedGraph, describe_graph, graph_of_scene, sample_graph
 from model.config import RetrievalMode
 from model.graph.vocabularies import check_names
-from model.retrievegan.run import Sampler
-from model.sg2im.run import Sg2ImSampler
+from model.retrievegan.run import RetrieveGANRun
+from model.sg2im.run import Sg2ImRun
 from pipeline.errors import UserError, nearest
 from pipeline.options import option, run
 from pipeline.scene import SceneGraph, Vocabulary
@@ -113,14 +113,14 @@ class SampleOptions:
 
 def main(options: SampleOptions) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = open_sampler(options.run, options.bank, device)
-    graphs = read_graphs(options, sampler)
+    opened = open_run(options.run, options.bank, device)
+    graphs = read_graphs(options, opened)
     if options.as_text:
         for name, graph, photo in graphs:
             print(sentences(graph) if photo is None else f"{name}\t{sentences(graph)}")
         return
-    others = [method_to_compare(value, sampler, device) for value in options.beside]
-    methods = [methods_for(named.graph, sampler, others, options) for named in graphs]
+    others = [method_to_compare(value, opened, device) for value in options.beside]
+    methods = [methods_for(named.graph, opened, others, options) for named in graphs]
     for named, compared in zip(graphs, methods, strict=True):  # before anything is written
         for method in compared:
             check_names(named.graph, method.vocabulary, method.name)
@@ -131,40 +131,40 @@ def main(options: SampleOptions) -> None:
         print(f"{options.draws} image(s) of {describe_graph(named.graph)}: {out}/")
 
 
-def read_graphs(options: SampleOptions, sampler: Sampler | Sg2ImSampler) -> list[NamedGraph]:
+def read_graphs(options: SampleOptions, opened: RetrieveGANRun | Sg2ImRun) -> list[NamedGraph]:
     """The graphs of the file, or of the first scenes of the split."""
     if options.graph is not None:
-        graphs = read_scene_graphs(options.graph, vocabulary_of(sampler))
+        graphs = read_scene_graphs(options.graph, vocabulary_of(opened))
         return [NamedGraph(f"{n:03d}", graph) for n, graph in enumerate(graphs)]
     assert options.split is not None
-    bank = open_bank(sampler, options.run, options.bank)
+    bank = open_bank(opened, options.run, options.bank)
     image_ids = bank.scene_ids(options.split)[: options.scenes]
     if not len(image_ids):
         raise UserError(f"{bank.path} has no {options.split} scenes; give --graph FILE")
     return [graph_of_scene(bank, int(image_id)) for image_id in image_ids]
 
 
-def vocabulary_of(sampler: Sampler | Sg2ImSampler) -> Vocabulary:
-    return sampler.bank.vocabulary if isinstance(sampler, Sampler) else sampler.vocabulary
+def vocabulary_of(opened: RetrieveGANRun | Sg2ImRun) -> Vocabulary:
+    return opened.bank.vocabulary if isinstance(opened, RetrieveGANRun) else opened.vocabulary
 
 
 def methods_for(
     graph: SceneGraph,
-    sampler: Sampler | Sg2ImSampler,
+    opened: RetrieveGANRun | Sg2ImRun,
     others: Sequence[Method],
     options: SampleOptions,
 ) -> list[Method]:
     """The run's own method first, then those it is compared with."""
-    own = own_method(sampler, graph, options)
+    own = own_method(opened, graph, options)
     return [own, *(share_options(method, own) for method in others)]
 
 
 def own_method(
-    sampler: Sampler | Sg2ImSampler, graph: SceneGraph, options: SampleOptions
+    opened: RetrieveGANRun | Sg2ImRun, graph: SceneGraph, options: SampleOptions
 ) -> Method:
     """As the run was trained, but for what the command line says."""
     name = options.run.name
-    if isinstance(sampler, Sampler):
+    if isinstance(opened, RetrieveGANRun):
         retrieval = RetrievalOptions(
             options.retrieval,
             options.noise,
@@ -172,12 +172,12 @@ def own_method(
             parse_pins(options.pin, graph),
             options.ban,
         )
-        mode = options.retrieval or sampler.model.config.retrieval.mode
-        return RetrieveAndCompose(f"{name}, {mode}", sampler, retrieval)
+        mode = options.retrieval or opened.model.config.retrieval.mode
+        return RetrieveAndCompose(f"{name}, {mode}", opened, retrieval)
     for flag in ("retrieval", "noise", "candidates", "pin", "ban"):
         if getattr(options, flag) not in (None, ()):
             raise UserError(f"--{flag}: {options.run} is of sg2im, which retrieves no patches")
-    return method_of(sampler, name)
+    return method_of(opened, name)
 
 
 def parse_pins(pins: Sequence[str], graph: SceneGraph) -> dict[int, int]:

@@ -12,9 +12,9 @@ from bank.bank import Bank
 from jobs.show.sheets import Pixels
 from model.checkpoint import read_run
 from model.config import RetrievalMode, Sg2ImConfig
-from model.retrievegan.run import Retrieval, Sampler
+from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
 from model.sg2im.published import ignored_note, is_published
-from model.sg2im.run import Sg2ImSampler
+from model.sg2im.run import Sg2ImRun
 from pipeline.errors import UserError
 from pipeline.scene import SceneGraph, Vocabulary
 
@@ -23,12 +23,12 @@ class Sample(NamedTuple):
     """A generated image, and the patches it is composed of; None where there are none."""
 
     image: Pixels  # (H, W, 3)
-    retrieval: Retrieval | None
+    retrieval: RetrievedPatches | None
 
 
 @dataclass(frozen=True)
 class RetrievalOptions:
-    """How patches are chosen: the arguments of `Sampler.retrieve`."""
+    """How patches are chosen: the arguments of `RetrieveGANRun.retrieve`."""
 
     mode: RetrievalMode | None = None
     noise: bool | None = None
@@ -42,16 +42,16 @@ class RetrieveAndCompose:
     """Retrieves patches from the run's bank and composes them."""
 
     name: str
-    sampler: Sampler
+    run: RetrieveGANRun
     options: RetrievalOptions = RetrievalOptions()
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return self.sampler.bank.vocabulary
+        return self.run.bank.vocabulary
 
     def generate(self, graph: SceneGraph, seed: int) -> Sample:
         options = self.options
-        retrieval = self.sampler.retrieve(
+        retrieval = self.run.retrieve(
             graph,
             seed=seed,
             noise=options.noise,
@@ -60,7 +60,7 @@ class RetrieveAndCompose:
             pin=options.pin,
             ban=options.ban,
         )
-        return Sample(self.sampler.generate(graph, retrieval.patches), retrieval)
+        return Sample(self.run.generate(graph, retrieval.patches), retrieval)
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class GenerateBySg2Im:
     """Generates without patches, by sg2im; the seed is that of its layout noise."""
 
     name: str
-    sampler: Sg2ImSampler
+    run: Sg2ImRun
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return self.sampler.vocabulary
+        return self.run.vocabulary
 
     def generate(self, graph: SceneGraph, seed: int) -> Sample:
-        return Sample(self.sampler.generate(graph, seed=seed), None)
+        return Sample(self.run.generate(graph, seed=seed), None)
 
 
 Method = RetrieveAndCompose | GenerateBySg2Im
@@ -86,47 +86,47 @@ def share_options(method: Method, own: Method) -> Method:
     if (
         isinstance(method, RetrieveAndCompose)
         and isinstance(own, RetrieveAndCompose)
-        and method.sampler is own.sampler
+        and method.run is own.run
     ):
         return replace(method, options=replace(own.options, mode=method.options.mode))
     return method
 
 
-def open_sampler(source: Path, bank: Path | None, device: torch.device) -> Sampler | Sg2ImSampler:
+def open_run(source: Path, bank: Path | None, device: torch.device) -> RetrieveGANRun | Sg2ImRun:
     """Open a run folder of either kind, or sg2im's published checkpoint. `bank`: the new place of
     the bank, where the run is one that retrieves and its bank has moved."""
     if is_published(source) or isinstance(read_run(source)[0], Sg2ImConfig):
-        sampler = Sg2ImSampler.open(source, device)
-        if sampler.ignored:
-            print(ignored_note(source, sampler.ignored), file=sys.stderr)
-        return sampler
-    return Sampler.open(source, bank, device)
+        opened = Sg2ImRun.open(source, device)
+        if opened.ignored:
+            print(ignored_note(source, opened.ignored), file=sys.stderr)
+        return opened
+    return RetrieveGANRun.open(source, bank, device)
 
 
-def open_bank(sampler: Sampler | Sg2ImSampler, source: Path, bank: Path | None) -> Bank:
+def open_bank(opened: RetrieveGANRun | Sg2ImRun, source: Path, bank: Path | None) -> Bank:
     """The bank that a run was trained on; UserError where none is known."""
-    if isinstance(sampler, Sampler):
-        return sampler.bank
+    if isinstance(opened, RetrieveGANRun):
+        return opened.bank
     if bank is None and is_published(source):
         raise UserError(f"{source} comes without a bank, whose scenes are asked for: give --bank")
     return Bank.open(bank or read_run(source)[1])
 
 
-def method_of(sampler: Sampler | Sg2ImSampler, name: str) -> Method:
+def method_of(opened: RetrieveGANRun | Sg2ImRun, name: str) -> Method:
     """The method that the run was trained with; its title is `name` and the kind of method."""
-    if isinstance(sampler, Sg2ImSampler):
-        return GenerateBySg2Im(f"{name}, sg2im", sampler)
-    return RetrieveAndCompose(f"{name}, {sampler.model.config.retrieval.mode}", sampler)
+    if isinstance(opened, Sg2ImRun):
+        return GenerateBySg2Im(f"{name}, sg2im", opened)
+    return RetrieveAndCompose(f"{name}, {opened.model.config.retrieval.mode}", opened)
 
 
-def method_to_compare(value: str, own: Sampler | Sg2ImSampler, device: torch.device) -> Method:
+def method_to_compare(value: str, own: RetrieveGANRun | Sg2ImRun, device: torch.device) -> Method:
     """The method that a value of --beside names.
 
     `predefined`, `random` and `learned` are the run's own generator with patches chosen in that
     mode; anything else is a run folder, or sg2im's published checkpoint.
     """
     if value in get_args(RetrievalMode):
-        if isinstance(own, Sg2ImSampler):
+        if isinstance(own, Sg2ImRun):
             raise UserError(
                 f"--beside {value}: this run is one of sg2im, which retrieves nothing; give the "
                 f"run that retrieves as --run and this one as --beside"
@@ -138,5 +138,5 @@ def method_to_compare(value: str, own: Sampler | Sg2ImSampler, device: torch.dev
         raise UserError(
             f"--beside {value}: it is neither {modes} nor a run folder or checkpoint that is there"
         )
-    sampler = open_sampler(Path(value), None, device)
-    return method_of(sampler, value.rstrip("/"))
+    opened = open_run(Path(value), None, device)
+    return method_of(opened, value.rstrip("/"))

@@ -14,7 +14,7 @@ from jobs.show.curves import loss_curves
 from jobs.show.page import Picture, environment, jpeg, png
 from jobs.show.sheets import Source, sources_of
 from model.config import RetrievalMode
-from model.retrievegan.run import Retrieval, Sampler
+from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scene import Box, SceneGraph
@@ -87,24 +87,24 @@ class Scores(NamedTuple):
 
 def render_run(
     run: Path,
-    sampler: Sampler,
+    opened: RetrieveGANRun,
     graphs: Mapping[str, SceneGraph],
     seeds: Sequence[int],
     photos: Path | None,
 ) -> str:
     """The page as HTML, with a draw per seed of every graph; `photos` is the folder of the bank's
     photos, if there is one."""
-    bank, config = sampler.bank, sampler.model.config
+    bank, config = opened.bank, opened.model.config
     log = read_json_lines(run / "log.jsonl")
     cards = [
-        graph_card(sampler, name, graph, seeds, photos)
+        graph_card(opened, name, graph, seeds, photos)
         for name, graph in progress(graphs.items(), "graphs", len(graphs), "graph")
     ]
     facts = {
         "recipe": config.recipe,
         "steps": f"{len(log):,}",
         "picture": f"{config.image_px} x {config.image_px} px",
-        "parameters": f"{sum(p.numel() for p in sampler.model.parameters()):,}",
+        "parameters": f"{sum(p.numel() for p in opened.model.parameters()):,}",
         "retrieval": f"{config.retrieval.mode}, {config.retrieval.candidates} candidates an object",
         "patches": f"{len(bank):,}",
         "photos": f"{sum(len(bank.scene_ids(s)) for s in ('train', 'val', 'test')):,}",
@@ -139,23 +139,23 @@ def named_graphs(files: Sequence[Path], bank: Bank) -> dict[str, SceneGraph]:
 
 
 def graph_card(
-    sampler: Sampler, name: str, graph: SceneGraph, seeds: Sequence[int], photos: Path | None
+    opened: RetrieveGANRun, name: str, graph: SceneGraph, seeds: Sequence[int], photos: Path | None
 ) -> GraphCard:
     """All modes and draws of one graph, composed with predicted boxes even if it has boxes."""
-    boxes = sampler.predict_boxes(graph)
-    learned = sampler.model.config.retrieval.mode == "learned"
+    boxes = opened.predict_boxes(graph)
+    learned = opened.model.config.retrieval.mode == "learned"
     modes, first = [], None
     for mode, meaning in MODES[0 if learned else 1 :]:
         draws = []
         for seed in seeds:
             # By default predefined takes the nearest: every draw would be the same.
             noise = True if mode == "predefined" else None
-            retrieval = sampler.retrieve(graph, seed=seed, mode=mode, noise=noise)
+            retrieval = opened.retrieve(graph, seed=seed, mode=mode, noise=noise)
             first = retrieval if first is None else first
-            draws.append(_draw(sampler, graph, boxes, retrieval))
+            draws.append(_draw(opened, graph, boxes, retrieval))
         modes.append(ModeDraws(mode, meaning, tuple(draws)))
     assert first is not None
-    sources = sources_of(sampler.bank, first.patch_ids.tolist(), photos)
+    sources = sources_of(opened.bank, first.patch_ids.tolist(), photos)
     lines = [f"{graph.objects[s]} {p} {graph.objects[o]}" for s, p, o in graph.relations]
     return GraphCard(
         name,
@@ -167,12 +167,14 @@ def graph_card(
     )
 
 
-def _draw(sampler: Sampler, graph: SceneGraph, boxes: Sequence[Box], retrieval: Retrieval) -> Draw:
-    image = sampler.generate(graph, retrieval.patches, boxes)
+def _draw(
+    opened: RetrieveGANRun, graph: SceneGraph, boxes: Sequence[Box], retrieval: RetrievedPatches
+) -> Draw:
+    image = opened.generate(graph, retrieval.patches, boxes)
     return Draw(
         tuple(jpeg(Image.fromarray(patch)) for patch in retrieval.patches),
         png(image),
-        mean_distance(sampler.bank.co_occurrence(retrieval.patch_ids)),
+        mean_distance(opened.bank.co_occurrence(retrieval.patch_ids)),
     )
 
 

@@ -77,7 +77,7 @@ def patch_sources(method: Method, sample: Sample, data: Path | None) -> list[Sou
     """The photos that a sample's patches come from; none where it has no patches."""
     if sample.retrieval is None or not isinstance(method, RetrieveAndCompose):
         return []
-    bank = method.sampler.bank
+    bank = method.run.bank
     return sources_of(bank, sample.retrieval.patch_ids.tolist(), photos_folder(bank, data))
 
 

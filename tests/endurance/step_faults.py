@@ -70,14 +70,14 @@ FAULTS = (
     # Issue 10: these passed all tests of September.
     Fault(
         TRAINER,
-        "losses.tells_apart(verdict[:n], verdict[n:])",
-        "losses.tells_apart(verdict[n:], verdict[:n])",
+        "losses.discriminator_loss(verdict[:n], verdict[n:])",
+        "losses.discriminator_loss(verdict[n:], verdict[:n])",
         "real and fake pictures swapped for the discriminator",
     ),
     Fault(
         TRAINER,
-        "losses.tells_apart(seen.real[:objects], seen.real[objects:])",
-        "losses.tells_apart(seen.real[objects:], seen.real[:objects])",
+        "losses.discriminator_loss(seen.real[:objects], seen.real[objects:])",
+        "losses.discriminator_loss(seen.real[objects:], seen.real[:objects])",
         "real and fake objects swapped for the discriminator",
     ),
     Fault(
@@ -161,14 +161,14 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "losses.looks_real(self.judge_image(fake))",
-        "losses.looks_real(-self.judge_image(fake))",
+        "losses.generator_loss(self.image_discriminator(fake))",
+        "losses.generator_loss(-self.image_discriminator(fake))",
         "the generator learns to be found out",
     ),
     Fault(
         TRAINER,
         'updates = {"generator": ("model",), "discriminator": judges}',
-        'updates = {"generator": ("model",), "discriminator": ("judge_image",)}',
+        'updates = {"generator": ("model",), "discriminator": ("image_discriminator",)}',
         "D_obj is never trained",
     ),
     Fault(
@@ -191,7 +191,7 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        """        judged = self.judge_terms(batch, fakes)
+        """        judged = self.discriminator_terms(batch, fakes)
         self.update("discriminator", sum(judged.values(), torch.zeros((), device=self.device)))
         terms = fakes.terms | self.adversarial_terms(batch, fakes)
         total = losses.weighted(self.config.losses, terms)
@@ -201,7 +201,7 @@ FAULTS = (
         """        terms = fakes.terms | self.adversarial_terms(batch, fakes)
         total = losses.weighted(self.config.losses, terms)
         self.update("generator", total)
-        judged = self.judge_terms(batch, fakes)
+        judged = self.discriminator_terms(batch, fakes)
         self.update("discriminator", sum(judged.values(), torch.zeros((), device=self.device)))
         named = self.finite(terms | judged | {"total": total})
 """,
@@ -435,8 +435,8 @@ FAULTS = (
     # Terms and updates
     Fault(
         LOSSES,
-        "looks_real(real) + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))",
-        "looks_real(real)",
+        "generator_loss(real) + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))",
+        "generator_loss(real)",
         "no loss on fakes",
     ),
     Fault(

@@ -27,12 +27,12 @@ from jobs.stages.assemble import assemble
 from jobs.stages.cut import Workforce, cut, plan
 from jobs.stages.cutting import CropRecipe
 from jobs.stages.derive import check_networks
-from model.checkpoint import load_sg2im
-from model.config import sg2im_demo
 from model.graph.frozen_encoder import embed_scenes
 from model.graph.network import GraphEncoder
+from model.loop import save
+from model.recipes import sg2im_demo, trainer_for
 from model.sg2im.published import save_published_sg2im
-from model.sg2im.trainer import Sg2ImTrainer
+from model.sg2im.run import load_network
 from model.train import TrainOptions
 from model.train import main as train
 from pipeline import codec
@@ -492,8 +492,8 @@ def test_an_sg2im_run_or_its_published_form_is_the_encoder_and_the_manifest_says
     bank, run = Bank.open(toy_bank), tmp_path / "run"
     run.mkdir()
     write_json(run / "config.json", {"bank": str(toy_bank), "train": sg2im_demo()})
-    Sg2ImTrainer(sg2im_demo(), bank, torch.device("cpu")).save(run)
-    save_published_sg2im(tmp_path / "toy64.pt", load_sg2im(run, torch.device("cpu")))
+    save(trainer_for(sg2im_demo(), bank, torch.device("cpu")), bank, run)
+    save_published_sg2im(tmp_path / "toy64.pt", load_network(run, torch.device("cpu")))
 
     by_run = replace(options, out=tmp_path / "by-run", graph_encoder=str(run))
     by_file = replace(options, out=tmp_path / "by-file", graph_encoder=str(tmp_path / "toy64.pt"))
@@ -508,7 +508,7 @@ def test_an_sg2im_run_or_its_published_form_is_the_encoder_and_the_manifest_says
     ]
     opened = Bank.open(by_run.bank)
     scene = opened.scene(int(opened.scene_ids("val")[0]))
-    wanted = embed_scenes(load_sg2im(run, torch.device("cpu")), [scene])
+    wanted = embed_scenes(load_network(run, torch.device("cpu")), [scene])
     np.testing.assert_array_equal(opened.features(scene.patch_ids), wanted)
 
 

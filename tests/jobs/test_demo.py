@@ -18,8 +18,8 @@ from PIL import Image
 
 from bank.bank import Bank
 from jobs.demo import DemoOptions, example_graphs, main, run_command, run_state, train_demo
-from model.config import demo, paper
-from model.retrievegan.trainer import Trainer
+from model.loop import save
+from model.recipes import demo, paper, trainer_for
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene_graph import read_scene_graphs
@@ -39,9 +39,9 @@ def run(bank, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     write_json(folder / "config.json", {"bank": str(bank.path), "train": demo()})
-    trainer = Trainer(demo(), bank, torch.device("cpu"))
+    trainer = trainer_for(demo(), bank, torch.device("cpu"))
     trainer.step_number = 50
-    trainer.save(folder)
+    save(trainer, bank, folder)
     return folder
 
 

@@ -10,9 +10,8 @@ import torch
 from bank.bank import Bank
 from bank.errors import BankError
 from jobs.evaluate import Evaluate, main, scenes_to_score
-from model import checkpoint
-from model.config import demo
-from model.retrievegan.trainer import Trainer
+from model.recipes import demo, trainer_for
+from model.retrievegan.run import bank_of, load_network
 from model.scores import retrieval as evaluation
 from pipeline.errors import UserError
 from pipeline.options import write_json
@@ -48,17 +47,17 @@ def styles(bank, tmp_path):
 def saved(bank, tmp_path):
     """A run that was saved before its first step, after `change(model)`."""
 
-    def save(change=lambda model: None, mode="learned", start="random"):
+    def write(change=lambda model: None, mode="learned", start="random"):
         config = replace(demo(), retrieval=replace(demo().retrieval, mode=mode, start=start))
-        trainer = Trainer(config, bank, CPU)
+        trainer = trainer_for(config, bank, CPU)
         change(trainer.model)
         run = tmp_path / "run"
         run.mkdir()
         write_json(run / "config.json", {"bank": str(bank.path), "train": config})
-        trainer.save(run)
+        save(trainer, bank, run)
         return run
 
-    return save
+    return write
 
 
 def evaluate(run, **options):
@@ -236,7 +235,8 @@ def test_an_embedding_that_is_not_finite_is_refused(saved):
 def test_a_loaded_run_has_the_weights_it_was_saved_with_and_is_in_evaluation_mode(saved, bank):
     saved_model = {}
     run = saved(lambda model: saved_model.update(model.state_dict()))
-    model, opened, state = checkpoint.load_run(run, CPU)
+    opened = bank_of(run)
+    model, state = load_network(run, opened, CPU)
     assert not model.training
     assert opened.content_digest == bank.content_digest
     assert state["step"] == 0

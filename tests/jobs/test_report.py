@@ -11,8 +11,8 @@ from PIL import Image
 
 from bank.bank import Bank
 from jobs.report import ReportOptions, main
-from model.config import demo
-from model.retrievegan.trainer import Trainer
+from model.loop import save
+from model.recipes import demo, trainer_for
 from pipeline.options import write_json
 
 LOG = [{"step": step, "total": 2.0 / (step + 1), "boxes": 0.1} for step in range(30)]
@@ -24,7 +24,7 @@ def run(toy_bank, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "00001-toy"
     folder.mkdir()
     write_json(folder / "config.json", {"bank": str(bank.path), "train": demo()})
-    Trainer(demo(), bank, torch.device("cpu")).save(folder)
+    save(trainer_for(demo(), bank, torch.device("cpu")), bank, folder)
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LOG))
     score = {"metric": "ground-truth selection", "choice": "trained", "value": 0.4321}
     (folder / "metrics.jsonl").write_text(json.dumps(score) + "\n")

@@ -11,12 +11,11 @@ from bank.bank import Bank
 from jobs.sample import SampleOptions, main, parse_pins
 from jobs.show.samples import CELL
 from jobs.show.sheets import GAP, LINE
-from model.checkpoint import load_sg2im
-from model.config import demo, sg2im_demo
-from model.retrievegan.trainer import Trainer
+from model.loop import save
+from model.recipes import demo, sg2im_demo, trainer_for
 from model.sg2im.network import Sg2Im
 from model.sg2im.published import save_published_sg2im
-from model.sg2im.trainer import Sg2ImTrainer
+from model.sg2im.run import load_network
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene import IMAGE, IN_IMAGE, SceneGraph, Vocabulary
@@ -35,7 +34,7 @@ def run(bank, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "00001-toy"
     folder.mkdir()
     write_json(folder / "config.json", {"bank": str(bank.path), "train": demo()})
-    Trainer(demo(), bank, torch.device("cpu")).save(folder)
+    save(trainer_for(demo(), bank, torch.device("cpu")), bank, folder)
     return folder
 
 
@@ -44,7 +43,7 @@ def sg2im_run(bank, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "00002-toy"
     folder.mkdir()
     write_json(folder / "config.json", {"bank": str(bank.path), "train": sg2im_demo()})
-    Sg2ImTrainer(sg2im_demo(), bank, torch.device("cpu")).save(folder)
+    save(trainer_for(sg2im_demo(), bank, torch.device("cpu")), bank, folder)
     return folder
 
 
@@ -215,7 +214,7 @@ def test_an_sg2im_run_alone_leaves_images_of_no_patch(sg2im_run, graph, tmp_path
 
 
 def test_a_published_checkpoint_is_sampled_as_a_run_is(sg2im_run, graph, tmp_path, capsys):
-    network = load_sg2im(sg2im_run, torch.device("cpu"))
+    network = load_network(sg2im_run, torch.device("cpu"))
     save_published_sg2im(tmp_path / "toy64.pt", network)
     checkpoint = torch.load(tmp_path / "toy64.pt", weights_only=True)
     checkpoint["model_kwargs"]["vec_noise_dim"] = 0

@@ -39,17 +39,17 @@ def run(bank, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sampler(run):
+def opened(run):
     return RetrieveGANRun.open(run)
 
 
-def nearest_ids(sampler, **asked):
-    return sampler.retrieve(GRAPH, mode="predefined", noise=False, **asked).patch_ids.tolist()
+def nearest_ids(opened, **asked):
+    return opened.retrieve(GRAPH, mode="predefined", noise=False, **asked).patch_ids.tolist()
 
 
 @pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
-def test_every_object_gets_a_training_patch_of_its_category(sampler, bank, mode):
-    chosen = sampler.retrieve(GRAPH, mode=mode)
+def test_every_object_gets_a_training_patch_of_its_category(opened, bank, mode):
+    chosen = opened.retrieve(GRAPH, mode=mode)
     rows = bank.table.take(bank.rows(chosen.patch_ids)).to_pylist()
     assert not chosen.fallback.any()
     assert [row["category"] for row in rows] == list(GRAPH.objects)
@@ -57,19 +57,19 @@ def test_every_object_gets_a_training_patch_of_its_category(sampler, bank, mode)
     assert np.array_equal(chosen.patches, bank.patches(chosen.patch_ids))
 
 
-def test_learned_retrieval_assigns_one_object_at_each_step(sampler):
-    assert sorted(sampler.retrieve(GRAPH).step.tolist()) == [0, 1, 2, 3]
+def test_learned_retrieval_assigns_one_object_at_each_step(opened):
+    assert sorted(opened.retrieve(GRAPH).step.tolist()) == [0, 1, 2, 3]
 
 
-def test_a_seed_decides_the_choice_and_another_seed_makes_another(sampler):
+def test_a_seed_decides_the_choice_and_another_seed_makes_another(opened):
     def ids(seed):
-        return sampler.retrieve(GRAPH, seed=seed).patch_ids.tolist()
+        return opened.retrieve(GRAPH, seed=seed).patch_ids.tolist()
 
     assert ids(3) == ids(3)
     assert len({tuple(ids(seed)) for seed in range(6)}) > 1
 
 
-def test_noise_is_on_by_default_only_for_learned_retrieval_from_a_fixed_start(sampler, bank):
+def test_noise_is_on_by_default_only_for_learned_retrieval_from_a_fixed_start(opened, bank):
     def same(opened, default, seed, mode):
         asked = [opened.retrieve(GRAPH, seed=seed, mode=mode, noise=n) for n in (None, default)]
         return np.array_equal(*(a.patch_ids for a in asked))
@@ -77,25 +77,25 @@ def test_noise_is_on_by_default_only_for_learned_retrieval_from_a_fixed_start(sa
     rule = replace(demo().retrieval, start="medoid")
     fixed = RetrieveGANTrainer.for_bank(replace(demo(), retrieval=rule), bank, CPU).model
     for seed in range(4):
-        assert same(sampler, False, seed, "learned")
-        assert same(sampler, False, seed, "predefined")
+        assert same(opened, False, seed, "learned")
+        assert same(opened, False, seed, "predefined")
         assert same(RetrieveGANRun(fixed, bank, CPU), True, seed, "learned")
 
 
-def test_predefined_takes_the_nearest_unless_noise_is_asked_for(sampler):
-    nearest = sampler.retrieve(GRAPH, mode="predefined", k=1).patch_ids.tolist()
+def test_predefined_takes_the_nearest_unless_noise_is_asked_for(opened):
+    nearest = opened.retrieve(GRAPH, mode="predefined", k=1).patch_ids.tolist()
     for seed in range(4):
-        assert sampler.retrieve(GRAPH, mode="predefined", seed=seed).patch_ids.tolist() == nearest
-    of_three = sampler.retrieve(GRAPH, mode="predefined", k=3)
+        assert opened.retrieve(GRAPH, mode="predefined", seed=seed).patch_ids.tolist() == nearest
+    of_three = opened.retrieve(GRAPH, mode="predefined", k=3)
     drawn = [
-        sampler.retrieve(GRAPH, mode="predefined", noise=True, seed=s).patch_ids for s in range(20)
+        opened.retrieve(GRAPH, mode="predefined", noise=True, seed=s).patch_ids for s in range(20)
     ]
     assert of_three.patch_ids.tolist() == nearest
     assert all(len({int(ids[o]) for ids in drawn}) == 3 for o in range(len(GRAPH.objects)))
 
 
-def test_random_takes_any_candidate(sampler):
-    ids = {int(sampler.retrieve(GRAPH, mode="random", seed=s, k=5).patch_ids[0]) for s in range(40)}
+def test_random_takes_any_candidate(opened):
+    ids = {int(opened.retrieve(GRAPH, mode="random", seed=s, k=5).patch_ids[0]) for s in range(40)}
     assert len(ids) == 5
 
 
@@ -114,33 +114,33 @@ def test_noise_is_off_by_default_where_the_run_starts_from_the_best(bank, monkey
 
 
 @pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
-def test_a_pinned_object_always_gets_its_patch(sampler, bank, mode):
+def test_a_pinned_object_always_gets_its_patch(opened, bank, mode):
     anything = int(bank.patch_ids[-1])  # of whatever category and split
     for seed in range(4):
-        chosen = sampler.retrieve(GRAPH, seed=seed, mode=mode, pin={2: anything})
+        chosen = opened.retrieve(GRAPH, seed=seed, mode=mode, pin={2: anything})
         assert chosen.patch_ids[2] == anything
 
 
-def test_a_pin_of_another_category_is_marked(sampler, bank):
+def test_a_pin_of_another_category_is_marked(opened, bank):
     categories = bank.table.column("category").to_pylist()
     grass, tree = (int(bank.patch_ids[categories.index(name)]) for name in ("grass", "tree"))
-    chosen = sampler.retrieve(GRAPH, pin={2: grass, 3: tree})
+    chosen = opened.retrieve(GRAPH, pin={2: grass, 3: tree})
     assert chosen.fallback.tolist() == [False, False, True, False]
 
 
-def test_a_ban_moves_every_object_to_its_next_nearest_patch(sampler):
-    first = nearest_ids(sampler, k=1)
-    second = nearest_ids(sampler, k=1, ban=set(first))
-    third = nearest_ids(sampler, k=1, ban={*first, *second})
+def test_a_ban_moves_every_object_to_its_next_nearest_patch(opened):
+    first = nearest_ids(opened, k=1)
+    second = nearest_ids(opened, k=1, ban=set(first))
+    third = nearest_ids(opened, k=1, ban={*first, *second})
     assert not {*first} & {*second}
     assert not {*first, *second} & {*third}
-    assert first == nearest_ids(sampler, k=1)
+    assert first == nearest_ids(opened, k=1)
 
 
-def test_what_is_banned_never_appears(sampler):
-    offered = {i for seed in range(20) for i in sampler.retrieve(GRAPH, seed=seed, k=2).patch_ids}
+def test_what_is_banned_never_appears(opened):
+    offered = {i for seed in range(20) for i in opened.retrieve(GRAPH, seed=seed, k=2).patch_ids}
     seen = {
-        i for s in range(20) for i in sampler.retrieve(GRAPH, seed=s, k=2, ban=offered).patch_ids
+        i for s in range(20) for i in opened.retrieve(GRAPH, seed=s, k=2, ban=offered).patch_ids
     }
     assert not offered & seen
 
@@ -154,74 +154,74 @@ def test_what_is_banned_never_appears(sampler):
         ({"pin": {0: 2**62}}, "has no patch"),
     ],
 )
-def test_a_pin_that_cannot_be_is_refused_by_name(sampler, asked, message):
+def test_a_pin_that_cannot_be_is_refused_by_name(opened, asked, message):
     with pytest.raises(UserError, match=message):
-        sampler.retrieve(GRAPH, **asked)
+        opened.retrieve(GRAPH, **asked)
 
 
-def test_a_patch_cannot_be_pinned_and_banned(sampler, bank):
+def test_a_patch_cannot_be_pinned_and_banned(opened, bank):
     patch = int(bank.patch_ids[0])
     with pytest.raises(UserError, match="banned as well"):
-        sampler.retrieve(GRAPH, pin={0: patch}, ban=[patch])
+        opened.retrieve(GRAPH, pin={0: patch}, ban=[patch])
 
 
-def test_banning_every_patch_says_which_object_is_left_without(sampler, bank):
+def test_banning_every_patch_says_which_object_is_left_without(opened, bank):
     with pytest.raises(UserError, match=r"no patch is left for object 0 \(sky-other\)"):
-        sampler.retrieve(GRAPH, ban=bank.patch_ids.tolist())
+        opened.retrieve(GRAPH, ban=bank.patch_ids.tolist())
 
 
-def test_a_graph_without_objects_is_refused(sampler):
+def test_a_graph_without_objects_is_refused(opened):
     with pytest.raises(UserError, match="no objects"):
-        sampler.retrieve(SceneGraph((), ()))
+        opened.retrieve(SceneGraph((), ()))
 
 
-def test_an_unknown_name_is_refused_with_the_nearest(sampler):
+def test_an_unknown_name_is_refused_with_the_nearest(opened):
     with pytest.raises(UserError, match="'tree'"):
-        sampler.retrieve(SceneGraph(("tre",), ()))
+        opened.retrieve(SceneGraph(("tre",), ()))
 
 
 def test_learned_retrieval_of_a_run_that_never_learned_it_is_refused(bank):
     config = demo()
     config = replace(config, retrieval=replace(config.retrieval, mode="random"))
-    sampler = RetrieveGANRun(RetrieveGANTrainer.for_bank(config, bank, CPU).model, bank, CPU)
-    assert len(sampler.retrieve(GRAPH).patch_ids) == 4
+    opened = RetrieveGANRun(RetrieveGANTrainer.for_bank(config, bank, CPU).model, bank, CPU)
+    assert len(opened.retrieve(GRAPH).patch_ids) == 4
     with pytest.raises(UserError, match="learned nothing"):
-        sampler.retrieve(GRAPH, mode="learned")
+        opened.retrieve(GRAPH, mode="learned")
 
 
-def test_asking_for_another_mode_leaves_the_run_as_it_was(sampler):
-    sampler.retrieve(GRAPH, mode="random")
-    assert sampler.model.config.retrieval.mode == "learned"
+def test_asking_for_another_mode_leaves_the_run_as_it_was(opened):
+    opened.retrieve(GRAPH, mode="random")
+    assert opened.model.config.retrieval.mode == "learned"
 
 
-def test_the_picture_is_made_of_the_patches_that_are_given(sampler):
-    patches = sampler.retrieve(GRAPH).patches
-    image = sampler.generate(GRAPH, patches)
+def test_the_picture_is_made_of_the_patches_that_are_given(opened):
+    patches = opened.retrieve(GRAPH).patches
+    image = opened.generate(GRAPH, patches)
     assert image.shape == (64, 64, 3)
     assert image.dtype == np.uint8
-    assert np.array_equal(image, sampler.generate(GRAPH, patches))
-    assert not np.array_equal(image, sampler.generate(GRAPH, 255 - patches))
+    assert np.array_equal(image, opened.generate(GRAPH, patches))
+    assert not np.array_equal(image, opened.generate(GRAPH, 255 - patches))
 
 
-def test_boxes_come_from_the_call_else_the_graph_else_the_network(sampler):
-    patches = sampler.retrieve(GRAPH).patches
+def test_boxes_come_from_the_call_else_the_graph_else_the_network(opened):
+    patches = opened.retrieve(GRAPH).patches
     own = (Box(0, 0, 1, 0.5), Box(0, 0.5, 1, 1), Box(0, 0, 0.3, 0.3), Box(0.5, 0.5, 1, 1))
     carrying = replace(GRAPH, boxes=own)
-    predicted = sampler.predict_boxes(GRAPH)
-    by_network = sampler.generate(GRAPH, patches)
-    by_graph = sampler.generate(carrying, patches)
-    assert np.array_equal(by_network, sampler.generate(GRAPH, patches, predicted))
-    assert np.array_equal(by_network, sampler.generate(carrying, patches, predicted))
-    assert np.array_equal(by_graph, sampler.generate(GRAPH, patches, own))
+    predicted = opened.predict_boxes(GRAPH)
+    by_network = opened.generate(GRAPH, patches)
+    by_graph = opened.generate(carrying, patches)
+    assert np.array_equal(by_network, opened.generate(GRAPH, patches, predicted))
+    assert np.array_equal(by_network, opened.generate(carrying, patches, predicted))
+    assert np.array_equal(by_graph, opened.generate(GRAPH, patches, own))
     assert not np.array_equal(by_graph, by_network)
 
 
-def test_a_wrong_number_of_patches_or_boxes_is_refused(sampler):
-    patches = sampler.retrieve(GRAPH).patches
+def test_a_wrong_number_of_patches_or_boxes_is_refused(opened):
+    patches = opened.retrieve(GRAPH).patches
     with pytest.raises(UserError, match="4 objects, but 3 patches"):
-        sampler.generate(GRAPH, patches[:3])
+        opened.generate(GRAPH, patches[:3])
     with pytest.raises(UserError, match="4 objects, but 1 boxes"):
-        sampler.generate(GRAPH, patches, [Box(0, 0, 1, 1)])
+        opened.generate(GRAPH, patches, [Box(0, 0, 1, 1)])
 
 
 def test_predicted_boxes_lie_inside_the_picture_and_have_an_area():

@@ -31,7 +31,7 @@ def network():
 
 
 @pytest.fixture
-def sampler(network):
+def opened(network):
     return Sg2ImRun(network)
 
 
@@ -39,63 +39,63 @@ def same(*images):
     return all(np.array_equal(images[0], image) for image in images[1:])
 
 
-def test_a_seed_decides_the_picture(sampler):
-    image = sampler.generate(GRAPH, seed=3)
+def test_a_seed_decides_the_picture(opened):
+    image = opened.generate(GRAPH, seed=3)
     assert image.shape == (16, 16, 3)
     assert image.dtype == np.uint8
-    assert same(image, sampler.generate(GRAPH, seed=3))
-    assert not same(image, sampler.generate(GRAPH, seed=4))
+    assert same(image, opened.generate(GRAPH, seed=3))
+    assert not same(image, opened.generate(GRAPH, seed=4))
 
 
-def test_boxes_come_from_the_call_else_the_graph_else_the_network(sampler):
-    by_network, by_call = sampler.generate(GRAPH), sampler.generate(GRAPH, boxes=BOXES)
+def test_boxes_come_from_the_call_else_the_graph_else_the_network(opened):
+    by_network, by_call = opened.generate(GRAPH), opened.generate(GRAPH, boxes=BOXES)
     carrying = replace(GRAPH, boxes=BOXES)
-    assert same(by_call, sampler.generate(carrying))
+    assert same(by_call, opened.generate(carrying))
     assert not same(by_call, by_network)
-    other = sampler.generate(carrying, boxes=BOXES[::-1])
+    other = opened.generate(carrying, boxes=BOXES[::-1])
     assert not same(by_call, other)
-    assert same(other, sampler.generate(replace(GRAPH, boxes=BOXES[::-1])))
+    assert same(other, opened.generate(replace(GRAPH, boxes=BOXES[::-1])))
 
 
-def test_where_boxes_are_given_the_picture_itself_is_the_whole_one(sampler, monkeypatch):
+def test_where_boxes_are_given_the_picture_itself_is_the_whole_one(opened, monkeypatch):
     seen = []
-    lay_out = sampler.model.lay_out
+    lay_out = opened.model.lay_out
 
     def watched(vectors, boxes, masks, graph):
         seen.append(boxes)
         return lay_out(vectors, boxes, masks, graph)
 
-    monkeypatch.setattr(sampler.model, "lay_out", watched)
-    sampler.generate(GRAPH, boxes=BOXES)
-    sampler.generate(GRAPH)
+    monkeypatch.setattr(opened.model, "lay_out", watched)
+    opened.generate(GRAPH, boxes=BOXES)
+    opened.generate(GRAPH)
     torch.testing.assert_close(seen[0], torch.tensor([*BOXES, (0, 0, 1, 1)]))
-    assert [Box(*sides) for sides in seen[1][:3].tolist()] == list(sampler.predict_boxes(GRAPH))
+    assert [Box(*sides) for sides in seen[1][:3].tolist()] == list(opened.predict_boxes(GRAPH))
 
 
-def test_rescaling_can_be_left_out(sampler):
-    stretched, plain = (sampler.generate(GRAPH, rescale=on) for on in (True, False))
+def test_rescaling_can_be_left_out(opened):
+    stretched, plain = (opened.generate(GRAPH, rescale=on) for on in (True, False))
     assert (stretched.min(), stretched.max()) == (0, 255)
     assert not same(stretched, plain)
 
 
-def test_all_unknown_names_are_in_one_line(sampler):
+def test_all_unknown_names_are_in_one_line(opened):
     graph = SceneGraph(("boot", "sea", "moon"), (Relation(0, "abve", 1),))
     with pytest.raises(UserError, match="does not know 'boot', 'moon', 'abve'"):
-        sampler.generate(graph)
+        opened.generate(graph)
     with pytest.raises(UserError, match="does not know 'boot'"):
-        sampler.predict_boxes(graph)
+        opened.predict_boxes(graph)
 
 
-def test_what_is_no_graph_is_refused(sampler):
+def test_what_is_no_graph_is_refused(opened):
     with pytest.raises(UserError, match="no objects"):
-        sampler.generate(SceneGraph((), ()))
+        opened.generate(SceneGraph((), ()))
     with pytest.raises(UserError, match="3 objects, but 1 boxes"):
-        sampler.generate(GRAPH, boxes=BOXES[:1])
+        opened.generate(GRAPH, boxes=BOXES[:1])
     with pytest.raises(UserError, match="3 objects, but 0 boxes"):
-        sampler.generate(GRAPH, boxes=())
+        opened.generate(GRAPH, boxes=())
 
 
-def test_a_published_checkpoint_is_sampled_as_its_network(sampler, network, tmp_path):
+def test_a_published_checkpoint_is_sampled_as_its_network(opened, network, tmp_path):
     path = tmp_path / "mine.pt"
     save_published_sg2im(path, network)
     checkpoint = torch.load(path, weights_only=True)
@@ -104,7 +104,7 @@ def test_a_published_checkpoint_is_sampled_as_its_network(sampler, network, tmp_
     opened = Sg2ImRun.open(path)
     assert opened.ignored == ("model_kwargs.vec_noise_dim",)
     assert opened.vocabulary == VOCABULARY
-    assert same(opened.generate(GRAPH, seed=1), sampler.generate(GRAPH, seed=1))
+    assert same(opened.generate(GRAPH, seed=1), opened.generate(GRAPH, seed=1))
     with pytest.raises(UserError, match=r"mine\.pt does not know 'moon'"):
         opened.generate(SceneGraph(("moon",), ()))
 

@@ -343,10 +343,10 @@ def test_a_run_can_be_sampled_without_its_bank(bank, batch, tmp_path):
     trainer = Sg2ImTrainer(small(), bank.vocabulary)
     write_json(tmp_path / "config.json", {"bank": "moved away", "train": trainer.config})
     save(trainer, bank, tmp_path)
-    sampler = Sg2ImRun.open(tmp_path)
-    assert sampler.vocabulary == bank.vocabulary
-    assert sampler.ignored == ()
-    image = sampler.generate(SceneGraph(("grass", "tree"), (Relation(1, "above", 0),)))
+    opened = Sg2ImRun.open(tmp_path)
+    assert opened.vocabulary == bank.vocabulary
+    assert opened.ignored == ()
+    image = opened.generate(SceneGraph(("grass", "tree"), (Relation(1, "above", 0),)))
     assert image.shape == (32, 32, 3)
 
 
