@@ -10,6 +10,7 @@ import torch
 from bank.bank import Bank
 from bank.errors import BankError
 from jobs.evaluate import Evaluate, main, scenes_to_score
+from model.loop import save
 from model.recipes import demo, trainer_for
 from model.retrievegan.run import bank_of, load_network
 from model.scores import retrieval as evaluation
