@@ -18,6 +18,7 @@ from PIL import Image
 
 from bank.bank import Bank
 from jobs.demo import DemoOptions, example_graphs, main, run_command, run_state, train_demo
+from jobs.show.sheets import CELL, GAP
 from model.loop import save
 from model.recipes import demo, paper, trainer_for
 from pipeline.errors import UserError
@@ -239,7 +240,13 @@ def test_the_named_folder_holds_a_sample_and_the_credits_of_its_patches(options,
     text = (folder / "credits.txt").read_text()
     patches = re.findall(r"^  (\d+) (.+): patch (\d+) \(.*\) from (\S+); (.+)$", text, re.M)
     assert [(int(o), name) for o, name, *_ in patches] == list(enumerate(graph.objects))
-    credits = bank.credits([int(patch) for _, _, patch, _, _ in patches])
+    ids = [int(patch) for _, _, patch, _, _ in patches]
+    cells = pixels_of(folder / "patches-0.png")[GAP : GAP + CELL]
+    for o, patch in enumerate(bank.patches(np.array(ids))):
+        left = GAP + o * (CELL + GAP)
+        cell = Image.fromarray(patch).resize((CELL, CELL), Image.Resampling.BICUBIC)
+        assert np.array_equal(cells[:, left : left + CELL], cell)
+    credits = bank.credits(ids)
     for (*_, file, terms), credit in zip(patches, credits, strict=True):
         assert file == credit["file"]
         assert terms == f"licence: {credit['licence']}; {credit['source_url']}"
@@ -374,26 +381,30 @@ def test_a_signal_to_the_demo_stops_the_running_command_first(
         "open('pid', 'w').write(str(os.getpid()))",
         "os.kill(os.getpid(), signal.SIGINT)",  # Ctrl-C in a terminal reaches both
         f"os.kill(os.getppid(), signal.{name})",
-        "time.sleep(600)",
+        "time.sleep(30)",
+        "open('outlived', 'w')",
     )
     with pytest.raises(raised) as stopped:
         run_command(small)
     assert code is None or stopped.value.code == code
     assert capfd.readouterr().err == ""
+    assert not (tmp_path / "outlived").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert signal.getsignal(signal.Signals[name]) == handler
 
 
-def test_a_command_that_does_not_stop_is_killed_by_the_second_signal(command):
+def test_a_command_that_does_not_stop_is_killed_by_the_second_signal(command, tmp_path):
     small = command(
         "signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getppid(), signal.SIGTERM))",
         "os.kill(os.getppid(), signal.SIGTERM)",
-        "while True: time.sleep(600)",
+        "time.sleep(30)",  # goes on after the signal
+        "open('outlived', 'w')",
     )
     with pytest.raises(SystemExit) as stopped:
         run_command(small)
     assert stopped.value.code == 143
+    assert not (tmp_path / "outlived").exists()
 
 
 @pytest.mark.parametrize("name", ["steps", "limit", "network_steps", "examples", "draws"])

@@ -168,6 +168,52 @@ def test_every_weight_is_what_the_equations_give_by_hand(relaxation, temperature
         torch.testing.assert_close(found.weights, torch.tensor(weights), atol=1e-4, rtol=1e-4)
 
 
+def differentiable_by_hand(features, query, noise, tau, relaxation):
+    """`by_hand` for valid candidates in tensors, so that its gradient can be taken."""
+    objects, k = features.shape[:2]
+    taken, selected_features, weights = [], [], [None] * objects
+    bias = noise
+    for _ in range(objects):
+        logits = bias - (query - features).norm(dim=-1)  # (n, K)
+        rest = [o for o in range(objects) if o not in taken]
+        best = max(rest, key=lambda o: logits[o].max().item())
+        probabilities = torch.softmax(logits[rest].flatten() / tau, 0).reshape(len(rest), k)
+        soft = torch.softmax(logits[best] / tau, 0)
+        hard = torch.eye(k)[soft.argmax()]
+        weights[best] = soft if relaxation == "soft" else hard + soft - soft.detach()
+        selected_features.append(weights[best] @ features[best])
+        query = torch.stack(selected_features).mean(0)
+        exclusion = torch.zeros(objects, k)
+        exclusion[rest] = torch.log(1 - probabilities)
+        bias = bias + exclusion
+        taken.append(best)
+    return torch.stack(weights)
+
+
+@pytest.mark.parametrize("relaxation", ["straight-through", "soft"])
+def test_every_gradient_is_that_of_the_equations_by_hand(relaxation):
+    """To features, noise and the first query, through the choices before and their exclusions."""
+    torch.manual_seed(3)
+    given = [torch.randn(4, 3, 2), torch.randn(2), torch.randn(4, 3)]
+    loss_weights = torch.randn(4, 3)
+    gradients = []
+    for ours in (True, False):
+        features, query, noise = (t.clone().requires_grad_() for t in given)
+        if ours:
+            weights = retrieve(
+                features, torch.ones(4, 3, dtype=torch.bool),
+                padding_of(torch.zeros(4, dtype=torch.long), 1), query[None],
+                noise=noise, temperature=0.9, relaxation=relaxation,
+            ).weights  # fmt: skip
+        else:
+            weights = differentiable_by_hand(features, query, noise, 0.9, relaxation)
+        (weights * loss_weights).sum().backward()
+        gradients.append((features.grad, query.grad, noise.grad))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
+        assert ours.abs().sum() > 0
+
+
 def test_a_batch_gives_each_image_what_it_would_get_alone(scene):
     features, valid, padding = scene
     noise = gumbel((O, K), torch.Generator().manual_seed(3))

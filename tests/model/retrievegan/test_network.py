@@ -112,11 +112,10 @@ def test_the_generation_pass_chooses_by_the_equations_among_the_candidates(batch
 def test_the_ground_truth_pass_is_teacher_forced_by_the_true_patches(batch):
     """Section 2.2 by hand: K + 1 candidates per object, the mean of true features as the query."""
     network = small_network(retrieval={"temperature": 0.6})
-    with torch.no_grad():
-        output = network(batch, some_draws(network))
-        candidates, truth = (
-            network.embed(patches) for patches in (batch.candidates.patches, batch.true_patches)
-        )
+    output = network(batch, some_draws(network))
+    candidates, truth = (
+        network.embed(patches) for patches in (batch.candidates.patches, batch.true_patches)
+    )
     expected = torch.zeros(O)
     for image in range(N):
         own = torch.nonzero(PADDING.image == image)[:, 0].tolist()
@@ -134,6 +133,14 @@ def test_the_ground_truth_pass_is_teacher_forced_by_the_true_patches(batch):
             done.append(nearest)
             rest.remove(nearest)
     torch.testing.assert_close(output.gt_selection.losses, expected)
+    # The gradient too: that of the candidates, of the true patches and of the queries.
+    weights = [*network.embedding.parameters()]
+    gradients = [
+        torch.autograd.grad((losses * torch.arange(1.0, O + 1)).sum(), weights)
+        for losses in (output.gt_selection.losses, expected)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-3)
     assert output.gt_selection.counted.tolist() == [True, True, False, False, True]
 
 

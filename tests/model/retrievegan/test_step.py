@@ -279,7 +279,13 @@ def test_a_step_is_a_function_of_seed_and_step_number(batch):
 
     assert losses(1, 0) == losses(1, 0)
     assert losses(1, 0)["boxes"] != losses(2, 0)["boxes"]  # other weights
-    assert losses(1, 0)["boxes"] == losses(1, 1)["boxes"]
+    assert losses(1, 0)["boxes"] == losses(1, 1)["boxes"]  # boxes are not drawn
+    drawn = {
+        torch.rand(1, generator=small_trainer(seed=seed).generator(step)).item()
+        for seed in range(3)
+        for step in range(3)
+    }
+    assert len(drawn) == 9
     assert losses(1, 0)["gt_selection"] != losses(1, 1)["gt_selection"]  # other draws
 
 
