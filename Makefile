@@ -13,6 +13,7 @@ test: lint types tests
 lint: $(VENV)/installed
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 
 types: $(VENV)/installed
 	$(RUN) -m mypy
