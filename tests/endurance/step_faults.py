@@ -19,10 +19,6 @@ PIXELS = "model/pixels.py"
 GRAPH = "model/graph/network.py"
 BATCH = "model/batch.py"
 LOSSES = "model/losses.py"
-PADDING = "model/padding.py"
-PIXELS = "model/pixels.py"
-BATCH = "model/batch.py"
-GRAPH = "model/graph/network.py"
 LOOP = "model/loop.py"
 
 COMMON = (
@@ -49,7 +45,7 @@ MODULES = (
     Module(EMBEDDING),
     Module(CHOICE),
     Module(PADDING),
-    Module(PIXELS, (*COMMON, "tests/model/test_pixels.py", "tests/model/test_batch.py")),
+    Module(PIXELS),
     Module(GRAPH, (*COMMON, "tests/model/graph"), ("twice", "box_sides")),
     Module(BATCH, (*COMMON, "tests/model/test_batch.py"), ("with_truth", "moved", "to")),
     Module(LOSSES, (*COMMON, "tests/model/sg2im/test_trainer.py")),
@@ -394,12 +390,6 @@ FAULTS = (
         "batch.true_cooccurrence[:, None]]",
         "torch.zeros_like(batch.true_cooccurrence[:, None])]",
         "the true patch among the candidates has no F_occur",
-    ),
-    Fault(
-        BATCH,
-        "candidates.cooccurrence, batch.true_cooccurrence[:, None]",
-        "candidates.cooccurrence, batch.true_cooccurrence.roll(1, 0)[:, None]",
-        "the next object's co-occurrence vector for the true patch",
     ),
     # Choice
     Fault(
