@@ -5,6 +5,8 @@ The same letters everywhere:
     N  images                      O  objects of all images laid end to end, without `__image__`
     V  graph nodes: O objects, then N image nodes            T  triples
     K  candidates per object       M  objects of the longest scene of a batch
-    D  graph width                 F  co-occurrence width    E  patch-embedding width
-    P  patch side, px              C H W  channels, height, width
+    D  graph width                 E  patch-embedding width  F  co-occurrence width
+    B  patches                     P  patch side, px         C H W  channels, height, width
+    Q  pairs of objects            S  scenes of a score      R  runs, one from each start
+    n  objects of one scene
 """

@@ -119,7 +119,7 @@ def retrieve_best(
     for image in range(padding.num_images):
         members = padding.image == image
         own, allowed = features[members].float(), valid[members]
-        starts = own[allowed]  # (S, E)
+        starts = own[allowed]  # (R, E)
         runs, objects = len(starts), len(own)
         run_of = torch.arange(runs, device=own.device).repeat_interleave(objects)
         all_runs = padding_of(run_of, runs)

@@ -148,9 +148,9 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         return to_float(batch.images, self.config.image_px)
 
     def _crops(self, images: Tensor, batch: SceneBatch) -> Tensor:
-        """Every object's crop from each of S stacked sets of the batch's images.
+        """Every object's crop from each of several stacked sets of the batch's images.
 
-        images (S * N, 3, H, W) -> (S * O, 3, h, w), set by set.
+        images (sets * N, 3, H, W) -> (sets * O, 3, h, w), set by set.
         """
         n = len(batch.images)
         sets = len(images) // n

@@ -58,7 +58,7 @@ class Features:
     """E_p of many patches, looked up by id."""
 
     def __init__(self, ids: NDArray[np.int64], vectors: Tensor) -> None:
-        self.ids, self.vectors = ids, vectors  # (U,) rising, (U, E)
+        self.ids, self.vectors = ids, vectors  # (B,) rising, (B, E)
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Patch ids (...) -> (..., E); of padding (-1) some patch's vector, to be masked."""
@@ -94,7 +94,7 @@ def _scenes(bank: Bank, image_ids: NDArray[np.int64], k: int, device: torch.devi
 
 
 def distinct_patches(batches: Sequence[Scenes]) -> NDArray[np.int64]:
-    """Ids of all patches that take part, true ones and candidates, rising: (U,)."""
+    """Ids of all patches that take part, true ones and candidates, rising: (B,)."""
     parts = [ids.numpy().ravel() for b in batches for ids in (b.patch_ids, b.candidates)]
     ids = np.unique(np.concatenate(parts))
     return ids[ids >= 0]
@@ -102,7 +102,7 @@ def distinct_patches(batches: Sequence[Scenes]) -> NDArray[np.int64]:
 
 @torch.no_grad()
 def embed(model: RetrieveGAN, bank: Bank, ids: NDArray[np.int64]) -> Features:
-    """E_p of patches (U,), each computed once."""
+    """E_p of patches (B,), each computed once."""
     device = next(model.parameters()).device
     starts = range(0, len(ids), PATCHES_AT_ONCE)
     vectors = torch.cat(

@@ -84,7 +84,7 @@ def load_published_sg2im(path: Path) -> Published[Sg2Im]:
     """The whole network."""
     with _described(path):
         checkpoint = _read(path)
-        sizes = _graph_sizes(checkpoint) | _drawing_sizes(checkpoint.kwargs)
+        sizes = _graph_sizes(checkpoint) | _generator_sizes(checkpoint.kwargs)
         network = _filled(lambda: Sg2Im(checkpoint.vocabulary, **sizes), checkpoint)
         ignored = _ignored(checkpoint, network)
     return Published(network.eval(), ignored)
@@ -144,8 +144,8 @@ def _read(path: Path) -> _Checkpoint:
     kwargs, state = _dictionary(checkpoint, "model_kwargs"), _dictionary(checkpoint, "model_state")
     vocabulary = _dictionary(kwargs, "vocab")
     weights = {}
-    for given, value in state.items():
-        name = str(given).removeprefix("module.")
+    for key, value in state.items():
+        name = str(key).removeprefix("module.")
         if name in weights:
             raise _MisfitError(f"it has {name} twice, with and without 'module.'")
         if _is_weight(value):
@@ -238,11 +238,11 @@ def is_published(path: Path) -> bool:
     return path.suffix == ".pt" or (path.is_file() and path.suffix != ".safetensors")
 
 
-def _dictionary(value: Mapping[Any, Any], name: str) -> Mapping[Any, Any]:
-    found = value.get(name)
-    if not isinstance(found, dict):
-        raise _MisfitError(f"its {name!r} is {_short(found)}, not a dictionary")
-    return found
+def _dictionary(whole: Mapping[Any, Any], name: str) -> Mapping[Any, Any]:
+    part = whole.get(name)
+    if not isinstance(part, dict):
+        raise _MisfitError(f"its {name!r} is {_short(part)}, not a dictionary")
+    return part
 
 
 def _is_weight(value: object) -> bool:
@@ -257,17 +257,17 @@ def _is_weight(value: object) -> bool:
     )
 
 
-def _rows(given: Mapping[Any, Any], first: str) -> dict[str, int]:
+def _rows(row_of: Mapping[Any, Any], first: str) -> dict[str, int]:
     """Names -> rows of the embedding table, in the table's order but for `first`."""
-    if len(given) > MOST_NAMES:
-        raise _MisfitError(f"its vocabulary has {len(given):,} names, over {MOST_NAMES:,}")
-    for name, row in given.items():
+    if len(row_of) > MOST_NAMES:
+        raise _MisfitError(f"its vocabulary has {len(row_of):,} names, over {MOST_NAMES:,}")
+    for name, row in row_of.items():
         if type(name) is not str or type(row) is not int or row < 0:
             pair = f"{_short(name)} to {_short(row)}"
             raise _MisfitError(f"its vocabulary maps {pair}, not a name to a row")
-    if first not in given:
+    if first not in row_of:
         raise _MisfitError(f"its vocabulary lacks {first!r}")
-    return dict(sorted(given.items(), key=lambda item: (item[0] != first, item[1])))
+    return dict(sorted(row_of.items(), key=lambda item: (item[0] != first, item[1])))
 
 
 def _graph_sizes(checkpoint: _Checkpoint) -> dict[str, Any]:
@@ -280,11 +280,11 @@ def _graph_sizes(checkpoint: _Checkpoint) -> dict[str, Any]:
     _only(kwargs, "gconv_pooling", "avg")
     masks = any(name.startswith("mask_net.") for name in weights)
     if "mask_size" in kwargs:
-        given = kwargs["mask_size"]
-        if given is not None and (type(given) is not int or given not in (0, MASK_SIZE)):
-            what = f"mask_size is {_short(given)}"
+        size = kwargs["mask_size"]
+        if size is not None and (type(size) is not int or size not in (0, MASK_SIZE)):
+            what = f"mask_size is {_short(size)}"
             raise _MisfitError(f"{what}; masks of {MASK_SIZE}, or none, can be read")
-        masks = bool(given)
+        masks = bool(size)
     return {
         "embedding": embedding,
         "hidden": _count(kwargs, "gconv_hidden_dim", 512, MOST_WIDTH),
@@ -293,7 +293,7 @@ def _graph_sizes(checkpoint: _Checkpoint) -> dict[str, Any]:
     }
 
 
-def _drawing_sizes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _generator_sizes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     _only(kwargs, "normalization", "batch")
     decoder = kwargs.get("refinement_dims", SG2IM_DECODER)
     if not isinstance(decoder, tuple | list) or not 1 <= len(decoder) <= MOST_MODULES:
@@ -318,8 +318,8 @@ def _drawing_sizes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def _slope(activation: Any) -> float:
     """`leakyrelu-0.2`; without a number it is PyTorch's 0.01. sg2im makes `relu` the same."""
     pattern = r"(?:leakyrelu(?:-(\d{1,3}(?:\.\d{1,9})?))?|relu)"
-    given = activation if type(activation) is str else ""
-    match = re.fullmatch(pattern, given[:40], re.ASCII)
+    text = activation if type(activation) is str else ""
+    match = re.fullmatch(pattern, text[:40], re.ASCII)
     if match is None:
         raise _MisfitError(f"activation is {_short(activation)}, not e.g. 'leakyrelu-0.2'")
     return float(match[1] or 0.01)
@@ -347,17 +347,17 @@ def _filled(build: Callable[[], Network], checkpoint: _Checkpoint) -> Network:
     if sum(value.numel() for value in expected.values()) > MOST_VALUES:
         raise _MisfitError(f"model_kwargs ask for over {MOST_VALUES:,} weights")
     weights = _by_our_rows(checkpoint, expected)
-    taken = {}
+    loaded = {}
     for name, own in expected.items():
-        given = weights.get(name)
-        if given is None and name.endswith("num_batches_tracked"):  # not before torch 0.4.1
-            given = torch.zeros((), dtype=own.dtype)
-        if given is None:
+        stored = weights.get(name)
+        if stored is None and name.endswith("num_batches_tracked"):  # not before torch 0.4.1
+            stored = torch.zeros((), dtype=own.dtype)
+        if stored is None:
             raise _MisfitError(f"it has no tensor {name}")
-        _check_shape(name, given, tuple(own.shape))
-        _check_numbers(name, given, own)
-        taken[name] = given.detach().to(own.dtype).contiguous()
-    network.load_state_dict(taken, assign=True)
+        _check_shape(name, stored, tuple(own.shape))
+        _check_numbers(name, stored, own)
+        loaded[name] = stored.detach().to(own.dtype).contiguous()
+    network.load_state_dict(loaded, assign=True)
     return network
 
 
@@ -382,8 +382,8 @@ def _by_our_rows(checkpoint: _Checkpoint, expected: Mapping[str, Tensor]) -> dic
     return weights
 
 
-def _check_shape(name: str, given: Tensor, wanted: tuple[int | None, ...]) -> None:
-    shape = tuple(given.shape)
+def _check_shape(name: str, stored: Tensor, wanted: tuple[int | None, ...]) -> None:
+    shape = tuple(stored.shape)
     fits = len(shape) == len(wanted) and all(
         most is None or side == most for side, most in zip(shape, wanted, strict=True)
     )
@@ -392,10 +392,10 @@ def _check_shape(name: str, given: Tensor, wanted: tuple[int | None, ...]) -> No
         raise _MisfitError(f"{name} is of shape {shape}, where {shown} is needed")
 
 
-def _check_numbers(name: str, given: Tensor, own: Tensor) -> None:
-    if torch.is_floating_point(own) != torch.is_floating_point(given):
-        raise _MisfitError(f"{name} is of {given.dtype}, where {own.dtype} is needed")
-    if not torch.isfinite(given).all():
+def _check_numbers(name: str, stored: Tensor, own: Tensor) -> None:
+    if torch.is_floating_point(own) != torch.is_floating_point(stored):
+        raise _MisfitError(f"{name} is of {stored.dtype}, where {own.dtype} is needed")
+    if not torch.isfinite(stored).all():
         raise _MisfitError(f"{name} holds values that are not finite")
 
 
