@@ -7,7 +7,6 @@ is one line, and its own logs are kept from the user.
 """
 
 import functools
-import hashlib
 import importlib
 import logging
 import socket
@@ -18,9 +17,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from jobs.stages.project import PROJECT, code_digest
 from pipeline.errors import UserError
 
 Task = TypeVar("Task")
@@ -32,8 +31,6 @@ LOOK_S = 5.0  # between two looks at who is at work
 STARTS = 3  # of workers here: Dask replaces one that dies, but not while it starts
 FORSAKEN_S = 60.0  # how long a build waits for others once its last worker has gone
 KEPT = "finished shards are kept: run the command again"
-PROJECT = Path(__file__).parents[2]
-CUTTING = ("pipeline", "bank", "jobs/stages")  # folders of the code that shards are made with
 # Ctrl-C reaches all processes of a terminal; workers leave it to the one that started them.
 LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
@@ -150,7 +147,7 @@ class _Failed(NamedTuple):
 def _stream(
     client: Any, function: Callable[[Task], Result], tasks: Sequence[Task], where: str
 ) -> Iterator[Result]:
-    work = functools.partial(_work, function, _sources(PROJECT))
+    work = functools.partial(_work, function, code_digest(PROJECT))
     waiting, running, crew = iter(tasks), set[Any](), _Crew(client, where)
     while True:
         with _reaching(where):
@@ -246,11 +243,11 @@ def _as_here(failed: _Failed, *, remote: bool) -> Exception:
     return error
 
 
-def _work(function: Callable[[Task], Result], sources: str, task: Task) -> Result | _Failed:
+def _work(function: Callable[[Task], Result], expected_digest: str, task: Task) -> Result | _Failed:
     """On a worker."""
     host = socket.gethostname()
     try:
-        if _own_sources() != sources:
+        if _own_code_digest() != expected_digest:
             raise UserError(
                 f"its {PROJECT} is another version of this project: bring all machines to the "
                 f"same and start the workers again"
@@ -261,18 +258,9 @@ def _work(function: Callable[[Task], Result], sources: str, task: Task) -> Resul
 
 
 @functools.cache
-def _own_sources() -> str:
+def _own_code_digest() -> str:
     """Of a worker, once: it does not see later edits either."""
-    return _sources(PROJECT)
-
-
-def _sources(project: Path) -> str:
-    """SHA-256 of the code that shards are made with."""
-    digest = hashlib.sha256()
-    for path in sorted(p for room in CUTTING for p in project.glob(f"{room}/**/*.py")):
-        digest.update(path.relative_to(project).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return code_digest(PROJECT)
 
 
 def _single_threaded(function: Callable[[Task], Result], task: Task) -> Result:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from bank.errors import BankError
 from bank.files import FileDigest, canonical_json
-from jobs.stages.attempts import DeadlyPhoto
+from jobs.stages.attempts import CrashingPhoto
 from jobs.stages.cluster import results
 from jobs.stages.cutting import (
+    CrashingShard,
     CropRecipe,
     CutShard,
-    DeadlyShard,
     ShardTask,
     cut_shard,
     read_failures,
@@ -77,10 +77,10 @@ def cut(tasks: list[ShardTask], workforce: Workforce) -> dict[str, CutShard]:
     BankError where photos kill whoever decodes them, once all other shards are cut.
     """
     done: dict[str, CutShard] = {}
-    deadly: list[DeadlyPhoto] = []
+    deadly: list[CrashingPhoto] = []
     finished = results(cut_shard, tasks, workforce.workers, workforce.scheduler)
     for shard in progress(finished, "patches", len(tasks), "shard"):
-        if isinstance(shard, DeadlyShard):
+        if isinstance(shard, CrashingShard):
             deadly += shard.photos
             continue
         if shard.name in done and done[shard.name].receipt.outputs != shard.receipt.outputs:
@@ -91,7 +91,7 @@ def cut(tasks: list[ShardTask], workforce: Workforce) -> dict[str, CutShard]:
     return {name: done[name] for name in sorted(done)}
 
 
-def _accusation(photos: list[DeadlyPhoto]) -> str:
+def _accusation(photos: list[CrashingPhoto]) -> str:
     named = ", ".join(f"{p.image_id} ({p.file}: {p.signal})" for p in photos)
     ids = " ".join(str(p.image_id) for p in photos)
     what = "a photo kills" if len(photos) == 1 else f"{len(photos)} photos kill"

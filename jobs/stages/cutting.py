@@ -30,7 +30,7 @@ from bank.files import (
 )
 from bank.shards import map_size, write_patches
 from bank.table import PATCHES, PHOTOS, SCENES, patch_rows, save_table, scene_row
-from jobs.stages.attempts import DeadlyPhoto, attempt, deadly_photos
+from jobs.stages.attempts import CrashingPhoto, attempt, crashing_photos
 from jobs.stages.receipts import WORK, Receipt, check_agreement, find_receipt, leave_receipt
 from pipeline import codec
 from pipeline.crop import (
@@ -91,11 +91,11 @@ class CutShard(NamedTuple):
     fresh: bool  # False where an earlier run had left it
 
 
-class DeadlyShard(NamedTuple):
+class CrashingShard(NamedTuple):
     """What a worker answers where photos kill whoever decodes them: nothing was cut."""
 
     name: str
-    photos: tuple[DeadlyPhoto, ...]
+    photos: tuple[CrashingPhoto, ...]
 
 
 class CutScene(NamedTuple):
@@ -121,7 +121,7 @@ class Cut(NamedTuple):
     file: FileDigest | None = None  # of the photo, where it was read
 
 
-def cut_shard(task: ShardTask) -> CutShard | DeadlyShard:
+def cut_shard(task: ShardTask) -> CutShard | CrashingShard:
     """Cut a shard, unless it has been cut from the same photos before."""
     _check_codec(task)
     if not task.plan.is_file():
@@ -134,9 +134,9 @@ def cut_shard(task: ShardTask) -> CutShard | DeadlyShard:
     key = shard_key(task, photos, folder_of_photos)
     if done := find_receipt(task.bank, task.stage, key):
         return CutShard(task.name, done, fresh=False)
-    if deadly := deadly_photos(task.note, task.plan, task.photos, asdict(task.recipe)):
+    if deadly := crashing_photos(task.note, task.plan, task.photos, asdict(task.recipe)):
         task.note.write_text(str(deadly[0].image_id), "ascii")  # for the next run
-        return DeadlyShard(task.name, deadly)
+        return CrashingShard(task.name, deadly)
     with _workspace(task) as folder, writing(folder):
         # All scenes before all pixels: in turn, each would push the other out of the caches.
         usable = [usable_scene(p) for p in photos]

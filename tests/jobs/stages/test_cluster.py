@@ -173,7 +173,7 @@ def test_a_fault_in_the_code_keeps_its_traceback(machines):
 
 
 def test_workers_that_have_another_version_of_the_project_are_refused(machines, monkeypatch):
-    monkeypatch.setattr(cluster, "_sources", lambda project: "another")
+    monkeypatch.setattr(cluster, "code_digest", lambda project: "another")
     with pytest.raises(UserError, match=r"worker on .* is another version of this project"):
         list(on(machines, abs, [1]))
 
