@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from bank.candidates import Candidates, Scope, read_candidates
 from bank.contents import Contents
 from bank.errors import BankError
+from bank.exact_search import PADDING
 from bank.index import Indexes
 from bank.manifest import Manifest, check_sizes, check_small, read_manifest
-from bank.nearest import PADDING
 from bank.shards import rows_of
 from bank.table import read_vectors
 from pipeline.pack import SceneSample
@@ -22,7 +22,7 @@ from pipeline.scene import Split, Vocabulary
 
 
 class Bank:
-    """A finished bank. Holds paths and mapped files, so a fork or a pickle may carry it."""
+    """A finished bank. Holds paths and mapped files, so it may be forked or pickled."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path.resolve()
@@ -89,12 +89,18 @@ class Bank:
         return self.contents.patches.read(ids)
 
     def features(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(...) -> (..., 128): what candidates are searched by; zeros for padding."""
+        """(...) -> (..., F), as wide as the bank's graph encoder; zeros for padding.
+
+        Candidates are searched by these vectors.
+        """
         return self._vectors(self._features, ids)
 
-    def co_occurrence(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(...) -> (..., F): patches of one photo lie close; zeros for padding."""
-        return self._vectors(self._co_occurrence, ids)
+    def cooccurrence(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(...) -> (..., C), as wide as F_occur's output; zeros for padding.
+
+        Patches of one photo lie close.
+        """
+        return self._vectors(self._cooccurrence, ids)
 
     def candidates(self, ids: NDArray[np.int64], k: int | None = None) -> Candidates:
         """The stored candidates (O, K) of the bank's own patches (O,), or the first k of them."""
@@ -144,7 +150,7 @@ class Bank:
         return self._rows_of_patches("features.arrow", "feature")
 
     @cached_property
-    def _co_occurrence(self) -> NDArray[np.float32]:
+    def _cooccurrence(self) -> NDArray[np.float32]:
         return self._rows_of_patches("cooccurrence.arrow", "co_occurrence")
 
     @cached_property

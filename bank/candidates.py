@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bank.errors import BankError
+from bank.exact_search import PADDING, Neighbours
 from bank.files import written
-from bank.grid import STEP
-from bank.nearest import PADDING, Nearest
+from bank.rounding import STEP
 from bank.screen import Searcher
 
 Scope = Literal["category", "all"]
@@ -51,7 +51,7 @@ def find_candidates(
 
     Scope category: a patch's own category first, then any; scope all: the nearest of any.
 
-    features    (Q, F)  object vectors on the grid of `bank/grid.py`
+    features    (Q, F)  object vectors on the grid of `bank/rounding.py`
     ids         (Q,)    patch ids
     categories  (Q,)    their categories
     train_mask  (Q,)    True where a patch may be offered; the others only ask
@@ -89,7 +89,7 @@ def find_candidates(
 def fill(
     found: Candidates,
     rows: NDArray[np.int64],
-    new: Nearest,
+    new: Neighbours,
     *,
     fallback: bool | NDArray[np.bool_],
 ) -> None:

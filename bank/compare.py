@@ -306,7 +306,7 @@ def _derived(a: Bank, b: Bank, shared: _Shared) -> Iterator[str]:
             yield f"{network}: other weights"
     for file, vectors in (
         ("features.arrow", Bank.features),
-        ("cooccurrence.arrow", Bank.co_occurrence),
+        ("cooccurrence.arrow", Bank.cooccurrence),
     ):
         if a.manifest.files[file] != b.manifest.files[file]:
             yield from _gap(file, gap(a, b, vectors, shared))
@@ -320,7 +320,7 @@ def gap(
     vectors: Callable[[Bank, NDArray[np.int64]], NDArray[np.float32]],
     shared: _Shared | None = None,
 ) -> Gap | None:
-    """`vectors` is Bank.features or Bank.co_occurrence; None where their widths differ."""
+    """`vectors` is Bank.features or Bank.cooccurrence; None where their widths differ."""
     shared = shared or _Shared.of(a.patch_ids, b.patch_ids)
     differ, largest, relative = 0, 0.0, 0.0
     for in_a, in_b in shared.blocks(ROWS_AT_ONCE):

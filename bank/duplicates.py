@@ -29,7 +29,7 @@ WHAT_IS_NEAR = (
 )
 
 
-class Looks(NamedTuple):
+class Dhashes(NamedTuple):
     """What of each patch is kept."""
 
     bits: NDArray[np.uint64]  # (n, 2) the difference hash
@@ -46,11 +46,11 @@ class Looks(NamedTuple):
         flat: NDArray[np.bool_] = (ones < LEAST_BITS) | (ones > 128 - LEAST_BITS)
         return flat
 
-    def take(self, rows: NDArray[np.int64]) -> "Looks":
-        return Looks(self.bits[rows], self.colours[rows])
+    def take(self, rows: NDArray[np.int64]) -> "Dhashes":
+        return Dhashes(self.bits[rows], self.colours[rows])
 
 
-def look(pixels: NDArray[np.uint8]) -> Looks:
+def dhash(pixels: NDArray[np.uint8]) -> Dhashes:
     """(n, side, side, 3) -> what is kept of each."""
     cells = _cells(pixels)  # (n, 8, 8, 3)
     grey = cells.mean(3)
@@ -58,7 +58,7 @@ def look(pixels: NDArray[np.uint8]) -> Looks:
     lower = np.roll(grey, -1, 1) - grey > BRIGHTER
     bits = np.stack([right, lower], 1).reshape(len(pixels), -1)
     thumbs = cells.reshape(-1, CELLS // 2, 2, CELLS // 2, 2, 3).mean((2, 4))
-    return Looks(
+    return Dhashes(
         np.packbits(bits, axis=1).view(np.uint64),
         thumbs.round().astype(np.uint8).reshape(len(pixels), -1),
     )
@@ -77,27 +77,27 @@ def _cells(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return cells
 
 
-def look_alikes(looks: Looks) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def near_duplicates(dhashes: Dhashes) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Pairs of rows that look alike, in blocks; a pair may come more than once."""
-    rows = np.flatnonzero(~looks.flat)
-    bands = looks.bits[rows].view(np.uint16)  # (n, 8)
+    rows = np.flatnonzero(~dhashes.flat)
+    bands = dhashes.bits[rows].view(np.uint16)  # (n, 8)
     for band in progress(range(bands.shape[1]), "look-alikes", bands.shape[1], "band"):
         # Sorted by the rest of the hash as well: in a crowded band the nearest stand together.
-        order = np.lexsort((looks.bits[rows, 1], looks.bits[rows, 0], bands[:, band]))
+        order = np.lexsort((dhashes.bits[rows, 1], dhashes.bits[rows, 0], bands[:, band]))
         shared, here = bands[order, band], rows[order]
         for step in range(1, WINDOW + 1):
             left = np.flatnonzero(shared[step:] == shared[:-step])
             if not len(left):
                 break
             a, b = here[left], here[left + step]
-            near = np.bitwise_count(looks.bits[a] ^ looks.bits[b]).sum(1) <= MOST_BITS
+            near = np.bitwise_count(dhashes.bits[a] ^ dhashes.bits[b]).sum(1) <= MOST_BITS
             a, b = a[near], b[near]
-            apart = np.abs(looks.colours[a].astype(np.int16) - looks.colours[b]).mean(1)
+            apart = np.abs(dhashes.colours[a].astype(np.int16) - dhashes.colours[b]).mean(1)
             alike = apart <= MOST_COLOUR
             yield a[alike], b[alike]
 
 
-class Doubles(NamedTuple):
+class Duplicates(NamedTuple):
     """Which patches (P,) are there again, and where."""
 
     anywhere: NDArray[np.bool_]
@@ -126,12 +126,12 @@ class Groups:
         self._trained = np.bincount(group, train) > 0
         self._many = self.sizes > 1
 
-    def equal(self) -> Doubles:
+    def equal(self) -> Duplicates:
         return self._doubles(self._many, self._lowest, self._highest, self._trained)
 
     def alike(
         self, pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]
-    ) -> tuple[Doubles, list[tuple[int, int]]]:
+    ) -> tuple[Duplicates, list[tuple[int, int]]]:
         """Equal or alike, from pairs of groups; and some pairs of patches of two photos."""
         many, trained = self._many.copy(), self._trained.copy()
         lowest, highest = self._lowest.copy(), self._highest.copy()
@@ -155,8 +155,8 @@ class Groups:
         lowest: NDArray[np.int64],
         highest: NDArray[np.int64],
         trained: NDArray[np.bool_],
-    ) -> Doubles:
+    ) -> Duplicates:
         """A group's facts as those of its patches."""
         g = self.group
         elsewhere = (lowest[g] != self.images) | (highest[g] != self.images)
-        return Doubles(many[g], elsewhere, trained[g] & ~self.train)
+        return Duplicates(many[g], elsewhere, trained[g] & ~self.train)

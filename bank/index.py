@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from bank.candidates import Candidates, Scope, empty_candidates, fill
 from bank.errors import BankError
-from bank.grid import STEP, scaled
-from bank.nearest import PADDING, Nearest, Pool, nearest, smallest
+from bank.exact_search import PADDING, Neighbours, Pool, exact_search, smallest
+from bank.rounding import STEP, in_steps
 from pipeline.options import write_json
 from pipeline.scene import image_of
 
@@ -153,9 +153,9 @@ def _raise_probes(index: Any, pool: Pool) -> float:
     is not asked.
     """
     asking = np.linspace(0, len(pool.ids) - 1, min(SAMPLE, len(pool.ids))).astype(np.int64)
-    queries = scaled(pool.features[asking])
+    queries = in_steps(pool.features[asking])
     k = min(RECALL_K + 1, len(pool.ids))
-    exact = nearest(queries, pool, k)
+    exact = exact_search(queries, pool, k)
     index.nprobe = min(FIRST_PROBES, index.nlist)
     while True:
         with _one_thread():
@@ -183,15 +183,15 @@ def _ranked(
     proposed: NDArray[np.int64],
     k: int,
     excluded: NDArray[np.int64],
-) -> Nearest:
+) -> Neighbours:
     """The k nearest of FAISS's proposals (q, m) by (exact distance, id); -1 is none."""
     ids = np.sort(proposed, axis=1)  # so that ties end in id order
     places = np.searchsorted(pool.ids, ids).reshape(-1)
-    offered = scaled(pool.features[places]).reshape(*ids.shape, -1)
+    offered = in_steps(pool.features[places]).reshape(*ids.shape, -1)
     squared = ((offered - queries[:, None]) ** 2).sum(-1)  # (q, m)
     squared[(ids == PADDING) | np.isin(image_of(ids), excluded)] = np.inf
     best, order = smallest(torch.from_numpy(squared), k)
-    found = Nearest(np.take_along_axis(ids, order.numpy(), axis=1), best.numpy())
+    found = Neighbours(np.take_along_axis(ids, order.numpy(), axis=1), best.numpy())
     found.ids[np.isinf(found.squared)] = PADDING
     return found
 
@@ -286,7 +286,7 @@ class Indexes:
         if not len(self.ids):
             raise BankError(f"{self.folder} is empty: the bank has no training patch to offer")
         names = np.asarray(categories, dtype=np.str_)
-        queries = scaled(features)
+        queries = in_steps(features)
         excluded = np.unique(np.asarray(exclude_images, dtype=np.int64))
         found = empty_candidates(len(names), k)
         if scope == "all":
@@ -306,18 +306,18 @@ class Indexes:
 
     def _nearest(
         self, part: Part, queries: NDArray[np.float64], k: int, excluded: NDArray[np.int64]
-    ) -> Nearest:
+    ) -> Neighbours:
         """The k nearest of one category: by FAISS where it gives enough and may be trusted."""
         pool = Pool(self.ids[part.start : part.stop], self.vectors[part.start : part.stop])
         wanted = k + MARGIN + _count_of(excluded, pool)
         if part.file is None or not _can_give(wanted, part.size):
-            return nearest(queries, _without(excluded, pool), k)
+            return exact_search(queries, _without(excluded, pool), k)
         index = _open_faiss(self.folder / part.file, self.bank_digest)
         rounded, proposed = index.search((queries * STEP).astype(np.float32), wanted)
         found = _ranked(queries, pool, proposed, k, excluded)
         trusted = found.squared[:, -1] < _left_out(part.kind, queries, rounded)
         if not trusted.all():
-            exact = nearest(queries[~trusted], _without(excluded, pool), k)
+            exact = exact_search(queries[~trusted], _without(excluded, pool), k)
             found.ids[~trusted], found.squared[~trusted] = exact
         return found
 
@@ -327,14 +327,14 @@ class Indexes:
         queries: NDArray[np.float64],
         k: int,
         excluded: NDArray[np.int64],
-    ) -> tuple[Nearest, NDArray[np.str_]]:
+    ) -> tuple[Neighbours, NDArray[np.str_]]:
         """The k nearest of some categories together, and the category of each: both (q, k)."""
         found = [self._nearest(self.parts[name], queries, k, excluded) for name in names]
         ids = np.concatenate([near.ids for near in found], axis=1)
         squared = np.concatenate([near.squared for near in found], axis=1)
         theirs = np.repeat(np.array(names, np.str_), k)
         order = np.lexsort((ids, squared), axis=1)[:, :k]  # by distance, then by id
-        return Nearest(
+        return Neighbours(
             np.take_along_axis(ids, order, axis=1), np.take_along_axis(squared, order, axis=1)
         ), theirs[order]
 

@@ -1,7 +1,7 @@
 """Nearest neighbours of very many queries: float32 rules out nearly all, exact distances decide.
 
-What comes out is what `bank/nearest.py` finds, bit for bit. A `Screen` gives float32 numbers that
-are surely no larger than the true distances; the few patches with the lowest are ranked by exact
+The result is that of `bank/exact_search.py`, bit for bit. A `Screen` gives float32 numbers that are
+surely no larger than the true distances; the few patches with the lowest are ranked by exact
 distances; where the k-th of these is nearer than the lowest bound left out, no other patch can be
 among the k nearest. Queries for which that cannot be said go to a finer screen, in the end to the
 exact search.
@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bank.grid import STEP, scaled
-from bank.nearest import PADDING, Nearest, Pool, nearest, no_neighbours
+from bank.exact_search import PADDING, Neighbours, Pool, exact_search, no_neighbours
+from bank.rounding import STEP, in_steps
 from pipeline.scene import image_of
 
 CELLS = 1 << 23  # float32 bounds held at once: 32 MiB
@@ -47,14 +47,14 @@ class Screen:
         self.slack = (dims + 12) * 2.0**-23
 
     def of_queries(self, steps: NDArray[np.float64]) -> Tensor:
-        """(q, F) from `scaled` -> (q, dims + 4) float32."""
+        """(q, F) from `in_steps` -> (q, dims + 4) float32."""
         kept, norms = self._kept(steps)
         near = (1 - self.slack) * norms**2
         parts = (-2 * kept, near, torch.ones_like(norms), -2 * self.slack * norms)
         return torch.cat(parts, dim=1).float()
 
     def of_patches(self, steps: NDArray[np.float64]) -> Tensor:
-        """(n, F) from `scaled` -> (n, dims + 4) float32."""
+        """(n, F) from `in_steps` -> (n, dims + 4) float32."""
         kept, norms = self._kept(steps)
         near = (1 - self.slack) * norms**2
         return torch.cat((kept, torch.ones_like(norms), near, norms), dim=1).float()
@@ -84,7 +84,7 @@ def make_screens(sample: NDArray[np.float64]) -> list[Screen]:
 class Searcher:
     """Finds the nearest of a bank's offered patches for the bank's own patches.
 
-    features  (Q, F)  on the grid of `bank/grid.py`
+    features  (Q, F)  on the grid of `bank/rounding.py`
     ids       (Q,)    patch ids
     offered   (n,)    rows that may be found; their order gives the columns of `search`
     """
@@ -105,9 +105,9 @@ class Searcher:
     @cached_property
     def screens(self) -> list[Screen]:
         every = max(1, len(self.offered) // PREPARED)
-        return make_screens(scaled(self.features[self.offered[::every]]))
+        return make_screens(in_steps(self.features[self.offered[::every]]))
 
-    def search(self, rows: NDArray[np.int64], columns: Sequence[range], k: int) -> Nearest:
+    def search(self, rows: NDArray[np.int64], columns: Sequence[range], k: int) -> Neighbours:
         """The k nearest of some of the offered for each of some patches, none of its own photo."""
         found = no_neighbours(len(rows), k)
         unsure = np.arange(len(rows))
@@ -123,7 +123,7 @@ class Searcher:
             pool = self._pool(columns)
             for places in _blocks(unsure, PREPARED):
                 own = self.images[rows[places]]
-                near = nearest(scaled(self.features[rows[places]]), pool, k, own)
+                near = exact_search(in_steps(self.features[rows[places]]), pool, k, own)
                 found.ids[places], found.squared[places] = near
         return found
 
@@ -133,10 +133,10 @@ class Searcher:
 
     def _screened(
         self, number: int, rows: NDArray[np.int64], columns: Sequence[range], k: int, wanted: int
-    ) -> tuple[Nearest, NDArray[np.bool_]]:
+    ) -> tuple[Neighbours, NDArray[np.bool_]]:
         """The k nearest of `wanted` proposals, and which rows' are surely the k nearest of all."""
         patches = self._patches(number)
-        queries = self.screens[number].of_queries(scaled(self.features[rows]))
+        queries = self.screens[number].of_queries(in_steps(self.features[rows]))
         own_rows, own_columns = self._own(rows)
         lows = torch.empty(len(rows), 0)
         proposed = torch.empty(len(rows), 0, dtype=torch.int64)  # columns
@@ -158,7 +158,7 @@ class Searcher:
             screen = self.screens[number]
             whole = torch.empty(len(self.offered), screen.dims + 4)
             for columns in _blocks(np.arange(len(self.offered)), PREPARED):
-                steps = scaled(self.features[self.offered[columns]])
+                steps = in_steps(self.features[self.offered[columns]])
                 whole[columns[0] : columns[-1] + 1] = screen.of_patches(steps)
             self.prepared[number] = whole
         return self.prepared[number]
@@ -180,7 +180,9 @@ class Searcher:
         out = self.cells[:num_cells].view(len(queries), len(patches))
         return torch.mm(queries, patches.T, out=out)
 
-    def _ranked(self, rows: NDArray[np.int64], proposed: Tensor, lows: Tensor, k: int) -> Nearest:
+    def _ranked(
+        self, rows: NDArray[np.int64], proposed: Tensor, lows: Tensor, k: int
+    ) -> Neighbours:
         """Proposals by (exact distance, id); those of infinite bound are none."""
         found = no_neighbours(len(rows), k)
         for places in _blocks(np.arange(len(rows)), ROWS):

@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from bank.candidates import find_candidates
-from bank.grid import on_grid
 from bank.index import Indexes, build_indexes, faiss
+from bank.rounding import rounded
 from bank.screen import Searcher
 from pipeline.options import option, run
 from pipeline.scene import patch_id
@@ -71,7 +71,7 @@ def random_bank(n: int, num_categories: int, *, level: bool = False) -> RandomBa
         rows = features[start : start + (1 << 16)]
         own = random.standard_normal(rows.shape, dtype=np.float32) / 2
         mixed = own + clusters[random.integers(0, len(clusters), len(rows))]
-        rows[:] = on_grid(mixed.astype(np.float64) @ turn + 1)
+        rows[:] = rounded(mixed.astype(np.float64) @ turn + 1)
     places = random.permutation(n)
     ids = np.array([patch_id(p // PER_PHOTO, p % PER_PHOTO) for p in places.tolist()])
     for start, stop in pairwise(bounds.tolist()):

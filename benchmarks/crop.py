@@ -37,7 +37,7 @@ from bank import files
 from jobs.stages import cutting
 from jobs.stages.cluster import results
 from jobs.stages.cut import plan
-from jobs.stages.cutting import CropRecipe, ShardTask, cut_shard
+from jobs.stages.cutting import CropOptions, ShardTask, cut_shard
 from pipeline import codec
 from pipeline.coco.reader import CocoRules
 from pipeline.crop import Resizer, pixel_box
@@ -168,7 +168,7 @@ def _decode(photos: list[bytes]) -> None:
 def _tasks(dataset: Dataset, work: Path, shard_photos: int, resizer: Resizer) -> list[ShardTask]:
     """Of a bank that is not there yet."""
     shutil.rmtree(work / "bank", ignore_errors=True)
-    return plan(dataset, work / "bank", shard_photos, CropRecipe(128, 64, resizer))
+    return plan(dataset, work / "bank", shard_photos, CropOptions(128, 64, resizer))
 
 
 def _cut(tasks: list[ShardTask]) -> None:
@@ -251,7 +251,7 @@ def _compare_workers(dataset: Dataset, work: Path, options: Crop) -> None:
     first = 0.0
     for workers in options.workers:
         bank = work / f"bank{workers}"
-        tasks = plan(many, bank, options.shard_photos, CropRecipe(128, 64, "torch"))
+        tasks = plan(many, bank, options.shard_photos, CropOptions(128, 64, "torch"))
         start = time.perf_counter()
         told = list(results(_cut_and_tell, tasks, workers))
         took = time.perf_counter() - start

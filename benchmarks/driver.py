@@ -36,7 +36,7 @@ from jobs.stages.cut import content_files
 from jobs.stages.cutting import CutShard
 from jobs.stages.derive import (
     Derivation,
-    DeriveRecipe,
+    DeriveOptions,
     object_features,
     patch_vectors,
     training_rows,
@@ -172,7 +172,7 @@ def _tables(folder: Path, patches: int) -> Measured:
 def _vectors(folder: Path, patches: int) -> Measured:
     assemble(folder, _shard_names(folder), WORDS)
     contents = Contents(folder, 64)
-    recipe = DeriveRecipe("train", "train", 0, "train", "train", 0, 20, "category")
+    recipe = DeriveOptions("train", "train", 0, "train", "train", 0, 20, "category")
     derivation = Derivation(contents, "", recipe)
     GraphEncoder(WORDS, masks=True).save(folder / "graph_encoder.safetensors")
     CoOccurrence().save(folder / "cooccurrence.safetensors")

@@ -224,7 +224,7 @@ def _drawn(sampler: Sampler, graph: SceneGraph, boxes: Sequence[Box], chosen: Re
     return Drawn(
         tuple(jpeg(Image.fromarray(patch)) for patch in chosen.patches),
         png(image),
-        mean_distance(sampler.bank.co_occurrence(chosen.patch_ids)),
+        mean_distance(sampler.bank.cooccurrence(chosen.patch_ids)),
     )
 
 

@@ -35,7 +35,7 @@ from model.graph.vocabularies import check_names
 from model.retrievegan.run import Sampler
 from model.sg2im.run import Sg2ImSampler
 from pipeline.datasets import default_folder
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, suggestion
 from pipeline.options import option, run
 from pipeline.scene import Box, SceneGraph, Vocabulary
 from pipeline.scene_graph import read_scene_graphs
@@ -319,7 +319,7 @@ def _object_place(name: str, graph: SceneGraph, pin: str) -> int:
     places = [o for o, category in enumerate(graph.objects) if category == name]
     if not places:
         raise UserError(
-            f"--pin {pin}: the graph has no {name!r}; {nearest(name, [*graph.objects])}"
+            f"--pin {pin}: the graph has no {name!r}; {suggestion(name, [*graph.objects])}"
         )
     if len(places) > 1:
         several = ", ".join(str(o) for o in places)

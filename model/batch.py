@@ -95,7 +95,7 @@ def candidate_batch(bank: Bank, found: Candidates) -> CandidateBatch:
         torch.from_numpy(found.ids),
         torch.from_numpy(bank.patches(found.ids)),
         torch.from_numpy(offered(bank, found)),
-        torch.from_numpy(bank.co_occurrence(found.ids)),
+        torch.from_numpy(bank.cooccurrence(found.ids)),
     )
 
 

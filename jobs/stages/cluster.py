@@ -27,9 +27,9 @@ Result = TypeVar("Result")
 
 IN_FLIGHT_PER_WORKER = 2  # one that runs, one that waits its turn
 JOIN_S = 30  # how long a scheduler may take to answer, and its first worker to come
-LOOK_S = 5.0  # between two looks at who is at work
+POLL_S = 5.0  # between two looks at who is at work
 STARTS = 3  # of workers here: Dask replaces one that dies, but not while it starts
-FORSAKEN_S = 60.0  # how long a build waits for others once its last worker has gone
+NO_WORKERS_TIMEOUT_S = 60.0  # how long a build waits for others once its last worker has gone
 KEPT = "finished shards are kept: run the command again"
 # Ctrl-C reaches all processes of a terminal; workers leave it to the one that started them.
 LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
@@ -97,7 +97,7 @@ def _joined(scheduler: str) -> Iterator[tuple[Any, str]]:
     with ExitStack() as stack:
         stack.enter_context(distributed.utils.silence_logging_cmgr(logging.CRITICAL))
         try:
-            _greeted(scheduler)
+            _ping(scheduler)
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
                 client = stack.enter_context(distributed.Client(scheduler, timeout=JOIN_S))
@@ -107,7 +107,7 @@ def _joined(scheduler: str) -> Iterator[tuple[Any, str]]:
                 f"with `dask scheduler`, or leave --scheduler out"
             ) from error
         if any(w.category.__name__ == "VersionMismatchWarning" for w in warned):
-            _tell(
+            _warn(
                 f"the Dask scheduler at {scheduler} or its workers have other versions of Dask's "
                 f"packages than this process; where that leads to trouble, install those of "
                 f"requirements.lock on all machines"
@@ -122,7 +122,7 @@ def _joined(scheduler: str) -> Iterator[tuple[Any, str]]:
         yield client, f"the Dask scheduler at {scheduler}"
 
 
-def _greeted(scheduler: str) -> None:
+def _ping(scheduler: str) -> None:
     """OSError where something listens that is no scheduler, for whose first word a client would
     wait for ever; where nothing listens yet, a client tries again for a while."""
     if not scheduler.startswith("tcp://"):
@@ -148,10 +148,10 @@ def _stream(
     client: Any, function: Callable[[Task], Result], tasks: Sequence[Task], where: str
 ) -> Iterator[Result]:
     work = functools.partial(_work, function, code_digest(PROJECT))
-    waiting, running, crew = iter(tasks), set[Any](), _Crew(client, where)
+    waiting, running, workers = iter(tasks), set[Any](), _Workers(client, where)
     while True:
         with _reaching(where):
-            room = max(crew.threads() * IN_FLIGHT_PER_WORKER - len(running), 0)
+            room = max(workers.threads() * IN_FLIGHT_PER_WORKER - len(running), 0)
             running |= {client.submit(work, t, pure=False) for t in islice(waiting, room)}
             if room and not running:
                 return
@@ -167,7 +167,7 @@ def _stream(
             yield result
 
 
-class _Crew:
+class _Workers:
     """The workers of a scheduler, looked at every few seconds: they come and go."""
 
     def __init__(self, client: Any, where: str) -> None:
@@ -178,14 +178,14 @@ class _Crew:
     def threads(self) -> int:
         """How many there are; UserError once there have been none for too long."""
         now = time.monotonic()
-        if now - self.looked >= LOOK_S:
+        if now - self.looked >= POLL_S:
             members = self.client.nthreads()
             if gone := len(self.members.keys() - members.keys()):
-                _tell(f"{gone} of {len(self.members)} workers died or left; others do their work")
+                _warn(f"{gone} of {len(self.members)} workers died or left; others do their work")
             self.members, self.looked = members, now
             if members or self.seen < 0:
                 self.seen = now
-        if not self.members and now - self.seen >= FORSAKEN_S:
+        if not self.members and now - self.seen >= NO_WORKERS_TIMEOUT_S:
             raise UserError(f"{self.where} has no workers any more; {KEPT} when there are some")
         return sum(self.members.values())
 
@@ -194,10 +194,10 @@ def _done(futures: Iterable[Any]) -> Iterable[Any]:
     """Those that have an answer, after waiting for one; none where that takes long."""
     waiting = list(futures)
     if not waiting:
-        time.sleep(LOOK_S)  # for a worker
+        time.sleep(POLL_S)  # for a worker
         return ()
     try:
-        found = _dask().wait(waiting, timeout=LOOK_S, return_when="FIRST_COMPLETED")
+        found = _dask().wait(waiting, timeout=POLL_S, return_when="FIRST_COMPLETED")
     except TimeoutError:
         return ()
     return list(found.done)
@@ -290,5 +290,5 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _tell(line: str) -> None:
+def _warn(line: str) -> None:
     print(line, file=sys.stderr)

@@ -12,11 +12,11 @@ from jobs.stages.attempts import CrashingPhoto
 from jobs.stages.cluster import results
 from jobs.stages.cutting import (
     CrashingShard,
-    CropRecipe,
+    CropOptions,
     CutShard,
     ShardTask,
     cut_shard,
-    read_failures,
+    read_shard_failures,
 )
 from jobs.stages.receipts import WORK, receipt_path
 from pipeline import codec
@@ -38,7 +38,7 @@ def plan(
     dataset: Dataset,
     bank: Path,
     photos_per_shard: int,
-    recipe: CropRecipe,
+    recipe: CropOptions,
     *,
     quarantine: Collection[int] = (),
     taken: Mapping[str, int] | None = None,
@@ -66,7 +66,7 @@ def forget_failed(tasks: list[ShardTask]) -> None:
     """Let shards with photos that could not be used be cut again."""
     for task in tasks:
         if (task.bank / WORK / "shards" / f"{task.name}.failures.json").is_file():
-            failed = read_failures(task.bank, task.name)
+            failed = read_shard_failures(task.bank, task.name)
             if any(row.object_index is None for row in failed):
                 receipt_path(task.bank, task.stage).unlink(missing_ok=True)
 
@@ -87,11 +87,11 @@ def cut(tasks: list[ShardTask], workforce: Workforce) -> dict[str, CutShard]:
             raise BankError(f"{shard.name} was made twice and came out differently")
         done[shard.name] = shard
     if deadly:
-        raise BankError(_accusation(sorted(deadly)))
+        raise BankError(_crash_message(sorted(deadly)))
     return {name: done[name] for name in sorted(done)}
 
 
-def _accusation(photos: list[CrashingPhoto]) -> str:
+def _crash_message(photos: list[CrashingPhoto]) -> str:
     named = ", ".join(f"{p.image_id} ({p.file}: {p.signal})" for p in photos)
     ids = " ".join(str(p.image_id) for p in photos)
     what = "a photo kills" if len(photos) == 1 else f"{len(photos)} photos kill"

@@ -54,7 +54,7 @@ DECODERS = ("simplejpeg", "pillow", "torch", "numpy")
 
 
 @dataclass(frozen=True)
-class CropRecipe:
+class CropOptions:
     """What decides the pixels."""
 
     image_size: int  # px, side of a packed scene's picture
@@ -70,7 +70,7 @@ class ShardTask:
     plan: Path  # what to read: pipeline/plan.py
     photos: Path  # folder of the dataset: photos by their file names, or zips that hold them
     bank: Path
-    recipe: CropRecipe
+    recipe: CropOptions
     codec: Mapping[str, str]  # pipeline/codec.py's answers where the build was started
 
     @property
@@ -204,7 +204,7 @@ def usable_scene(annotated: AnnotatedPhoto) -> UsableScene:
     return UsableScene(None, (*left_out, reason))
 
 
-def cut_photo(usable: UsableScene, folder: DataFolder, recipe: CropRecipe) -> Cut:
+def cut_photo(usable: UsableScene, folder: DataFolder, recipe: CropOptions) -> Cut:
     """Decode a photo once, and take its patches and its small picture from it."""
     scene, left_out = usable
     if scene is None:
@@ -284,7 +284,7 @@ def _photo_row(photo: AnnotatedPhoto, shard: str, file: FileDigest | None) -> di
     }
 
 
-def read_failures(bank: Path, name: str) -> list[LeftOut]:
+def read_shard_failures(bank: Path, name: str) -> list[LeftOut]:
     """What was left out of a shard that has been cut."""
     path = bank / WORK / "shards" / f"{name}.failures.json"
     return [LeftOut(**row) for row in json.loads(path.read_bytes())]

@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from jobs.stages.cutting import CropRecipe, cut_photo, usable_scene
+from jobs.stages.cutting import CropOptions, cut_photo, usable_scene
 from pipeline.data_folder import DataFolder
 from pipeline.plan import read_plan
 
@@ -22,7 +22,7 @@ def main(plan: str, photos: str, recipe: str) -> None:
         if annotated.photo.image_id in wanted:
             print(annotated.photo.image_id, flush=True)
             with suppress(Exception):  # an error is no death: who cuts the shard will meet it
-                cut_photo(usable_scene(annotated), folder, CropRecipe(**json.loads(recipe)))
+                cut_photo(usable_scene(annotated), folder, CropOptions(**json.loads(recipe)))
 
 
 if __name__ == "__main__":

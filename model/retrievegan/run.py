@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bank.bank import Bank
 from bank.candidates import Candidates
-from bank.nearest import PADDING
+from bank.exact_search import PADDING
 from model.batch import CandidateBatch, candidate_batch, pixels, to_uint8
 from model.checkpoint import load_model, read_config
 from model.config import RetrievalMode

@@ -217,7 +217,7 @@ def _check_candidates(config: TrainConfig, bank: Bank) -> None:
 def _with_truth(batch: SceneBatch, bank: Bank) -> CandidateBatch:
     """The candidates with each object's true patch as the last one."""
     given = batch.candidates
-    own = torch.from_numpy(bank.co_occurrence(batch.patch_ids.cpu().numpy()))
+    own = torch.from_numpy(bank.cooccurrence(batch.patch_ids.cpu().numpy()))
     return CandidateBatch(
         torch.cat([given.ids, batch.patch_ids[:, None]], 1),
         torch.cat([given.patches, batch.truth[:, None]], 1),

@@ -44,7 +44,7 @@ from bank.verify import verify
 from jobs.build_bank import BuildBank
 from jobs.build_bank import main as build_bank
 from jobs.evaluate import read_styles
-from jobs.stages.cutting import CropRecipe, cut_photo, usable_scene
+from jobs.stages.cutting import CropOptions, cut_photo, usable_scene
 from model.graph.frozen_encoder import GraphEncoder, load_graph_encoder
 from model.retrieval.cooccurrence import CoOccurrence
 from model.sg2im.network import Sg2Im
@@ -67,7 +67,7 @@ MOST_DATA = 8 << 30  # bytes; beyond, the system gives a worker no more
 LONGEST_LINE = 1500  # characters of a refusal: it names a folder and a file
 
 W, H = 48, 32
-RECIPE = CropRecipe(16, 8, "torch")
+RECIPE = CropOptions(16, 8, "torch")
 VOCABULARY = Vocabulary((IMAGE, "sky", "boat"), (IN_IMAGE, "above", "below"))
 VG_RULES = replace(TOY_RULES, min_object_count=2, min_attribute_count=2, min_relation_count=2)
 
@@ -180,7 +180,7 @@ def _asked(bank: Bank) -> str:
         ids,
         bank.patches(ids),
         near,
-        bank.co_occurrence(ids),
+        bank.cooccurrence(ids),
         found,
         bank.credits(ids.tolist()),
     )

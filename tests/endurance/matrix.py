@@ -194,7 +194,7 @@ class Bench:
         return Result(
             cell, seconds, bank.content_digest, bank.manifest.derived_digest,
             compare(base, bank).level, gap(base, bank, Bank.features),
-            gap(base, bank, Bank.co_occurrence), overlap(base, bank),
+            gap(base, bank, Bank.cooccurrence), overlap(base, bank),
         )  # fmt: skip
 
 

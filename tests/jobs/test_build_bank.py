@@ -25,7 +25,7 @@ from bank.verify import verify
 from jobs.build_bank import BuildBank, main
 from jobs.stages.assemble import assemble
 from jobs.stages.cut import Workforce, cut, plan
-from jobs.stages.cutting import CropRecipe
+from jobs.stages.cutting import CropOptions
 from jobs.stages.derive import check_networks
 from model.checkpoint import load_sg2im
 from model.config import sg2im_demo
@@ -102,7 +102,7 @@ def content_of(options, seed=None, workers=0):
     """The content digest alone; `seed` shuffles the order in which shards are cut and joined."""
     options.bank.mkdir()
     dataset = read_coco(options.data, limit=options.limit)
-    recipe = CropRecipe(options.image_size, options.patch_size, options.resizer)
+    recipe = CropOptions(options.image_size, options.patch_size, options.resizer)
     tasks = plan(dataset, options.bank, options.shard_photos, recipe)
     if seed is not None:
         random.Random(seed).shuffle(tasks)

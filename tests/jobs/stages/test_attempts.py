@@ -9,7 +9,7 @@ import simplejpeg
 from bank.errors import BankError
 from jobs.stages import attempts
 from jobs.stages.attempts import CrashingPhoto, attempt, crashing_photos
-from jobs.stages.cutting import CropRecipe
+from jobs.stages.cutting import CropOptions
 from pipeline.plan import Shard, write_plan
 from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Photo
 
@@ -44,7 +44,7 @@ def shard(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     (tmp_path / "code/sitecustomize.py").write_text(CRASHER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
-    return tmp_path / "plan.json", tmp_path, asdict(CropRecipe(8, 8, "torch"))
+    return tmp_path / "plan.json", tmp_path, asdict(CropOptions(8, 8, "torch"))
 
 
 @pytest.fixture

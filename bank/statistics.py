@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bank.bank import Bank
-from bank.duplicates import Doubles, Groups, Looks, look, look_alikes
+from bank.duplicates import Dhashes, Duplicates, Groups, dhash, near_duplicates
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, check_sizes, read_manifest
@@ -63,7 +63,7 @@ class Failure(NamedTuple):
     examples: tuple[str, ...]
 
 
-class Double(NamedTuple):
+class DuplicateCount(NamedTuple):
     """How many patches are there again."""
 
     anywhere: int
@@ -71,7 +71,7 @@ class Double(NamedTuple):
     in_training: int  # validation and test patches that training has as well
 
 
-class Census(NamedTuple):
+class Statistics(NamedTuple):
     patches: int
     photos: int
     splits: tuple[int, int, int]  # patches: train, val, test
@@ -81,8 +81,8 @@ class Census(NamedTuple):
     wholly_enlarged: float  # ... with both
     side_px: tuple[float, float, float]  # 10 %, 50 %, 90 % of the square roots of areas
     licences: tuple[tuple[str, int, int], ...]  # name, patches, photos: most patches first
-    equal: Double
-    alike: Double  # equal or alike
+    equal: DuplicateCount
+    alike: DuplicateCount  # equal or alike
     flat: int  # patches too flat to be compared
     pairs: tuple[tuple[int, int], ...]  # patch ids of some that look alike in two photos
     fallback: float  # share of all candidates
@@ -123,20 +123,20 @@ def check_digest(bank: Path, manifest: Manifest, name: str) -> None:
         )
 
 
-def take_census(bank: Bank) -> Census:
+def collect_statistics(bank: Bank) -> Statistics:
     """Reads every patch once."""
     table, size = bank.table, len(bank)
     images = image_of(bank.patch_ids)
     train = _equal(table, "split", "train")
     groups = Groups(_codes(table, "pixels_sha256"), images, train)
-    looks = read_looks(bank)
-    alike, examples = groups.alike(look_alikes(looks.take(groups.first)))
+    dhashes = read_dhashes(bank)
+    alike, examples = groups.alike(near_duplicates(dhashes.take(groups.first)))
     fallback, valid = read_fallback(bank)
     widths, heights = box_sides(table)
     sides = np.sqrt(widths * heights)  # of squares as large
     shorter, longer = np.minimum(widths, heights), np.maximum(widths, heights)
-    failures = read_failures(bank)
-    return Census(
+    failures = count_failures(bank)
+    return Statistics(
         patches=size,
         photos=len(np.unique(images)),
         splits=_by_split(table),
@@ -148,7 +148,7 @@ def take_census(bank: Bank) -> Census:
         licences=_licences(table, images),
         equal=_count(groups.equal()),
         alike=_count(alike),
-        flat=int(looks.flat.sum()),
+        flat=int(dhashes.flat.sum()),
         pairs=tuple((int(bank.patch_ids[a]), int(bank.patch_ids[b])) for a, b in examples),
         fallback=float(fallback.sum() / max(1, valid.sum())),
         candidates=bank.num_candidates,
@@ -157,14 +157,14 @@ def take_census(bank: Bank) -> Census:
     )
 
 
-def read_looks(bank: Bank) -> Looks:
+def read_dhashes(bank: Bank) -> Dhashes:
     """Of every patch, shard by shard."""
-    looks = Looks.empty(len(bank))
+    dhashes = Dhashes.empty(len(bank))
     for rows in progress(_blocks(bank), "patches", len(bank), "patch", size=len):
         # Unchecked: the whole file has just been compared with its digest.
-        found = look(bank.contents.patches.read(bank.patch_ids[rows], check=False))
-        looks.bits[rows], looks.colours[rows] = found
-    return looks
+        found = dhash(bank.contents.patches.read(bank.patch_ids[rows], check=False))
+        dhashes.bits[rows], dhashes.colours[rows] = found
+    return dhashes
 
 
 def _blocks(bank: Bank) -> Iterator[NDArray[np.int64]]:
@@ -207,7 +207,7 @@ def read_recalls(bank: Bank) -> Mapping[str, float]:
         raise BankError(f"{bank.path}/index/index.json is damaged ({error})") from error
 
 
-def read_failures(bank: Bank) -> tuple[Failure, ...]:
+def count_failures(bank: Bank) -> tuple[Failure, ...]:
     """Of failures.jsonl, by reason."""
     check_digest(bank.path, bank.manifest, "failures.jsonl")
     counts, examples = Counter[str](), dict[str, list[str]]()
@@ -252,7 +252,7 @@ def _categories(
     sides: NDArray[np.float32],
     fallback: NDArray[np.int64],
     valid: NDArray[np.int64],
-    alike: Doubles,
+    alike: Duplicates,
 ) -> tuple[CategoryCount, ...]:
     """Of every name in the vocabulary, and of one that only the table has."""
     codes, found = _coded(bank.table, "category")
@@ -296,8 +296,8 @@ def _by_split(table: pa.Table) -> tuple[int, int, int]:
     return train, val, test
 
 
-def _count(doubles: Doubles) -> Double:
-    return Double(*(int(flags.sum()) for flags in doubles))
+def _count(doubles: Duplicates) -> DuplicateCount:
+    return DuplicateCount(*(int(flags.sum()) for flags in doubles))
 
 
 def _equal(table: pa.Table, name: str, value: str) -> NDArray[np.bool_]:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bank.grid import scaled
+from bank.rounding import in_steps
 from pipeline.scene import image_of
 
 PADDING = -1  # the id where there is no candidate
@@ -20,33 +20,33 @@ class Pool(NamedTuple):
     """Patches to choose from."""
 
     ids: NDArray[np.int64]  # (n,) ascending: ties go to the lower id
-    features: NDArray[np.float32]  # (n, F) on the grid of `bank/grid.py`
+    features: NDArray[np.float32]  # (n, F) on the grid of `bank/rounding.py`
 
 
-class Nearest(NamedTuple):
+class Neighbours(NamedTuple):
     """The k nearest of a pool, by (distance, id)."""
 
     ids: NDArray[np.int64]  # (q, k) PADDING where the pool has no more
     squared: NDArray[np.float64]  # (q, k) in grid steps, exact; inf at padding
 
 
-def no_neighbours(num_queries: int, k: int) -> Nearest:
+def no_neighbours(num_queries: int, k: int) -> Neighbours:
     """All padding."""
-    return Nearest(
+    return Neighbours(
         np.full((num_queries, k), PADDING, dtype=np.int64),
         np.full((num_queries, k), np.inf, dtype=np.float64),
     )
 
 
-def nearest(
+def exact_search(
     queries: NDArray[np.float64],
     pool: Pool,
     k: int,
     own_images: NDArray[np.int64] | None = None,
-) -> Nearest:
+) -> Neighbours:
     """The k nearest of the pool for each query, exactly.
 
-    queries     (q, F)  from `scaled`
+    queries     (q, F)  from `in_steps`
     own_images  (q,)    the photo each query was cut from: none of its patches is offered
     """
     found = no_neighbours(len(queries), k)
@@ -54,7 +54,7 @@ def nearest(
     rows = max(1, BLOCK // columns)
     for c in range(0, len(pool.ids), columns):
         ids = pool.ids[c : c + columns]
-        offered = torch.from_numpy(scaled(pool.features[c : c + columns]))
+        offered = torch.from_numpy(in_steps(pool.features[c : c + columns]))
         for r in range(0, len(queries), rows):
             block = slice(r, r + rows)
             squared = _squared_distances(torch.from_numpy(queries[block]), offered)
@@ -71,7 +71,7 @@ def _squared_distances(asked: Tensor, offered: Tensor) -> Tensor:
     return torch.addmm(norms, asked, offered.T, alpha=-2)
 
 
-def _keep_nearest(found: Nearest, rows: slice, squared: Tensor, ids: Tensor, k: int) -> None:
+def _keep_nearest(found: Neighbours, rows: slice, squared: Tensor, ids: Tensor, k: int) -> None:
     """Merge a slice of the pool into what these rows have found so far."""
     new, places = smallest(squared, k)
     # What was found before has lower ids than this slice and stays in front: ties end in id order.
