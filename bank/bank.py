@@ -126,10 +126,11 @@ class Bank:
         k: int,
         exclude_images: Sequence[int] = (),
     ) -> Candidates:
-        """Candidates for objects that are not in the bank: features (O, 128) and categories (O,).
+        """Candidates for objects of any graph: features (O, F) and categories (O,).
 
-        Patches of the photos in `exclude_images` are not offered. Own category first, or the
-        nearest of any, as the bank's stored candidates were found.
+        Patches of the photos in `exclude_images` are left out: for the graph of a training scene,
+        give its image id, as no object's candidates come from its own photo (bank/own_photo.py).
+        Own category first, or the nearest of any, as the bank's stored candidates.
         """
         scope: Scope = self.manifest.recipe["candidate_scope"]
         return self._indexes.search(features, categories, k, exclude_images, scope)

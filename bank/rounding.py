@@ -1,7 +1,7 @@
-"""Features on a coarse grid: numbers on which every machine agrees, and exact distances.
+"""Features rounded to a coarse step: numbers on which every machine agrees, and exact distances.
 
 Networks run in float64 and their output is rounded to multiples of `STEP`: what is left of the
-machines' different orders of summation is then smaller than a grid step and vanishes almost surely.
+machines' different orders of summation is then smaller than a step and vanishes almost surely.
 Products and sums of such numbers are exact in float64, whatever the order (`in_steps`).
 """
 
@@ -20,7 +20,7 @@ def rounded(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def in_steps(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n, F) features as whole numbers of grid steps, held in float64."""
+    """(n, F) features as whole numbers of steps, held in float64."""
     with np.errstate(invalid="ignore"):  # a NaN is refused below, in one line
         steps: NDArray[np.float64] = np.rint(features.astype(np.float64) / STEP)
     longest = float(np.sqrt((steps**2).sum(-1).max(initial=0.0))) * STEP
