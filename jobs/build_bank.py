@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from bank.candidates import Scope
 from bank.contents import Contents, content_digest
@@ -30,34 +30,38 @@ from jobs.stages.staging import building, next_version, swap_in, tidy
 from model.graph import frozen_encoder as encoder
 from model.retrieval import cooccurrence
 from pipeline import codec, protocol
-from pipeline.coco.reader import CocoRules
 from pipeline.crop import Resizer
 from pipeline.dataset import Dataset
 from pipeline.datasets import (
+    FORMATS,
     DatasetName,
+    DatasetRules,
+    FormatName,
     Rules,
-    ToyFormat,
     default_folder,
     flag_of,
+    format_name,
     read_dataset,
     rules_of,
 )
 from pipeline.errors import UserError
 from pipeline.options import option, run, to_json
 from pipeline.scene import Vocabulary
-from pipeline.visual_genome.rules import VisualGenomeRules
 
 Mode = Literal["resume", "overwrite", "extend"]
-# Options that do not shape the bank.
-NOT_IN_RECIPE = (
-    *("data", "out", "workers", "scheduler", "coco", "vg"),
-    *("mode", "retry_failed", "max_failures", "quarantine"),
-)
+
+
+class InRecipe:
+    """Beside an option that shapes the bank: manifest.json has it in `recipe`, and a bank that was
+    built with another value is another bank. All other options only say how the work is done."""
+
+
+IN_RECIPE = InRecipe()
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildBank:
-    dataset: Annotated[DatasetName, option("what to read; toy draws its own photos")]
+    dataset: Annotated[DatasetName, option("what to read; toy draws its own photos"), IN_RECIPE]
     data: Annotated[
         Path | None, option("folder of the dataset; default data/<dataset>, or data/toy-vg")
     ] = None
@@ -71,33 +75,40 @@ class BuildBank:
         option(
             "'train', a file (.safetensors, or sg2im's published .pt), or an sg2im run's folder"
         ),
+        IN_RECIPE,
     ] = TRAIN
     encoder_steps: Annotated[
-        int | None, option("training steps of the graph encoder; default: by number of scenes")
+        int | None,
+        option("training steps of the graph encoder; default: by number of scenes"),
+        IN_RECIPE,
     ] = None
-    cooccurrence: Annotated[str, option("'train', or a .safetensors file")] = TRAIN
+    cooccurrence: Annotated[str, option("'train', or a .safetensors file"), IN_RECIPE] = TRAIN
     cooccurrence_steps: Annotated[
-        int | None, option("training steps of F_occur; default: by number of photos")
+        int | None, option("training steps of F_occur; default: by number of photos"), IN_RECIPE
     ] = None
-    image_size: Annotated[int, option("side of a packed picture, in pixels")] = 128
-    patch_size: Annotated[int, option("side of a patch, in pixels")] = 64
-    resizer: Annotated[Resizer, option("which library resizes; both antialiased bilinear")] = (
-        "torch"
-    )
-    candidates: Annotated[int, option("candidates stored per object")] = 20
+    image_size: Annotated[int, option("side of a packed picture, in pixels"), IN_RECIPE] = 128
+    patch_size: Annotated[int, option("side of a patch, in pixels"), IN_RECIPE] = 64
+    resizer: Annotated[
+        Resizer, option("which library resizes; both antialiased bilinear"), IN_RECIPE
+    ] = "torch"
+    candidates: Annotated[int, option("candidates stored per object"), IN_RECIPE] = 20
     candidate_scope: Annotated[
-        Scope, option("category: an object's own first, others as fallback; all: any")
+        Scope,
+        option("category: an object's own first, others as fallback; all: any"),
+        IN_RECIPE,
     ] = "category"
-    coco: Annotated[CocoRules, option("", name="")] = field(default_factory=CocoRules)
-    vg: Annotated[VisualGenomeRules, option("", name="")] = field(default_factory=VisualGenomeRules)
+    rules: Annotated[DatasetRules, option("", name="")] = field(default_factory=DatasetRules)
     toy_format: Annotated[
-        ToyFormat, option("toy: whose files the photos come with, and which reader reads them")
+        FormatName,
+        option("toy: whose files the photos come with, and which reader reads them"),
+        IN_RECIPE,
     ] = "coco"
     limit: Annotated[
         int | None,
         option("take only the first so many: of each of COCO's files, of VG's train and others"),
+        IN_RECIPE,
     ] = None
-    shard_photos: Annotated[int, option("photos per shard")] = 256
+    shard_photos: Annotated[int, option("photos per shard"), IN_RECIPE] = 256
     mode: Annotated[
         Mode,
         option(
@@ -127,11 +138,15 @@ class BuildBank:
             raise ValueError("--mode overwrite tries every photo again: leave out --retry-failed")
         if self.dataset != "toy" and self.toy_format != "coco":
             raise ValueError(f"--toy-format is for --dataset toy, not {self.dataset}")
-        reads_vg = self.dataset == "vg" or (self.dataset == "toy" and self.toy_format == "vg")
-        if reads_vg and self.coco != CocoRules():
-            raise ValueError(f"{_changed(self.coco)} is for COCO's files, not Visual Genome's")
-        if not reads_vg and self.vg != VisualGenomeRules():
-            raise ValueError(f"{_changed(self.vg)} is for Visual Genome's files, not COCO's")
+        files = FORMATS[self.format_name].files
+        for name, other in FORMATS.items():
+            rules = getattr(self.rules, name)
+            if name != self.format_name and rules != other.rules():
+                raise ValueError(f"{_changed(rules)} is for {other.files}, not {files}")
+
+    @property
+    def format_name(self) -> FormatName:
+        return format_name(self.dataset, self.toy_format)
 
     @property
     def bank(self) -> Path:
@@ -149,10 +164,10 @@ def _changed(rules: Rules) -> str:
 
 def main(options: BuildBank) -> None:
     tidy(options.bank)
-    known = read_manifest(options.bank) if is_finished(options.bank) else None
+    known = read_known(options) if is_finished(options.bank) else None
     if known is None and options.mode == "extend":
         raise BankError(f"{options.bank} is no finished bank yet: build it without --mode extend")
-    rules = rules_of(options.dataset, options.coco, options.vg, options.toy_format)
+    rules = rules_of(options.dataset, options.rules, options.toy_format)
     dataset = read_dataset(options.dataset, options.data, rules, options.limit)
     print("\n".join(protocol.lines(dataset.protocol)), flush=True)
     print_codec(options.resizer, known)
@@ -287,9 +302,9 @@ def quarantine_of(options: BuildBank, dataset: Dataset, known: Manifest | None) 
 
 def recipe_of(options: BuildBank, rules: Rules, quarantine: list[int]) -> dict[str, Any]:
     """Every option that shapes the bank; a network read from a file counts by its digest."""
-    recipe = asdict(options)
-    for name in NOT_IN_RECIPE:
-        del recipe[name]
+    hints = get_type_hints(BuildBank, include_extras=True)
+    names = [name for name, hint in hints.items() if IN_RECIPE in get_args(hint)]
+    recipe = {name: getattr(options, name) for name in names}
     if options.dataset != "toy":
         del recipe["toy_format"]
     for name, value in to_json(asdict(rules)).items():
@@ -299,6 +314,16 @@ def recipe_of(options: BuildBank, rules: Rules, quarantine: list[int]) -> dict[s
     if quarantine:
         recipe["quarantine"] = quarantine
     return {**recipe, "seed": SEED}
+
+
+def read_known(options: BuildBank) -> Manifest:
+    """The finished bank's manifest. An option that it lacks, as the bank is older than the option,
+    has its default."""
+    manifest = read_manifest(options.bank)
+    rules = rules_of(options.dataset, DatasetRules(), options.toy_format)
+    defaults = recipe_of(BuildBank(dataset=options.dataset), rules, [])
+    del defaults["dataset"]
+    return replace(manifest, recipe={**defaults, **manifest.recipe})
 
 
 def network_digest(name: str, source: str) -> str:

@@ -105,8 +105,8 @@ def derive_options(bank: Path, known: Manifest, contents: Contents, retrain: boo
         ("graph_encoder", "encoder_steps", encoder.default_steps(photos)),
         ("cooccurrence", "cooccurrence_steps", cooccurrence.default_steps(photos)),
     ):
-        if retrain and known.recipe[name] == TRAIN:
-            asked = known.recipe[steps]
+        if retrain and known.recipe.get(name, TRAIN) == TRAIN:
+            asked = known.recipe.get(steps)
             settings |= {name: TRAIN, f"{name}_digest": TRAIN}
             settings[steps] = default if asked is None else asked
         else:
