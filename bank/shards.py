@@ -39,7 +39,7 @@ def write_patches(folder: Path, patches: Iterable[tuple[int, bytes]], size: int)
     """
     folder.mkdir(parents=True, exist_ok=True)
     # lock=False: one writer on a new folder needs no lock.mdb, and none is left behind.
-    # sync=False: whoever gives the file its name syncs it first (bank/files.py).
+    # sync=False: `put_in_place` syncs it before it gives the file its name (bank/files.py).
     env = lmdb.open(os.fspath(folder), map_size=size, lock=False, sync=False)
     try:
         with env.begin(write=True) as txn:
@@ -76,7 +76,7 @@ os.register_at_fork(after_in_child=_environment.cache_clear)
 
 
 def close_shards() -> None:
-    """Let go of all that is mapped and open: a pass over a whole bank would hold on to it."""
+    """Close all that is mapped and open: a pass over a whole bank would keep it mapped."""
     _environment.cache_clear()
 
 
@@ -184,10 +184,10 @@ def rows_of(known: NDArray[np.int64], ids: NDArray[np.int64], where: Path) -> ND
     """Positions in `known` (sorted) of `ids`; BankError for one that is not there."""
     rows = np.searchsorted(known, ids)
     if len(known) == 0:
-        found = np.zeros(np.shape(ids), bool)
+        is_there = np.zeros(np.shape(ids), bool)
     else:
-        found = known[np.minimum(rows, len(known) - 1)] == ids
-    if not np.all(found):
-        stranger = np.asarray(ids)[~found].flat[0]
-        raise BankError(f"no patch {stranger} among the {len(known):,} of {where}")
+        is_there = known[np.minimum(rows, len(known) - 1)] == ids
+    if not np.all(is_there):
+        missing = np.asarray(ids)[~is_there].flat[0]
+        raise BankError(f"no patch {missing} among the {len(known):,} of {where}")
     return rows

@@ -253,11 +253,11 @@ def _compare_workers(dataset: Dataset, work: Path, options: Crop) -> None:
         bank = work / f"bank{workers}"
         tasks = plan(many, bank, options.shard_photos, CropOptions(128, 64, "torch"))
         start = time.perf_counter()
-        told = list(results(_cut_and_tell, tasks, workers))
+        times = list(results(_cut_and_tell, tasks, workers))
         took = time.perf_counter() - start
-        rate = len(photos) / (max(t.end for t in told) - min(t.start for t in told))
+        rate = len(photos) / (max(t.end for t in times) - min(t.start for t in times))
         first = first or rate
-        peak = max(t.peak_mb for t in told)
+        peak = max(t.peak_mb for t in times)
         print(f"| {workers} | {took:.1f} | {rate:.0f} | {rate / first:.2f} | {peak:.0f} |")
         shutil.rmtree(bank)
 

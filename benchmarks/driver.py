@@ -102,12 +102,12 @@ def _memory() -> Iterator[Callable[[], tuple[float, float]]]:
     own = 0.0
     over = threading.Event()
 
-    def look() -> None:
+    def poll() -> None:
         nonlocal own
         while not over.wait(0.01):
             own = max(own, _status_mb("RssAnon"))
 
-    looking = threading.Thread(target=look)
+    looking = threading.Thread(target=poll)
     looking.start()
     try:
         yield lambda: (max(own, _status_mb("RssAnon")), _status_mb("VmHWM"))
@@ -172,8 +172,8 @@ def _tables(folder: Path, patches: int) -> Measured:
 def _vectors(folder: Path, patches: int) -> Measured:
     assemble(folder, _shard_names(folder), WORDS)
     contents = Contents(folder, 64)
-    recipe = DeriveOptions("train", "train", 0, "train", "train", 0, 20, "category")
-    derivation = Derivation(contents, "", recipe)
+    options = DeriveOptions("train", "train", 0, "train", "train", 0, 20, "category")
+    derivation = Derivation(contents, "", options)
     GraphEncoder(WORDS, masks=True).save(folder / "graph_encoder.safetensors")
     CoOccurrence().save(folder / "cooccurrence.safetensors")
     network = Receipt("", "", {})

@@ -42,7 +42,7 @@ MOST_LICENCES = 30
 CELL = 64  # px, side of a patch in a sheet
 ACROSS = 12
 QUALITY = 80
-TOLD_ELSEWHERE = ("files", "shards", "counts", "left_out")  # of the manifest, or too long
+SHOWN_ELSEWHERE = ("files", "shards", "counts", "left_out")  # of the manifest, or too long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class InspectBank:
 
 
 class Credit(NamedTuple):
-    """What is told of a patch that is pointed at."""
+    """What the page shows of the patch under the pointer."""
 
     patch: str  # its id: JavaScript's numbers are too short
     photo: str
@@ -102,8 +102,8 @@ def lines(path: Path, bank: Bank, statistics: Statistics) -> list[str]:
         f"{_percent(statistics.enlarged)} have a side under the patch's {bank.patch_size} px, "
         f"{_percent(statistics.wholly_enlarged)} both",
         f"licences: {_listed([f'{name} {n:,}' for name, n in _short_licences(statistics)])}",
-        f"equal patches: {_doubles(statistics.equal)}",
-        f"equal or alike: {_doubles(statistics.alike)}; {statistics.flat:,} too flat to compare",
+        f"equal patches: {_duplicates(statistics.equal)}",
+        f"equal or alike: {_duplicates(statistics.alike)}; {statistics.flat:,} too flat to compare",
         f"no patch at all: {_listed([c.name for c in statistics.empty])}",
         f"fewer than {statistics.candidates} training patches: "
         f"{_listed([f'{c.name} {c.splits[0]}' for c in statistics.thin])}; "
@@ -114,8 +114,8 @@ def lines(path: Path, bank: Bank, statistics: Statistics) -> list[str]:
     ]
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:
@@ -126,9 +126,9 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(_short(n) for n in names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _doubles(double: DuplicateCount) -> str:
+def _duplicates(count: DuplicateCount) -> str:
     return (
-        f"{double.anywhere:,} ({double.other_photo:,} in another photo; {double.in_training:,} of "
+        f"{count.anywhere:,} ({count.other_photo:,} in another photo; {count.in_training:,} of "
         f"val and test in train)"
     )
 
@@ -159,7 +159,7 @@ def render(bank: Bank, statistics: Statistics) -> str:
     settings = {
         field.name.replace("_", " "): _rows(value)
         for field in fields(bank.manifest)
-        if field.name not in TOLD_ELSEWHERE
+        if field.name not in SHOWN_ELSEWHERE
         and isinstance(value := getattr(bank.manifest, field.name), Mapping)
     }
     if edits := bank.manifest.edits:

@@ -105,10 +105,10 @@ def _known(name: Any, words: tuple[str, ...], reserved: str, where: str) -> str:
 
 def _boxes(value: Any, objects: tuple[str, ...], where: str) -> tuple[Box, ...]:
     if not isinstance(value, list) or len(value) != len(objects):
-        found = len(value) if isinstance(value, list) else _show(value)
+        count = len(value) if isinstance(value, list) else _show(value)
         raise UserError(
             f"{where}: 'boxes' should hold one box for each of the {len(objects)} objects, "
-            f"not {found}"
+            f"not {count}"
         )
     return tuple(_box(entry, f"{where}: box {i}") for i, entry in enumerate(value))
 

@@ -27,11 +27,11 @@ Result = TypeVar("Result")
 
 IN_FLIGHT_PER_WORKER = 2  # one that runs, one that waits its turn
 JOIN_S = 30  # how long a scheduler may take to answer, and its first worker to come
-POLL_S = 5.0  # between two looks at who is at work
+POLL_S = 5.0  # between two polls of the workers
 STARTS = 3  # of workers here: Dask replaces one that dies, but not while it starts
 NO_WORKERS_TIMEOUT_S = 60.0  # how long a build waits for others once its last worker has gone
 KEPT = "finished shards are kept: run the command again"
-# Ctrl-C reaches all processes of a terminal; workers leave it to the one that started them.
+# Ctrl-C reaches all processes of a terminal; workers ignore it, and their parent ends them.
 LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
@@ -123,8 +123,8 @@ def _joined(scheduler: str) -> Iterator[tuple[Any, str]]:
 
 
 def _ping(scheduler: str) -> None:
-    """OSError where something listens that is no scheduler, for whose first word a client would
-    wait for ever; where nothing listens yet, a client tries again for a while."""
+    """OSError where what listens is no scheduler: a client would wait for ever for its first bytes.
+    Where nothing listens yet, a client tries again for a while."""
     if not scheduler.startswith("tcp://"):
         return
     place = _dask().comm.get_address_host_port(scheduler)
@@ -134,11 +134,11 @@ def _ping(scheduler: str) -> None:
         return
     with connection:
         if not connection.recv(1):
-            raise OSError("it hangs up")
+            raise OSError("it closes the connection")
 
 
 class _Failed(NamedTuple):
-    """What a worker answers where it could not do its task for a reason that can be told."""
+    """A worker's result where its task failed for a reason that the user can mend."""
 
     error: UserError | OSError
     host: str
@@ -168,26 +168,28 @@ def _stream(
 
 
 class _Workers:
-    """The workers of a scheduler, looked at every few seconds: they come and go."""
+    """The workers of a scheduler, polled every few seconds: they come and go."""
 
     def __init__(self, client: Any, where: str) -> None:
         self.client, self.where = client, where
-        self.members: dict[str, int] = {}  # address -> threads
-        self.looked = self.seen = float("-inf")
+        self.threads_of: dict[str, int] = {}  # address -> threads
+        self.polled = self.present = float("-inf")
 
     def threads(self) -> int:
-        """How many there are; UserError once there have been none for too long."""
+        """Of all that there are; UserError once there have been none for too long."""
         now = time.monotonic()
-        if now - self.looked >= POLL_S:
-            members = self.client.nthreads()
-            if gone := len(self.members.keys() - members.keys()):
-                _warn(f"{gone} of {len(self.members)} workers died or left; others do their work")
-            self.members, self.looked = members, now
-            if members or self.seen < 0:
-                self.seen = now
-        if not self.members and now - self.seen >= NO_WORKERS_TIMEOUT_S:
+        if now - self.polled >= POLL_S:
+            now_there = self.client.nthreads()
+            if gone := len(self.threads_of.keys() - now_there.keys()):
+                _warn(
+                    f"{gone} of {len(self.threads_of)} workers died or left; others do their work"
+                )
+            self.threads_of, self.polled = now_there, now
+            if now_there or self.present < 0:
+                self.present = now
+        if not self.threads_of and now - self.present >= NO_WORKERS_TIMEOUT_S:
             raise UserError(f"{self.where} has no workers any more; {KEPT} when there are some")
-        return sum(self.members.values())
+        return sum(self.threads_of.values())
 
 
 def _done(futures: Iterable[Any]) -> Iterable[Any]:
@@ -197,10 +199,10 @@ def _done(futures: Iterable[Any]) -> Iterable[Any]:
         time.sleep(POLL_S)  # for a worker
         return ()
     try:
-        found = _dask().wait(waiting, timeout=POLL_S, return_when="FIRST_COMPLETED")
+        finished = _dask().wait(waiting, timeout=POLL_S, return_when="FIRST_COMPLETED")
     except TimeoutError:
         return ()
-    return list(found.done)
+    return list(finished.done)
 
 
 def _result(future: Any) -> Any:
@@ -266,7 +268,7 @@ def _own_code_digest() -> str:
 def _single_threaded(function: Callable[[Task], Result], task: Task) -> Result:
     import torch
 
-    # Patches are too small to share out: threads would spend their time waiting for each other.
+    # Patches are too small to split up: threads would spend their time waiting for each other.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -54,9 +54,9 @@ def test_what_is_kept_has_the_same_shape_for_a_patch_of_any_side(side):
         across = np.repeat(ramp[None, ..., None], 3, 3).astype(np.uint8)
         thumbs = dhash(np.concatenate([across, across.swapaxes(1, 2)])).colours
         wanted = np.broadcast_to((np.arange(4)[:, None] + 0.5) / 4 * 255, (4, 4, 3))
-        told = thumbs.reshape(2, 4, 4, 3).astype(float)
-        assert np.abs(told[0] - wanted).max() < 20
-        assert np.abs(told[1] - wanted.swapaxes(0, 1)).max() < 20
+        two = thumbs.reshape(2, 4, 4, 3).astype(float)
+        assert np.abs(two[0] - wanted).max() < 20
+        assert np.abs(two[1] - wanted.swapaxes(0, 1)).max() < 20
 
 
 def test_a_patch_with_a_little_noise_looks_alike_and_others_do_not():

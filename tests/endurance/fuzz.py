@@ -67,7 +67,7 @@ MOST_DATA = 8 << 30  # bytes; beyond, the system gives a worker no more
 LONGEST_LINE = 1500  # characters of a refusal: it names a folder and a file
 
 W, H = 48, 32
-RECIPE = CropOptions(16, 8, "torch")
+CROPS = CropOptions(16, 8, "torch")
 VOCABULARY = Vocabulary((IMAGE, "sky", "boat"), (IN_IMAGE, "above", "below"))
 VG_RULES = replace(TOY_RULES, min_object_count=2, min_attribute_count=2, min_relation_count=2)
 
@@ -99,10 +99,10 @@ def _cut(photos: Iterable[AnnotatedPhoto], folder: Path) -> str:
     """Digest of the patches of all photos, and the reasons of those that gave none."""
     parts, reasons = [], []
     for annotated in photos:
-        cut = cut_photo(usable_scene(annotated), DataFolder(folder), RECIPE)
+        cut = cut_photo(usable_scene(annotated), DataFolder(folder), CROPS)
         reasons += [r.reason for r in cut.left_out if r.object_index is None]
         if cut.given is not None:
-            parts += [cut.given.patches.tobytes(), cut.given.sample.boxes.tobytes()]
+            parts += [cut.cut_scene.patches.tobytes(), cut.cut_scene.sample.boxes.tobytes()]
     return " ".join([digest(parts), *reasons])
 
 

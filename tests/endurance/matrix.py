@@ -120,7 +120,7 @@ class Result(NamedTuple):
     derived: str
     level: int  # of bank.compare.LEVELS
     features: Gap
-    co_occurrence: Gap
+    cooccurrence: Gap
     candidates: Overlap
 
 
@@ -213,15 +213,15 @@ def zipped(data: Path, folder: Path) -> Path:
 
 def build_all(bench: Bench, cells: Sequence[Cell]) -> list[Result]:
     """The first of CELLS, and these."""
-    found = []
+    results = []
     for cell in (CELLS[0], *(c for c in cells if c is not CELLS[0])):
         start = time.monotonic()
         bench.build(cell)
-        found.append(bench.result(cell, time.monotonic() - start))
-        print(f"{cell.name}: {found[-1].seconds:.1f} s", file=sys.stderr, flush=True)
+        results.append(bench.result(cell, time.monotonic() - start))
+        print(f"{cell.name}: {results[-1].seconds:.1f} s", file=sys.stderr, flush=True)
         if cell is not CELLS[0]:
             shutil.rmtree(bench.bank(cell))
-    return found
+    return results
 
 
 def broken(results: Sequence[Result]) -> list[str]:
@@ -251,8 +251,8 @@ def table(results: Sequence[Result]) -> str:
     for r in results:
         rows.append(
             f"| {r.cell.name} | `{r.content[:12]}` | `{r.derived[:12]}` | {r.level} | "
-            f"{100 * r.candidates.share:.2f} % | {_amount(r.features)} | "
-            f"{_amount(r.co_occurrence)} |"
+            f"{100 * r.candidates.fraction:.2f} % | {_amount(r.features)} | "
+            f"{_amount(r.cooccurrence)} |"
         )
     rows.append("")
     rows += [
@@ -261,8 +261,8 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(rows)
 
 
-def _amount(found: Gap) -> str:
-    return f"{found.relative:.1e} of their length" if found.differ else "none"
+def _amount(measured: Gap) -> str:
+    return f"{measured.relative:.1e} of their length" if measured.differ else "none"
 
 
 def shuffled(seed: int) -> None:
@@ -306,9 +306,9 @@ def main() -> int:
     print(text)
     if options.out:
         options.out.write_text(text + "\n", "utf-8")
-    found = broken(results)
-    print(*found, sep="\n", end="\n" if found else "")
-    return 1 if found else 0
+    promises = broken(results)
+    print(*promises, sep="\n", end="\n" if promises else "")
+    return 1 if promises else 0
 
 
 if __name__ == "__main__":

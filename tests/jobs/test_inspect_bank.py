@@ -154,9 +154,9 @@ def test_a_sheet_shows_the_categorys_own_patches_and_says_whose_they_are(page, t
     for name, picture, rows in zip(articles, pictures, credits, strict=True):
         ids = np.array([int(patch) for patch, *_ in rows])
         assert np.all(np.diff(ids) > 0)
-        told = bank.credits(ids.tolist())
-        assert {row["category"] for row in told} == {name}
-        assert [photo for _, photo, *_ in rows] == [row["file"] for row in told]
+        credits = bank.credits(ids.tolist())
+        assert {row["category"] for row in credits} == {name}
+        assert [photo for _, photo, *_ in rows] == [row["file"] for row in credits]
         with Image.open(io.BytesIO(base64.b64decode(picture["src"].split(",")[1]))) as image:
             shown = np.asarray(image).astype(float)
         wanted = bank.patches(ids).astype(float)
@@ -353,6 +353,6 @@ def test_where_the_page_cannot_be_written_another_name_is_asked_for(bank, tmp_pa
 
 def test_progress_goes_to_standard_error_alone(bank, capsys):
     main(InspectBank(bank=bank))
-    told = capsys.readouterr()
-    assert "patches: " in told.err
-    assert "patch in" not in told.out
+    printed = capsys.readouterr()
+    assert "patches: " in printed.err
+    assert "patch in" not in printed.out

@@ -332,8 +332,8 @@ def cut(root, photos):
     plan = root / "bank/work/plan/train-00000.json"
     plan.parent.mkdir(parents=True, exist_ok=True)
     write_plan(plan, Shard("train-00000", photos))
-    recipe = CropOptions(16, 8, "torch")
-    return cut_shard(ShardTask("train-00000", plan, root / "data", root / "bank", recipe, {}))
+    options = CropOptions(16, 8, "torch")
+    return cut_shard(ShardTask("train-00000", plan, root / "data", root / "bank", options, {}))
 
 
 @pytest.fixture
