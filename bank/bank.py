@@ -82,7 +82,7 @@ class Bank:
         return self.contents.patches.rows(np.asarray(ids, np.int64))
 
     def patches(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(...) -> (..., side, side, 3) uint8; a negative id is padding and gives zeros.
+        """(...) -> (..., patch_size, patch_size, 3) uint8; zeros for padding, a negative id.
 
         BankError, naming patch and file, where pixels are not those that were cut.
         """

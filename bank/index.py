@@ -205,7 +205,7 @@ def _open_faiss(path: Path, bank_digest: str) -> Any:
 
 @functools.cache
 def _gpu() -> Any:
-    """FAISS's hold on the first CUDA device; None without one, or where faiss is the CPU's."""
+    """FAISS's handle on the first CUDA device; None without one, or where faiss is the CPU's."""
     if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         return None
     return faiss.StandardGpuResources()

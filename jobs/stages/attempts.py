@@ -1,7 +1,7 @@
 """Photos that crash the process that decodes them: found by trial, and named.
 
 A decoder that crashes takes its process along, and nothing is left to raise an error. So a worker
-that cuts a shard writes down which photo it has in hand. Where the next attempt finds such a note,
+that cuts a shard writes down which photo it is cutting. Where the next attempt finds such a note,
 it tries that photo in a process of its own. Only a photo that crashes this process too is named, as
 a worker may have been killed from outside.
 """

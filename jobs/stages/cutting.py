@@ -79,7 +79,7 @@ class ShardTask:
 
     @property
     def note(self) -> Path:
-        """Where an attempt writes down which photo it has in hand."""
+        """Where an attempt writes down which photo it is cutting."""
         return self.bank / WORK / "attempts" / self.name
 
 
@@ -103,7 +103,7 @@ class CutScene(NamedTuple):
 
     scene: Scene
     sample: SceneSample
-    patches: Pixels  # (n, side, side, 3), by rising patch id
+    patches: Pixels  # (n, patch_size, patch_size, 3), by rising patch id
 
 
 class UsableScene(NamedTuple):

@@ -198,7 +198,7 @@ def test_rows_are_matched_by_their_key():
     b = pa.table({"x": ["q", "s", "t"]})
     common = _Common.of(np.array([1, 2, 3]), np.array([2, 3, 4]))
     assert not common.all
-    assert common.in_a[_unlike_rows(a, b, "x", shared)].tolist() == [2]
+    assert common.in_a[_unlike_rows(a, b, "x", common)].tolist() == [2]
 
 
 def run(capsys, **options):

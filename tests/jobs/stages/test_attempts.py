@@ -52,7 +52,7 @@ def note(tmp_path):
     return tmp_path / "attempts" / "train-00000"
 
 
-def test_an_attempt_says_what_it_has_in_hand_and_leaves_nothing(note):
+def test_an_attempt_says_which_photo_it_is_cutting_and_leaves_nothing(note):
     with attempt(note) as begin:
         for image_id in (123456789, 7):
             begin(image_id)
