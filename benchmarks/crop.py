@@ -154,9 +154,9 @@ def _ratio(above: list[Times], below: list[Times], which: int) -> float:
 
 
 def _timed(prepare: Callable[[], Any], way: Callable[[Any], None]) -> Times:
-    given = prepare()
+    prepared = prepare()
     wall, cpu = time.perf_counter(), time.process_time()
-    way(given)
+    way(prepared)
     return Times(time.perf_counter() - wall, time.process_time() - cpu)
 
 
@@ -211,11 +211,11 @@ def _parts_timed() -> Iterator[dict[str, float]]:
     inner = [0.0]  # of the parts within each that is running, and within none
 
     def clocked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def call(*given: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             inner.append(0.0)
             start = time.perf_counter()
             try:
-                return function(*given, **named)
+                return function(*arguments, **named)
             finally:
                 took = time.perf_counter() - start
                 seconds[name] += took - inner.pop()

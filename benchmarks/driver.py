@@ -122,14 +122,14 @@ def _status_mb(name: str) -> float:
 
 
 def _measured(steps: dict[str, Callable[[], object]]) -> Measured:
-    found: Measured = {}
+    measured: Measured = {}
     with _memory() as peaks:
         for name, step in steps.items():
             start = time.perf_counter()
             kept = step()  # until its memory was looked at
-            found[name] = time.perf_counter() - start, *peaks()
+            measured[name] = time.perf_counter() - start, *peaks()
             del kept
-    return found
+    return measured
 
 
 def _receipts(folder: Path, photos: int) -> Measured:

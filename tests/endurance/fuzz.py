@@ -101,7 +101,7 @@ def _cut(photos: Iterable[AnnotatedPhoto], folder: Path) -> str:
     for annotated in photos:
         cut = cut_photo(usable_scene(annotated), DataFolder(folder), CROPS)
         reasons += [r.reason for r in cut.left_out if r.object_index is None]
-        if cut.given is not None:
+        if cut.cut_scene is not None:
             parts += [cut.cut_scene.patches.tobytes(), cut.cut_scene.sample.boxes.tobytes()]
     return " ".join([digest(parts), *reasons])
 
@@ -174,14 +174,14 @@ def _asked(bank: Bank) -> str:
     ids = bank.patch_ids[:4]
     near = bank.candidates(ids)
     words = list(bank.vocabulary.objects[1:3])
-    found = bank.search(bank.features(ids[:2]), words, 3)
+    searched = bank.search(bank.features(ids[:2]), words, 3)
     scenes = [bank.scene(int(i)) for i in bank.scene_ids("train")[:2]]
     said = (
         ids,
         bank.patches(ids),
         near,
         bank.cooccurrence(ids),
-        found,
+        searched,
         bank.credits(ids.tolist()),
     )
     return digest(said, scenes)
@@ -261,8 +261,8 @@ def _bank(base: Path) -> None:
     vocabulary = read_coco(base / "coco").vocabulary
     GraphEncoder(vocabulary, embedding=4, hidden=6, layers=2).save(encoder)
     small: dict[str, Any] = {"image_size": 16, "patch_size": 8, "candidates": 3}
-    given = {"graph_encoder": str(encoder), "cooccurrence_steps": 1}
-    build_bank(BuildBank(dataset="toy", data=base / "coco", out=base / "bank", **small, **given))
+    networks = {"graph_encoder": str(encoder), "cooccurrence_steps": 1}
+    build_bank(BuildBank(dataset="toy", data=base / "coco", out=base / "bank", **small, **networks))
 
 
 def _graphs(folder: Path) -> None:
@@ -561,15 +561,15 @@ def command_refuses(base: Path, seed: int, number: int) -> str:
 def refused_numbers(base: Path, seed: int, most: int) -> list[int]:
     """The first cases of COCO's files that are refused."""
     bench = Bench(base, Path(tempfile.mkdtemp(dir=base.parent)))
-    found: list[int] = []
+    numbers: list[int] = []
     number = 0
-    while len(found) < most:
+    while len(numbers) < most:
         case = bench.draw(seed, number)
         if case.target.folder == "coco" and bench.run(case).result == "refused":
-            found.append(number)
+            numbers.append(number)
         number += 1
     shutil.rmtree(bench.scratch)
-    return found
+    return numbers
 
 
 def main() -> int:

@@ -216,23 +216,23 @@ def _announcing(function: Callable[..., Any], pipe: int, number: int) -> Callabl
 
 def children(pid: int) -> list[int]:
     """Of all its threads."""
-    found = []
+    pids = []
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            found += map(int, listed.read_text().split())
-    return found
+            pids += map(int, listed.read_text().split())
+    return pids
 
 
 def dask_workers(pid: int) -> list[int]:
     """Worker processes below `pid`: those that multiprocessing has started for a nanny."""
-    found = []
+    pids = []
     for child in children(pid):
         try:
             words = Path(f"/proc/{child}/cmdline").read_bytes()
         except OSError:
             continue
-        found += [child] if b"spawn_main" in words else []
-    return found
+        pids += [child] if b"spawn_main" in words else []
+    return pids
 
 
 class Machines:
@@ -317,20 +317,20 @@ class Bench:
         return self.folder / "scratch"
 
     def prepare(self, commands: set[str]) -> None:
-        """Toy photos; networks, where they are given; each command, undisturbed."""
+        """Toy photos; networks, for commands that take them; each command, undisturbed."""
         write_toy(self.folder / "data", train_photos=24, val_photos=16)
         self.scratch.mkdir()
         networks = self.folder / "networks"
         trained = ["--encoder-steps", "8", "--cooccurrence-steps", "8"]
         self._finish(self._build("14", *trained), networks)
-        given = ["--graph-encoder", str(networks / "graph_encoder.safetensors")]
-        given += ["--cooccurrence", str(networks / "cooccurrence.safetensors")]
+        networks_by_file = ["--graph-encoder", str(networks / "graph_encoder.safetensors")]
+        networks_by_file += ["--cooccurrence", str(networks / "cooccurrence.safetensors")]
         small, whole = self.folder / "small", self.folder / "whole"
         if commands & {"--mode extend", "--mode overwrite"}:
-            self._finish(self._build("8", *given), small)
+            self._finish(self._build("8", *networks_by_file), small)
         if "--remove-photo" in commands:
-            self._finish(self._build("14", *given), whole)
-        build = self._build("14", *given)
+            self._finish(self._build("14", *networks_by_file), whole)
+        build = self._build("14", *networks_by_file)
         photo = str(min(p.stem for p in (self.folder / "data/train2017").iterdir()).lstrip("0"))
         known: dict[str, tuple[list[str], Path | None]] = {
             "build": (build, None),
@@ -481,13 +481,13 @@ def receipts(folder: Path) -> Iterator[Path]:
 def files_with_receipts(bank: Path) -> dict[str, int]:
     """Path in the bank -> inode, of the shards that are finished so far."""
     folder = next_version(bank) if next_version(bank).is_dir() else bank
-    found = {}
+    inodes = {}
     for receipt in receipts(folder):
         shard = receipt.stem.removeprefix("cut-")
         for path in (f"patches/{shard}/data.mdb", f"scenes/{shard}.tar"):
             here = folder / path if (folder / path).exists() else bank / path
-            found[path] = here.stat().st_ino
-    return found
+            inodes[path] = here.stat().st_ino
+    return inodes
 
 
 def check_end(run_: Run, status: int, victim: str) -> None:
@@ -503,12 +503,12 @@ def check_end(run_: Run, status: int, victim: str) -> None:
 
 def check_bank(bench: Bench, scenario: Scenario, kept: dict[str, int]) -> None:
     bank, expected = bench.bank, scenario.expected
-    found = read_manifest(bank)
+    manifest = read_manifest(bank)
     for name in ("content_digest", "derived_digest"):
-        if getattr(found, name) != getattr(expected, name):
+        if getattr(manifest, name) != getattr(expected, name):
             raise BadEndError(f"another {name}")
     files = {p.relative_to(bank).as_posix() for p in bank.rglob("*") if not p.is_dir()}
-    if left := files ^ {*found.files, "manifest.json"}:
+    if left := files ^ {*manifest.files, "manifest.json"}:
         raise BadEndError(f"left over or missing: {sorted(left)}")
     if (bank / "work").exists():
         raise BadEndError("work/ is left over")

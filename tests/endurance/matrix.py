@@ -57,7 +57,7 @@ class Cell:
     shuffle: int | None = None  # seed of the order in which shards are cut
     killed_at: tuple[str, int] = ("", 0)  # once so many such receipts are there; then resumed
     instructions: str = HERE  # one derived digest within each
-    given: bool = False  # networks by file, those of the first cell
+    by_file: bool = False  # networks are read from files, those of the first cell
 
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2"}
@@ -103,9 +103,9 @@ CELLS = (
         for name, env in INSTRUCTIONS.items()
         for more, threads in (("", {}), (", 1 thread", {"OMP_NUM_THREADS": "1"}))
     ),
-    Cell(name="networks given", given=True),
+    Cell(name="networks given", by_file=True),
     *(
-        Cell(name=f"networks given, {name}", env=env, instructions=name, given=True)
+        Cell(name=f"networks given, {name}", env=env, instructions=name, by_file=True)
         for name, env in INSTRUCTIONS.items()
     ),
 )  # fmt: skip
@@ -165,7 +165,7 @@ class Bench:
             data, out = (Path(os.path.relpath(path, place)) for path in (data, out))
         argv += [*self.arguments, "--data", str(data), "--out", str(out)]
         argv += ["--workers", str(cell.workers)]
-        if cell.given:
+        if cell.by_file:
             base = self.bank(CELLS[0])
             argv += ["--graph-encoder", str(base / "graph_encoder.safetensors")]
             argv += ["--cooccurrence", str(base / "cooccurrence.safetensors")]
@@ -233,7 +233,7 @@ def broken(results: Sequence[Result]) -> list[str]:
     ]
     first: dict[tuple[str, bool], Result] = {}
     for r in results:
-        like = first.setdefault((r.cell.instructions, r.cell.given), r)
+        like = first.setdefault((r.cell.instructions, r.cell.by_file), r)
         if r.derived != like.derived:
             lines.append(
                 f"{r.cell.name}: derived digest {r.derived[:12]}, and not {like.derived[:12]} as "
