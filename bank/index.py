@@ -315,7 +315,7 @@ class Indexes:
         index = _open_faiss(self.folder / part.file, self.bank_digest)
         rounded, proposed = index.search((queries * STEP).astype(np.float32), wanted)
         neighbours = _ranked(queries, pool, proposed, k, excluded)
-        trusted = neighbours.squared[:, -1] < _left_out(part.kind, queries, rounded)
+        trusted = neighbours.squared[:, -1] < _trusted_below(part.kind, queries, rounded)
         if not trusted.all():
             exact = exact_search(queries[~trusted], _without(excluded, pool), k)
             neighbours.ids[~trusted], neighbours.squared[~trusted] = exact
@@ -344,7 +344,7 @@ def _without(photos: NDArray[np.int64], pool: Pool) -> Pool:
     return Pool(pool.ids[allowed], pool.features[allowed])
 
 
-def _left_out(
+def _trusted_below(
     kind: Kind, queries: NDArray[np.float64], rounded: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """(q,) squared distance in rounding steps from which on FAISS may have left out a nearer one.

@@ -65,7 +65,7 @@ PHOTOS = pa.schema(
 
 
 def patch_rows(scene: Scene, patches: Pixels) -> list[dict[str, Any]]:
-    """Rows of patches.arrow for a scene and its patches (n, side, side, 3)."""
+    """Rows of patches.arrow for a scene and its patches (n, patch_size, patch_size, 3)."""
     photo = scene.photo
     return [
         {

@@ -1,3 +1,4 @@
+import ast
 import json
 import os
 import shutil
@@ -74,3 +75,27 @@ def test_all_of_the_project_that_a_worker_imports_is_in_the_digest():
     ours = [f for f in ours if f.parts[0] in ("pipeline", "bank", "model", "jobs")]
     assert Path("jobs/stages/cutting.py") in ours
     assert [f for f in ours if not any(f.is_relative_to(folder) for folder in CUTTING)] == []
+
+
+def imported(path):
+    """Names of the modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_stages_import_no_command_and_only_two_commands_call_stages():
+    commands = {f"jobs.{path.stem}" for path in (PROJECT / "jobs").glob("*.py")}
+    for path in (PROJECT / "jobs/stages").glob("*.py"):
+        names = {".".join(name.split(".")[:2]) for name in imported(path)}
+        assert not names & commands, path
+    callers = {
+        path.relative_to(PROJECT).as_posix()
+        for folder in ("pipeline", "bank", "model", "jobs")
+        for path in (PROJECT / folder).glob("**/*.py")
+        if path.parent != PROJECT / "jobs/stages"
+        and any(name.startswith("jobs.stages") for name in imported(path))
+    }
+    assert callers == {"jobs/build_bank.py", "jobs/edit_bank.py"}
