@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from bank.candidates import Candidates, Scope, read_candidates
 from bank.contents import Contents
 from bank.errors import BankError
+from bank.exact_search import PADDING
 from bank.index import Indexes
 from bank.manifest import Manifest, check_sizes, check_small, read_manifest
-from bank.nearest import PADDING
 from bank.shards import rows_of
 from bank.table import read_vectors
 from pipeline.pack import SceneSample
@@ -22,7 +22,7 @@ from pipeline.scene import Split, Vocabulary
 
 
 class Bank:
-    """A finished bank. Holds paths and mapped files, so a fork or a pickle may carry it."""
+    """A finished bank. Holds paths and mapped files, so it may be forked or pickled."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path.resolve()
@@ -82,19 +82,25 @@ class Bank:
         return self.contents.patches.rows(np.asarray(ids, np.int64))
 
     def patches(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(...) -> (..., side, side, 3) uint8; a negative id is padding and gives zeros.
+        """(...) -> (..., patch_size, patch_size, 3) uint8; zeros for padding, a negative id.
 
         BankError, naming patch and file, where pixels are not those that were cut.
         """
         return self.contents.patches.read(ids)
 
     def features(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(...) -> (..., 128): what candidates are searched by; zeros for padding."""
+        """(...) -> (..., D), as wide as the bank's graph encoder; zeros for padding.
+
+        Candidates are searched by these vectors.
+        """
         return self._vectors(self._features, ids)
 
-    def co_occurrence(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(...) -> (..., F): patches of one photo lie close; zeros for padding."""
-        return self._vectors(self._co_occurrence, ids)
+    def cooccurrence(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(...) -> (..., F), as wide as F_occur's output; zeros for padding.
+
+        Patches of one photo lie close.
+        """
+        return self._vectors(self._cooccurrence, ids)
 
     def candidates(self, ids: NDArray[np.int64], k: int | None = None) -> Candidates:
         """The stored candidates (O, K) of the bank's own patches (O,), or the first k of them."""
@@ -120,10 +126,11 @@ class Bank:
         k: int,
         exclude_images: Sequence[int] = (),
     ) -> Candidates:
-        """Candidates for objects that are not in the bank: features (O, 128) and categories (O,).
+        """Candidates for objects of any graph: features (O, D) and categories (O,).
 
-        Patches of the photos in `exclude_images` are not offered. Own category first, or the
-        nearest of any, as the bank's stored candidates were found.
+        Patches of the photos in `exclude_images` are left out: for the graph of a training scene,
+        give its image id, as no object's candidates come from its own photo (bank/own_photo.py).
+        Own category first, or the nearest of any, as the bank's stored candidates.
         """
         scope: Scope = self.manifest.recipe["candidate_scope"]
         return self._indexes.search(features, categories, k, exclude_images, scope)
@@ -144,7 +151,7 @@ class Bank:
         return self._rows_of_patches("features.arrow", "feature")
 
     @cached_property
-    def _co_occurrence(self) -> NDArray[np.float32]:
+    def _cooccurrence(self) -> NDArray[np.float32]:
         return self._rows_of_patches("cooccurrence.arrow", "co_occurrence")
 
     @cached_property

@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bank.errors import BankError
+from bank.exact_search import PADDING, Neighbours
 from bank.files import written
-from bank.grid import STEP
-from bank.nearest import PADDING, Nearest
+from bank.rounding import STEP
 from bank.screen import Searcher
 
 Scope = Literal["category", "all"]
@@ -21,7 +21,7 @@ AT_ONCE = 1 << 16  # patches asked for together with scope all
 
 
 class Candidates(NamedTuple):
-    """What the bank offers to each of O objects, nearest first."""
+    """K patches for each of O objects, nearest first."""
 
     ids: NDArray[np.int64]  # (O, K) patch ids; PADDING where there is none
     distances: NDArray[np.float32]  # (O, K) l2 in feature space; inf where there is none
@@ -49,65 +49,67 @@ def find_candidates(
 ) -> Candidates:
     """K candidates for every patch of a bank; those of another category are marked as fallback.
 
+    None comes from the patch's own photo: bank/own_photo.py.
+
     Scope category: a patch's own category first, then any; scope all: the nearest of any.
 
-    features    (Q, F)  object vectors on the grid of `bank/grid.py`
+    features    (Q, D)  object vectors, rounded by `bank/rounding.py`
     ids         (Q,)    patch ids
     categories  (Q,)    their categories
-    train_mask  (Q,)    True where a patch may be offered; the others only ask
+    train_mask  (Q,)    True for training patches: only these become candidates
     """
     if not train_mask.any():
         raise BankError(
-            "no training patch to offer: the bank is empty; see failures.jsonl for what was left "
+            "no training patch: the bank is empty; see failures.jsonl for what was left "
             "out, and build it with more photos"
         )
     names, of_name = np.unique(np.asarray(categories, dtype=np.str_), return_inverse=True)
-    offered = np.flatnonzero(train_mask)
-    offered = offered[np.lexsort((ids[offered], of_name[offered]))]
-    searcher = Searcher(features, ids, offered)
-    found = empty_candidates(len(ids), k)
-    everything = range(len(offered))
+    train_rows = np.flatnonzero(train_mask)
+    train_rows = train_rows[np.lexsort((ids[train_rows], of_name[train_rows]))]
+    searcher = Searcher(features, ids, train_rows)
+    candidates = empty_candidates(len(ids), k)
+    everything = range(len(train_rows))
     if scope == "all":
         by_id = np.argsort(ids)
         for first in range(0, len(ids), AT_ONCE):
             rows = np.arange(first, min(first + AT_ONCE, len(ids)))
             near = searcher.search(rows, [everything], k)
             theirs = of_name[by_id[np.searchsorted(ids, near.ids, sorter=by_id)]]
-            fill(found, rows, near, fallback=theirs != of_name[rows, None])
-        return found
-    starts = np.searchsorted(of_name[offered], np.arange(len(names) + 1))
+            fill(candidates, rows, near, fallback=theirs != of_name[rows, None])
+        return candidates
+    starts = np.searchsorted(of_name[train_rows], np.arange(len(names) + 1))
     by_name = np.split(np.argsort(of_name, kind="stable"), np.bincount(of_name).cumsum()[:-1])
     for rows, (start, stop) in zip(by_name, pairwise(starts), strict=True):
         own = everything[start:stop]
-        fill(found, rows, searcher.search(rows, [own], k), fallback=False)
-        short = rows[~found.valid[rows].all(1)]
+        fill(candidates, rows, searcher.search(rows, [own], k), fallback=False)
+        short = rows[~candidates.valid[rows].all(1)]
         others = [everything[:start], everything[stop:]]
-        fill(found, short, searcher.search(short, others, k), fallback=True)
-    return found
+        fill(candidates, short, searcher.search(short, others, k), fallback=True)
+    return candidates
 
 
 def fill(
-    found: Candidates,
+    candidates: Candidates,
     rows: NDArray[np.int64],
-    new: Nearest,
+    new: Neighbours,
     *,
     fallback: bool | NDArray[np.bool_],
 ) -> None:
-    """Put what was found behind what these rows hold already, as far as there is room.
+    """Append neighbours to what these rows hold already, as far as there is room.
 
     `fallback` is of all of `new`, or (q, k) of each.
     """
-    k = found.ids.shape[1]
-    held = found.valid[rows].sum(1)
+    k = candidates.ids.shape[1]
+    held = candidates.valid[rows].sum(1)
     source, place = np.nonzero(new.ids != PADDING)
     target = held[source] + place
     fits = target < k
     source, place, target = source[fits], place[fits], target[fits]
-    found.ids[rows[source], target] = new.ids[source, place]
-    found.distances[rows[source], target] = np.sqrt(new.squared[source, place]) * STEP
-    found.valid[rows[source], target] = True
+    candidates.ids[rows[source], target] = new.ids[source, place]
+    candidates.distances[rows[source], target] = np.sqrt(new.squared[source, place]) * STEP
+    candidates.valid[rows[source], target] = True
     marks = np.broadcast_to(fallback, new.ids.shape)
-    found.fallback[rows[source], target] = marks[source, place]
+    candidates.fallback[rows[source], target] = marks[source, place]
 
 
 def write_candidates(path: Path, patch_ids: NDArray[np.int64], candidates: Candidates) -> None:

@@ -50,7 +50,7 @@ MAY_ALTER = {
 
 class Comparison(NamedTuple):
     level: int  # the highest of LEVELS that is reached
-    causes: tuple[str, ...]  # what the manifests tell of how the banks came to be, where it differs
+    causes: tuple[str, ...]  # how the manifests say the banks were built, where it differs
     differences: tuple[str, ...]  # in the banks themselves, content first
 
 
@@ -67,29 +67,31 @@ class Overlap(NamedTuple):
     """How many candidates of the same objects are the same."""
 
     rows: int
-    share: float  # of an object's candidates that are the same, in any order; mean of the objects
+    fraction: (
+        float  # of an object's candidates that are the same, in any order; mean of the objects
+    )
     equal: int  # objects with the same candidates in the same order, as far as both go
-    nearest: int  # objects with the same first candidate
+    first: int  # objects with the same first candidate
 
 
 def compare(a: Bank, b: Bank) -> Comparison:
     """Two whole banks."""
-    shared = _Shared.of(a.patch_ids, b.patch_ids)
-    patches = [*_strangers(a, b, shared), *_patches(a, b, shared)]
+    common = _Common.of(a.patch_ids, b.patch_ids)
+    patches = [*_only_in_one(a, b, common), *_patches(a, b, common)]
     content = [*patches, *_scenes(a, b), *_names(a, b), *_photos(a, b)]
     reached = (
-        shared.all,
+        common.all,
         not patches,
         a.content_digest == b.content_digest,
         a.manifest.derived_digest == b.manifest.derived_digest,
         a.manifest.files == b.manifest.files,
     )
-    differences = (*content, *_derived(a, b, shared), *_files(a, b))
+    differences = (*content, *_derived(a, b, common), *_files(a, b))
     # Each holds only where those before it do.
     return Comparison(sum(reached), tuple(_causes(a, b)), differences)
 
 
-class _Shared(NamedTuple):
+class _Common(NamedTuple):
     """Where the rows of two tables that have the same key lie."""
 
     in_a: NDArray[np.int64]
@@ -97,7 +99,7 @@ class _Shared(NamedTuple):
     all: bool  # neither has others
 
     @classmethod
-    def of(cls, a: NDArray[np.int64], b: NDArray[np.int64]) -> "_Shared":
+    def of(cls, a: NDArray[np.int64], b: NDArray[np.int64]) -> "_Common":
         """Keys, rising and each once."""
         if np.array_equal(a, b):
             rows = np.arange(len(a))
@@ -110,7 +112,7 @@ class _Shared(NamedTuple):
             yield self.in_a[start : start + size], self.in_b[start : start + size]
 
 
-# What the manifests tell
+# How they were built, by their manifests
 
 
 def _causes(a: Bank, b: Bank) -> Iterator[str]:
@@ -156,13 +158,13 @@ def _edits(edits: tuple[Mapping[str, Any], ...]) -> str:
 # Content
 
 
-def _strangers(a: Bank, b: Bank, shared: _Shared) -> Iterator[str]:
+def _only_in_one(a: Bank, b: Bank, common: _Common) -> Iterator[str]:
     """Patches that only one has."""
-    if shared.all:
+    if common.all:
         return
     for name, other_name, bank, other, rows in (
-        ("A", "B", a, b, shared.in_a),
-        ("B", "A", b, a, shared.in_b),
+        ("A", "B", a, b, common.in_a),
+        ("B", "A", b, a, common.in_b),
     ):
         alone = np.ones(len(bank), bool)
         alone[rows] = False
@@ -188,19 +190,19 @@ def _left_out(bank: Bank, patch_id: int) -> str:
     return ""
 
 
-def _patches(a: Bank, b: Bank, shared: _Shared) -> Iterator[str]:
-    """A line for each column of patches.arrow in which shared patches differ."""
+def _patches(a: Bank, b: Bank, common: _Common) -> Iterator[str]:
+    """A line for each column of patches.arrow in which common patches differ."""
     for name in PATCHES.names:
-        unlike = _unlike_rows(a.table, b.table, name, shared)
+        unlike = _unlike_rows(a.table, b.table, name, common)
         if not len(unlike):
             continue
-        first = int(a.patch_ids[shared.in_a[unlike[0]]])
+        first = int(a.patch_ids[common.in_a[unlike[0]]])
         if name == "pixels_sha256":
-            yield _pixels(a, b, a.patch_ids[shared.in_a[unlike]])
+            yield _pixels(a, b, a.patch_ids[common.in_a[unlike]])
         else:
             values = [
                 column(bank.table.slice(int(rows[unlike[0]]), 1), name)[0]
-                for bank, rows in ((a, shared.in_a), (b, shared.in_b))
+                for bank, rows in ((a, common.in_a), (b, common.in_b))
             ]
             yield (
                 f"patches: {len(unlike):,} have another {name}, the first is {first}: "
@@ -208,18 +210,18 @@ def _patches(a: Bank, b: Bank, shared: _Shared) -> Iterator[str]:
             )
 
 
-def _unlike_rows(a: pa.Table, b: pa.Table, name: str, shared: _Shared) -> NDArray[np.int64]:
-    """Positions among the shared rows at which a column differs."""
+def _unlike_rows(a: pa.Table, b: pa.Table, name: str, common: _Common) -> NDArray[np.int64]:
+    """Positions among the common rows at which a column differs."""
     ours, theirs = whole_column(a, name), whole_column(b, name)
-    found, start = [], 0
-    for in_a, in_b in shared.blocks(ROWS_AT_ONCE):
+    rows, start = [], 0
+    for in_a, in_b in common.blocks(ROWS_AT_ONCE):
         x, y = ours.take(pa.array(in_a)), theirs.take(pa.array(in_b))
         if not x.equals(y):
             # Null is like null, and unlike all else.
             unlike = pc.fill_null(pc.not_equal(x, y), pc.xor(pc.is_null(x), pc.is_null(y)))
-            found.append(start + np.flatnonzero(unlike.to_numpy(zero_copy_only=False)))
+            rows.append(start + np.flatnonzero(unlike.to_numpy(zero_copy_only=False)))
         start += len(in_a)
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    return np.concatenate(rows) if rows else np.zeros(0, np.int64)
 
 
 def _pixels(a: Bank, b: Bank, ids: NDArray[np.int64]) -> str:
@@ -241,18 +243,18 @@ def _pixels(a: Bank, b: Bank, ids: NDArray[np.int64]) -> str:
 
 def _scenes(a: Bank, b: Bank) -> Iterator[str]:
     ours, theirs = a.contents, b.contents
-    shared = _Shared.of(ours.image_ids, theirs.image_ids)
+    common = _Common.of(ours.image_ids, theirs.image_ids)
     for name, num, both in (
-        ("A", len(ours.image_ids), len(shared.in_a)),
-        ("B", len(theirs.image_ids), len(shared.in_b)),
+        ("A", len(ours.image_ids), len(common.in_a)),
+        ("B", len(theirs.image_ids), len(common.in_b)),
     ):
         if num > both:
             yield f"scenes: {num - both:,} are only in {name}"
     for what in SCENE_CONTENT:
-        unlike = _unlike_rows(ours.scenes, theirs.scenes, what, shared)
+        unlike = _unlike_rows(ours.scenes, theirs.scenes, what, common)
         if not len(unlike):
             continue
-        first = int(ours.image_ids[shared.in_a[unlike[0]]])
+        first = int(ours.image_ids[common.in_a[unlike[0]]])
         if what == "sample_sha256":
             parts = ", ".join(_unlike_parts(a, b, first))
             yield f"scenes: {len(unlike):,} say other things, the first is {first} ({parts})"
@@ -283,47 +285,47 @@ def _names(a: Bank, b: Bank) -> Iterator[str]:
 
 
 def _photos(a: Bank, b: Bank) -> Iterator[str]:
-    """Whether it was the photos that differed, or what was made of them."""
+    """Whether it was the photos that differed, or what was read from them."""
     paths = [bank.path / "photos.arrow" for bank in (a, b)]
     if not all(path.is_file() for path in paths):  # banks of earlier versions have none
         return
     ours, theirs = (read_table(path, PHOTOS.names) for path in paths)
     ids = column(ours, "image_id")
-    shared = _Shared.of(ids, column(theirs, "image_id"))
+    common = _Common.of(ids, column(theirs, "image_id"))
     for name, what in (("sha256", "bytes"), ("annotation_sha256", "annotations")):
-        unlike = _unlike_rows(ours, theirs, name, shared)
+        unlike = _unlike_rows(ours, theirs, name, common)
         if len(unlike):
-            first = ids[shared.in_a[unlike[0]]]
+            first = ids[common.in_a[unlike[0]]]
             yield f"photos: {len(unlike):,} had other {what}, the first is {first}"
 
 
 # What is derived from it
 
 
-def _derived(a: Bank, b: Bank, shared: _Shared) -> Iterator[str]:
+def _derived(a: Bank, b: Bank, common: _Common) -> Iterator[str]:
     for network in ("graph_encoder.safetensors", "cooccurrence.safetensors"):
         if a.manifest.files.get(network) != b.manifest.files.get(network):
             yield f"{network}: other weights"
     for file, vectors in (
         ("features.arrow", Bank.features),
-        ("cooccurrence.arrow", Bank.co_occurrence),
+        ("cooccurrence.arrow", Bank.cooccurrence),
     ):
         if a.manifest.files[file] != b.manifest.files[file]:
-            yield from _gap(file, gap(a, b, vectors, shared))
+            yield from _gap(file, gap(a, b, vectors, common))
     if a.manifest.files["candidates.arrow"] != b.manifest.files["candidates.arrow"]:
-        yield from _overlap(overlap(a, b, shared))
+        yield from _overlap(overlap(a, b, common))
 
 
 def gap(
     a: Bank,
     b: Bank,
     vectors: Callable[[Bank, NDArray[np.int64]], NDArray[np.float32]],
-    shared: _Shared | None = None,
+    common: _Common | None = None,
 ) -> Gap | None:
-    """`vectors` is Bank.features or Bank.co_occurrence; None where their widths differ."""
-    shared = shared or _Shared.of(a.patch_ids, b.patch_ids)
+    """`vectors` is Bank.features or Bank.cooccurrence; None where their widths differ."""
+    common = common or _Common.of(a.patch_ids, b.patch_ids)
     differ, largest, relative = 0, 0.0, 0.0
-    for in_a, in_b in shared.blocks(ROWS_AT_ONCE):
+    for in_a, in_b in common.blocks(ROWS_AT_ONCE):
         x = vectors(a, a.patch_ids[in_a]).astype(np.float64)
         y = vectors(b, b.patch_ids[in_b]).astype(np.float64)
         if x.shape != y.shape:
@@ -333,39 +335,39 @@ def gap(
         differ += int((apart > 0).sum())
         largest = max(largest, float(np.abs(x - y).max()))
         relative = max(relative, float((apart / longer.clip(min=1e-30)).max()))
-    return Gap(len(shared.in_a), differ, largest, relative)
+    return Gap(len(common.in_a), differ, largest, relative)
 
 
-def _gap(file: str, found: Gap | None) -> Iterator[str]:
-    if found is None:
+def _gap(file: str, m: Gap | None) -> Iterator[str]:
+    if m is None:
         yield f"{file}: vectors of other widths"
-    elif found.differ:
+    elif m.differ:
         yield (
-            f"{file}: {found.differ:,} of {found.rows:,} vectors of the same patches differ, by at "
-            f"most {found.largest:.2g} in one number and {found.relative:.2g} of a vector's length"
+            f"{file}: {m.differ:,} of {m.rows:,} vectors of the same patches differ, by at "
+            f"most {m.largest:.2g} in one number and {m.relative:.2g} of a vector's length"
         )
 
 
-def overlap(a: Bank, b: Bank, shared: _Shared | None = None) -> Overlap:
-    shared = shared or _Shared.of(a.patch_ids, b.patch_ids)
-    total, equal, nearest = 0.0, 0, 0
-    for in_a, in_b in shared.blocks(PATCHES_AT_ONCE):
+def overlap(a: Bank, b: Bank, common: _Common | None = None) -> Overlap:
+    common = common or _Common.of(a.patch_ids, b.patch_ids)
+    total, equal, first = 0.0, 0, 0
+    for in_a, in_b in common.blocks(PATCHES_AT_ONCE):
         x, y = a.candidates(a.patch_ids[in_a]), b.candidates(b.patch_ids[in_b])
         same = (x.ids[:, :, None] == y.ids[:, None, :]) & x.valid[:, :, None]
-        offered = np.maximum(x.valid.sum(1), y.valid.sum(1))
-        total += float((same.sum((1, 2)) / offered.clip(min=1)).sum() + (offered == 0).sum())
+        num_valid = np.maximum(x.valid.sum(1), y.valid.sum(1))
+        total += float((same.sum((1, 2)) / num_valid.clip(min=1)).sum() + (num_valid == 0).sum())
         k = min(x.ids.shape[1], y.ids.shape[1])
         equal += int((x.ids[:, :k] == y.ids[:, :k]).all(1).sum())
-        nearest += int((x.ids[:, 0] == y.ids[:, 0]).sum())
-    return Overlap(len(shared.in_a), total / max(len(shared.in_a), 1), equal, nearest)
+        first += int((x.ids[:, 0] == y.ids[:, 0]).sum())
+    return Overlap(len(common.in_a), total / max(len(common.in_a), 1), equal, first)
 
 
-def _overlap(found: Overlap) -> Iterator[str]:
-    if found.equal < found.rows:
+def _overlap(m: Overlap) -> Iterator[str]:
+    if m.equal < m.rows:
         yield (
-            f"candidates.arrow: {100 * found.share:.2f} % of an object's candidates are the same; "
-            f"{found.equal:,} of {found.rows:,} objects have all the same in the same order, "
-            f"{found.nearest:,} the same nearest"
+            f"candidates.arrow: {100 * m.fraction:.2f} % of an object's candidates are the same; "
+            f"{m.equal:,} of {m.rows:,} objects have all the same in the same order, "
+            f"{m.first:,} the same nearest"
         )
 
 

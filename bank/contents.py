@@ -21,9 +21,9 @@ from bank.table import (
     codes,
     column,
     digest_column,
+    interned_strings,
     read_table,
     rows_digest,
-    shared_strings,
     sound,
 )
 from pipeline.pack import Member, SamplePlace, SceneSample, read_sample, sample_digest
@@ -42,7 +42,7 @@ class Contents:
         self.vocabulary = read_vocabulary(self.folder / "vocabulary.json")
         self.patch_ids: NDArray[np.int64] = column(self.table, "patch_id")
         self.image_ids: NDArray[np.int64] = column(self.scenes, "image_id")
-        self.splits: NDArray[np.object_] = shared_strings(self.scenes, "split")
+        self.splits: NDArray[np.object_] = interned_strings(self.scenes, "split")
         names, self._shard_of_scene = codes(self.scenes, "shard")
         self._shards = np.array(names, np.str_)
         self._places = {
@@ -122,8 +122,8 @@ class Contents:
         return shards
 
     def strings(self, name: str) -> list[str]:
-        """A text column of patches.arrow; rows that say the same share one string."""
-        values: list[str] = shared_strings(self.table, name).tolist()
+        """A text column of patches.arrow; equal rows are one string."""
+        values: list[str] = interned_strings(self.table, name).tolist()
         return values
 
     def credits(self, patch_ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -133,8 +133,8 @@ class Contents:
             table = self.table.select(CREDITS)
             for row in rows.tolist():
                 table.slice(row, 1).validate(full=True)
-            found = table.take(pa.array(rows)).to_pylist()
-        return [{"file": row.pop("photo_file"), **row} for row in found]
+            credits = table.take(pa.array(rows)).to_pylist()
+        return [{"file": row.pop("photo_file"), **row} for row in credits]
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:

@@ -102,7 +102,7 @@ def write_croissant(bank: Path, manifest: Manifest) -> None:
 
 def describe(manifest: Manifest, licences: list[str]) -> dict[str, Any]:
     """The JSON-LD of a bank whose photos are under these licences."""
-    counts, side = manifest.counts, manifest.recipe["patch_size"]
+    counts, patch_size = manifest.counts, manifest.recipe["patch_size"]
     photos = sum(shard["scenes"] for shard in manifest.shards.values())
     return {
         "@context": CONTEXT,
@@ -110,7 +110,7 @@ def describe(manifest: Manifest, licences: list[str]) -> dict[str, Any]:
         "conformsTo": CONFORMS_TO,
         "name": f"RetrieveGAN patch bank of {manifest.dataset}",
         "description": (
-            f"{counts['patches']:,} object patches, {side}x{side} pixels, of "
+            f"{counts['patches']:,} object patches, {patch_size}x{patch_size} pixels, of "
             f"{counts['categories']:,} categories, cut from {photos:,} photos of "
             f"{manifest.dataset}; with the photos' scene graphs, and for every patch the nearest "
             f"training patches of other photos. Every photo keeps its own licence: see the column "
@@ -158,12 +158,12 @@ def _encoding(path: str) -> str:
 
 def _file_sets(manifest: Manifest) -> Iterator[dict[str, Any]]:
     """The shards as two wholes, besides each file."""
-    side = manifest.recipe["patch_size"]
+    patch_size = manifest.recipe["patch_size"]
     for name, includes, what in (
         (
             "patches",
             "patches/*/data.mdb",
-            f"LMDB: 8-byte big-endian patch id -> raw RGB, {side}x{side}x3 uint8.",
+            f"LMDB: 8-byte big-endian patch id -> raw RGB, {patch_size}x{patch_size}x3 uint8.",
         ),
         (
             "scenes",

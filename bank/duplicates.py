@@ -1,4 +1,4 @@
-"""Pixels in, the patches that are there twice out: equal ones, and those that look alike.
+"""Pixels in, duplicate patches out: equal ones, and near duplicates, which look alike.
 
 Looking alike costs 64 bytes of memory a patch: 128 bits that say where a patch grows brighter, and
 a thumbnail of 4x4 colours.
@@ -16,7 +16,7 @@ CELLS = 8  # a patch is averaged to 8x8 cells; each is compared with its right a
 BRIGHTER = 2.0  # grey levels: what a JPEG encoder changes does not count
 MOST_BITS = 7  # of 128: so at least one of 8 bands of 16 bits is equal, and no pair is missed
 MOST_COLOUR = 6.0  # grey levels, mean difference of the thumbnails
-LEAST_BITS = 16  # fewer, or all but as few: too flat to be told from others
+LEAST_BITS = 16  # fewer, or all but as few: too flat to be compared
 WINDOW = 64  # where more share a band, each is compared with so many neighbours
 EXAMPLES = 24  # pairs that are kept to be shown
 
@@ -29,8 +29,8 @@ WHAT_IS_NEAR = (
 )
 
 
-class Looks(NamedTuple):
-    """What of each patch is kept."""
+class Dhashes(NamedTuple):
+    """What is kept of each patch: its dhash, and a thumbnail."""
 
     bits: NDArray[np.uint64]  # (n, 2) the difference hash
     colours: NDArray[np.uint8]  # (n, 48) the thumbnail
@@ -46,11 +46,11 @@ class Looks(NamedTuple):
         flat: NDArray[np.bool_] = (ones < LEAST_BITS) | (ones > 128 - LEAST_BITS)
         return flat
 
-    def take(self, rows: NDArray[np.int64]) -> "Looks":
-        return Looks(self.bits[rows], self.colours[rows])
+    def take(self, rows: NDArray[np.int64]) -> "Dhashes":
+        return Dhashes(self.bits[rows], self.colours[rows])
 
 
-def look(pixels: NDArray[np.uint8]) -> Looks:
+def dhash(pixels: NDArray[np.uint8]) -> Dhashes:
     """(n, side, side, 3) -> what is kept of each."""
     cells = _cells(pixels)  # (n, 8, 8, 3)
     grey = cells.mean(3)
@@ -58,7 +58,7 @@ def look(pixels: NDArray[np.uint8]) -> Looks:
     lower = np.roll(grey, -1, 1) - grey > BRIGHTER
     bits = np.stack([right, lower], 1).reshape(len(pixels), -1)
     thumbs = cells.reshape(-1, CELLS // 2, 2, CELLS // 2, 2, 3).mean((2, 4))
-    return Looks(
+    return Dhashes(
         np.packbits(bits, axis=1).view(np.uint64),
         thumbs.round().astype(np.uint8).reshape(len(pixels), -1),
     )
@@ -77,28 +77,28 @@ def _cells(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return cells
 
 
-def look_alikes(looks: Looks) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def near_duplicates(dhashes: Dhashes) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Pairs of rows that look alike, in blocks; a pair may come more than once."""
-    rows = np.flatnonzero(~looks.flat)
-    bands = looks.bits[rows].view(np.uint16)  # (n, 8)
-    for band in progress(range(bands.shape[1]), "look-alikes", bands.shape[1], "band"):
+    rows = np.flatnonzero(~dhashes.flat)
+    bands = dhashes.bits[rows].view(np.uint16)  # (n, 8)
+    for band in progress(range(bands.shape[1]), "near duplicates", bands.shape[1], "band"):
         # Sorted by the rest of the hash as well: in a crowded band the nearest stand together.
-        order = np.lexsort((looks.bits[rows, 1], looks.bits[rows, 0], bands[:, band]))
-        shared, here = bands[order, band], rows[order]
+        order = np.lexsort((dhashes.bits[rows, 1], dhashes.bits[rows, 0], bands[:, band]))
+        values, here = bands[order, band], rows[order]
         for step in range(1, WINDOW + 1):
-            left = np.flatnonzero(shared[step:] == shared[:-step])
+            left = np.flatnonzero(values[step:] == values[:-step])
             if not len(left):
                 break
             a, b = here[left], here[left + step]
-            near = np.bitwise_count(looks.bits[a] ^ looks.bits[b]).sum(1) <= MOST_BITS
+            near = np.bitwise_count(dhashes.bits[a] ^ dhashes.bits[b]).sum(1) <= MOST_BITS
             a, b = a[near], b[near]
-            apart = np.abs(looks.colours[a].astype(np.int16) - looks.colours[b]).mean(1)
+            apart = np.abs(dhashes.colours[a].astype(np.int16) - dhashes.colours[b]).mean(1)
             alike = apart <= MOST_COLOUR
             yield a[alike], b[alike]
 
 
-class Doubles(NamedTuple):
-    """Which patches (P,) are there again, and where."""
+class Duplicates(NamedTuple):
+    """Which patches (P,) have a duplicate, and where."""
 
     anywhere: NDArray[np.bool_]
     other_photo: NDArray[np.bool_]
@@ -106,7 +106,7 @@ class Doubles(NamedTuple):
 
 
 class Groups:
-    """Patches of equal pixels, and what the members and look-alikes of each group are."""
+    """Patches of equal pixels, and what the members and near duplicates of each group are."""
 
     def __init__(
         self, group: NDArray[np.int64], images: NDArray[np.int64], train: NDArray[np.bool_]
@@ -126,12 +126,12 @@ class Groups:
         self._trained = np.bincount(group, train) > 0
         self._many = self.sizes > 1
 
-    def equal(self) -> Doubles:
-        return self._doubles(self._many, self._lowest, self._highest, self._trained)
+    def equal(self) -> Duplicates:
+        return self._duplicates(self._many, self._lowest, self._highest, self._trained)
 
     def alike(
         self, pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]
-    ) -> tuple[Doubles, list[tuple[int, int]]]:
+    ) -> tuple[Duplicates, list[tuple[int, int]]]:
         """Equal or alike, from pairs of groups; and some pairs of patches of two photos."""
         many, trained = self._many.copy(), self._trained.copy()
         lowest, highest = self._lowest.copy(), self._highest.copy()
@@ -147,16 +147,16 @@ class Groups:
                 if len(shown) < EXAMPLES:
                     shown[min(a, b), max(a, b)] = None
         examples = [(int(self.first[a]), int(self.first[b])) for a, b in shown]
-        return self._doubles(many, lowest, highest, trained), examples
+        return self._duplicates(many, lowest, highest, trained), examples
 
-    def _doubles(
+    def _duplicates(
         self,
         many: NDArray[np.bool_],
         lowest: NDArray[np.int64],
         highest: NDArray[np.int64],
         trained: NDArray[np.bool_],
-    ) -> Doubles:
-        """A group's facts as those of its patches."""
+    ) -> Duplicates:
+        """What is known of each group, for each of its patches."""
         g = self.group
         elsewhere = (lowest[g] != self.images) | (highest[g] != self.images)
-        return Doubles(many[g], elsewhere, trained[g] & ~self.train)
+        return Duplicates(many[g], elsewhere, trained[g] & ~self.train)

@@ -65,10 +65,10 @@ def os_error(error: Exception, path: Path) -> OSError | None:
     elif isinstance(error, OSError) and " requested and " in text:
         number = errno.EIO
     else:
-        found = [number for words, number in NUMBERS.items() if words in text]
-        if not found:
+        numbers = [number for words, number in NUMBERS.items() if words in text]
+        if not numbers:
             return None
-        number = found[0]
+        number = numbers[0]
     words = os.strerror(number) + (" (is the disk full?)" if number == errno.EIO else "")
     return OSError(number, words, getattr(error, "filename", None) or os.fspath(path))
 
@@ -79,15 +79,15 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except WRITE_ERRORS as error:
-        told = os_error(error, path)
-        if told is None:
+        cause = os_error(error, path)
+        if cause is None:
             raise
-        raise told from error
+        raise cause from error
 
 
 def reserve(file: IO[bytes], size: int) -> None:
     """Make the file `size` bytes long, all of them on the disk: OSError where it is full. To write
-    into the holes of a mapped file would then kill the process (SIGBUS)."""
+    into the holes of a mapped file would then crash the process (SIGBUS)."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
     else:  # macOS

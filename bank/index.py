@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from bank.candidates import Candidates, Scope, empty_candidates, fill
 from bank.errors import BankError
-from bank.grid import STEP, scaled
-from bank.nearest import PADDING, Nearest, Pool, nearest, smallest
+from bank.exact_search import PADDING, Neighbours, Pool, exact_search, smallest
+from bank.own_photo import count_from_photos, from_photos
+from bank.rounding import STEP, in_steps
 from pipeline.options import write_json
-from pipeline.scene import image_of
 
 try:
     faiss: Any = importlib.import_module("faiss")
@@ -58,7 +58,7 @@ class Part(NamedTuple):
     kind: Kind
     nlist: int | None  # IVF's cells ...
     nprobe: int | None  # ... and how many of them a query looks into
-    recall: float  # share of the RECALL_K nearest that it finds
+    recall: float  # fraction of the RECALL_K nearest that it finds
 
     @property
     def size(self) -> int:
@@ -78,7 +78,7 @@ def build_indexes(
 ) -> None:
     """Write `folder` anew; the same bytes for the same arguments in any order of rows.
 
-    features     (P, F)  object vectors of the patches that may be offered: the training rows
+    features     (P, D)  object vectors of the training patches
     ids          (P,)    their patch ids
     categories   (P,)    their categories
     bank_digest          content digest of the bank; the index opens with no other
@@ -90,9 +90,9 @@ def build_indexes(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     parts: dict[str, Part] = {}
-    found, starts = np.unique(names[order], return_index=True)
+    ordered_names, starts = np.unique(names[order], return_index=True)
     bounds = [*starts.tolist(), len(ids)]
-    for number, name in enumerate(found.tolist()):
+    for number, name in enumerate(ordered_names.tolist()):
         start, stop = bounds[number], bounds[number + 1]
         rows = order[start:stop]
         pool = Pool(ids[rows], np.ascontiguousarray(features[rows], dtype=np.float32))
@@ -153,15 +153,15 @@ def _raise_probes(index: Any, pool: Pool) -> float:
     is not asked.
     """
     asking = np.linspace(0, len(pool.ids) - 1, min(SAMPLE, len(pool.ids))).astype(np.int64)
-    queries = scaled(pool.features[asking])
+    queries = in_steps(pool.features[asking])
     k = min(RECALL_K + 1, len(pool.ids))
-    exact = nearest(queries, pool, k)
+    exact = exact_search(queries, pool, k)
     index.nprobe = min(FIRST_PROBES, index.nlist)
     while True:
         with _one_thread():
             _, ids = index.search((queries * STEP).astype(np.float32), k + MARGIN)
-        found = _ranked(queries, pool, ids, k, np.empty(0, np.int64))
-        recall = float((found.squared[:, 1:] <= exact.squared[:, -1:]).mean())
+        ranked = _ranked(queries, pool, ids, k, np.empty(0, np.int64))
+        recall = float((ranked.squared[:, 1:] <= exact.squared[:, -1:]).mean())
         if recall >= RECALL or index.nprobe == index.nlist:
             return recall
         index.nprobe = min(2 * index.nprobe, index.nlist)
@@ -183,17 +183,17 @@ def _ranked(
     proposed: NDArray[np.int64],
     k: int,
     excluded: NDArray[np.int64],
-) -> Nearest:
+) -> Neighbours:
     """The k nearest of FAISS's proposals (q, m) by (exact distance, id); -1 is none."""
     ids = np.sort(proposed, axis=1)  # so that ties end in id order
     places = np.searchsorted(pool.ids, ids).reshape(-1)
-    offered = scaled(pool.features[places]).reshape(*ids.shape, -1)
-    squared = ((offered - queries[:, None]) ** 2).sum(-1)  # (q, m)
-    squared[(ids == PADDING) | np.isin(image_of(ids), excluded)] = np.inf
+    proposed_steps = in_steps(pool.features[places]).reshape(*ids.shape, -1)
+    squared = ((proposed_steps - queries[:, None]) ** 2).sum(-1)  # (q, m)
+    squared[(ids == PADDING) | from_photos(ids, excluded)] = np.inf
     best, order = smallest(torch.from_numpy(squared), k)
-    found = Nearest(np.take_along_axis(ids, order.numpy(), axis=1), best.numpy())
-    found.ids[np.isinf(found.squared)] = PADDING
-    return found
+    neighbours = Neighbours(np.take_along_axis(ids, order.numpy(), axis=1), best.numpy())
+    neighbours.ids[np.isinf(neighbours.squared)] = PADDING
+    return neighbours
 
 
 @functools.lru_cache(maxsize=256)
@@ -205,7 +205,7 @@ def _open_faiss(path: Path, bank_digest: str) -> Any:
 
 @functools.cache
 def _gpu() -> Any:
-    """FAISS's hold on the first CUDA device; None without one, or where faiss is the CPU's."""
+    """FAISS's handle on the first CUDA device; None without one, or where faiss is the CPU's."""
     if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         return None
     return faiss.StandardGpuResources()
@@ -278,48 +278,48 @@ class Indexes:
         Exact, but for categories whose `Part.kind` is ivf: there a neighbour can be missing, and a
         farther one stands in its place; `Part.recall` says how seldom, for RECALL_K candidates.
 
-        features        (O, F)  object vectors of the bank's encoder
+        features        (O, D)  object vectors of the bank's encoder
         categories      (O,)    names; one that the bank has no patch of falls back at once
-        exclude_images          photos whose patches are not wanted
+        exclude_images          photos whose patches are left out (bank/own_photo.py)
         scope                   category: an object's own first, then others; all: the nearest
         """
         if not len(self.ids):
             raise BankError(f"{self.folder} is empty: the bank has no training patch to offer")
         names = np.asarray(categories, dtype=np.str_)
-        queries = scaled(features)
+        queries = in_steps(features)
         excluded = np.unique(np.asarray(exclude_images, dtype=np.int64))
-        found = empty_candidates(len(names), k)
+        candidates = empty_candidates(len(names), k)
         if scope == "all":
             near, theirs = self._nearest_of(list(self.parts), queries, k, excluded)
-            fill(found, np.arange(len(names)), near, fallback=theirs != names[:, None])
-            return found
+            fill(candidates, np.arange(len(names)), near, fallback=theirs != names[:, None])
+            return candidates
         for name in np.unique(names).tolist():
             rows = np.flatnonzero(names == name)
             part = self.parts.get(name, NO_PART)
-            fill(found, rows, self._nearest(part, queries[rows], k, excluded), fallback=False)
-            short = rows[~found.valid[rows].all(1)]
+            fill(candidates, rows, self._nearest(part, queries[rows], k, excluded), fallback=False)
+            short = rows[~candidates.valid[rows].all(1)]
             others = [other for other in self.parts if other != name]
             if len(short) and others:
                 near, _ = self._nearest_of(others, queries[short], k, excluded)
-                fill(found, short, near, fallback=True)
-        return found
+                fill(candidates, short, near, fallback=True)
+        return candidates
 
     def _nearest(
         self, part: Part, queries: NDArray[np.float64], k: int, excluded: NDArray[np.int64]
-    ) -> Nearest:
+    ) -> Neighbours:
         """The k nearest of one category: by FAISS where it gives enough and may be trusted."""
         pool = Pool(self.ids[part.start : part.stop], self.vectors[part.start : part.stop])
-        wanted = k + MARGIN + _count_of(excluded, pool)
+        wanted = k + MARGIN + count_from_photos(pool.ids, excluded)
         if part.file is None or not _can_give(wanted, part.size):
-            return nearest(queries, _without(excluded, pool), k)
+            return exact_search(queries, _without(excluded, pool), k)
         index = _open_faiss(self.folder / part.file, self.bank_digest)
         rounded, proposed = index.search((queries * STEP).astype(np.float32), wanted)
-        found = _ranked(queries, pool, proposed, k, excluded)
-        trusted = found.squared[:, -1] < _left_out(part.kind, queries, rounded)
+        neighbours = _ranked(queries, pool, proposed, k, excluded)
+        trusted = neighbours.squared[:, -1] < _trusted_below(part.kind, queries, rounded)
         if not trusted.all():
-            exact = nearest(queries[~trusted], _without(excluded, pool), k)
-            found.ids[~trusted], found.squared[~trusted] = exact
-        return found
+            exact = exact_search(queries[~trusted], _without(excluded, pool), k)
+            neighbours.ids[~trusted], neighbours.squared[~trusted] = exact
+        return neighbours
 
     def _nearest_of(
         self,
@@ -327,33 +327,27 @@ class Indexes:
         queries: NDArray[np.float64],
         k: int,
         excluded: NDArray[np.int64],
-    ) -> tuple[Nearest, NDArray[np.str_]]:
+    ) -> tuple[Neighbours, NDArray[np.str_]]:
         """The k nearest of some categories together, and the category of each: both (q, k)."""
-        found = [self._nearest(self.parts[name], queries, k, excluded) for name in names]
-        ids = np.concatenate([near.ids for near in found], axis=1)
-        squared = np.concatenate([near.squared for near in found], axis=1)
+        parts = [self._nearest(self.parts[name], queries, k, excluded) for name in names]
+        ids = np.concatenate([near.ids for near in parts], axis=1)
+        squared = np.concatenate([near.squared for near in parts], axis=1)
         theirs = np.repeat(np.array(names, np.str_), k)
         order = np.lexsort((ids, squared), axis=1)[:, :k]  # by distance, then by id
-        return Nearest(
+        return Neighbours(
             np.take_along_axis(ids, order, axis=1), np.take_along_axis(squared, order, axis=1)
         ), theirs[order]
 
 
-def _count_of(images: NDArray[np.int64], pool: Pool) -> int:
-    """How many patches of these photos the pool has."""
-    first, last = np.searchsorted(pool.ids, [images << 16, (images + 1) << 16])
-    return int((last - first).sum())
-
-
-def _without(images: NDArray[np.int64], pool: Pool) -> Pool:
-    allowed = ~np.isin(image_of(pool.ids), images)
+def _without(photos: NDArray[np.int64], pool: Pool) -> Pool:
+    allowed = ~from_photos(pool.ids, photos)
     return Pool(pool.ids[allowed], pool.features[allowed])
 
 
-def _left_out(
+def _trusted_below(
     kind: Kind, queries: NDArray[np.float64], rounded: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """(q,) squared distance in grid steps from which on FAISS may have left out a nearer one.
+    """(q,) squared distance in rounding steps from which on FAISS may have left out a nearer one.
 
     Flat: its worst distance (q, m) less what rounding can amount to. IVF: none is known, so that
     what came is taken, if there are enough.

@@ -112,7 +112,7 @@ def read_manifest(bank: Path) -> Manifest:
 
 
 def check_sizes(bank: Path, manifest: Manifest) -> None:
-    """BankError for a file that is gone or cut short: whoever maps it would crash on reading."""
+    """BankError for a file that is gone or cut short: mapping it would crash on reading."""
     for path, digest in manifest.files.items():
         try:
             size = (bank / path).stat().st_size
@@ -154,14 +154,14 @@ def differences(
     manifest: Manifest, recipe: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> list[str]:
     """In which settings and inputs a finished bank differs from what is asked for now."""
-    found = []
+    changes = []
     for name in sorted(manifest.recipe.keys() | recipe.keys()):
         has, asked = manifest.recipe.get(name), recipe.get(name)
         if has != asked:
-            found.append(f"--{name.replace('_', '-')} was {has}, asked for is {asked}")
+            changes.append(f"--{name.replace('_', '-')} was {has}, asked for is {asked}")
     for name in sorted(manifest.inputs.keys() | inputs.keys()):
         has, asked = manifest.inputs.get(name), inputs.get(name)
         if has != asked:
             what = "is new" if has is None else "is gone" if asked is None else "has changed"
-            found.append(f"{name} {what} since")
-    return found
+            changes.append(f"{name} {what} since")
+    return changes

@@ -1,7 +1,7 @@
 """Nearest neighbours of very many queries: float32 rules out nearly all, exact distances decide.
 
-What comes out is what `bank/nearest.py` finds, bit for bit. A `Screen` gives float32 numbers that
-are surely no larger than the true distances; the few patches with the lowest are ranked by exact
+The result is that of `bank/exact_search.py`, bit for bit. A `Screen` gives float32 numbers that are
+surely no larger than the true distances; the few patches with the lowest are ranked by exact
 distances; where the k-th of these is nearer than the lowest bound left out, no other patch can be
 among the k nearest. Queries for which that cannot be said go to a finer screen, in the end to the
 exact search.
@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bank.grid import STEP, scaled
-from bank.nearest import PADDING, Nearest, Pool, nearest, no_neighbours
+from bank.exact_search import PADDING, Neighbours, Pool, exact_search, no_neighbours
+from bank.own_photo import PatchesByPhoto
+from bank.rounding import STEP, in_steps
 from pipeline.scene import image_of
 
 CELLS = 1 << 23  # float32 bounds held at once: 32 MiB
@@ -27,11 +28,11 @@ PREPARED = 1 << 14  # patches turned into float64 at once
 LEAST_GROUP = 4  # columns whose lowest is looked at first; fewer do not pay
 MARGIN = 16  # patches ranked beyond the k nearest by the first screen
 SMALL = 1 << 11  # so few patches are searched exactly at once, which is faster
-TAIL = 3e-4  # share of the variance that a coarse screen may leave out of its directions
+TAIL = 3e-4  # fraction of the variance that a coarse screen may leave out of its directions
 
 
 class Screen:
-    """Lower bounds of squared distances, in grid steps, as one float32 product.
+    """Lower bounds of squared distances, in rounding steps, as one float32 product.
 
     Vectors are centred and turned (an orthogonal basis keeps distances); the first `dims`
     coordinates stay, the length of the rest becomes one more. By the triangle inequality that
@@ -41,20 +42,20 @@ class Screen:
     """
 
     def __init__(self, centre: Tensor, basis: Tensor, dims: int) -> None:
-        self.centre = centre  # (F,) whole grid steps, float64
-        self.basis = basis  # (F, F) float64, columns by falling variance
+        self.centre = centre  # (F,) whole rounding steps, float64
+        self.basis = basis  # (D, D) float64, columns by falling variance
         self.dims = dims
         self.slack = (dims + 12) * 2.0**-23
 
     def of_queries(self, steps: NDArray[np.float64]) -> Tensor:
-        """(q, F) from `scaled` -> (q, dims + 4) float32."""
+        """(q, D) from `in_steps` -> (q, dims + 4) float32."""
         kept, norms = self._kept(steps)
         near = (1 - self.slack) * norms**2
         parts = (-2 * kept, near, torch.ones_like(norms), -2 * self.slack * norms)
         return torch.cat(parts, dim=1).float()
 
     def of_patches(self, steps: NDArray[np.float64]) -> Tensor:
-        """(n, F) from `scaled` -> (n, dims + 4) float32."""
+        """(n, D) from `in_steps` -> (n, dims + 4) float32."""
         kept, norms = self._kept(steps)
         near = (1 - self.slack) * norms**2
         return torch.cat((kept, torch.ones_like(norms), near, norms), dim=1).float()
@@ -82,34 +83,33 @@ def make_screens(sample: NDArray[np.float64]) -> list[Screen]:
 
 
 class Searcher:
-    """Finds the nearest of a bank's offered patches for the bank's own patches.
+    """Finds the nearest training patches of a bank for all of its patches.
 
-    features  (Q, F)  on the grid of `bank/grid.py`
+    features  (Q, D)  rounded by `bank/rounding.py`
     ids       (Q,)    patch ids
-    offered   (n,)    rows that may be found; their order gives the columns of `search`
+    pool_rows (n,)    rows that may be found; their order gives the columns of `search`
     """
 
     def __init__(
         self,
         features: NDArray[np.float32],
         ids: NDArray[np.int64],
-        offered: NDArray[np.int64],
+        pool_rows: NDArray[np.int64],
     ) -> None:
-        self.features, self.ids, self.offered = features, ids, offered
-        self.images = image_of(ids)
-        self.by_photo = np.argsort(self.images[offered], kind="stable")  # columns
-        self.photos = self.images[offered][self.by_photo]
+        self.features, self.ids, self.pool_rows = features, ids, pool_rows
+        self.photos = image_of(ids)
+        self.by_photo = PatchesByPhoto(ids[pool_rows])
         self.prepared: dict[int, Tensor] = {}  # screen -> (n, dims + 4), when first asked for
         self.cells = torch.empty(0)
 
     @cached_property
     def screens(self) -> list[Screen]:
-        every = max(1, len(self.offered) // PREPARED)
-        return make_screens(scaled(self.features[self.offered[::every]]))
+        every = max(1, len(self.pool_rows) // PREPARED)
+        return make_screens(in_steps(self.features[self.pool_rows[::every]]))
 
-    def search(self, rows: NDArray[np.int64], columns: Sequence[range], k: int) -> Nearest:
-        """The k nearest of some of the offered for each of some patches, none of its own photo."""
-        found = no_neighbours(len(rows), k)
+    def search(self, rows: NDArray[np.int64], columns: Sequence[range], k: int) -> Neighbours:
+        """The k nearest in some columns for each of some patches, none of its own photo."""
+        neighbours = no_neighbours(len(rows), k)
         unsure = np.arange(len(rows))
         small = sum(map(len, columns)) <= SMALL
         for number in range(0 if small else len(self.screens)):
@@ -117,15 +117,15 @@ class Searcher:
             asked, unsure = unsure, unsure[:0]
             for places in _blocks(asked, self._rows_at_once(columns)):
                 near, sure = self._screened(number, rows[places], columns, k, wanted)
-                found.ids[places], found.squared[places] = near
+                neighbours.ids[places], neighbours.squared[places] = near
                 unsure = np.append(unsure, places[~sure])
         if len(unsure):
             pool = self._pool(columns)
             for places in _blocks(unsure, PREPARED):
-                own = self.images[rows[places]]
-                near = nearest(scaled(self.features[rows[places]]), pool, k, own)
-                found.ids[places], found.squared[places] = near
-        return found
+                own = self.photos[rows[places]]
+                near = exact_search(in_steps(self.features[rows[places]]), pool, k, own)
+                neighbours.ids[places], neighbours.squared[places] = near
+        return neighbours
 
     def _rows_at_once(self, columns: Sequence[range]) -> int:
         widest = max((min(len(part), COLUMNS) for part in columns), default=1)
@@ -133,11 +133,11 @@ class Searcher:
 
     def _screened(
         self, number: int, rows: NDArray[np.int64], columns: Sequence[range], k: int, wanted: int
-    ) -> tuple[Nearest, NDArray[np.bool_]]:
+    ) -> tuple[Neighbours, NDArray[np.bool_]]:
         """The k nearest of `wanted` proposals, and which rows' are surely the k nearest of all."""
         patches = self._patches(number)
-        queries = self.screens[number].of_queries(scaled(self.features[rows]))
-        own_rows, own_columns = self._own(rows)
+        queries = self.screens[number].of_queries(in_steps(self.features[rows]))
+        own_rows, own_columns = map(torch.from_numpy, self.by_photo.own_pairs(self.photos[rows]))
         lows = torch.empty(len(rows), 0)
         proposed = torch.empty(len(rows), 0, dtype=torch.int64)  # columns
         for start, stop in _slices(columns):
@@ -147,30 +147,21 @@ class Searcher:
             new, places = lowest(bounds, wanted)
             lows, kept = lowest(torch.cat([lows, new], dim=1), wanted)
             proposed = torch.cat([proposed, places + start], dim=1).gather(1, kept)
-        found = self._ranked(rows, proposed, lows, k)
+        neighbours = self._ranked(rows, proposed, lows, k)
         if sum(map(len, columns)) <= wanted:
-            return found, np.ones(len(rows), dtype=np.bool_)
-        return found, found.squared[:, -1] < lows.amax(1).numpy()
+            return neighbours, np.ones(len(rows), dtype=np.bool_)
+        return neighbours, neighbours.squared[:, -1] < lows.amax(1).numpy()
 
     def _patches(self, number: int) -> Tensor:
-        """(n, dims + 4) of all offered patches, kept from the first time it is asked for."""
+        """(n, dims + 4) of the whole pool, kept from the first time it is asked for."""
         if number not in self.prepared:
             screen = self.screens[number]
-            whole = torch.empty(len(self.offered), screen.dims + 4)
-            for columns in _blocks(np.arange(len(self.offered)), PREPARED):
-                steps = scaled(self.features[self.offered[columns]])
+            whole = torch.empty(len(self.pool_rows), screen.dims + 4)
+            for columns in _blocks(np.arange(len(self.pool_rows)), PREPARED):
+                steps = in_steps(self.features[self.pool_rows[columns]])
                 whole[columns[0] : columns[-1] + 1] = screen.of_patches(steps)
             self.prepared[number] = whole
         return self.prepared[number]
-
-    def _own(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Each pair of a query and a column that are of one photo."""
-        images = self.images[rows]
-        first = np.searchsorted(self.photos, images, side="left")
-        counts = np.searchsorted(self.photos, images, side="right") - first
-        starts = np.repeat(first - (counts.cumsum() - counts), counts)
-        columns = self.by_photo[starts + np.arange(counts.sum())]
-        return torch.from_numpy(np.repeat(np.arange(len(rows)), counts)), torch.from_numpy(columns)
 
     def _product(self, queries: Tensor, patches: Tensor) -> Tensor:
         """(q, n) in the memory of the last one, which spares the system's clearing it."""
@@ -180,28 +171,30 @@ class Searcher:
         out = self.cells[:num_cells].view(len(queries), len(patches))
         return torch.mm(queries, patches.T, out=out)
 
-    def _ranked(self, rows: NDArray[np.int64], proposed: Tensor, lows: Tensor, k: int) -> Nearest:
+    def _ranked(
+        self, rows: NDArray[np.int64], proposed: Tensor, lows: Tensor, k: int
+    ) -> Neighbours:
         """Proposals by (exact distance, id); those of infinite bound are none."""
-        found = no_neighbours(len(rows), k)
+        neighbours = no_neighbours(len(rows), k)
         for places in _blocks(np.arange(len(rows)), ROWS):
             block = slice(places[0], places[-1] + 1)
-            theirs = self.offered[proposed[block].numpy()]
+            theirs = self.pool_rows[proposed[block].numpy()]
             ids, by_id = torch.from_numpy(self.ids[theirs]).sort(dim=1)
             squared = self._squared(rows[block], theirs).masked_fill_(lows[block].isinf(), np.inf)
             best, order = squared.gather(1, by_id).sort(dim=1, stable=True)  # ties by id
             best, ids = best[:, :k], ids.gather(1, order[:, :k])
-            found.squared[block, : best.shape[1]] = best.numpy()
-            found.ids[block, : best.shape[1]] = ids.masked_fill(best.isinf(), PADDING).numpy()
-        return found
+            neighbours.squared[block, : best.shape[1]] = best.numpy()
+            neighbours.ids[block, : best.shape[1]] = ids.masked_fill(best.isinf(), PADDING).numpy()
+        return neighbours
 
     def _squared(self, rows: NDArray[np.int64], theirs: NDArray[np.int64]) -> Tensor:
-        """(q,), (q, m) rows -> (q, m) exact squared distances in grid steps."""
+        """(q,), (q, m) rows -> (q, m) exact squared distances in rounding steps."""
         queries = torch.from_numpy(self.features[rows]).double()
-        offered = torch.from_numpy(self.features[theirs])
-        return (queries[:, None] - offered).square_().sum(2).div_(STEP**2)
+        proposed = torch.from_numpy(self.features[theirs])
+        return (queries[:, None] - proposed).square_().sum(2).div_(STEP**2)
 
     def _pool(self, columns: Sequence[range]) -> Pool:
-        rows = np.concatenate([self.offered[part.start : part.stop] for part in columns])
+        rows = np.concatenate([self.pool_rows[part.start : part.stop] for part in columns])
         rows = rows[np.argsort(self.ids[rows])]
         return Pool(self.ids[rows], self.features[rows])
 
@@ -216,15 +209,15 @@ def lowest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     size = 1 << max(0, round(math.log2(num_columns / count) / 2)) if num_columns else 1
     groups = num_columns // size
     if size < LEAST_GROUP:
-        found = values.topk(min(count, num_columns), dim=1, largest=False, sorted=False)
-        return found.values, found.indices
+        bottom = values.topk(min(count, num_columns), dim=1, largest=False, sorted=False)
+        return bottom.values, bottom.indices
     lows = values[:, : groups * size].view(num_rows, size, groups).amin(1)
     chosen = lows.topk(count, dim=1, largest=False, sorted=False).indices
     inside = chosen[:, None] + groups * torch.arange(size)[:, None]
     rest = torch.arange(groups * size, num_columns).expand(num_rows, -1)
     columns = torch.cat([inside.flatten(1), rest], dim=1)
-    found = values.gather(1, columns).topk(count, dim=1, largest=False, sorted=False)
-    return found.values, columns.gather(1, found.indices)
+    bottom = values.gather(1, columns).topk(count, dim=1, largest=False, sorted=False)
+    return bottom.values, columns.gather(1, bottom.indices)
 
 
 def _slices(columns: Sequence[range]) -> Iterator[tuple[int, int]]:

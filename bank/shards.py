@@ -21,13 +21,13 @@ def _key(patch_id: int) -> bytes:
     return patch_id.to_bytes(8, "big")  # so that LMDB's byte order is the order of the ids
 
 
-def map_size(num_patches: int, side_px: int) -> int:
+def map_size(num_patches: int, patch_size: int) -> int:
     """Address space for a shard. It is written into the file, hence a function of the plan alone.
 
     LMDB stores a patch in whole pages, 4 to 64 KiB each, after a header of 16 bytes.
     """
     page = 1 << 16
-    needed = num_patches * (side_px * side_px * 3 + 2 * page)
+    needed = num_patches * (patch_size * patch_size * 3 + 2 * page)
     return (needed // MEBIBYTE + 16) * MEBIBYTE
 
 
@@ -39,7 +39,7 @@ def write_patches(folder: Path, patches: Iterable[tuple[int, bytes]], size: int)
     """
     folder.mkdir(parents=True, exist_ok=True)
     # lock=False: one writer on a new folder needs no lock.mdb, and none is left behind.
-    # sync=False: whoever gives the file its name syncs it first (bank/files.py).
+    # sync=False: `put_in_place` syncs it before it gives the file its name (bank/files.py).
     env = lmdb.open(os.fspath(folder), map_size=size, lock=False, sync=False)
     try:
         with env.begin(write=True) as txn:
@@ -76,7 +76,7 @@ os.register_at_fork(after_in_child=_environment.cache_clear)
 
 
 def close_shards() -> None:
-    """Let go of all that is mapped and open: a pass over a whole bank would hold on to it."""
+    """Close all that is mapped and open: a pass over a whole bank would keep it mapped."""
     _environment.cache_clear()
 
 
@@ -89,20 +89,21 @@ class PatchStore:
         ids: NDArray[np.int64],
         shard_of: NDArray[np.int32],
         shards: Sequence[str],
-        side_px: int,
+        patch_size: int,
         digests: NDArray[np.uint8],
     ) -> None:
         """
         folder    holds one folder per shard
         ids       (P,)  patch ids, rising
         shard_of  (P,)  position in `shards` of the shard that holds the patch
+        patch_size         px, of a patch's sides
         digests   (P, 32)  SHA-256 of each patch's pixels
         """
         self.folder = folder.resolve()
         self.ids = ids
         self.shard_of = shard_of
         self.shards = tuple(shards)
-        self.side_px = side_px
+        self.patch_size = patch_size
         self.digests = digests
         self._checked = np.zeros(len(ids), bool)
 
@@ -114,14 +115,14 @@ class PatchStore:
         return rows_of(self.ids, ids, self.folder)
 
     def read(self, ids: NDArray[np.int64], *, check: bool = True) -> NDArray[np.uint8]:
-        """Patch ids (...) -> pixels (..., side, side, 3); zeros where the id is negative.
+        """(...) -> pixels (..., patch_size, patch_size, 3); zeros where a patch id is negative.
 
         A patch is compared with its SHA-256 the first time it is read (in each process), unless
         `check=False`; BankError where they differ. That first time takes about twice as long.
         """
         wanted = np.asarray(ids, np.int64)
         flat = wanted.reshape(-1)
-        out = np.zeros((len(flat), self.side_px**2 * 3), np.uint8)
+        out = np.zeros((len(flat), self.patch_size**2 * 3), np.uint8)
         present = np.flatnonzero(flat >= 0)
         rows = self.rows(flat[present])
         shard = self.shard_of[rows]
@@ -129,7 +130,7 @@ class PatchStore:
             self._read_shard(int(number), flat, present[shard == number], out)
         if check:
             self._check(rows, present, out)
-        return out.reshape(*wanted.shape, self.side_px, self.side_px, 3)
+        return out.reshape(*wanted.shape, self.patch_size, self.patch_size, 3)
 
     def _read_shard(
         self,
@@ -184,10 +185,10 @@ def rows_of(known: NDArray[np.int64], ids: NDArray[np.int64], where: Path) -> ND
     """Positions in `known` (sorted) of `ids`; BankError for one that is not there."""
     rows = np.searchsorted(known, ids)
     if len(known) == 0:
-        found = np.zeros(np.shape(ids), bool)
+        is_there = np.zeros(np.shape(ids), bool)
     else:
-        found = known[np.minimum(rows, len(known) - 1)] == ids
-    if not np.all(found):
-        stranger = np.asarray(ids)[~found].flat[0]
-        raise BankError(f"no patch {stranger} among the {len(known):,} of {where}")
+        is_there = known[np.minimum(rows, len(known) - 1)] == ids
+    if not np.all(is_there):
+        missing = np.asarray(ids)[~is_there].flat[0]
+        raise BankError(f"no patch {missing} among the {len(known):,} of {where}")
     return rows

@@ -65,7 +65,7 @@ PHOTOS = pa.schema(
 
 
 def patch_rows(scene: Scene, patches: Pixels) -> list[dict[str, Any]]:
-    """Rows of patches.arrow for a scene and its patches (n, side, side, 3)."""
+    """Rows of patches.arrow for a scene and its patches (n, patch_size, patch_size, 3)."""
     photo = scene.photo
     return [
         {
@@ -180,11 +180,11 @@ def codes(table: pa.Table, name: str) -> tuple[list[str], NDArray[np.int32]]:
         return coded.dictionary.to_pylist(), coded.indices.to_numpy()
 
 
-def shared_strings(table: pa.Table, name: str) -> NDArray[np.object_]:
+def interned_strings(table: pa.Table, name: str) -> NDArray[np.object_]:
     """A text column of few different strings: a pointer per row, not a string."""
     strings, rows = codes(table, name)
-    shared: NDArray[np.object_] = np.array(strings, object)[rows]
-    return shared
+    interned: NDArray[np.object_] = np.array(strings, object)[rows]
+    return interned
 
 
 def write_vectors(

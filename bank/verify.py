@@ -34,10 +34,10 @@ def verify(bank: Path) -> Verdict:
     """BankError where there is no finished bank at all."""
     manifest = read_manifest(bank)
     files, damages = _check_files(bank, manifest)
-    damages += [f"{path}: is not in the manifest" for path in _strangers(bank, manifest)]
+    damages += [f"{path}: is not in the manifest" for path in _unlisted(bank, manifest)]
     derived = derived_digest(files)
-    content, found = _check_contents(bank, manifest, files)
-    damages += found
+    content, more = _check_contents(bank, manifest, files)
+    damages += more
     for name, now, then in (
         ("content", content, manifest.content_digest),
         ("derived", derived, manifest.derived_digest),
@@ -49,17 +49,17 @@ def verify(bank: Path) -> Verdict:
 
 def _check_files(bank: Path, manifest: Manifest) -> tuple[dict[str, FileDigest], list[str]]:
     """Digests of the files that are there, and a line for each that is not as it was."""
-    found, damages = {}, []
+    digests, damages = {}, []
     for path, then in progress(manifest.files.items(), "files", len(manifest.files), "file"):
         try:
             now = file_digest(bank / path)
         except OSError as error:
             damages.append(f"{path}: {error.strerror or error}")
             continue
-        found[path] = now
+        digests[path] = now
         if now != then:
             damages.append(f"{path}: {_change(now, then)}")
-    return found, damages
+    return digests, damages
 
 
 def _change(now: FileDigest, then: FileDigest) -> str:
@@ -68,8 +68,8 @@ def _change(now: FileDigest, then: FileDigest) -> str:
     return f"has other bytes (SHA-256 {now.sha256[:12]}..., but was {then.sha256[:12]}...)"
 
 
-def _strangers(bank: Path, manifest: Manifest) -> Iterator[str]:
-    """Shards that nobody wrote: a reader of `scenes/*.tar` would take them for the bank's."""
+def _unlisted(bank: Path, manifest: Manifest) -> Iterator[str]:
+    """Files that the manifest lacks: readers of `scenes/*.tar` would take them for the bank's."""
     for pattern in ("patches/*/data.mdb", "scenes/*.tar", "index/**/*"):
         for path in sorted(bank.glob(pattern)):
             name = path.relative_to(bank).as_posix()

@@ -92,12 +92,12 @@ def _report(folder: Path, options: Annotations) -> None:
         KINDS[options.dataset].write(folder, options.photos, options.seed)
     command = [sys.executable, "-m", "benchmarks.annotations", "--child", "--folder", str(folder)]
     command += ["--dataset", options.dataset, "--photos", str(options.photos)]
-    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    m = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(
         f"{options.dataset}: {options.photos:,} photos, {size / 1e6:,.0f} MB of annotations read "
-        f"in {found['seconds']:.1f} s ({size / 1e6 / found['seconds']:.0f} MB/s), peak memory "
-        f"{found['peak_mb']:,.0f} MB; {found['photos']:,} photos and {found['objects']:,} objects "
+        f"in {m['seconds']:.1f} s ({size / 1e6 / m['seconds']:.0f} MB/s), peak memory "
+        f"{m['peak_mb']:,.0f} MB; {m['photos']:,} photos and {m['objects']:,} objects "
         f"are in"
     )
 

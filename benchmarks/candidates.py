@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from bank.candidates import find_candidates
-from bank.grid import on_grid
 from bank.index import Indexes, build_indexes, faiss
+from bank.rounding import rounded
 from bank.screen import Searcher
 from pipeline.options import option, run
 from pipeline.scene import patch_id
@@ -36,7 +36,7 @@ PER_PHOTO = 7
 AT_ONCE = 1024  # queries of the plain methods' blocks
 SINGLE = 100  # queries of the index, one at a time
 
-Method = Callable[[NDArray[np.int64], slice], Any]  # rows that ask, columns that are offered
+Method = Callable[[NDArray[np.int64], slice], Any]  # query rows, pool columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def random_bank(n: int, num_categories: int, *, level: bool = False) -> RandomBa
         rows = features[start : start + (1 << 16)]
         own = random.standard_normal(rows.shape, dtype=np.float32) / 2
         mixed = own + clusters[random.integers(0, len(clusters), len(rows))]
-        rows[:] = on_grid(mixed.astype(np.float64) @ turn + 1)
+        rows[:] = rounded(mixed.astype(np.float64) @ turn + 1)
     places = random.permutation(n)
     ids = np.array([patch_id(p // PER_PHOTO, p % PER_PHOTO) for p in places.tolist()])
     for start, stop in pairwise(bounds.tolist()):
@@ -80,15 +80,15 @@ def random_bank(n: int, num_categories: int, *, level: bool = False) -> RandomBa
 
 
 def asking(bank: RandomBank, cells: float) -> list[tuple[NDArray[np.int64], slice]]:
-    """Of each category an equal share of its patches, so that all have `cells` cells together."""
+    """Of each category the same fraction of its patches: all have `cells` cells together."""
     sizes = np.diff(bank.bounds)
-    share = min(1.0, cells / float((sizes.astype(float) ** 2).sum()))
-    found = []
+    fraction = min(1.0, cells / float((sizes.astype(float) ** 2).sum()))
+    blocks = []
     for start, stop in pairwise(bank.bounds.tolist()):
-        count = max(1, round(share * (stop - start)))
+        count = max(1, round(fraction * (stop - start)))
         rows = np.linspace(start, stop - 1, count).astype(np.int64)
-        found.append((rows, slice(start, stop)))
-    return found
+        blocks.append((rows, slice(start, stop)))
+    return blocks
 
 
 def ours(bank: RandomBank) -> Method:
@@ -173,12 +173,12 @@ def bulk_table(options: CandidatesOptions) -> Iterator[str]:
         seconds: dict[str, list[float]] = {name: [] for name in METHODS}
         sizes = sizes_up_to(options.most)[-1 if level else 0 :]
         for n in sizes:
-            count, found = bulk(random_bank(n, categories, level=level), options)
-            for name, each in found.items():
+            count, by_method = bulk(random_bank(n, categories, level=level), options)
+            for name, each in by_method.items():
                 seconds[name].append(each * n)
-            best = min(each for name, each in found.items() if name != "ours")
-            rates = " | ".join(f"{1 / each:,.0f}" for each in found.values())
-            yield f"| {title} | {n:,} | {count:,} | {rates} | {best / found['ours']:.2f} |"
+            best = min(each for name, each in by_method.items() if name != "ours")
+            rates = " | ".join(f"{1 / each:,.0f}" for each in by_method.values())
+            yield f"| {title} | {n:,} | {count:,} | {rates} | {best / by_method['ours']:.2f} |"
         if len(sizes) > 1:
             powers = " | ".join(f"n^{exponent(sizes, seconds[name]):.2f}" for name in METHODS)
             yield f"| {title} | seconds grow as | | {powers} | |"

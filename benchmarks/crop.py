@@ -37,7 +37,7 @@ from bank import files
 from jobs.stages import cutting
 from jobs.stages.cluster import results
 from jobs.stages.cut import plan
-from jobs.stages.cutting import CropRecipe, ShardTask, cut_shard
+from jobs.stages.cutting import CropOptions, ShardTask, cut_shard
 from pipeline import codec
 from pipeline.coco.reader import CocoRules
 from pipeline.crop import Resizer, pixel_box
@@ -154,9 +154,9 @@ def _ratio(above: list[Times], below: list[Times], which: int) -> float:
 
 
 def _timed(prepare: Callable[[], Any], way: Callable[[Any], None]) -> Times:
-    given = prepare()
+    prepared = prepare()
     wall, cpu = time.perf_counter(), time.process_time()
-    way(given)
+    way(prepared)
     return Times(time.perf_counter() - wall, time.process_time() - cpu)
 
 
@@ -168,7 +168,7 @@ def _decode(photos: list[bytes]) -> None:
 def _tasks(dataset: Dataset, work: Path, shard_photos: int, resizer: Resizer) -> list[ShardTask]:
     """Of a bank that is not there yet."""
     shutil.rmtree(work / "bank", ignore_errors=True)
-    return plan(dataset, work / "bank", shard_photos, CropRecipe(128, 64, resizer))
+    return plan(dataset, work / "bank", shard_photos, CropOptions(128, 64, resizer))
 
 
 def _cut(tasks: list[ShardTask]) -> None:
@@ -211,11 +211,11 @@ def _parts_timed() -> Iterator[dict[str, float]]:
     inner = [0.0]  # of the parts within each that is running, and within none
 
     def clocked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def call(*given: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             inner.append(0.0)
             start = time.perf_counter()
             try:
-                return function(*given, **named)
+                return function(*arguments, **named)
             finally:
                 took = time.perf_counter() - start
                 seconds[name] += took - inner.pop()
@@ -251,13 +251,13 @@ def _compare_workers(dataset: Dataset, work: Path, options: Crop) -> None:
     first = 0.0
     for workers in options.workers:
         bank = work / f"bank{workers}"
-        tasks = plan(many, bank, options.shard_photos, CropRecipe(128, 64, "torch"))
+        tasks = plan(many, bank, options.shard_photos, CropOptions(128, 64, "torch"))
         start = time.perf_counter()
-        told = list(results(_cut_and_tell, tasks, workers))
+        times = list(results(_cut_and_tell, tasks, workers))
         took = time.perf_counter() - start
-        rate = len(photos) / (max(t.end for t in told) - min(t.start for t in told))
+        rate = len(photos) / (max(t.end for t in times) - min(t.start for t in times))
         first = first or rate
-        peak = max(t.peak_mb for t in told)
+        peak = max(t.peak_mb for t in times)
         print(f"| {workers} | {took:.1f} | {rate:.0f} | {rate / first:.2f} | {peak:.0f} |")
         shutil.rmtree(bank)
 

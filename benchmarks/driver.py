@@ -36,7 +36,7 @@ from jobs.stages.cut import content_files
 from jobs.stages.cutting import CutShard
 from jobs.stages.derive import (
     Derivation,
-    DeriveRecipe,
+    DeriveOptions,
     object_features,
     patch_vectors,
     training_rows,
@@ -102,12 +102,12 @@ def _memory() -> Iterator[Callable[[], tuple[float, float]]]:
     own = 0.0
     over = threading.Event()
 
-    def look() -> None:
+    def poll() -> None:
         nonlocal own
         while not over.wait(0.01):
             own = max(own, _status_mb("RssAnon"))
 
-    looking = threading.Thread(target=look)
+    looking = threading.Thread(target=poll)
     looking.start()
     try:
         yield lambda: (max(own, _status_mb("RssAnon")), _status_mb("VmHWM"))
@@ -122,14 +122,14 @@ def _status_mb(name: str) -> float:
 
 
 def _measured(steps: dict[str, Callable[[], object]]) -> Measured:
-    found: Measured = {}
+    measured: Measured = {}
     with _memory() as peaks:
         for name, step in steps.items():
             start = time.perf_counter()
             kept = step()  # until its memory was looked at
-            found[name] = time.perf_counter() - start, *peaks()
+            measured[name] = time.perf_counter() - start, *peaks()
             del kept
-    return found
+    return measured
 
 
 def _receipts(folder: Path, photos: int) -> Measured:
@@ -172,8 +172,8 @@ def _tables(folder: Path, patches: int) -> Measured:
 def _vectors(folder: Path, patches: int) -> Measured:
     assemble(folder, _shard_names(folder), WORDS)
     contents = Contents(folder, 64)
-    recipe = DeriveRecipe("train", "train", 0, "train", "train", 0, 20, "category")
-    derivation = Derivation(contents, "", recipe)
+    options = DeriveOptions("train", "train", 0, "train", "train", 0, 20, "category")
+    derivation = Derivation(contents, "", options)
     GraphEncoder(WORDS, masks=True).save(folder / "graph_encoder.safetensors")
     CooccurrenceNetwork().save(folder / "cooccurrence.safetensors")
     network = Receipt("", "", {})

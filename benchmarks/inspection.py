@@ -78,9 +78,9 @@ def write_bank(bank: Path, patches: int, categories: int) -> None:
     write_table(bank / "patches.arrow", _patches(ids, names, bytes(digests), random))
     write_table(bank / "scenes.index.arrow", _scenes(patches // OBJECTS, list(shards)))
     write_vocabulary(bank / "vocabulary.json", Vocabulary((IMAGE, *names), (IN_IMAGE, *GEOMETRIC)))
-    offered = empty_candidates(len(ids), CANDIDATES)
-    offered.valid[:] = True
-    write_candidates(bank / "candidates.arrow", ids, offered)
+    candidates = empty_candidates(len(ids), CANDIDATES)
+    candidates.valid[:] = True
+    write_candidates(bank / "candidates.arrow", ids, candidates)
     (bank / "index").mkdir()
     about = {"categories": {name: {"recall": 1.0} for name in names}}
     (bank / "index/index.json").write_text(json.dumps(about))

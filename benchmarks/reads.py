@@ -52,9 +52,9 @@ def main(options: Reads) -> None:
                 wanted = ways[LMDB](ids)  # and whatever is checked but once
                 for name, read in ways.items():
                     start = time.perf_counter()
-                    found = read(ids)
+                    pixels = read(ids)
                     took = time.perf_counter() - start
-                    assert np.array_equal(found, wanted), name
+                    assert np.array_equal(pixels, wanted), name
                     if number:  # the first is for warming up
                         rates.setdefault((name, order), []).append(options.batch / took)
     print(f"{options.patches:,} patches of {SIDE} x {SIDE}, batches of {options.batch}\n")

@@ -12,51 +12,57 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from bank.candidates import Scope
-from bank.contents import Contents
+from bank.contents import Contents, content_digest
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, differences, is_finished, read_manifest
 from jobs.stages.additions import Addition, check_addable, find_addition
-from jobs.stages.carry import carry
-from jobs.stages.complete import Origin, complete, summary
+from jobs.stages.assemble import assemble, remove_other_shards
+from jobs.stages.complete import Origin, check_failures, complete, summary
+from jobs.stages.copy_shards import copy_shards
 from jobs.stages.cut import Workforce, cut, forget_failed, photos_digest, plan
-from jobs.stages.cutting import CropRecipe, CutShard
-from jobs.stages.derive import SEED, TRAIN, DeriveRecipe, check_networks
-from jobs.stages.site import building, successor, take_over, tidy
+from jobs.stages.cutting import CropOptions, CutShard
+from jobs.stages.derive import SEED, TRAIN, Derivation, DeriveOptions, check_networks, derive
+from jobs.stages.staging import building, next_version, swap_in, tidy
 from model.graph import frozen_encoder as encoder
 from model.retrieval import cooccurrence
 from model.sg2im.run import graph_encoder_file
 from pipeline import codec, protocol
-from pipeline.coco.reader import CocoRules
 from pipeline.crop import Resizer
 from pipeline.dataset import Dataset
 from pipeline.datasets import (
+    FORMATS,
     DatasetName,
+    DatasetRules,
+    FormatName,
     Rules,
-    ToyFormat,
     default_folder,
     flag_of,
+    format_name,
     read_dataset,
     rules_of,
 )
 from pipeline.errors import UserError
 from pipeline.options import option, run, to_json
-from pipeline.visual_genome.rules import VisualGenomeRules
+from pipeline.scene import Vocabulary
 
 Mode = Literal["resume", "overwrite", "extend"]
-# Options that do not shape the bank.
-NOT_IN_RECIPE = (
-    *("data", "out", "workers", "scheduler", "coco", "vg"),
-    *("mode", "retry_failed", "max_failures", "quarantine"),
-)
+
+
+class InRecipe:
+    """Beside an option that shapes the bank: manifest.json has it in `recipe`, and a bank that was
+    built with another value is another bank. All other options only say how the work is done."""
+
+
+IN_RECIPE = InRecipe()
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildBank:
-    dataset: Annotated[DatasetName, option("what to read; toy draws its own photos")]
+    dataset: Annotated[DatasetName, option("what to read; toy draws its own photos"), IN_RECIPE]
     data: Annotated[
         Path | None, option("folder of the dataset; default data/<dataset>, or data/toy-vg")
     ] = None
@@ -70,31 +76,40 @@ class BuildBank:
         option(
             "'train', a file (.safetensors, or sg2im's published .pt), or an sg2im run's folder"
         ),
+        IN_RECIPE,
     ] = TRAIN
     encoder_steps: Annotated[
-        int | None, option("training steps of the graph encoder; default: by number of scenes")
+        int | None,
+        option("training steps of the graph encoder; default: by number of scenes"),
+        IN_RECIPE,
     ] = None
-    cooccurrence: Annotated[str, option("'train', or a .safetensors file")] = TRAIN
+    cooccurrence: Annotated[str, option("'train', or a .safetensors file"), IN_RECIPE] = TRAIN
     cooccurrence_steps: Annotated[
-        int | None, option("training steps of F_occur; default: by number of photos")
+        int | None, option("training steps of F_occur; default: by number of photos"), IN_RECIPE
     ] = None
-    image_size: Annotated[int, option("side of a packed picture, in pixels")] = 128
-    patch_size: Annotated[int, option("side of a patch, in pixels")] = 64
-    resizer: Annotated[Resizer, option("who resizes; both antialiased bilinear")] = "torch"
-    candidates: Annotated[int, option("candidates stored per object")] = 20
+    image_size: Annotated[int, option("side of a packed picture, in pixels"), IN_RECIPE] = 128
+    patch_size: Annotated[int, option("side of a patch, in pixels"), IN_RECIPE] = 64
+    resizer: Annotated[
+        Resizer, option("which library resizes; both antialiased bilinear"), IN_RECIPE
+    ] = "torch"
+    candidates: Annotated[int, option("candidates stored per object"), IN_RECIPE] = 20
     candidate_scope: Annotated[
-        Scope, option("category: an object's own first, others as fallback; all: any")
+        Scope,
+        option("category: an object's own first, others as fallback; all: any"),
+        IN_RECIPE,
     ] = "category"
-    coco: Annotated[CocoRules, option("", name="")] = field(default_factory=CocoRules)
-    vg: Annotated[VisualGenomeRules, option("", name="")] = field(default_factory=VisualGenomeRules)
+    rules: Annotated[DatasetRules, option("", name="")] = field(default_factory=DatasetRules)
     toy_format: Annotated[
-        ToyFormat, option("toy: whose files the photos come with, and which reader reads them")
+        FormatName,
+        option("toy: whose files the photos come with, and which reader reads them"),
+        IN_RECIPE,
     ] = "coco"
     limit: Annotated[
         int | None,
         option("take only the first so many: of each of COCO's files, of VG's train and others"),
+        IN_RECIPE,
     ] = None
-    shard_photos: Annotated[int, option("photos per shard")] = 256
+    shard_photos: Annotated[int, option("photos per shard"), IN_RECIPE] = 256
     mode: Annotated[
         Mode,
         option(
@@ -124,11 +139,15 @@ class BuildBank:
             raise ValueError("--mode overwrite tries every photo again: leave out --retry-failed")
         if self.dataset != "toy" and self.toy_format != "coco":
             raise ValueError(f"--toy-format is for --dataset toy, not {self.dataset}")
-        reads_vg = self.dataset == "vg" or (self.dataset == "toy" and self.toy_format == "vg")
-        if reads_vg and self.coco != CocoRules():
-            raise ValueError(f"{_changed(self.coco)} is for COCO's files, not Visual Genome's")
-        if not reads_vg and self.vg != VisualGenomeRules():
-            raise ValueError(f"{_changed(self.vg)} is for Visual Genome's files, not COCO's")
+        files = FORMATS[self.format_name].files
+        for name, other in FORMATS.items():
+            rules = getattr(self.rules, name)
+            if name != self.format_name and rules != other.rules():
+                raise ValueError(f"{_changed(rules)} is for {other.files}, not {files}")
+
+    @property
+    def format_name(self) -> FormatName:
+        return format_name(self.dataset, self.toy_format)
 
     @property
     def bank(self) -> Path:
@@ -146,13 +165,13 @@ def _changed(rules: Rules) -> str:
 
 def main(options: BuildBank) -> None:
     tidy(options.bank)
-    known = read_manifest(options.bank) if is_finished(options.bank) else None
+    known = read_known(options) if is_finished(options.bank) else None
     if known is None and options.mode == "extend":
         raise BankError(f"{options.bank} is no finished bank yet: build it without --mode extend")
-    rules = rules_of(options.dataset, options.coco, options.vg, options.toy_format)
+    rules = rules_of(options.dataset, options.rules, options.toy_format)
     dataset = read_dataset(options.dataset, options.data, rules, options.limit)
     print("\n".join(protocol.lines(dataset.protocol)), flush=True)
-    told_codec(options.resizer, known)
+    print_codec(options.resizer, known)
     quarantine = quarantine_of(options, dataset, known)
     recipe = recipe_of(options, rules, quarantine)
     origin = Origin(
@@ -171,92 +190,95 @@ def main(options: BuildBank) -> None:
         if known and options.mode != "overwrite":
             add(options, bank, known, dataset, origin)
             return
-        site = successor(bank) if known else bank
-        tasks = plan(dataset, site, options.shard_photos, crops(options), quarantine=quarantine)
+        staging = next_version(bank) if known else bank
+        tasks = plan(dataset, staging, options.shard_photos, crops(options), quarantine=quarantine)
         if options.retry_failed:
             forget_failed(tasks)
         shards = cut(tasks, Workforce(options.workers, options.scheduler))
-        finish(options, bank, site, shards, dataset, origin)
+        finish(options, bank, staging, shards, dataset.vocabulary, origin)
 
 
 def finish(
     options: BuildBank,
     bank: Path,
-    site: Path,
+    staging: Path,
     shards: Mapping[str, CutShard],
-    dataset: Dataset,
+    vocabulary: Vocabulary,
     origin: Origin,
 ) -> None:
-    """All that comes after cutting; then the bank is at its place."""
-
-    def recipe(contents: Contents) -> DeriveRecipe:
-        return derive_recipe(options, contents)
-
-    made = complete(site, shards, dataset.vocabulary, origin, recipe, options.max_failures)
-    take_over(bank)
-    print(summary(options.bank, made, shards))
+    """All that comes after cutting, in order; then the bank is at its place."""
+    left_out = assemble(staging, list(shards), vocabulary, origin.quarantine)
+    if options.max_failures is not None:
+        check_failures(left_out, options.max_failures)
+    remove_other_shards(staging, list(shards))
+    contents = Contents(staging, options.patch_size)
+    networks = derive_options(options, contents)
+    derivation = Derivation(contents, content_digest(staging), networks)
+    manifest = complete(shards, left_out, derivation, derive(derivation), origin)
+    swap_in(bank)
+    print(summary(options.bank, manifest, shards))
 
 
 def add(options: BuildBank, bank: Path, known: Manifest, dataset: Dataset, origin: Origin) -> None:
     """Put new photos, or those that failed, into new shards beside the old ones."""
     new = options.mode == "extend"
     check_addable(options.bank, known, origin.recipe, origin.inputs, new=new)
-    found = find_addition(
+    addition = find_addition(
         bank, known, dataset, origin.quarantine, new=new, failed=options.retry_failed
     )
-    if not found.photos:
+    if not addition.photos:
         print(f"{options.bank} has every photo that could be added; nothing to do")
         return
-    print(told_addition(found), flush=True)
-    site = successor(bank)
-    some = replace(dataset, photos=found.photos)
-    tasks = plan(some, site, options.shard_photos, crops(options), taken=found.taken)
+    print(describe_addition(addition), flush=True)
+    staging = next_version(bank)
+    some = replace(dataset, photos=addition.photos)
+    tasks = plan(some, staging, options.shard_photos, crops(options), taken=addition.taken)
     added = cut(tasks, Workforce(options.workers, options.scheduler))
     scenes = sum(shard.receipt.counts["scenes"] for shard in added.values())
     if not scenes and not new:
-        shutil.rmtree(site)
-        print(f"all {len(found.photos):,} photos failed again; {options.bank} is as it was")
+        shutil.rmtree(staging)
+        print(f"all {len(addition.photos):,} photos failed again; {options.bank} is as it was")
         return
-    shards = {**carry(bank, site, found.failed | found.changed), **added}
-    edits = (*known.edits, record_of(found))
-    finish(options, bank, site, shards, dataset, replace(origin, edits=edits))
+    shards = {**copy_shards(bank, staging, addition.failed | addition.changed), **added}
+    edits = (*known.edits, edit_record(addition))
+    finish(options, bank, staging, shards, dataset.vocabulary, replace(origin, edits=edits))
 
 
-def told_addition(found: Addition) -> str:
-    new = len(found.photos) - len(found.failed) - len(found.changed)
+def describe_addition(addition: Addition) -> str:
+    new = len(addition.photos) - len(addition.failed) - len(addition.changed)
     parts = [
         (new, "new"),
-        (len(found.failed), "that failed"),
-        (len(found.changed), "whose annotations or split have changed"),
+        (len(addition.failed), "that failed"),
+        (len(addition.changed), "whose annotations or split have changed"),
     ]
     return "photos to be cut: " + ", ".join(f"{n:,} {what}" for n, what in parts if n)
 
 
-def record_of(found: Addition) -> dict[str, Any]:
+def edit_record(addition: Addition) -> dict[str, Any]:
     """What the manifest keeps of an addition."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "edit": "added photos",
-        "photos": len(found.photos),
-        "of_which_failed_before": len(found.failed),
-        "of_which_changed": len(found.changed),
+        "photos": len(addition.photos),
+        "of_which_failed_before": len(addition.failed),
+        "of_which_changed": len(addition.changed),
     }
 
 
-def crops(options: BuildBank) -> CropRecipe:
-    return CropRecipe(options.image_size, options.patch_size, options.resizer)
+def crops(options: BuildBank) -> CropOptions:
+    return CropOptions(options.image_size, options.patch_size, options.resizer)
 
 
-def told_codec(resizer: Resizer, known: Manifest | None) -> None:
-    """Say in a line who resizes, and where this machine's pixels are not those of others."""
+def print_codec(resizer: Resizer, known: Manifest | None) -> None:
+    """Print which Pillow resizes, and where this machine's pixels differ from those of others."""
     if resizer == "pillow":
         print("resizer: {} {}".format(*codec.pillow()), flush=True)
     ours = codec.answers_with(resizer)
-    for whose, theirs in (
+    for whose, other_answers in (
         ("those that this project was tested with", codec.KNOWN_ANSWERS),
         ("those that built the bank", known.codec if known else {}),
     ):
-        if differing := codec.differing(ours, theirs):
+        if differing := codec.differing(ours, other_answers):
             print(
                 f"note: {', '.join(differing)} of this machine answers otherwise than {whose}: "
                 f"what is built here is whole, but its content digest is another",
@@ -280,10 +302,10 @@ def quarantine_of(options: BuildBank, dataset: Dataset, known: Manifest | None) 
 
 
 def recipe_of(options: BuildBank, rules: Rules, quarantine: list[int]) -> dict[str, Any]:
-    """Every option that shapes the bank; networks given by file are known by their digest."""
-    recipe = asdict(options)
-    for name in NOT_IN_RECIPE:
-        del recipe[name]
+    """Every option that shapes the bank; a network read from a file counts by its digest."""
+    hints = get_type_hints(BuildBank, include_extras=True)
+    names = [name for name, hint in hints.items() if IN_RECIPE in get_args(hint)]
+    recipe = {name: getattr(options, name) for name in names}
     if options.dataset != "toy":
         del recipe["toy_format"]
     for name, value in to_json(asdict(rules)).items():
@@ -293,6 +315,16 @@ def recipe_of(options: BuildBank, rules: Rules, quarantine: list[int]) -> dict[s
     if quarantine:
         recipe["quarantine"] = quarantine
     return {**recipe, "seed": SEED}
+
+
+def read_known(options: BuildBank) -> Manifest:
+    """The finished bank's manifest. An option that it lacks, as the bank is older than the option,
+    has its default."""
+    manifest = read_manifest(options.bank)
+    rules = rules_of(options.dataset, DatasetRules(), options.toy_format)
+    defaults = recipe_of(BuildBank(dataset=options.dataset), rules, [])
+    del defaults["dataset"]
+    return replace(manifest, recipe={**defaults, **manifest.recipe})
 
 
 def network_digest(name: str, source: str) -> str:
@@ -307,15 +339,15 @@ def network_digest(name: str, source: str) -> str:
     return file_digest(path).sha256
 
 
-def derive_recipe(options: BuildBank, content: Contents) -> DeriveRecipe:
-    """Defaults filled in; a network that is given needs no steps."""
-    train_photos = len(content.scene_ids("train"))
+def derive_options(options: BuildBank, contents: Contents) -> DeriveOptions:
+    """Defaults filled in; a network that is read from a file needs no steps."""
+    train_photos = len(contents.scene_ids("train"))
     encoder_steps, occur_steps = options.encoder_steps, options.cooccurrence_steps
     if encoder_steps is None:
         encoder_steps = encoder.default_steps(train_photos)
     if occur_steps is None:
         occur_steps = cooccurrence.default_steps(train_photos)
-    return DeriveRecipe(
+    return DeriveOptions(
         graph_encoder=options.graph_encoder,
         graph_encoder_digest=network_digest("graph_encoder", options.graph_encoder),
         encoder_steps=encoder_steps if options.graph_encoder == TRAIN else 0,
@@ -328,18 +360,20 @@ def derive_recipe(options: BuildBank, content: Contents) -> DeriveRecipe:
 
 
 def check_same(options: BuildBank, known: Manifest, origin: Origin) -> None:
-    """Say that there is nothing to do; BankError where the bank is not the one asked for."""
+    """Print that there is nothing to do; BankError where the bank is not the one asked for."""
     bank = options.bank
-    if found := differences(known, origin.recipe, origin.inputs):
+    if changes := differences(known, origin.recipe, origin.inputs):
         raise BankError(
-            f"{bank} is finished, but was built otherwise: {'; '.join(found)}. It was left as it "
+            f"{bank} is finished, but was built otherwise: {'; '.join(changes)}. It was left as it "
             f"is; ask for the same, name another --out, or give --mode overwrite (to add photos: "
             f"--mode extend; to try mended ones again: --retry-failed; to take photos out: "
             f"jobs.edit_bank)"
         )
     print(f"{bank} is finished and was built from the same; nothing to do")
-    if successor(bank).is_dir():
-        print(f"a change of it is unfinished in {successor(bank)}: give its --mode again to go on")
+    if next_version(bank).is_dir():
+        print(
+            f"a change of it is unfinished in {next_version(bank)}: give its --mode again to go on"
+        )
 
 
 if __name__ == "__main__":

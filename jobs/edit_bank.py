@@ -2,7 +2,7 @@
 
 python -m jobs.edit_bank bank/coco --remove-photo 581929 9     needs neither photos nor annotations
 
-The bank stays as it was until its successor is whole. The image ids are kept in the manifest, so
+The bank stays as it was until its next version is whole. The image ids are kept in the manifest, so
 that no later build takes the photos in again.
 """
 
@@ -13,14 +13,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from bank.contents import Contents, read_vocabulary
+from bank.contents import Contents, content_digest, read_vocabulary
 from bank.errors import BankError
 from bank.manifest import Manifest, read_manifest
 from bank.table import column
-from jobs.stages.carry import carry, read_photos
+from jobs.stages.assemble import assemble, remove_other_shards
 from jobs.stages.complete import Origin, complete, summary
-from jobs.stages.derive import TRAIN, DeriveRecipe
-from jobs.stages.site import building, successor, take_over, tidy
+from jobs.stages.copy_shards import copy_shards, read_photos
+from jobs.stages.derive import TRAIN, Derivation, DeriveOptions, derive
+from jobs.stages.staging import building, next_version, swap_in, tidy
 from model.graph import frozen_encoder as encoder
 from model.retrieval import cooccurrence
 from pipeline.options import option, run
@@ -60,17 +61,19 @@ def main(options: EditBank) -> None:
     if not wanted:
         return
     with building(options.bank) as bank:
-        site = successor(bank)
-        shards = carry(bank, site, wanted)
-
-        def recipe(contents: Contents) -> DeriveRecipe:
-            return derive_recipe(bank, known, contents, options.retrain)
-
+        staging = next_version(bank)
+        shards = copy_shards(bank, staging, wanted)
+        edited = origin(options, known, wanted)
         vocabulary = read_vocabulary(bank / "vocabulary.json")
-        made = complete(site, shards, vocabulary, origin(options, known, wanted), recipe)
-        take_over(bank)
-    print(summary(options.bank, made, shards))
-    print(f"{len(wanted):,} photos are taken out; runs that were trained on them know them still")
+        left_out = assemble(staging, list(shards), vocabulary, edited.quarantine)
+        remove_other_shards(staging, list(shards))
+        contents = Contents(staging, known.recipe["patch_size"])
+        networks = derive_options(bank, known, contents, options.retrain)
+        derivation = Derivation(contents, content_digest(staging), networks)
+        manifest = complete(shards, left_out, derivation, derive(derivation), edited)
+        swap_in(bank)
+    print(summary(options.bank, manifest, shards))
+    print(f"{len(wanted):,} photos are taken out; runs that were trained on them are not changed")
 
 
 def origin(options: EditBank, known: Manifest, wanted: set[int]) -> Origin:
@@ -94,7 +97,7 @@ def origin(options: EditBank, known: Manifest, wanted: set[int]) -> Origin:
     )
 
 
-def derive_recipe(bank: Path, known: Manifest, contents: Contents, retrain: bool) -> DeriveRecipe:
+def derive_options(bank: Path, known: Manifest, contents: Contents, retrain: bool) -> DeriveOptions:
     """The bank's own networks, or, for those that were trained here, the steps to do it again."""
     photos = len(contents.scene_ids("train"))
     settings: dict[str, Any] = {}
@@ -102,15 +105,15 @@ def derive_recipe(bank: Path, known: Manifest, contents: Contents, retrain: bool
         ("graph_encoder", "encoder_steps", encoder.default_steps(photos)),
         ("cooccurrence", "cooccurrence_steps", cooccurrence.default_steps(photos)),
     ):
-        if retrain and known.recipe[name] == TRAIN:
-            asked = known.recipe[steps]
+        if retrain and known.recipe.get(name, TRAIN) == TRAIN:
+            asked = known.recipe.get(steps)
             settings |= {name: TRAIN, f"{name}_digest": TRAIN}
             settings[steps] = default if asked is None else asked
         else:
             file = f"{name}.safetensors"
             settings |= {name: str(bank / file), f"{name}_digest": known.files[file].sha256}
             settings[steps] = 0
-    return DeriveRecipe(
+    return DeriveOptions(
         **settings,
         candidates=known.recipe["candidates"],
         candidate_scope=known.recipe["candidate_scope"],

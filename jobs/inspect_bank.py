@@ -15,10 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bank.bank import Bank
-from bank.census import CategoryCount, Census, Double, open_checked, take_census
 from bank.duplicates import WHAT_IS_NEAR
 from bank.files import write_bytes
 from bank.shards import close_shards
+from bank.statistics import (
+    CategoryCount,
+    DuplicateCount,
+    Statistics,
+    collect_statistics,
+    open_checked,
+)
 from jobs.show.page import Picture, environment, jpeg
 from jobs.show.sheets import Pixels
 from pipeline.errors import UserError
@@ -36,7 +42,7 @@ MOST_LICENCES = 30
 CELL = 64  # px, side of a patch in a sheet
 ACROSS = 12
 QUALITY = 80
-TOLD_ELSEWHERE = ("files", "shards", "counts", "left_out")  # of the manifest, or too long
+SHOWN_ELSEWHERE = ("files", "shards", "counts", "left_out")  # of the manifest, or too long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +52,7 @@ class InspectBank:
 
 
 class Credit(NamedTuple):
-    """What is told of a patch that is pointed at."""
+    """What the page shows of the patch under the pointer."""
 
     patch: str  # its id: JavaScript's numbers are too short
     photo: str
@@ -68,10 +74,10 @@ class CategoryShown(NamedTuple):
 
 def main(options: InspectBank) -> None:
     bank = open_checked(options.bank)
-    census = take_census(bank)
-    print("\n".join(lines(options.bank, bank, census)), flush=True)
+    statistics = collect_statistics(bank)
+    print("\n".join(lines(options.bank, bank, statistics)), flush=True)
     out = options.out or options.bank / "report.html"
-    text = render(bank, census)
+    text = render(bank, statistics)
     try:
         write_bytes(out, text.encode())
     except OSError as error:
@@ -81,35 +87,35 @@ def main(options: InspectBank) -> None:
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
-def lines(path: Path, bank: Bank, census: Census) -> list[str]:
+def lines(path: Path, bank: Bank, statistics: Statistics) -> list[str]:
     """The numbers, short."""
-    train, val, test = census.splits
-    held = sum(c.patches > 0 for c in census.categories)
-    tenth, median, most = census.side_px
-    recalls = [c.recall for c in census.categories if c.recall is not None]
-    ranked = sorted(census.categories, key=lambda c: -c.patches)[:held]
+    train, val, test = statistics.splits
+    held = sum(c.patches > 0 for c in statistics.categories)
+    tenth, median, most = statistics.side_px
+    recalls = [c.recall for c in statistics.categories if c.recall is not None]
+    ranked = sorted(statistics.categories, key=lambda c: -c.patches)[:held]
     return [
-        f"{path}: {census.patches:,} patches of {held:,} categories from {census.photos:,} photos "
-        f"(train {train:,}, val {val:,}, test {test:,})",
+        f"{path}: {statistics.patches:,} patches of {held:,} categories from "
+        f"{statistics.photos:,} photos (train {train:,}, val {val:,}, test {test:,})",
         f"by category: {_listed([f'{c.name} {c.patches:,}' for c in ranked])}",
         f"boxes: median side {median:.0f} px (10 % under {tenth:.0f}, 10 % over {most:.0f}); "
-        f"{_percent(census.enlarged)} have a side under the patch's {bank.patch_size} px, "
-        f"{_percent(census.wholly_enlarged)} both",
-        f"licences: {_listed([f'{name} {n:,}' for name, n in _short_licences(census)])}",
-        f"equal patches: {_doubles(census.equal)}",
-        f"equal or alike: {_doubles(census.alike)}; {census.flat:,} too flat to compare",
-        f"no patch at all: {_listed([c.name for c in census.empty])}",
-        f"fewer than {census.candidates} training patches: "
-        f"{_listed([f'{c.name} {c.splits[0]}' for c in census.thin])}; "
-        f"{_percent(census.fallback)} of all candidates are of another category",
+        f"{_percent(statistics.enlarged)} have a side under the patch's {bank.patch_size} px, "
+        f"{_percent(statistics.wholly_enlarged)} both",
+        f"licences: {_listed([f'{name} {n:,}' for name, n in _short_licences(statistics)])}",
+        f"equal patches: {_duplicates(statistics.equal)}",
+        f"equal or alike: {_duplicates(statistics.alike)}; {statistics.flat:,} too flat to compare",
+        f"no patch at all: {_listed([c.name for c in statistics.empty])}",
+        f"fewer than {statistics.candidates} training patches: "
+        f"{_listed([f'{c.name} {c.splits[0]}' for c in statistics.thin])}; "
+        f"{_percent(statistics.fallback)} of all candidates are of another category",
         f"index recall: {min(recalls, default=1):.4f} at least, "
         f"{sum(r == 1 for r in recalls):,} of {len(recalls):,} categories exact",
-        f"left out: {_listed([f'{f.times:,} {f.reason}' for f in census.failures])}",
+        f"left out: {_listed([f'{f.times:,} {f.reason}' for f in statistics.failures])}",
     ]
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:
@@ -120,17 +126,17 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(_short(n) for n in names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _doubles(double: Double) -> str:
+def _duplicates(count: DuplicateCount) -> str:
     return (
-        f"{double.anywhere:,} ({double.other_photo:,} in another photo; {double.in_training:,} of "
+        f"{count.anywhere:,} ({count.other_photo:,} in another photo; {count.in_training:,} of "
         f"val and test in train)"
     )
 
 
-def _short_licences(census: Census) -> list[tuple[str, int]]:
+def _short_licences(statistics: Statistics) -> list[tuple[str, int]]:
     """Patches by a licence's short name."""
     counts: dict[str, int] = {}
-    for licence, patches, _ in census.licences:
+    for licence, patches, _ in statistics.licences:
         counts[short_name(licence)] = counts.get(short_name(licence), 0) + patches
     return list(counts.items())
 
@@ -139,21 +145,21 @@ def _short(text: str, most: int = MOST_TEXT) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def render(bank: Bank, census: Census) -> str:
+def render(bank: Bank, statistics: Statistics) -> str:
     """The page."""
-    shown = show_categories(bank, census)
+    shown = show_categories(bank, statistics)
     facts = {
-        "patches": f"{census.patches:,}",
-        "photos": f"{census.photos:,}",
-        "train / val / test": " / ".join(f"{n:,}" for n in census.splits),
-        "enlarged in a direction": _percent(census.enlarged),
-        "fallback candidates": _percent(census.fallback),
-        "left out": f"{census.left_out:,}",
+        "patches": f"{statistics.patches:,}",
+        "photos": f"{statistics.photos:,}",
+        "train / val / test": " / ".join(f"{n:,}" for n in statistics.splits),
+        "enlarged in a direction": _percent(statistics.enlarged),
+        "fallback candidates": _percent(statistics.fallback),
+        "left out": f"{statistics.left_out:,}",
     }
     settings = {
         field.name.replace("_", " "): _rows(value)
         for field in fields(bank.manifest)
-        if field.name not in TOLD_ELSEWHERE
+        if field.name not in SHOWN_ELSEWHERE
         and isinstance(value := getattr(bank.manifest, field.name), Mapping)
     }
     if edits := bank.manifest.edits:
@@ -162,12 +168,12 @@ def render(bank: Bank, census: Census) -> str:
     template.filters.update(percent=_percent, short=_short, licence=short_name, anchor=anchor)
     return template.get_template("inspect_bank.html").render(
         bank=bank,
-        census=census,
+        statistics=statistics,
         facts=facts,
         categories=shown,
-        unshown=sum(c.patches > 0 for c in census.categories) - len(shown),
+        unshown=sum(c.patches > 0 for c in statistics.categories) - len(shown),
         pictured=sum(category.sheet is not None for category in shown),
-        pairs=_show_pairs(bank, census),
+        pairs=_show_pairs(bank, statistics),
         settings=settings,
         near=WHAT_IS_NEAR,
         cell=CELL,
@@ -185,9 +191,9 @@ def _rows(values: Mapping[str, Any]) -> dict[str, str]:
     return shown
 
 
-def show_categories(bank: Bank, census: Census) -> tuple[CategoryShown, ...]:
+def show_categories(bank: Bank, statistics: Statistics) -> tuple[CategoryShown, ...]:
     """The most frequent first, with sheets as far as the page has room."""
-    ranked = sorted((c for c in census.categories if c.patches), key=lambda c: -c.patches)
+    ranked = sorted((c for c in statistics.categories if c.patches), key=lambda c: -c.patches)
     listed = ranked[:MOST_CATEGORIES]
     each = MOST_PICTURES // max(1, len(listed)) // ACROSS * ACROSS  # whole rows
     each = min(MOST_PER_CATEGORY, max(LEAST_PER_CATEGORY, each))
@@ -212,11 +218,14 @@ def anchor(name: str) -> str:
     return "_".join(name.split())[:MOST_TEXT]
 
 
-def _show_pairs(bank: Bank, census: Census) -> Sheet | None:
+def _show_pairs(bank: Bank, statistics: Statistics) -> Sheet | None:
     """Patches that look alike in two photos, one under the other."""
-    if not census.pairs:
+    if not statistics.pairs:
         return None
-    rows = [census.pairs[start : start + ACROSS] for start in range(0, len(census.pairs), ACROSS)]
+    rows = [
+        statistics.pairs[start : start + ACROSS]
+        for start in range(0, len(statistics.pairs), ACROSS)
+    ]
     ids = []
     for row in rows:
         blank = [-1] * (ACROSS - len(row))  # a negative id is padding: a white cell

@@ -31,7 +31,7 @@ from model.config import RetrievalMode
 from model.graph.vocabularies import check_names
 from model.retrievegan.run import RetrieveGANRun
 from model.sg2im.run import Sg2ImRun
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, suggestion
 from pipeline.options import option, run
 from pipeline.scene import SceneGraph, Vocabulary
 from pipeline.scene_graph import read_scene_graphs
@@ -197,7 +197,7 @@ def _object_index(name: str, graph: SceneGraph, pin: str) -> int:
     indices = [o for o, category in enumerate(graph.objects) if category == name]
     if not indices:
         raise UserError(
-            f"--pin {pin}: the graph has no {name!r}; {nearest(name, [*graph.objects])}"
+            f"--pin {pin}: the graph has no {name!r}; {suggestion(name, [*graph.objects])}"
         )
     if len(indices) > 1:
         several = ", ".join(str(o) for o in indices)

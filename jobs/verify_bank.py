@@ -47,8 +47,8 @@ def is_whole(path: Path) -> bool:
     verdict = verify(path)
     for damage in verdict.damages:
         print(f"damaged: {damage}")
-    found = len(verdict.damages)
-    print(f"{path}: {found or 'no'} {'damages' if found > 1 else 'damage'} found")
+    count = len(verdict.damages)
+    print(f"{path}: {count or 'no'} {'damages' if count > 1 else 'damage'} found")
     print(f"derived digest: {verdict.derived_digest}")
     print(f"content digest: {verdict.content_digest}", flush=True)
     return not verdict.damages
@@ -57,19 +57,19 @@ def is_whole(path: Path) -> bool:
 def are_same(first: Path, second: Path) -> bool:
     """Print how much of two banks is the same, what differs, and what may be why."""
     a, b = Bank.open(first), Bank.open(second)
-    found = compare(a, b)
+    comparison = compare(a, b)
     for name, bank, path in (("A", a, first), ("B", b, second)):
         photos = len(bank.contents.image_ids)
         print(f"{name}: {path}, {len(bank):,} patches of {photos:,} photos")
     for title, lines in (
-        ("what differs, the first first:", found.differences),
-        ("what may be why, by the manifests:", found.causes),
+        ("what differs, the first first:", comparison.differences),
+        ("what may be why, by the manifests:", comparison.causes),
     ):
         if lines:
             print(title, *lines, sep="\n  ")
-    verdict = "the same bank" if found.level >= SAME else "not the same bank"
-    print(f"{verdict}: level {found.level} of {len(LEVELS) - 1}, {LEVELS[found.level]}")
-    return found.level >= SAME
+    verdict = "the same bank" if comparison.level >= SAME else "not the same bank"
+    print(f"{verdict}: level {comparison.level} of {len(LEVELS) - 1}, {LEVELS[comparison.level]}")
+    return comparison.level >= SAME
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def candidate_batch(bank: Bank, candidates: Candidates) -> CandidateBatch:
         torch.from_numpy(candidates.ids),
         torch.from_numpy(bank.patches(candidates.ids)),
         torch.from_numpy(selectable(bank, candidates)),
-        torch.from_numpy(bank.co_occurrence(candidates.ids)),
+        torch.from_numpy(bank.cooccurrence(candidates.ids)),
     )
 
 
@@ -106,7 +106,7 @@ def scene_batch(bank: Bank, image_ids: Iterable[int], k: int) -> SceneBatch:
         torch.from_numpy(np.concatenate([s.boxes for s in samples])),
         torch.from_numpy(patch_ids),
         torch.from_numpy(bank.patches(patch_ids)),
-        torch.from_numpy(bank.co_occurrence(patch_ids)),
+        torch.from_numpy(bank.cooccurrence(patch_ids)),
         candidate_batch(bank, bank.candidates(patch_ids, k)),
     )
 

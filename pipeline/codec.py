@@ -65,15 +65,15 @@ def differing(ours: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
 
 def versions() -> dict[str, str]:
     """Of all that decides a bank's bytes: package -> version."""
-    found = {"python": platform.python_version(), pillow()[0]: pillow()[1]}
+    by_package = {"python": platform.python_version(), pillow()[0]: pillow()[1]}
     for name in (*PACKAGES, *FAISS):
         try:
-            found[name] = version(name)
+            by_package[name] = version(name)
         except PackageNotFoundError:
             continue
     turbo = features.version("libjpeg_turbo")
-    found["libjpeg of pillow"] = f"turbo {turbo}" if turbo else str(features.version("jpg"))
-    return dict(sorted(found.items()))
+    by_package["libjpeg of pillow"] = f"turbo {turbo}" if turbo else str(features.version("jpg"))
+    return dict(sorted(by_package.items()))
 
 
 def pillow() -> tuple[str, str]:

@@ -195,20 +195,20 @@ def pixel_box(box: Box, width: int, height: int) -> tuple[int, int, int, int] | 
 
 
 def cut_patches(
-    photo: Pixels, boxes: Sequence[Box], side: int, resizer: Resizer = "torch"
+    photo: Pixels, boxes: Sequence[Box], patch_size: int, resizer: Resizer = "torch"
 ) -> Pixels:
-    """(H, W, 3) and n boxes -> (n, side, side, 3): each box cut out, then resized to a square.
+    """(H, W, 3) and n boxes -> (n, patch_size, patch_size, 3): each box cut out, then resized.
 
     Cut first: Pillow's `resize(box=)` reads pixels outside the box (measured: up to 21 levels).
     """
     height, width = photo.shape[:2]
-    patches = np.empty((len(boxes), side, side, 3), np.uint8)
+    patches = np.empty((len(boxes), patch_size, patch_size, 3), np.uint8)
     for i, box in enumerate(boxes):
         corners = pixel_box(box, width, height)
         if corners is None:
             raise ValueError(f"{box} lies outside the photo")
         left, top, right, bottom = corners
-        patches[i] = resize_photo(photo[top:bottom, left:right], side, resizer)
+        patches[i] = resize_photo(photo[top:bottom, left:right], patch_size, resizer)
     return patches
 
 

@@ -50,11 +50,11 @@ class DataFolder:
     def names(self, folder: str, suffix: str) -> list[str]:
         """Names of the files right in `folder` that end in `suffix`, sorted."""
         here = self.path / folder
-        found = {p.name for p in here.iterdir() if p.is_file()} if here.is_dir() else set()
+        names = {p.name for p in here.iterdir() if p.is_file()} if here.is_dir() else set()
         for archive in self._archives:
             members = (PurePosixPath(member) for member in archive.members)
-            found |= {m.name for m in members if str(m.parent) == folder}
-        return sorted(name for name in found if name.endswith(suffix))
+            names |= {m.name for m in members if str(m.parent) == folder}
+        return sorted(name for name in names if name.endswith(suffix))
 
     def where(self, file: str) -> str:
         """How a message names the file: with the zip that holds it, if one does."""

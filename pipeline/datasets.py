@@ -1,75 +1,130 @@
-"""A dataset's name -> its reader."""
+"""A dataset's name -> its rules, its flags, its folder and its reader.
 
-from dataclasses import replace
+All that a dataset brings stands in `FORMATS`. Another one needs a name in `FormatName`, an entry
+there, and a field of the same name in `DatasetRules`, which gives the command line its flags. The
+toy world has files of every format, and goes through the reader of the one that is asked for.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pipeline.coco.reader import CocoRules, read_coco
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError
+from pipeline.options import option
 from pipeline.toy.coco import write_toy
 from pipeline.toy.visual_genome import TOY_RULES, write_toy_visual_genome
 from pipeline.visual_genome.reader import read_visual_genome
 from pipeline.visual_genome.rules import VisualGenomeRules
 from pipeline.visual_genome.rules import flag as vg_flag
 
-DatasetName = Literal["coco", "vg", "toy"]
-ToyFormat = Literal["coco", "vg"]
-Rules = CocoRules | VisualGenomeRules  # they say which reader is meant
+FormatName = Literal["coco", "vg"]
+DatasetName = Literal[FormatName, "toy"]
+Rules = CocoRules | VisualGenomeRules
 
 
-def rules_of(
-    name: DatasetName, coco: CocoRules, vg: VisualGenomeRules, toy_format: ToyFormat
-) -> Rules:
-    """Those that the dataset goes by. The toy world as Visual Genome has thresholds of its own."""
-    if name == "vg":
-        return vg
-    if name == "toy" and toy_format == "vg":
-        return TOY_RULES if vg == VisualGenomeRules() else vg
-    return coco
+class Format(NamedTuple):
+    """What reads a dataset's files, and how the toy world is written as such."""
+
+    files: str  # how a message calls them
+    rules: type[Rules]  # its fields are flags
+    flag: Callable[[str], str]  # name of a rule -> its flag
+    read: Callable[[DataFolder, Any, int | None], Dataset]  # folder, rules, limit
+    toy_folder: str  # default, under data/
+    toy_file: str  # what a toy folder that has been written holds
+    toy_rules: Rules
+    write_toy: Callable[[Path], None]
+
+
+FORMATS: Mapping[FormatName, Format] = {
+    "coco": Format(
+        files="COCO's files",
+        rules=CocoRules,
+        flag=lambda rule: "--" + rule.replace("_", "-"),
+        read=lambda folder, rules, limit: read_coco(folder, rules, limit=limit),
+        toy_folder="toy",
+        toy_file="annotations",
+        toy_rules=CocoRules(),
+        write_toy=write_toy,
+    ),
+    "vg": Format(
+        files="Visual Genome's files",
+        rules=VisualGenomeRules,
+        flag=vg_flag,
+        read=read_visual_genome,
+        toy_folder="toy-vg",
+        toy_file="objects.json",
+        toy_rules=TOY_RULES,  # sg2im's thresholds are for a hundred times as many photos
+        write_toy=write_toy_visual_genome,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRules:
+    """The rules of every format: each has flags of its own."""
+
+    coco: Annotated[CocoRules, option("", name="")] = field(default_factory=CocoRules)
+    vg: Annotated[VisualGenomeRules, option("", name="")] = field(default_factory=VisualGenomeRules)
+
+
+def format_name(dataset: DatasetName, toy_format: FormatName = "coco") -> FormatName:
+    """Whose files a dataset has."""
+    return toy_format if dataset == "toy" else dataset
+
+
+def rules_of(dataset: DatasetName, rules: DatasetRules, toy_format: FormatName = "coco") -> Rules:
+    """Those that the dataset goes by: the toy world's own where none is changed."""
+    name = format_name(dataset, toy_format)
+    asked: Rules = getattr(rules, name)
+    unchanged = asked == FORMATS[name].rules()
+    return FORMATS[name].toy_rules if dataset == "toy" and unchanged else asked
+
+
+def format_of(rules: Rules) -> Format:
+    """The format that has such rules."""
+    return next(known for known in FORMATS.values() if isinstance(rules, known.rules))
 
 
 def flag_of(rules: Rules, rule: str) -> str:
     """The command-line flag of a rule."""
-    is_vg = isinstance(rules, VisualGenomeRules)
-    return vg_flag(rule) if is_vg else "--" + rule.replace("_", "-")
+    return format_of(rules).flag(rule)
 
 
-def default_folder(name: str, toy_format: str = "coco") -> Path:
+def default_folder(dataset: str, toy_format: FormatName = "coco") -> Path:
     """Where a dataset is looked for when no folder is named."""
-    return Path("data") / ("toy-vg" if name == "toy" and toy_format == "vg" else name)
+    if dataset == "toy":
+        return Path("data") / FORMATS.get(toy_format, FORMATS["coco"]).toy_folder
+    return Path("data") / dataset
 
 
-def read_dataset(name: DatasetName, data: Path | None, rules: Rules, limit: int | None) -> Dataset:
+def read_dataset(
+    dataset: DatasetName, data: Path | None, rules: Rules, limit: int | None
+) -> Dataset:
     """The dataset in `data`. The toy world is drawn first, but a folder that was named and has
     annotations is taken as it is."""
-    as_vg = isinstance(rules, VisualGenomeRules)
-    folder = data or default_folder(name, "vg" if as_vg else "coco")
-    if name == "toy":
-        there = folder / ("objects.json" if as_vg else "annotations")
-        if data is None or not there.exists():
-            (write_toy_visual_genome if as_vg else write_toy)(folder)
-        if not (folder / "styles.json").is_file():
-            raise DatasetError(
-                f"{folder} holds no toy world (it has no styles.json): read real photos with "
-                f"--dataset coco or vg"
-            )
-        return _as_toy(_read(folder, rules, limit))
-    return _read(folder, rules, limit)
+    files = format_of(rules)
+    if dataset != "toy":
+        return files.read(DataFolder(data or default_folder(dataset)), rules, limit)
+    folder = data or Path("data") / files.toy_folder
+    if data is None or not (folder / files.toy_file).exists():
+        files.write_toy(folder)
+    if not (folder / "styles.json").is_file():
+        raise DatasetError(
+            f"{folder} holds no toy world (it has no styles.json): read real photos with "
+            f"--dataset coco or vg"
+        )
+    return _as_toy(files.read(DataFolder(folder), rules, limit))
 
 
-def _read(folder: Path, rules: Rules, limit: int | None) -> Dataset:
-    if isinstance(rules, VisualGenomeRules):
-        return read_visual_genome(DataFolder(folder), rules, limit)
-    return read_coco(DataFolder(folder), rules, limit=limit)
-
-
-def _as_toy(found: Dataset) -> Dataset:
+def _as_toy(dataset: Dataset) -> Dataset:
     protocol = replace(
-        found.protocol,
-        title=f"toy world; its files are read as {found.protocol.title}",
+        dataset.protocol,
+        title=f"toy world; its files are read as {dataset.protocol.title}",
         known=(),
         not_compared="its photos are drawn",
     )
-    return replace(found, name="toy", protocol=protocol)
+    return replace(dataset, name="toy", protocol=protocol)

@@ -14,7 +14,7 @@ class DatasetError(UserError):
     """Annotations or photos that cannot be used as they are."""
 
 
-def nearest(name: str, known: list[str]) -> str:
+def suggestion(name: str, known: list[str]) -> str:
     """A hint for an unknown name: `did you mean 'boat' or 'boot'?`, or some of the known ones.
 
     A name's words count too: 'skyy' is near 'sky-other'.

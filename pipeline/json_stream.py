@@ -75,8 +75,8 @@ class JsonList:
                     return value
 
     def _expect(self, sign: str, what: str) -> None:
-        if (found := self._next()) != sign:
-            shown = repr(found) if found else "the end of the file"
+        if (character := self._next()) != sign:
+            shown = repr(character) if character else "the end of the file"
             self._fail(self._at, f"{what}, but there is {shown}")
         self._at += 1
 

@@ -16,14 +16,14 @@ def short_name(licence: str) -> str:
     """`cc-by-nc-sa`, `cc0` or `pdm` of a Creative Commons address; else the text itself."""
     if not licence:
         return UNKNOWN
-    if found := CREATIVE_COMMONS.search(licence.lower()):
-        return PUBLIC_DOMAIN.get(found[2], f"cc-{found[2]}")
+    if match := CREATIVE_COMMONS.search(licence.lower()):
+        return PUBLIC_DOMAIN.get(match[2], f"cc-{match[2]}")
     return licence
 
 
 class Accepted:
     """Licences by short name (`cc-by`), or as a photo states them: by address, by name where the
-    dataset has none. None given: all are accepted."""
+    dataset has none. An empty list accepts all."""
 
     def __init__(self, licences: Sequence[str]) -> None:
         self._names = {name.strip().lower() for name in licences}
@@ -31,16 +31,16 @@ class Accepted:
     def __contains__(self, licence: str) -> bool:
         return not self._names or not self._names.isdisjoint(_names_of(licence))
 
-    def check(self, found: Iterable[str]) -> None:
+    def check(self, licences: Iterable[str]) -> None:
         """UserError for one that no photo has: it may be a slip, and would silently do nothing."""
-        there = Counter(found)
-        known = {name for licence in there for name in _names_of(licence)}
-        if strangers := sorted(self._names - known):
+        stated = Counter(licences)
+        known = {name for licence in stated for name in _names_of(licence)}
+        if unknown := sorted(self._names - known):
             counts = Counter[str]()
-            for licence, count in there.items():
+            for licence, count in stated.items():
                 counts[short_name(licence)] += count
-            told = ", ".join(f"{name} ({count:,} photos)" for name, count in counts.most_common())
-            raise UserError(f"--licences {strangers[0]}: no photo has it; there are {told}")
+            listed = ", ".join(f"{name} ({count:,} photos)" for name, count in counts.most_common())
+            raise UserError(f"--licences {unknown[0]}: no photo has it; there are {listed}")
 
 
 def _names_of(licence: str) -> set[str]:

@@ -1,6 +1,6 @@
 """COCO segmentations of a photo -> the (16, 16) mask of each object over its box.
 
-pycocotools draws the polygons. It trusts what it is given (a NaN takes all memory), so everything
+pycocotools draws the polygons. It trusts its input (a NaN takes all memory), so everything
 is checked before it sees it; run lengths are unrolled here, because its own decoder leaves what the
 memory held where they end too early, and warns under numpy 2.
 """
@@ -121,23 +121,23 @@ def masks_over_boxes(
     """(16, 16) in {0, 1} for each of a photo's segmentations, cut at its box (x, y, w, h px) and
     made small; None for one that covers nothing.
 
-    sg2im's recipe: edges rounded, at least a pixel each way; bilinear *without* antialiasing,
-    zeros beyond the cut-out; a cell is set above 128/255.
+    As sg2im does (sg2im/data/coco.py): edges rounded, at least a pixel each way; bilinear *without*
+    antialiasing, zeros beyond the cut-out; a cell is set above 128/255.
     """
     # All at once: for a single mask, numpy's calls take longer than their work.
     counts = [_counts_of(segmentation, width, height) for segmentation in segmentations]
-    given = [i for i, packed in enumerate(counts) if packed is not None]
+    with_mask = [i for i, packed in enumerate(counts) if packed is not None]
     masks: list[Mask | None] = [None] * len(counts)
-    if given:
+    if with_mask:
         runs, starts = _unpacked([c for c in counts if c is not None], width * height)
-        edges = np.array([_edges(boxes_px[i], width, height) for i in given])
-        for i, mask in zip(given, _sampled(runs, starts, edges, width, height), strict=True):
+        edges = np.array([_edges(boxes_px[i], width, height) for i in with_mask])
+        for i, mask in zip(with_mask, _sampled(runs, starts, edges, width, height), strict=True):
             masks[i] = mask
     return masks
 
 
 def _counts_of(segmentation: Any, width: int, height: int) -> str | None:
-    """Compressed run lengths, a given string unchecked; None where it covers nothing."""
+    """Compressed run lengths, a string unchecked; None where it covers nothing."""
     if isinstance(segmentation, dict):
         _check_form(segmentation, width, height)
         if isinstance(segmentation["counts"], str):

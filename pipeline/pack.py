@@ -66,8 +66,8 @@ def sample_of(scene: Scene, image: NDArray[np.uint8]) -> SceneSample:
 
 
 def _attributes_of(scene: Scene) -> tuple[tuple[str, ...], ...]:
-    given = tuple(o.attributes for o in scene.objects)
-    return given if any(given) else ()
+    attributes = tuple(o.attributes for o in scene.objects)
+    return attributes if any(attributes) else ()
 
 
 def _masks_of(scene: Scene) -> NDArray[np.uint8] | None:

@@ -39,7 +39,7 @@ def plan_shards(
 
 
 def check_ids(dataset: Dataset) -> None:
-    """Patch ids are made of image ids and object numbers: both must fit, and be unique."""
+    """Patch ids consist of image ids and object numbers: both must fit, and be unique."""
     times = Counter(p.photo.image_id for p in dataset.photos)
     for image_id, count in times.items():
         if count > 1:
@@ -70,6 +70,6 @@ def read_plan(path: Path) -> tuple[AnnotatedPhoto, ...]:
 
 
 def annotation_digest(photo: AnnotatedPhoto) -> bytes:
-    """SHA-256 of all that is known of a photo before it is read, as a worker is told it."""
-    told = msgspec.json.decode(msgspec.json.encode(photo), type=AnnotatedPhoto)
-    return hashlib.sha256(msgspec.json.encode(told)).digest()
+    """SHA-256 of all that a plan says of a photo."""
+    read_back = msgspec.json.decode(msgspec.json.encode(photo), type=AnnotatedPhoto)
+    return hashlib.sha256(msgspec.json.encode(read_back)).digest()

@@ -52,22 +52,22 @@ def state(
     notes: Sequence[str] = (),
 ) -> Protocol:
     """`literature`: `train`, `val`, `test`, `objects` or `relations` -> count and its source."""
-    found: dict[str, int] = {
+    counted: dict[str, int] = {
         **{s: sum(p.photo.split == s for p in photos) for s in SPLITS},
         "objects": len(vocabulary.objects) - 1,
         "relations": len(vocabulary.predicates) - 1,
     }
     known = (
-        Known(what=what, known=count, found=found[what], source=source)
+        Known(what=what, known=count, found=counted[what], source=source)
         for what, (count, source) in literature.items()
     )
     return Protocol(
         title=title,
         rules=rules,
         counts=counts,
-        splits={s: found[s] for s in SPLITS},
+        splits={s: counted[s] for s in SPLITS},
         split_hash=split_hash(photos),
-        vocabulary={name: found[name] for name in ("objects", "relations")},
+        vocabulary={name: counted[name] for name in ("objects", "relations")},
         vocabulary_hash=vocabulary_hash(vocabulary),
         known=() if not_compared else tuple(known),
         not_compared=not_compared,

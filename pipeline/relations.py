@@ -81,7 +81,7 @@ STEPS = np.arange(MASK_SIZE)
 
 
 class Place(NamedTuple):
-    """What relations are told from."""
+    """What relations are computed from."""
 
     box: Box  # in single precision, as sg2im: edges that two boxes have in common stay so
     x: float  # of the mask's centre

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, suggestion
 from pipeline.json_file import read_json
 from pipeline.scene import IMAGE, IN_IMAGE, Box, Relation, SceneGraph, Vocabulary
 
@@ -47,7 +47,7 @@ def parse_scene_graph(value: Any, vocabulary: Vocabulary, where: str) -> SceneGr
         raise UserError(f'{where}: {_show(value)} is not a scene graph {{"objects": [...], ...}}')
     for key in value:
         if key not in KEYS:
-            raise UserError(f"{where}: unknown key {key!r}; {nearest(key, list(KEYS))}")
+            raise UserError(f"{where}: unknown key {key!r}; {suggestion(key, list(KEYS))}")
     objects = _objects(value.get("objects"), vocabulary, where)
     relations = _relations(value.get("relationships", []), len(objects), vocabulary, where)
     boxes = value.get("boxes")
@@ -100,15 +100,15 @@ def _known(name: Any, words: tuple[str, ...], reserved: str, where: str) -> str:
     if isinstance(name, str) and name in words:
         return name
     known = [word for word in words if word != reserved]
-    raise UserError(f"{where}: unknown name {_show(name)}; {nearest(str(name), known)}")
+    raise UserError(f"{where}: unknown name {_show(name)}; {suggestion(str(name), known)}")
 
 
 def _boxes(value: Any, objects: tuple[str, ...], where: str) -> tuple[Box, ...]:
     if not isinstance(value, list) or len(value) != len(objects):
-        found = len(value) if isinstance(value, list) else _show(value)
+        count = len(value) if isinstance(value, list) else _show(value)
         raise UserError(
             f"{where}: 'boxes' should hold one box for each of the {len(objects)} objects, "
-            f"not {found}"
+            f"not {count}"
         )
     return tuple(_box(entry, f"{where}: box {i}") for i, entry in enumerate(value))
 

@@ -1,4 +1,4 @@
-"""A scene graph -> text, so that a text-to-image model can be given the same scene."""
+"""A scene graph -> text, so that a text-to-image model can draw the same scene."""
 
 from pipeline.scene import SceneGraph
 
@@ -8,9 +8,9 @@ def sentences(graph: SceneGraph) -> str:
 
     This is how RetrieveGAN's comparison with AttnGAN words its graphs, as Xu and Xu (AAAI 2022)
     report it. Names are left as they are; an object that no relation names is a sentence by itself,
-    lest the text tell of fewer objects than the graph.
+    so that the text has as many objects as the graph.
     """
     objects = graph.objects
-    told = [f"{objects[s]} {predicate} {objects[o]}" for s, predicate, o in graph.relations]
+    clauses = [f"{objects[s]} {predicate} {objects[o]}" for s, predicate, o in graph.relations]
     named = {place for s, _, o in graph.relations for place in (s, o)}
-    return " and ".join([*told, *(name for o, name in enumerate(objects) if o not in named)])
+    return " and ".join([*clauses, *(name for o, name in enumerate(objects) if o not in named)])

@@ -5,16 +5,16 @@ from collections.abc import Iterable
 
 from pipeline.scene import SPLITS, AnnotatedPhoto, Split
 
-TRAIN_SHARE, VAL_SHARE = 0.8, 0.1  # of our own split; the rest is the test split
+TRAIN_FRACTION, VAL_FRACTION = 0.8, 0.1  # of our own split; the rest is the test split
 
 
 def own_split(image_id: int) -> Split:
     """The split of a photo that no official list names: a function of its id alone."""
     digest = hashlib.sha256(f"retrievegan split 1, photo {image_id}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
-    if place < TRAIN_SHARE:
+    if place < TRAIN_FRACTION:
         return "train"
-    return "val" if place < TRAIN_SHARE + VAL_SHARE else "test"
+    return "val" if place < TRAIN_FRACTION + VAL_FRACTION else "test"
 
 
 def split_hash(photos: Iterable[AnnotatedPhoto]) -> str:

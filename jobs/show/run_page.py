@@ -174,7 +174,7 @@ def _draw(
     return Draw(
         tuple(jpeg(Image.fromarray(patch)) for patch in retrieval.patches),
         png(image),
-        mean_distance(opened.bank.co_occurrence(retrieval.patch_ids)),
+        mean_distance(opened.bank.cooccurrence(retrieval.patch_ids)),
     )
 
 

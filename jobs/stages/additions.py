@@ -8,7 +8,7 @@ from bank.contents import read_vocabulary
 from bank.errors import BankError
 from bank.manifest import Manifest, differences
 from bank.table import column, digest_column
-from jobs.stages.carry import failures_of, read_photos
+from jobs.stages.copy_shards import read_failures, read_photos
 from pipeline import codec
 from pipeline.dataset import Dataset
 from pipeline.plan import annotation_digest
@@ -61,19 +61,19 @@ def check_addable(
     new: bool,
 ) -> None:
     """BankError where what is asked for would not give one bank with what is there."""
-    asked, had = dict(recipe), dict(manifest.recipe)
+    asked = dict(recipe)
     if new:  # more photos need not mean more of the same file
-        asked["limit"] = had.get("limit")
+        asked["limit"] = manifest.recipe.get("limit")
         inputs = manifest.inputs
     else:  # mended photos may have other sizes
         inputs = {**inputs, "photos": manifest.inputs["photos"]}
-    found = differences(manifest, asked, inputs)
+    changes = differences(manifest, asked, inputs)
     ours = codec.answers_with(recipe["resizer"])
     if differing := codec.differing(ours, manifest.codec):
-        found.append(f"this machine's codec answers otherwise ({', '.join(differing)})")
-    if found:
+        changes.append(f"this machine's codec answers otherwise ({', '.join(differing)})")
+    if changes:
         raise BankError(
-            f"{bank} cannot be added to: {'; '.join(found)}. It was left as it is; ask for the "
+            f"{bank} cannot be added to: {'; '.join(changes)}. It was left as it is; ask for the "
             f"same, or build it anew with --mode overwrite"
         )
 
@@ -100,7 +100,7 @@ def _check_none_gone(bank: Path, known: list[int], photos: Container[int]) -> No
 
 def _failed(bank: Path) -> list[int]:
     """Photos whose files could not be used."""
-    rows = failures_of(bank)
+    rows = read_failures(bank)
     return [r.image_id for r in rows if r.object_index is None and r.reason.startswith("photo_")]
 
 

@@ -11,25 +11,32 @@ from bank.contents import write_vocabulary
 from bank.errors import BankError
 from bank.files import canonical_json, write_bytes, written
 from bank.table import PATCHES, PHOTOS, SCENES, read_table
-from jobs.stages.cutting import read_failures
+from jobs.stages.cutting import read_shard_failures
 from jobs.stages.merge import write_merged
 from jobs.stages.receipts import WORK
 from pipeline.scene import LeftOut, Vocabulary
 
+JOINED = (
+    "patches.arrow",
+    "scenes.index.arrow",
+    "photos.arrow",
+    "vocabulary.json",
+    "failures.jsonl",
+)
 QUARANTINED = "quarantined"
-KINDS = ("patches", "scenes", "photos")  # of tables that a shard leaves
+KINDS = ("patches", "scenes", "photos")  # tables of a shard
 
 
 def assemble(
     bank: Path, shards: Sequence[str], vocabulary: Vocabulary, quarantine: Iterable[int] = ()
 ) -> list[LeftOut]:
-    """Join what the shards say, in an order that does not depend on them; what was left out.
+    """Write JOINED, rows in an order that does not depend on the shards; returns what was left out.
 
-    quarantine    image ids that were not given to any shard
+    quarantine    image ids that are in no shard
     """
     rows = bank / WORK / "shards"
     left_out = [LeftOut(i, None, QUARANTINED, "by --quarantine") for i in quarantine]
-    left_out += (row for name in shards for row in read_failures(bank, name))
+    left_out += (row for name in shards for row in read_shard_failures(bank, name))
     left_out.sort(key=lambda r: (r.image_id, -1 if r.object_index is None else r.object_index))
     tables = {kind: [rows / f"{name}.{kind}.arrow" for name in shards] for kind in KINDS}
     if not _merge(bank / "patches.arrow", tables["patches"], PATCHES, "patch_id"):
@@ -67,7 +74,7 @@ def count_reasons(left_out: Sequence[LeftOut]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
 
 
-def remove_strangers(bank: Path, shards: Sequence[str]) -> None:
+def remove_other_shards(bank: Path, shards: Sequence[str]) -> None:
     """Shards that an earlier, unfinished build with other settings left behind."""
     for folder in (bank / "patches").glob("*"):
         if folder.name not in shards:

@@ -7,7 +7,6 @@ is one line, and its own logs are kept from the user.
 """
 
 import functools
-import hashlib
 import importlib
 import logging
 import socket
@@ -18,9 +17,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from jobs.stages.project import PROJECT, code_digest
 from pipeline.errors import UserError
 
 Task = TypeVar("Task")
@@ -28,13 +27,11 @@ Result = TypeVar("Result")
 
 IN_FLIGHT_PER_WORKER = 2  # one that runs, one that waits its turn
 JOIN_S = 30  # how long a scheduler may take to answer, and its first worker to come
-LOOK_S = 5.0  # between two looks at who is at work
+POLL_S = 5.0  # between two polls of the workers
 STARTS = 3  # of workers here: Dask replaces one that dies, but not while it starts
-FORSAKEN_S = 60.0  # how long a build waits for others once its last worker has gone
+NO_WORKERS_TIMEOUT_S = 60.0  # how long a build waits for others once its last worker has gone
 KEPT = "finished shards are kept: run the command again"
-PROJECT = Path(__file__).parents[2]
-CUTTING = ("pipeline", "bank", "jobs/stages")  # folders of the code that shards are made with
-# Ctrl-C reaches all processes of a terminal; workers leave it to the one that started them.
+# Ctrl-C reaches all processes of a terminal; workers ignore it, and their parent ends them.
 LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
@@ -100,7 +97,7 @@ def _joined(scheduler: str) -> Iterator[tuple[Any, str]]:
     with ExitStack() as stack:
         stack.enter_context(distributed.utils.silence_logging_cmgr(logging.CRITICAL))
         try:
-            _greeted(scheduler)
+            _ping(scheduler)
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
                 client = stack.enter_context(distributed.Client(scheduler, timeout=JOIN_S))
@@ -110,7 +107,7 @@ def _joined(scheduler: str) -> Iterator[tuple[Any, str]]:
                 f"with `dask scheduler`, or leave --scheduler out"
             ) from error
         if any(w.category.__name__ == "VersionMismatchWarning" for w in warned):
-            _tell(
+            _warn(
                 f"the Dask scheduler at {scheduler} or its workers have other versions of Dask's "
                 f"packages than this process; where that leads to trouble, install those of "
                 f"requirements.lock on all machines"
@@ -125,9 +122,9 @@ def _joined(scheduler: str) -> Iterator[tuple[Any, str]]:
         yield client, f"the Dask scheduler at {scheduler}"
 
 
-def _greeted(scheduler: str) -> None:
-    """OSError where something listens that is no scheduler, for whose first word a client would
-    wait for ever; where nothing listens yet, a client tries again for a while."""
+def _ping(scheduler: str) -> None:
+    """OSError where what listens is no scheduler: a client would wait for ever for its first bytes.
+    Where nothing listens yet, a client tries again for a while."""
     if not scheduler.startswith("tcp://"):
         return
     place = _dask().comm.get_address_host_port(scheduler)
@@ -137,11 +134,11 @@ def _greeted(scheduler: str) -> None:
         return
     with connection:
         if not connection.recv(1):
-            raise OSError("it hangs up")
+            raise OSError("it closes the connection")
 
 
 class _Failed(NamedTuple):
-    """What a worker answers where it could not do its task for a reason that can be told."""
+    """A worker's result where its task failed for a reason that the user can mend."""
 
     error: UserError | OSError
     host: str
@@ -150,11 +147,11 @@ class _Failed(NamedTuple):
 def _stream(
     client: Any, function: Callable[[Task], Result], tasks: Sequence[Task], where: str
 ) -> Iterator[Result]:
-    work = functools.partial(_work, function, _sources(PROJECT))
-    waiting, running, crew = iter(tasks), set[Any](), _Crew(client, where)
+    work = functools.partial(_work, function, code_digest(PROJECT))
+    waiting, running, workers = iter(tasks), set[Any](), _Workers(client, where)
     while True:
         with _reaching(where):
-            room = max(crew.threads() * IN_FLIGHT_PER_WORKER - len(running), 0)
+            room = max(workers.threads() * IN_FLIGHT_PER_WORKER - len(running), 0)
             running |= {client.submit(work, t, pure=False) for t in islice(waiting, room)}
             if room and not running:
                 return
@@ -170,40 +167,42 @@ def _stream(
             yield result
 
 
-class _Crew:
-    """The workers of a scheduler, looked at every few seconds: they come and go."""
+class _Workers:
+    """The workers of a scheduler, polled every few seconds: they come and go."""
 
     def __init__(self, client: Any, where: str) -> None:
         self.client, self.where = client, where
-        self.members: dict[str, int] = {}  # address -> threads
-        self.looked = self.seen = float("-inf")
+        self.threads_of: dict[str, int] = {}  # address -> threads
+        self.polled = self.present = float("-inf")
 
     def threads(self) -> int:
-        """How many there are; UserError once there have been none for too long."""
+        """Of all that there are; UserError once there have been none for too long."""
         now = time.monotonic()
-        if now - self.looked >= LOOK_S:
-            members = self.client.nthreads()
-            if gone := len(self.members.keys() - members.keys()):
-                _tell(f"{gone} of {len(self.members)} workers died or left; others do their work")
-            self.members, self.looked = members, now
-            if members or self.seen < 0:
-                self.seen = now
-        if not self.members and now - self.seen >= FORSAKEN_S:
+        if now - self.polled >= POLL_S:
+            now_there = self.client.nthreads()
+            if gone := len(self.threads_of.keys() - now_there.keys()):
+                _warn(
+                    f"{gone} of {len(self.threads_of)} workers died or left; others do their work"
+                )
+            self.threads_of, self.polled = now_there, now
+            if now_there or self.present < 0:
+                self.present = now
+        if not self.threads_of and now - self.present >= NO_WORKERS_TIMEOUT_S:
             raise UserError(f"{self.where} has no workers any more; {KEPT} when there are some")
-        return sum(self.members.values())
+        return sum(self.threads_of.values())
 
 
 def _done(futures: Iterable[Any]) -> Iterable[Any]:
     """Those that have an answer, after waiting for one; none where that takes long."""
     waiting = list(futures)
     if not waiting:
-        time.sleep(LOOK_S)  # for a worker
+        time.sleep(POLL_S)  # for a worker
         return ()
     try:
-        found = _dask().wait(waiting, timeout=LOOK_S, return_when="FIRST_COMPLETED")
+        finished = _dask().wait(waiting, timeout=POLL_S, return_when="FIRST_COMPLETED")
     except TimeoutError:
         return ()
-    return list(found.done)
+    return list(finished.done)
 
 
 def _result(future: Any) -> Any:
@@ -246,11 +245,11 @@ def _as_here(failed: _Failed, *, remote: bool) -> Exception:
     return error
 
 
-def _work(function: Callable[[Task], Result], sources: str, task: Task) -> Result | _Failed:
+def _work(function: Callable[[Task], Result], expected_digest: str, task: Task) -> Result | _Failed:
     """On a worker."""
     host = socket.gethostname()
     try:
-        if _own_sources() != sources:
+        if _own_code_digest() != expected_digest:
             raise UserError(
                 f"its {PROJECT} is another version of this project: bring all machines to the "
                 f"same and start the workers again"
@@ -261,24 +260,15 @@ def _work(function: Callable[[Task], Result], sources: str, task: Task) -> Resul
 
 
 @functools.cache
-def _own_sources() -> str:
+def _own_code_digest() -> str:
     """Of a worker, once: it does not see later edits either."""
-    return _sources(PROJECT)
-
-
-def _sources(project: Path) -> str:
-    """SHA-256 of the code that shards are made with."""
-    digest = hashlib.sha256()
-    for path in sorted(p for room in CUTTING for p in project.glob(f"{room}/**/*.py")):
-        digest.update(path.relative_to(project).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return code_digest(PROJECT)
 
 
 def _single_threaded(function: Callable[[Task], Result], task: Task) -> Result:
     import torch
 
-    # Patches are too small to share out: threads would spend their time waiting for each other.
+    # Patches are too small to split up: threads would spend their time waiting for each other.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -302,5 +292,5 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _tell(line: str) -> None:
+def _warn(line: str) -> None:
     print(line, file=sys.stderr)

@@ -1,34 +1,22 @@
-"""Shards that are cut or carried -> a finished bank: tables, networks, index, candidates, manifest.
-
-The last part of every build and of every edit.
-"""
+"""A bank's content and derived files -> croissant.json and manifest.json: then it is finished."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bank import croissant
-from bank.contents import Contents, content_digest
 from bank.errors import BankError
-from bank.files import file_digest
+from bank.files import FileDigest, file_digest
 from bank.manifest import Manifest, derived_digest, write_manifest
-from jobs.stages.assemble import QUARANTINED, assemble, count_reasons, remove_strangers
+from jobs.stages.assemble import JOINED, QUARANTINED, count_reasons
 from jobs.stages.cut import content_files
 from jobs.stages.cutting import CutShard
-from jobs.stages.derive import Derivation, DeriveRecipe, derive
+from jobs.stages.derive import Derivation
 from jobs.stages.receipts import digests
 from pipeline import codec
-from pipeline.scene import LeftOut, Vocabulary
-
-JOINED = (
-    "patches.arrow",
-    "scenes.index.arrow",
-    "photos.arrow",
-    "vocabulary.json",
-    "failures.jsonl",
-)
+from pipeline.scene import LeftOut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +33,31 @@ class Origin:
     steps: Mapping[str, int] = field(default_factory=dict)  # of networks that are kept
 
 
+def check_failures(left_out: Sequence[LeftOut], most: int) -> None:
+    """BankError where more than `most` photos could not be used."""
+    photos = [r for r in left_out if r.object_index is None and r.reason != QUARANTINED]
+    if len(photos) > most:
+        raise BankError(
+            f"{len(photos):,} photos could not be used ({count_reasons(photos)}), and "
+            f"--max-failures allows {most:,}; the bank stays unfinished: mend the photos and run "
+            f"the command again with --retry-failed, or allow more"
+        )
+
+
 def complete(
-    site: Path,
     shards: Mapping[str, CutShard],
-    vocabulary: Vocabulary,
+    left_out: Sequence[LeftOut],
+    derivation: Derivation,
+    derived: Mapping[str, FileDigest],
     origin: Origin,
-    derive_recipe: Callable[[Contents], DeriveRecipe],
-    max_failures: int | None = None,
 ) -> Manifest:
-    """Everything behind the cutting, the manifest last; BankError for too many failures."""
-    left_out = assemble(site, list(shards), vocabulary, origin.quarantine)
-    _check_failures(left_out, max_failures)
-    remove_strangers(site, list(shards))
-    contents = Contents(site, origin.recipe["patch_size"])
-    derivation = Derivation(contents, content_digest(site), derive_recipe(contents))
-    files = {
-        **content_files(shards),
-        **digests(site, [site / name for name in JOINED]),
-        **derive(derivation),
-    }
+    """Write what says that the bank is whole, the manifest last.
+
+    left_out    from `assemble`
+    derived     the files that `derive` made of `derivation`
+    """
+    bank = derivation.bank
+    files = {**content_files(shards), **digests(bank, [bank / n for n in JOINED]), **derived}
     manifest = Manifest(
         dataset=origin.dataset,
         recipe=origin.recipe,
@@ -80,21 +74,11 @@ def complete(
         machine=codec.machine(),
         edits=origin.edits,
     )
-    croissant.write_croissant(site, manifest)
-    described = {croissant.NAME: file_digest(site / croissant.NAME)}
+    croissant.write_croissant(bank, manifest)
+    described = {croissant.NAME: file_digest(bank / croissant.NAME)}
     manifest = replace(manifest, files={**files, **described})
-    write_manifest(site, manifest)
+    write_manifest(bank, manifest)
     return manifest
-
-
-def _check_failures(left_out: list[LeftOut], most: int | None) -> None:
-    photos = [r for r in left_out if r.object_index is None and r.reason != QUARANTINED]
-    if most is not None and len(photos) > most:
-        raise BankError(
-            f"{len(photos):,} photos could not be used ({count_reasons(photos)}), and "
-            f"--max-failures allows {most:,}; the bank stays unfinished: mend the photos and run "
-            f"the command again with --retry-failed, or allow more"
-        )
 
 
 def _counts(
@@ -106,8 +90,8 @@ def _counts(
         "scenes": sum(c["scenes"] for c in cut),
         "patches": sum(c["patches"] for c in cut),
         "categories": len(set(derivation.contents.strings("category"))),
-        "encoder_steps": derivation.recipe.encoder_steps,
-        "cooccurrence_steps": derivation.recipe.cooccurrence_steps,
+        "encoder_steps": derivation.options.encoder_steps,
+        "cooccurrence_steps": derivation.options.cooccurrence_steps,
         **origin.steps,
     }
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from bank.errors import BankError
 from bank.files import FileDigest, canonical_json
-from jobs.stages.attempts import DeadlyPhoto
+from jobs.stages.attempts import CrashingPhoto
 from jobs.stages.cluster import results
 from jobs.stages.cutting import (
-    CropRecipe,
+    CrashingShard,
+    CropOptions,
     CutShard,
-    DeadlyShard,
     ShardTask,
     cut_shard,
-    read_failures,
+    read_shard_failures,
 )
 from jobs.stages.receipts import WORK, receipt_path
 from pipeline import codec
@@ -28,7 +28,7 @@ from pipeline.progress import progress
 
 @dataclass(frozen=True)
 class Workforce:
-    """Who does the work; it has no say in what comes out."""
+    """How many processes do the work; what they make does not depend on it."""
 
     workers: int = 0  # processes; 0 is this one
     scheduler: str = ""  # address of a Dask scheduler
@@ -38,12 +38,12 @@ def plan(
     dataset: Dataset,
     bank: Path,
     photos_per_shard: int,
-    recipe: CropRecipe,
+    options: CropOptions,
     *,
     quarantine: Collection[int] = (),
     taken: Mapping[str, int] | None = None,
 ) -> list[ShardTask]:
-    """Write a file per shard for the workers to read; what to tell each of them.
+    """Write a file per shard for the workers to read; returns a task for each.
 
     quarantine    image ids that no worker may touch; the other photos keep their shards
     taken         by split, how many shard numbers are in use already
@@ -52,13 +52,13 @@ def plan(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     photos = Path(dataset.folder).resolve()  # a worker's own folder may be another
-    answers = codec.answers_with(recipe.resizer)
+    answers = codec.answers_with(options.resizer)
     tasks = []
     for shard in plan_shards(dataset, photos_per_shard, taken):
         path = folder / f"{shard.name}.json"
         allowed = tuple(p for p in shard.photos if p.photo.image_id not in quarantine)
         write_plan(path, replace(shard, photos=allowed))
-        tasks.append(ShardTask(shard.name, path, photos, bank, recipe, answers))
+        tasks.append(ShardTask(shard.name, path, photos, bank, options, answers))
     return tasks
 
 
@@ -66,7 +66,7 @@ def forget_failed(tasks: list[ShardTask]) -> None:
     """Let shards with photos that could not be used be cut again."""
     for task in tasks:
         if (task.bank / WORK / "shards" / f"{task.name}.failures.json").is_file():
-            failed = read_failures(task.bank, task.name)
+            failed = read_shard_failures(task.bank, task.name)
             if any(row.object_index is None for row in failed):
                 receipt_path(task.bank, task.stage).unlink(missing_ok=True)
 
@@ -74,27 +74,27 @@ def forget_failed(tasks: list[ShardTask]) -> None:
 def cut(tasks: list[ShardTask], workforce: Workforce) -> dict[str, CutShard]:
     """Every shard by name, in the order of the names.
 
-    BankError where photos kill whoever decodes them, once all other shards are cut.
+    BankError where photos crash the process that decodes them, once all other shards are cut.
     """
     done: dict[str, CutShard] = {}
-    deadly: list[DeadlyPhoto] = []
+    crashing: list[CrashingPhoto] = []
     finished = results(cut_shard, tasks, workforce.workers, workforce.scheduler)
     for shard in progress(finished, "patches", len(tasks), "shard"):
-        if isinstance(shard, DeadlyShard):
-            deadly += shard.photos
+        if isinstance(shard, CrashingShard):
+            crashing += shard.photos
             continue
         if shard.name in done and done[shard.name].receipt.outputs != shard.receipt.outputs:
             raise BankError(f"{shard.name} was made twice and came out differently")
         done[shard.name] = shard
-    if deadly:
-        raise BankError(_accusation(sorted(deadly)))
+    if crashing:
+        raise BankError(_crash_message(sorted(crashing)))
     return {name: done[name] for name in sorted(done)}
 
 
-def _accusation(photos: list[DeadlyPhoto]) -> str:
+def _crash_message(photos: list[CrashingPhoto]) -> str:
     named = ", ".join(f"{p.image_id} ({p.file}: {p.signal})" for p in photos)
     ids = " ".join(str(p.image_id) for p in photos)
-    what = "a photo kills" if len(photos) == 1 else f"{len(photos)} photos kill"
+    what = "a photo crashes" if len(photos) == 1 else f"{len(photos)} photos crash"
     return (
         f"{what} the process that decodes it, tried alone: {named}. The other shards are kept; "
         f"replace the file, or leave it out with --quarantine {ids}, and run the command again"

@@ -30,7 +30,7 @@ from bank.files import (
 )
 from bank.shards import map_size, write_patches
 from bank.table import PATCHES, PHOTOS, SCENES, patch_rows, save_table, scene_row
-from jobs.stages.attempts import DeadlyPhoto, attempt, deadly_photos
+from jobs.stages.attempts import CrashingPhoto, attempt, crashing_photos
 from jobs.stages.receipts import WORK, Receipt, check_agreement, find_receipt, leave_receipt
 from pipeline import codec
 from pipeline.crop import (
@@ -54,7 +54,7 @@ DECODERS = ("simplejpeg", "pillow", "torch", "numpy")
 
 
 @dataclass(frozen=True)
-class CropRecipe:
+class CropOptions:
     """What decides the pixels."""
 
     image_size: int  # px, side of a packed scene's picture
@@ -64,13 +64,13 @@ class CropRecipe:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What a worker is told: a name, three paths, and what decides the pixels."""
+    """What a worker needs to cut a shard: a name, three paths, and what decides the pixels."""
 
     name: str
     plan: Path  # what to read: pipeline/plan.py
     photos: Path  # folder of the dataset: photos by their file names, or zips that hold them
     bank: Path
-    recipe: CropRecipe
+    options: CropOptions
     codec: Mapping[str, str]  # pipeline/codec.py's answers where the build was started
 
     @property
@@ -79,31 +79,31 @@ class ShardTask:
 
     @property
     def note(self) -> Path:
-        """Where an attempt writes down which photo it has in hand."""
+        """Where an attempt writes down which photo it is cutting."""
         return self.bank / WORK / "attempts" / self.name
 
 
 class CutShard(NamedTuple):
-    """What a worker answers."""
+    """A shard that is there."""
 
     name: str
     receipt: Receipt
     fresh: bool  # False where an earlier run had left it
 
 
-class DeadlyShard(NamedTuple):
-    """What a worker answers where photos kill whoever decodes them: nothing was cut."""
+class CrashingShard(NamedTuple):
+    """A shard with photos that crash the process that decodes them: nothing was cut."""
 
     name: str
-    photos: tuple[DeadlyPhoto, ...]
+    photos: tuple[CrashingPhoto, ...]
 
 
 class CutScene(NamedTuple):
-    """What a photo gave."""
+    """What was cut from a photo."""
 
     scene: Scene
     sample: SceneSample
-    patches: Pixels  # (n, side, side, 3), by rising patch id
+    patches: Pixels  # (n, patch_size, patch_size, 3), by rising patch id
 
 
 class UsableScene(NamedTuple):
@@ -116,12 +116,12 @@ class UsableScene(NamedTuple):
 class Cut(NamedTuple):
     """A photo's scene, if it could be used, and what was left out of it."""
 
-    given: CutScene | None
+    cut_scene: CutScene | None
     left_out: tuple[LeftOut, ...]
     file: FileDigest | None = None  # of the photo, where it was read
 
 
-def cut_shard(task: ShardTask) -> CutShard | DeadlyShard:
+def cut_shard(task: ShardTask) -> CutShard | CrashingShard:
     """Cut a shard, unless it has been cut from the same photos before."""
     _check_codec(task)
     if not task.plan.is_file():
@@ -134,9 +134,9 @@ def cut_shard(task: ShardTask) -> CutShard | DeadlyShard:
     key = shard_key(task, photos, folder_of_photos)
     if done := find_receipt(task.bank, task.stage, key):
         return CutShard(task.name, done, fresh=False)
-    if deadly := deadly_photos(task.note, task.plan, task.photos, asdict(task.recipe)):
-        task.note.write_text(str(deadly[0].image_id), "ascii")  # for the next run
-        return DeadlyShard(task.name, deadly)
+    if crashing := crashing_photos(task.note, task.plan, task.photos, asdict(task.options)):
+        task.note.write_text(str(crashing[0].image_id), "ascii")  # for the next run
+        return CrashingShard(task.name, crashing)
     with _workspace(task) as folder, writing(folder):
         # All scenes before all pixels: in turn, each would push the other out of the caches.
         usable = [usable_scene(p) for p in photos]
@@ -144,20 +144,20 @@ def cut_shard(task: ShardTask) -> CutShard | DeadlyShard:
             cuts = []
             for annotated, scene in zip(photos, usable, strict=True):
                 begin(annotated.photo.image_id)
-                cuts.append(cut_photo(scene, folder_of_photos, task.recipe))
+                cuts.append(cut_photo(scene, folder_of_photos, task.options))
         counts = _write(folder, task, photos, cuts)
-        made = {path: folder / path for path in shard_files(task.name, counts["scenes"] == 0)}
-        outputs = {path: file_digest(partial) for path, partial in made.items()}
+        partials = {path: folder / path for path in shard_files(task.name, counts["scenes"] == 0)}
+        outputs = {path: file_digest(partial) for path, partial in partials.items()}
         receipt = Receipt(task.stage, key, outputs, counts)
         check_agreement(task.bank, receipt)
-        for path, partial in made.items():
+        for path, partial in partials.items():
             put_in_place(partial, task.bank / path)
     leave_receipt(task.bank, receipt)
     return CutShard(task.name, receipt, fresh=True)
 
 
 def _check_codec(task: ShardTask) -> None:
-    ours = codec.answers_with(task.recipe.resizer)
+    ours = codec.answers_with(task.options.resizer)
     if differing := codec.differing(ours, task.codec):
         raise BankError(
             f"the worker on {socket.gethostname()} decodes or resizes otherwise than the machine "
@@ -167,7 +167,7 @@ def _check_codec(task: ShardTask) -> None:
 
 
 def shard_files(name: str, empty: bool = False) -> tuple[str, ...]:
-    """The files of a shard, as paths in the bank; one that gave no scene has but its records."""
+    """The files of a shard, as paths in the bank; one without a scene has its records only."""
     rows = f"{WORK}/shards/{name}"
     tables = tuple(f"{rows}.{table}.arrow" for table in ("patches", "scenes", "photos"))
     records = (*tables, f"{rows}.failures.json")
@@ -178,7 +178,13 @@ def shard_key(task: ShardTask, photos: tuple[AnnotatedPhoto, ...], folder: DataF
     """What goes in: the plan, the settings, the decoders, and the photos as the disk has them."""
     stamps = [folder.stamp(p.photo.file) for p in photos]
     versions = {name: version(name) for name in DECODERS}
-    parts = [file_digest(task.plan).sha256, asdict(task.recipe), versions, dict(task.codec), stamps]
+    parts = [
+        file_digest(task.plan).sha256,
+        asdict(task.options),
+        versions,
+        dict(task.codec),
+        stamps,
+    ]
     return json_digest(parts)
 
 
@@ -204,7 +210,7 @@ def usable_scene(annotated: AnnotatedPhoto) -> UsableScene:
     return UsableScene(None, (*left_out, reason))
 
 
-def cut_photo(usable: UsableScene, folder: DataFolder, recipe: CropRecipe) -> Cut:
+def cut_photo(usable: UsableScene, folder: DataFolder, options: CropOptions) -> Cut:
     """Decode a photo once, and take its patches and its small picture from it."""
     scene, left_out = usable
     if scene is None:
@@ -220,8 +226,8 @@ def cut_photo(usable: UsableScene, folder: DataFolder, recipe: CropRecipe) -> Cu
         return Cut(None, (*left_out, reason), file)
     # By object number, hence by patch id: the order in which LMDB takes them.
     boxes = [thing.box for thing in scene.objects]
-    patches = cut_patches(pixels, boxes, recipe.patch_size, recipe.resizer)
-    small = resize_photo(pixels, recipe.image_size, recipe.resizer)
+    patches = cut_patches(pixels, boxes, options.patch_size, options.resizer)
+    small = resize_photo(pixels, options.image_size, options.resizer)
     return Cut(CutScene(scene, sample_of(scene, small), patches), left_out, file)
 
 
@@ -253,17 +259,17 @@ def _write(
     lmdb, tar, patch_table, scene_table, photo_table, failures = paths
     for path in (lmdb.parent, tar, patch_table):
         path.parent.mkdir(parents=True, exist_ok=True)
-    scenes = [cut.given for cut in cuts if cut.given is not None]
-    rows = [row for given in scenes for row in patch_rows(given.scene, given.patches)]
-    pixels = (patch.tobytes() for given in scenes for patch in given.patches)
+    scenes = [cut.cut_scene for cut in cuts if cut.cut_scene is not None]
+    rows = [row for s in scenes for row in patch_rows(s.scene, s.patches)]
+    pixels = (patch.tobytes() for s in scenes for patch in s.patches)
     ids = [row["patch_id"] for row in rows]
     planned = sum(len(p.objects) for p in photos)
-    size = map_size(planned, task.recipe.patch_size)
+    size = map_size(planned, task.options.patch_size)
     write_patches(lmdb.parent, zip(ids, pixels, strict=True), size)
-    places = write_samples(tar, [given.sample for given in scenes])
+    places = write_samples(tar, [s.sample for s in scenes])
     index = [
-        scene_row(given.sample, given.scene.photo.split, task.name, place)
-        for given, place in zip(scenes, places, strict=True)
+        scene_row(s.sample, s.scene.photo.split, task.name, place)
+        for s, place in zip(scenes, places, strict=True)
     ]
     save_table(patch_table, pa.Table.from_pylist(rows, PATCHES))
     save_table(scene_table, pa.Table.from_pylist(index, SCENES))
@@ -284,7 +290,7 @@ def _photo_row(photo: AnnotatedPhoto, shard: str, file: FileDigest | None) -> di
     }
 
 
-def read_failures(bank: Path, name: str) -> list[LeftOut]:
+def read_shard_failures(bank: Path, name: str) -> list[LeftOut]:
     """What was left out of a shard that has been cut."""
     path = bank / WORK / "shards" / f"{name}.failures.json"
     return [LeftOut(**row) for row in json.loads(path.read_bytes())]

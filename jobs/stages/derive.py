@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bank.candidates import Scope, find_candidates, write_candidates
 from bank.contents import Contents
 from bank.errors import BankError
-from bank.files import json_digest, writing
+from bank.files import FileDigest, json_digest, writing
 from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
 from bank.table import codes, read_vectors, vectors_to_fill
@@ -37,11 +37,11 @@ TRAIN = "train"  # in place of a path: train the network here
 
 
 @dataclass(frozen=True)
-class DeriveRecipe:
+class DeriveOptions:
     """What decides the part of a bank that is derived from its content."""
 
     graph_encoder: str  # "train" or a path
-    graph_encoder_digest: str  # of the file given; "train" where there is none
+    graph_encoder_digest: str  # of that file; "train" where there is none
     encoder_steps: int
     cooccurrence: str
     cooccurrence_digest: str
@@ -52,11 +52,11 @@ class DeriveRecipe:
 
 @dataclass(frozen=True)
 class Derivation:
-    """The stages' common ground."""
+    """What every derived file is made from."""
 
     contents: Contents
     content_digest: str
-    recipe: DeriveRecipe
+    options: DeriveOptions
 
     @property
     def bank(self) -> Path:
@@ -81,10 +81,10 @@ class Derivation:
             yield from (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
-def derive(derivation: Derivation) -> dict[str, Any]:
+def derive(derivation: Derivation) -> dict[str, FileDigest]:
     """All derived files, in order; their digests by path in the bank."""
     encoder = graph_encoder(derivation)
-    network = co_occurrence(derivation)
+    network = cooccurrence_network(derivation)
     features = object_features(derivation, encoder)
     vectors = patch_vectors(derivation, network)
     index = search_index(derivation, features)
@@ -94,45 +94,45 @@ def derive(derivation: Derivation) -> dict[str, Any]:
 
 
 def graph_encoder(derivation: Derivation) -> Receipt:
-    """graph_encoder.safetensors: trained on the bank's training graphs, or the one given."""
-    contents, recipe = derivation.contents, derivation.recipe
+    """graph_encoder.safetensors: trained on the bank's training graphs, or read from a file."""
+    contents, options = derivation.contents, derivation.options
     path = derivation.bank / "graph_encoder.safetensors"
 
     def make() -> None:
-        if recipe.graph_encoder == TRAIN:
+        if options.graph_encoder == TRAIN:
             scenes = list(contents.iterate(contents.scene_ids("train"), image=False))
             network = train_graph_encoder(
-                scenes, contents.vocabulary, steps=recipe.encoder_steps, seed=SEED
+                scenes, contents.vocabulary, steps=options.encoder_steps, seed=SEED
             )
         else:
-            network = load_graph_encoder(Path(recipe.graph_encoder))
+            network = load_graph_encoder(Path(options.graph_encoder))
         network.save(path)
 
-    inputs = [recipe.graph_encoder_digest, recipe.encoder_steps, SEED]
+    inputs = [options.graph_encoder_digest, options.encoder_steps, SEED]
     return derivation.stage("graph-encoder", inputs, (path.name,), make)
 
 
-def co_occurrence(derivation: Derivation) -> Receipt:
-    """cooccurrence.safetensors: trained on the bank's training photos, or the one given."""
-    contents, recipe = derivation.contents, derivation.recipe
+def cooccurrence_network(derivation: Derivation) -> Receipt:
+    """cooccurrence.safetensors: trained on the bank's training photos, or read from a file."""
+    contents, options = derivation.contents, derivation.options
     path = derivation.bank / "cooccurrence.safetensors"
 
     def make() -> None:
-        if recipe.cooccurrence == TRAIN:
+        if options.cooccurrence == TRAIN:
             photos = contents.patches_of_images(contents.scene_ids("train"))
             network = train_cooccurrence(
-                contents.patches.read, photos, steps=recipe.cooccurrence_steps, seed=SEED
+                contents.patches.read, photos, steps=options.cooccurrence_steps, seed=SEED
             )
         else:
-            network = CooccurrenceNetwork.load(Path(recipe.cooccurrence))
+            network = CooccurrenceNetwork.load(Path(options.cooccurrence))
         network.save(path)
 
-    inputs = [recipe.cooccurrence_digest, recipe.cooccurrence_steps, SEED]
+    inputs = [options.cooccurrence_digest, options.cooccurrence_steps, SEED]
     return derivation.stage("cooccurrence", inputs, (path.name,), make)
 
 
 def check_networks(graph_encoder: str, cooccurrence: str, vocabulary: Vocabulary) -> None:
-    """UserError for a given network that cannot be used: before the hours of cutting, not after."""
+    """UserError for a network file that cannot be used: before the hours of cutting."""
     if graph_encoder != TRAIN:
         _check_names(Path(graph_encoder), vocabulary)
     if cooccurrence != TRAIN:
@@ -140,16 +140,16 @@ def check_networks(graph_encoder: str, cooccurrence: str, vocabulary: Vocabulary
 
 
 def _check_names(path: Path, vocabulary: Vocabulary) -> None:
-    """Every name of the dataset must be known; what the network knows besides is told."""
+    """UserError for a name of the dataset that the network lacks; prints names it has besides."""
     if is_published(path) and (ignored := load_published_graph(path).ignored):
         print(ignored_note(path, ignored))
-    found = compare_vocabularies(load_graph_encoder(path).vocabulary, vocabulary)
-    if unknown := [*found.unknown_objects, *found.unknown_predicates]:
+    difference = compare_vocabularies(load_graph_encoder(path).vocabulary, vocabulary)
+    if unknown := [*difference.unknown_objects, *difference.unknown_predicates]:
         raise UserError(
             f"--graph-encoder {path} does not know {len(unknown)} of the dataset's names: "
             f"{', '.join(unknown)}; give one that was trained on them, or 'train'"
         )
-    if unused := [*found.unused_objects, *found.unused_predicates]:
+    if unused := [*difference.unused_objects, *difference.unused_predicates]:
         print(f"{path} also knows {len(unused)} names that this dataset lacks: {listed(unused)}")
 
 
@@ -169,9 +169,8 @@ def object_features(derivation: Derivation, encoder: Receipt) -> Receipt:
                 samples = list(
                     contents.iterate(images[start : start + SCENES_AT_ONCE], image=False)
                 )
-                found = embed_scenes(network, samples)
                 rows = contents.patches.rows(np.concatenate([s.patch_ids for s in samples]))
-                vectors[rows] = found
+                vectors[rows] = embed_scenes(network, samples)
                 filled += len(np.unique(rows))
             if filled != len(vectors):
                 raise BankError(
@@ -219,27 +218,27 @@ def search_index(derivation: Derivation, features: Receipt) -> Receipt:
 
 def nearest_candidates(derivation: Derivation, features: Receipt) -> Receipt:
     """candidates.arrow: for every patch its nearest training patches of other photos."""
-    contents, recipe = derivation.contents, derivation.recipe
+    contents, options = derivation.contents, derivation.options
     path = derivation.bank / "candidates.arrow"
 
     def make() -> None:
         ids, vectors = read_vectors(derivation.bank / "features.arrow", "feature")
-        found = find_candidates(
+        candidates = find_candidates(
             vectors,
             ids,
             contents.strings("category"),
             training_rows(contents),
-            recipe.candidates,
-            recipe.candidate_scope,
+            options.candidates,
+            options.candidate_scope,
         )
-        write_candidates(path, ids, found)
+        write_candidates(path, ids, candidates)
 
-    inputs = [_digests(features), recipe.candidates, recipe.candidate_scope]
+    inputs = [_digests(features), options.candidates, options.candidate_scope]
     return derivation.stage("candidates", inputs, (path.name,), make)
 
 
 def training_rows(contents: Contents) -> NDArray[np.bool_]:
-    """(P,) True where a patch may be offered: only those of training photos."""
+    """(P,) True for patches of training photos: only these become candidates."""
     names, split = codes(contents.table, "split")
     training: NDArray[np.bool_] = split == names.index("train") if "train" in names else split < 0
     return training

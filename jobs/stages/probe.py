@@ -1,8 +1,8 @@
-"""Cut photos of a shard and keep nothing: does this process survive them? See attempts.py.
+"""Cut photos of a shard and keep nothing, to see which one crashes this process: attempts.py.
 
-python -m jobs.stages.probe PLAN PHOTOS RECIPE < image ids
+python -m jobs.stages.probe PLAN PHOTOS OPTIONS < image ids
 
-prints each id before it touches the photo.
+prints each id before it reads the photo; OPTIONS are CropOptions as JSON.
 """
 
 import json
@@ -10,19 +10,21 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from jobs.stages.cutting import CropRecipe, cut_photo, usable_scene
+from jobs.stages.cutting import CropOptions, cut_photo, usable_scene
 from pipeline.data_folder import DataFolder
 from pipeline.plan import read_plan
 
 
-def main(plan: str, photos: str, recipe: str) -> None:
+def main(plan: str, photos: str, options: str) -> None:
     wanted = {int(image_id) for image_id in sys.stdin.read().split()}
     folder = DataFolder(Path(photos))
     for annotated in read_plan(Path(plan)):
         if annotated.photo.image_id in wanted:
             print(annotated.photo.image_id, flush=True)
-            with suppress(Exception):  # an error is no death: who cuts the shard will meet it
-                cut_photo(usable_scene(annotated), folder, CropRecipe(**json.loads(recipe)))
+            with suppress(
+                Exception
+            ):  # an error is no crash: it is raised again when the shard is cut
+                cut_photo(usable_scene(annotated), folder, CropOptions(**json.loads(options)))
 
 
 if __name__ == "__main__":

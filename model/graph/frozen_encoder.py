@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bank.grid import on_grid
+from bank.rounding import rounded
 from model.frozen import draw, repeatable
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
 from pipeline.errors import UserError
@@ -141,7 +141,7 @@ def embed_graphs(
     with torch.no_grad():
         for start in range(0, len(graphs), GRAPHS_AT_ONCE):
             batch = graph_tensors(graphs[start : start + GRAPHS_AT_ONCE], encoder.vocabulary)
-            vectors.append(on_grid(_objects(double, batch)))
+            vectors.append(rounded(_objects(double, batch)))
     return np.concatenate(vectors)
 
 

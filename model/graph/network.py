@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.frozen import built_from, load_network, save_network
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, suggestion
 from pipeline.scene import IMAGE, IN_IMAGE, MASK_SIZE, Relation, Vocabulary
 
 KIND = "graph encoder, format 1"
@@ -102,7 +102,8 @@ def _place(index: Any, name: str, known: Sequence[str]) -> int:
         return int(index(name))
     except KeyError:
         raise UserError(
-            f"{name!r} is not in the graph network's vocabulary; {nearest(name, list(known[1:]))}"
+            f"{name!r} is not in the graph network's vocabulary; "
+            f"{suggestion(name, list(known[1:]))}"
         ) from None
 
 

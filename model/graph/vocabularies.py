@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, suggestion
 from pipeline.scene import SceneGraph, Vocabulary
 
 SHOWN = 12  # names in a line
@@ -41,7 +41,7 @@ def check_names(graph: SceneGraph, vocabulary: Vocabulary, whose: str) -> None:
         return
     first = next(iter(unknown))
     known = vocabulary.objects if first in graph.objects else vocabulary.predicates
-    hint = nearest(first, list(known[1:]))
+    hint = suggestion(first, list(known[1:]))
     raise UserError(f"{whose} does not know {listed(list(unknown))}; of {first!r}: {hint}")
 
 

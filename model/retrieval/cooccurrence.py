@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bank.grid import on_grid
+from bank.rounding import rounded
 from model.frozen import built_from, draw, load_network, repeatable, save_network
 from pipeline.errors import UserError
 from pipeline.progress import progress
@@ -146,11 +146,11 @@ def _batch(
 
 
 def embed_patches(network: CooccurrenceNetwork, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(B, P, P, 3) uint8 -> (B, F) float32, rounded as `bank/grid.py` does."""
+    """(B, P, P, 3) uint8 -> (B, F) float32, rounded as `bank/rounding.py` does."""
     double = copy.deepcopy(network).cpu().eval().double()
     features = [np.zeros((0, network.sizes["features"]), dtype=np.float32)]
     with torch.no_grad():
         for start in range(0, len(patches), PATCHES_AT_ONCE):
             some = torch.from_numpy(patches[start : start + PATCHES_AT_ONCE])
-            features.append(on_grid(double(some).numpy()))
+            features.append(rounded(double(some).numpy()))
     return np.concatenate(features)

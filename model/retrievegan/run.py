@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bank.bank import Bank
 from bank.candidates import Candidates
-from bank.nearest import PADDING
+from bank.exact_search import PADDING
 from model import checkpoint
 from model.batch import candidate_batch
 from model.config import RetrievalConfig, RetrievalMode, RetrieveGANConfig
@@ -84,6 +84,7 @@ class RetrieveGANRun:
         k: int | None = None,
         pin: Mapping[int, int] | None = None,
         ban: Collection[int] = (),
+        exclude_images: Collection[int] = (),
     ) -> RetrievedPatches:
         """One patch per object.
 
@@ -94,11 +95,17 @@ class RetrieveGANRun:
         k       candidates per object; by default as many as the bank stores
         pin     object -> patch id that it must be given
         ban     patch ids that nothing may be given
+        exclude_images  image ids whose patches nothing may be given: for the graph of a training
+                scene, its own, as no stored candidate is of an object's own photo
         """
         rule = self._rule(mode)
         learned = rule.mode == "learned"
         candidates = self._candidates(
-            graph, k or self.bank.num_candidates, pin or {}, frozenset(ban)
+            graph,
+            k or self.bank.num_candidates,
+            pin or {},
+            frozenset(ban),
+            frozenset(exclude_images),
         )
         batch = candidate_batch(self.bank, candidates)
         padding = padding_of_graph(self._graph_batch(graph))
@@ -178,9 +185,15 @@ class RetrieveGANRun:
         return replace(rule, mode=mode)
 
     def _candidates(
-        self, graph: SceneGraph, k: int, pin: Mapping[int, int], ban: frozenset[int]
+        self,
+        graph: SceneGraph,
+        k: int,
+        pin: Mapping[int, int],
+        ban: frozenset[int],
+        exclude_images: frozenset[int],
     ) -> Candidates:
-        """K candidates per object, without what is banned; a pinned object has one."""
+        """K candidates per object, without banned patches and those of excluded photos; a pinned
+        object has its patch alone."""
         self._check_pins(graph, pin, ban)
         unknown = np.setdiff1d(np.array(sorted(ban), np.int64), self.bank.patch_ids)
         if len(unknown):
@@ -188,7 +201,12 @@ class RetrieveGANRun:
         if graph not in self._features:
             pair = (graph.objects, graph.relations)
             self._features[graph] = embed_graphs(self.encoder, [pair])
-        candidates = self.bank.search(self._features[graph], graph.objects, k + len(ban))
+        candidates = self.bank.search(
+            self._features[graph],
+            graph.objects,
+            k + len(ban),
+            exclude_images=sorted(exclude_images),
+        )
         candidates = _without(candidates, ban, k)
         for o, patch in pin.items():
             candidates.ids[o], candidates.ids[o, 0] = PADDING, patch

@@ -66,7 +66,7 @@ class Gathered:
 
 @dataclass
 class Reading:
-    """What the files read so far have told."""
+    """What has been read from the files so far."""
 
     folder: DataFolder
     photos: dict[str, dict[int, Gathered]]  # part -> photos by id, in file order

@@ -37,8 +37,10 @@ class Part(NamedTuple):
 
     def photos(self, folder: DataFolder, files: Sequence[str]) -> str:
         """The place where some of these files are; the likeliest where none of them is."""
-        found = (place for place in self.places if any(folder.has(_join(place, f)) for f in files))
-        return next(found, self.places[0])
+        with_files = (
+            place for place in self.places if any(folder.has(_join(place, f)) for f in files)
+        )
+        return next(with_files, self.places[0])
 
 
 def _join(place: str, file: str) -> str:
@@ -60,19 +62,19 @@ def _names(folder: DataFolder) -> dict[str, Role]:
     """The official ones where one of them is there or nothing is; else any
     `annotations/instances_NAME.json`."""
     files = folder.names("annotations", ".json")
-    found = [f.removeprefix("instances_")[:-5] for f in files if f.startswith("instances_")]
-    if OFFICIAL.keys() & set(found) or not files:
+    names = [f.removeprefix("instances_")[:-5] for f in files if f.startswith("instances_")]
+    if OFFICIAL.keys() & set(names) or not files:
         return OFFICIAL
-    if not found:
+    if not names:
         raise DatasetError(
             f"{folder.path / 'annotations'} holds {', '.join(files[:3])}, but no "
             f"instances_NAME.json: give COCO's instances files such names, e.g. "
             f"instances_train.json"
         )
-    roles = {name: _role(name) for name in found}
+    roles = {name: _role(name) for name in names}
     if "train" in roles.values() or "all" in roles.values():
         return roles
-    listed = ", ".join(f"instances_{name}.json" for name in found)
+    listed = ", ".join(f"instances_{name}.json" for name in names)
     raise DatasetError(
         f"{folder.path / 'annotations'}: of {listed} none is for training; name one "
         f"instances_train.json"

@@ -35,7 +35,7 @@ from pipeline.scene import (
     Split,
     Vocabulary,
 )
-from pipeline.splits import TRAIN_SHARE, VAL_SHARE, own_split
+from pipeline.splits import TRAIN_FRACTION, VAL_FRACTION, own_split
 
 # COCO-Stuff's name for all that is neither thing nor named stuff.
 LEFT_OUT_CATEGORY = "other"
@@ -283,7 +283,9 @@ def _own_rules(parts: Sequence[Part]) -> dict[str, Any]:
     how = {
         "train": "for training",
         "held out": "validation and test, half each by id",
-        "all": f"{TRAIN_SHARE:.0%} for training, {VAL_SHARE:.0%} validation, others test, by id",
+        "all": (
+            f"{TRAIN_FRACTION:.0%} for training, {VAL_FRACTION:.0%} validation, others test, by id"
+        ),
     }
     return {part.name: how[part.role] for part in parts}
 

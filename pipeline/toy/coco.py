@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle
 
 from pipeline.toy.scenes import HEIGHT, WIDTH, Placed
-from pipeline.toy.world import WORLD, Drawn, Folder, World, draw_photos, write_jpeg, write_world
+from pipeline.toy.world import (
+    WORLD,
+    DrawnPhoto,
+    Folder,
+    World,
+    draw_photos,
+    write_jpeg,
+    write_world,
+)
 
 # COCO's and COCO-Stuff's own numbers.
 THINGS = {
@@ -80,7 +88,7 @@ def _write_split(folder: Path, split: Folder, world: World) -> dict[int, int]:
     return styles
 
 
-def _image_row(drawn: Drawn, file: str) -> dict[str, Any]:
+def _image_row(drawn: DrawnPhoto, file: str) -> dict[str, Any]:
     return {
         "id": drawn.image_id,
         "file_name": file,

@@ -10,7 +10,7 @@ from pipeline.toy.scenes import HEIGHT, WIDTH
 from pipeline.toy.wording import NAMES, PREDICATES, Link, Said, alias_lines, describe
 from pipeline.toy.world import (
     WORLD,
-    Drawn,
+    DrawnPhoto,
     Folder,
     World,
     draw_photos,
@@ -105,11 +105,11 @@ def _splits(by_folder: Mapping[Folder, list[int]]) -> dict[str, list[int]]:
     return {"train": train, "val": held_out[:middle], "test": held_out[middle:]}
 
 
-def _photo_file(drawn: Drawn) -> str:
+def _photo_file(drawn: DrawnPhoto) -> str:
     return f"{PHOTO_FOLDERS[drawn.image_id % 2]}/{drawn.image_id}.jpg"
 
 
-def _entries(drawn: Drawn, seed: int, ids: Iterator[int]) -> Entries:
+def _entries(drawn: DrawnPhoto, seed: int, ids: Iterator[int]) -> Entries:
     said, links = describe(drawn.objects, stream_of(drawn, seed, WORDING))
     rows = [_row(s, next(ids)) for s in said]
     image = {

@@ -104,10 +104,10 @@ def _rare(random: np.random.Generator) -> str:
 
 def _attributes(placed: Placed, random: np.random.Generator) -> tuple[str, ...]:
     _, _, width, height = placed.box_px
-    share = width * height / (WIDTH * HEIGHT)
+    fraction = width * height / (WIDTH * HEIGHT)
     true = {
-        "large": share > 0.25,
-        "small": share < 0.04,
+        "large": fraction > 0.25,
+        "small": fraction < 0.04,
         "wide": width > 2 * height,
         "tall": height > 1.2 * width,
     }

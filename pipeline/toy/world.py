@@ -54,7 +54,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnPhoto:
     """One photo as it goes to disk."""
 
     image_id: int
@@ -108,27 +108,27 @@ def _is_of(folder: Path, world: World) -> bool:
         return False
     try:
         side = json.loads((folder / "styles.json").read_text("utf-8"))
-        found: Any = side["parameters"]
+        parameters: Any = side["parameters"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DatasetError(
             f"{folder} holds something that is not a toy world (no readable styles.json): "
             "name another folder for it, or empty this one"
         ) from None
-    return bool(found == asdict(world))
+    return bool(parameters == asdict(world))
 
 
-def draw_photos(world: World, split: Folder) -> Iterator[Drawn]:
-    """In an order that has nothing to do with their ids."""
+def draw_photos(world: World, split: Folder) -> Iterator[DrawnPhoto]:
+    """In an order that does not depend on their ids."""
     ids = _image_ids(world.train_photos + world.val_photos, world.seed)
     ids = ids[: world.train_photos] if split == "train" else ids[world.train_photos :]
     for number, image_id in progress(enumerate(ids), f"toy {split} photos", len(ids), "photos"):
         yield _draw(image_id, split, number, world.seed)
 
 
-def stream_of(photo: Drawn, seed: int, purpose: int) -> np.random.Generator:
+def stream_of(photo: DrawnPhoto, seed: int, purpose: int) -> np.random.Generator:
     """A random stream for what is written beside the pixels of a photo; purposes from 3 on."""
     if purpose < 3:
-        raise ValueError(f"stream {purpose} draws geometry, style or paint: it would tell of them")
+        raise ValueError(f"stream {purpose} draws geometry, style or paint: it would reveal them")
     return _stream(seed, *_place(photo.split, photo.number), purpose)
 
 
@@ -159,7 +159,7 @@ def _image_ids(count: int, seed: int) -> list[int]:
     return [int(i) for i in drawn]
 
 
-def _draw(image_id: int, split: Folder, number: int, seed: int) -> Drawn:
+def _draw(image_id: int, split: Folder, number: int, seed: int) -> DrawnPhoto:
     """Geometry first, style from its own stream, paint last."""
     place = _place(split, number)
     geometry, paints = _stream(seed, *place, 0), _stream(seed, *place, 2)
@@ -169,7 +169,9 @@ def _draw(image_id: int, split: Folder, number: int, seed: int) -> Drawn:
     style = int(_stream(seed, *place, 1).integers(len(STYLES)))
     marks = [_draw_mark(o.category, style, split, paints) for o in scene]
     pixels = paint(scene, style, marks, paints)
-    return Drawn(image_id, split, number, pixels, tuple(scene[i] for i in order), style, licence)
+    return DrawnPhoto(
+        image_id, split, number, pixels, tuple(scene[i] for i in order), style, licence
+    )
 
 
 def _draw_mark(category: str, style: int, split: Folder, random: np.random.Generator) -> int:

@@ -58,7 +58,7 @@ def read_annotations(source: Source, rules: VisualGenomeRules, tally: Tally) -> 
         lambda *at: source.where("relationships", *at), normaliser(aliases_of_predicates)
     )
     links = RelationReader(predicates, rules.predicate_names).read(source, photos, kept)
-    counts = Counter(link.predicate for found in _train(links, photos) for link in found)
+    counts = Counter(link.predicate for of_photo in _train(links, photos) for link in of_photo)
     kept_predicates = predicates.frequent(counts, rules.min_relation_count)
     return Annotations(
         photos=photos,

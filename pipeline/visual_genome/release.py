@@ -44,9 +44,9 @@ class ReleaseCheck:
         if RELEASE[self._kind] == "1.4" and self._seen_objects and not self._seen_merged:
             raise self._wrong("1.2 (no object has 'merged_object_ids')")
 
-    def _wrong(self, found: str) -> DatasetError:
+    def _wrong(self, release: str) -> DatasetError:
         return DatasetError(
-            f"{self._where} is of release {found}, but release {RELEASE[self._kind]} is needed: "
+            f"{self._where} is of release {release}, but release {RELEASE[self._kind]} is needed: "
             f"{DOWNLOAD.format(folder=self._folder)}"
         )
 

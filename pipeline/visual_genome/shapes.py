@@ -101,8 +101,8 @@ def shaped(value: Any, shape: type[Shape], where: str) -> Shape:
 
 def _shown(value: Any, path: str) -> str:
     """`, objects[3].w -1e999`; a list or an object, which may be large and deep, by its path."""
-    found = _at(value, path)
-    content = "" if isinstance(found, list | dict | None) else f" {show(found)}"
+    part = _at(value, path)
+    content = "" if isinstance(part, list | dict | None) else f" {show(part)}"
     return f", {path}{content}" if path else ""
 
 

@@ -55,7 +55,7 @@ def test_every_object_of_every_scene_is_a_patch(bank):
 
 def test_padding_is_zero_in_every_store(bank):
     ids = np.array([[-1, bank.patch_ids[0]]])
-    for read in (bank.patches, bank.features, bank.co_occurrence):
+    for read in (bank.patches, bank.features, bank.cooccurrence):
         found = read(ids)
         assert found.shape[:2] == (1, 2)
         assert not found[0, 0].any()

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from bank import nearest as exact
+from bank import exact_search as exact
 from bank.candidates import Candidates, find_candidates, read_candidates, write_candidates
 from bank.errors import BankError
-from bank.grid import on_grid, scaled
-from bank.nearest import PADDING, Pool, nearest, smallest
+from bank.exact_search import PADDING, Pool, exact_search, smallest
+from bank.rounding import in_steps, rounded
 from pipeline.scene import patch_id
 
 F = 5
@@ -17,7 +17,7 @@ def a_bank(num_photos=40, per_photo=4, categories=("cat", "dog", "sky"), seed=0)
     random = np.random.default_rng(seed)
     ids = np.array([patch_id(7 * i, o) for i in range(num_photos) for o in range(per_photo)])
     photos = random.normal(size=(num_photos, F)).round().repeat(per_photo, axis=0)
-    features = on_grid(photos + random.integers(-1, 2, size=photos.shape) / 8)
+    features = rounded(photos + random.integers(-1, 2, size=photos.shape) / 8)
     names = random.choice(categories, size=len(ids))
     train = ids >> 16 < 7 * num_photos * 3 // 4
     return features, ids, names, train
@@ -59,7 +59,7 @@ def test_small_blocks_find_what_one_block_finds(monkeypatch):
 
 
 def test_a_patch_of_the_own_photo_is_never_offered_however_well_it_matches():
-    features = on_grid(np.array([[0.0] * F, [0.0] * F, [9.0] * F, [5.0] * F]))
+    features = rounded(np.array([[0.0] * F, [0.0] * F, [9.0] * F, [5.0] * F]))
     ids = np.array([patch_id(1, 0), patch_id(1, 1), patch_id(2, 0), patch_id(3, 0)])
     found = find_candidates(features, ids, ["cat"] * 4, np.ones(4, dtype=bool), k=3)
     assert found.ids[0].tolist() == [ids[3], ids[2], PADDING]
@@ -67,7 +67,7 @@ def test_a_patch_of_the_own_photo_is_never_offered_however_well_it_matches():
 
 def test_equal_distances_end_in_the_order_of_their_ids():
     ids = np.array([patch_id(i, 0) for i in (90, 30, 70, 10, 50)])
-    features = on_grid(np.zeros((5, F)))
+    features = rounded(np.zeros((5, F)))
     found = find_candidates(features, ids, ["cat"] * 5, np.ones(5, dtype=bool), k=3)
     assert (found.ids[0] >> 16).tolist() == [10, 30, 50]
 
@@ -81,7 +81,7 @@ def test_only_training_patches_are_offered_but_all_ask():
 
 def test_a_category_with_too_few_patches_is_filled_from_the_others_and_says_so():
     ids = np.array([patch_id(i, 0) for i in range(1, 6)])
-    features = on_grid(np.array([0, 1, 100, 2, 3])[:, None] * np.ones((1, F)))
+    features = rounded(np.array([0, 1, 100, 2, 3])[:, None] * np.ones((1, F)))
     names = ["cat", "dog", "cat", "dog", "dog"]
     found = find_candidates(features, ids, names, np.ones(5, dtype=bool), k=3)
     assert (found.ids[0] >> 16).tolist() == [3, 2, 4]  # the far cat comes before the near dogs
@@ -90,7 +90,7 @@ def test_a_category_with_too_few_patches_is_filled_from_the_others_and_says_so()
 
 def test_a_bank_of_one_photo_gives_only_padding():
     ids = np.array([patch_id(1, o) for o in range(3)])
-    found = find_candidates(on_grid(np.zeros((3, F))), ids, ["cat"] * 3, np.ones(3, bool), k=2)
+    found = find_candidates(rounded(np.zeros((3, F))), ids, ["cat"] * 3, np.ones(3, bool), k=2)
     assert not found.valid.any()
     assert (found.ids == PADDING).all()
     assert np.isinf(found.distances).all()
@@ -103,18 +103,18 @@ def test_an_empty_bank_is_refused():
 
 
 def test_distances_are_exact_far_from_the_origin():
-    far = on_grid(np.array([[3000.0, 0, 0, 0, 0]]))
-    pool = on_grid(np.array([[3000.0, 2**-11, 0, 0, 0], [3000.0, 2**-12, 0, 0, 0]]))
-    found = nearest(scaled(far), Pool(np.array([1, 2]), pool), k=2)
+    far = rounded(np.array([[3000.0, 0, 0, 0, 0]]))
+    pool = rounded(np.array([[3000.0, 2**-11, 0, 0, 0], [3000.0, 2**-12, 0, 0, 0]]))
+    found = exact_search(in_steps(far), Pool(np.array([1, 2]), pool), k=2)
     assert found.ids.tolist() == [[2, 1]]
     assert found.squared.tolist() == [[1.0, 4.0]]
 
 
 def test_features_too_long_for_exact_distances_are_refused():
     with pytest.raises(BankError, match="damaged"):
-        scaled(np.full((1, F), 1e5, dtype=np.float32))
+        in_steps(np.full((1, F), 1e5, dtype=np.float32))
     with pytest.raises(BankError, match="damaged"):
-        scaled(np.full((1, F), np.nan, dtype=np.float32))
+        in_steps(np.full((1, F), np.nan, dtype=np.float32))
 
 
 def test_the_smallest_are_those_of_a_stable_sort():
@@ -151,7 +151,7 @@ def test_a_candidates_file_that_is_none_is_a_bank_error(tmp_path):
 def test_scope_all_marks_what_is_of_another_category():
     ids = np.array([patch_id(image, 0) for image in range(5)])
     names = ["cat", "dog", "cat", "dog", "cat"]
-    features = on_grid(np.arange(5.0)[:, None])
+    features = rounded(np.arange(5.0)[:, None])
     found = find_candidates(features, ids, names, np.ones(5, dtype=bool), 6, "all")
     assert (found.ids[0] >> 16).tolist()[:4] == [1, 2, 3, 4]
     assert found.fallback[0].tolist() == [True, False, True, False, False, False]

@@ -10,7 +10,7 @@ from PIL import Image
 from bank import compare as comparing
 from bank.bank import Bank
 from bank.candidates import Candidates
-from bank.compare import LEVELS, _Shared, _unlike_rows, compare, gap, overlap
+from bank.compare import LEVELS, _Common, _unlike_rows, compare, gap, overlap
 from bank.manifest import read_manifest, write_manifest
 from jobs.build_bank import BuildBank, main
 from jobs.verify_bank import VerifyBank
@@ -106,7 +106,7 @@ def test_patches_that_one_bank_lacks_are_named_with_the_reason(bank, other, opti
     assert "left out for photo_missing: A none, B 1" in found.causes
 
 
-def test_a_photo_that_was_replaced_is_told_from_one_that_was_decoded_otherwise(
+def test_a_photo_that_was_replaced_is_distinguished_from_one_that_was_decoded_otherwise(
     bank, other, options, tmp_path
 ):
     data = shutil.copytree(options.data, tmp_path / "data")
@@ -118,7 +118,7 @@ def test_a_photo_that_was_replaced_is_told_from_one_that_was_decoded_otherwise(
     assert lines_of(found.causes, "input photos: ")
 
 
-def test_another_network_leaves_the_content_and_how_far_the_rest_is_apart_is_told(
+def test_another_network_leaves_the_content_and_how_far_the_rest_is_apart_is_reported(
     bank, other, options, tmp_path
 ):
     network = GraphEncoder.load(options.bank / "graph_encoder.safetensors")
@@ -142,7 +142,7 @@ def test_another_network_leaves_the_content_and_how_far_the_rest_is_apart_is_tol
     assert apart.relative == pytest.approx((np.linalg.norm(x - y, axis=1) / lengths).max(), 1e-4)
     a, b = bank.candidates(ids), changed.candidates(ids)
     shares = [len(set(p[v]) & set(q)) / v.sum() for p, q, v in zip(a.ids, b.ids, a.valid)]  # noqa: B905
-    assert 0.2 < overlap(bank, changed).share < 1
+    assert 0.2 < overlap(bank, changed).fraction < 1
     assert overlap(bank, changed) == (
         len(ids),
         pytest.approx(np.mean(shares)),
@@ -151,7 +151,7 @@ def test_another_network_leaves_the_content_and_how_far_the_rest_is_apart_is_tol
     )
 
 
-def test_what_the_manifests_tell_is_told_even_of_equal_banks(bank, tmp_path):
+def test_what_the_manifests_say_is_reported_even_of_equal_banks(bank, tmp_path):
     copy = shutil.copytree(bank.path, tmp_path / "copy")
     manifest = read_manifest(copy)
     changed = replace(
@@ -164,11 +164,11 @@ def test_what_the_manifests_tell_is_told_even_of_equal_banks(bank, tmp_path):
     write_manifest(copy, changed)
     found = compare(bank, Bank.open(copy))
     assert found.level == 5
-    told = "\n".join(found.causes)
-    assert f"answer of the codec to JPEG: A {manifest.codec['JPEG']}, B 0123456789abcdef" in told
-    assert "B 1.8.0 (may alter pixels of JPEGs)" in told
-    assert "machine's instructions: A " in told
-    assert 'edits: A none; B 1, the last {"removed": [7]}' in told
+    causes = "\n".join(found.causes)
+    assert f"answer of the codec to JPEG: A {manifest.codec['JPEG']}, B 0123456789abcdef" in causes
+    assert "B 1.8.0 (may alter pixels of JPEGs)" in causes
+    assert "machine's instructions: A " in causes
+    assert 'edits: A none; B 1, the last {"removed": [7]}' in causes
 
 
 def test_padding_is_no_candidate_that_two_banks_share():
@@ -189,16 +189,16 @@ def test_padding_is_no_candidate_that_two_banks_share():
 def test_null_is_like_null_and_unlike_all_else(rows_at_once, monkeypatch):
     monkeypatch.setattr(comparing, "ROWS_AT_ONCE", rows_at_once)
     a, b = (pa.table({"x": pa.array(x, pa.int64())}) for x in ([1, None, None, 4], [1, None, 3, 5]))
-    shared = _Shared.of(np.arange(4), np.arange(4))
-    assert _unlike_rows(a, b, "x", shared).tolist() == [2, 3]
+    common = _Common.of(np.arange(4), np.arange(4))
+    assert _unlike_rows(a, b, "x", common).tolist() == [2, 3]
 
 
 def test_rows_are_matched_by_their_key():
     a = pa.table({"x": ["p", "q", "r"]})
     b = pa.table({"x": ["q", "s", "t"]})
-    shared = _Shared.of(np.array([1, 2, 3]), np.array([2, 3, 4]))
-    assert not shared.all
-    assert shared.in_a[_unlike_rows(a, b, "x", shared)].tolist() == [2]
+    common = _Common.of(np.array([1, 2, 3]), np.array([2, 3, 4]))
+    assert not common.all
+    assert common.in_a[_unlike_rows(a, b, "x", common)].tolist() == [2]
 
 
 def run(capsys, **options):

@@ -76,10 +76,10 @@ def test_a_build_leaves_the_file_that_its_manifest_gives(bank):
 def test_every_file_of_the_bank_is_named_with_its_digest_and_size(bank, written):
     files = {f["@id"]: f for f in written["distribution"] if f["@type"] == "cr:FileObject"}
     assert files.keys() == read_manifest(bank).files.keys() - {"croissant.json"}
-    for path, told in files.items():
-        assert told["contentUrl"] == path
-        assert told["sha256"] == file_digest(bank / path).sha256
-        assert told["contentSize"] == f"{(bank / path).stat().st_size} B"
+    for path, entry in files.items():
+        assert entry["contentUrl"] == path
+        assert entry["sha256"] == file_digest(bank / path).sha256
+        assert entry["contentSize"] == f"{(bank / path).stat().st_size} B"
     assert files["patches.arrow"]["encodingFormat"] == "application/vnd.apache.arrow.file"
 
 
@@ -94,10 +94,10 @@ def test_shards_are_file_sets_whose_patterns_find_them(bank, written):
 
 def test_columns_are_those_of_the_table_with_their_types(bank, written):
     (records,) = written["recordSet"]
-    told = {f["source"]["extract"]["column"]: f["dataType"] for f in records["field"]}
+    types = {f["source"]["extract"]["column"]: f["dataType"] for f in records["field"]}
     kinds = {pa.string(): "sc:Text", pa.float32(): "sc:Float", pa.binary(32): "sc:Text"}
     table = Bank.open(bank).table
-    assert told == {f.name: kinds.get(f.type, "sc:Integer") for f in table.schema}
+    assert types == {f.name: kinds.get(f.type, "sc:Integer") for f in table.schema}
     assert all(field["description"] for field in records["field"])
 
 
@@ -121,9 +121,9 @@ def test_a_photo_without_licence_is_not_passed_over(bank):
         file.write_table(changed)
     (bank / "changed.arrow").replace(bank / "patches.arrow")
     write_croissant(bank, read_manifest(bank))
-    told = json.loads((bank / "croissant.json").read_text())["license"]
-    assert "not stated" in told
-    assert "" not in told
+    licences = json.loads((bank / "croissant.json").read_text())["license"]
+    assert "not stated" in licences
+    assert "" not in licences
 
 
 def test_the_description_needs_no_bank_on_disk(toy_bank):

@@ -1,4 +1,4 @@
-"""Doubles are found as a comparison of all with all would find them, and nothing else."""
+"""Duplicates are found as a comparison of all with all would find them, and nothing else."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ from bank.duplicates import (
     MOST_BITS,
     MOST_COLOUR,
     WINDOW,
+    Dhashes,
     Groups,
-    Looks,
-    look,
-    look_alikes,
+    dhash,
+    near_duplicates,
 )
 
 
@@ -30,52 +30,52 @@ def noisy(pixels: np.ndarray, seed: int, levels: int = 2) -> np.ndarray:
     return np.clip(pixels.astype(int) + noise, 0, 255).astype(np.uint8)
 
 
-def pairs_of(looks: Looks) -> set[tuple[int, int]]:
+def pairs_of(dhashes: Dhashes) -> set[tuple[int, int]]:
     found = set()
-    for a, b in look_alikes(looks):
+    for a, b in near_duplicates(dhashes):
         found |= {(min(x, y), max(x, y)) for x, y in zip(a.tolist(), b.tolist(), strict=True)}
     return found
 
 
-def looks_of(bits: list[int], colours: list[int] | None = None) -> Looks:
+def looks_of(bits: list[int], colours: list[int] | None = None) -> Dhashes:
     """128-bit numbers as hashes; every thumbnail of one grey."""
     words = [[n >> 64, n & (1 << 64) - 1] for n in bits]
     greys = np.array(colours or [0] * len(bits), np.uint8)
-    return Looks(np.array(words, np.uint64), np.repeat(greys[:, None], 48, 1))
+    return Dhashes(np.array(words, np.uint64), np.repeat(greys[:, None], 48, 1))
 
 
 @pytest.mark.parametrize("side", [1, 5, 8, 12, 64, 100])
 def test_what_is_kept_has_the_same_shape_for_a_patch_of_any_side(side):
-    looks = look(np.stack([picture(n, side) for n in range(3)]))
-    assert looks.bits.shape == (3, 2)
-    assert looks.colours.shape == (3, 48)
+    dhashes = dhash(np.stack([picture(n, side) for n in range(3)]))
+    assert dhashes.bits.shape == (3, 2)
+    assert dhashes.colours.shape == (3, 48)
     if side >= 8:
         ramp = np.broadcast_to((np.arange(side) + 0.5) / side * 255, (side, side))
         across = np.repeat(ramp[None, ..., None], 3, 3).astype(np.uint8)
-        thumbs = look(np.concatenate([across, across.swapaxes(1, 2)])).colours
+        thumbs = dhash(np.concatenate([across, across.swapaxes(1, 2)])).colours
         wanted = np.broadcast_to((np.arange(4)[:, None] + 0.5) / 4 * 255, (4, 4, 3))
-        told = thumbs.reshape(2, 4, 4, 3).astype(float)
-        assert np.abs(told[0] - wanted).max() < 20
-        assert np.abs(told[1] - wanted.swapaxes(0, 1)).max() < 20
+        two = thumbs.reshape(2, 4, 4, 3).astype(float)
+        assert np.abs(two[0] - wanted).max() < 20
+        assert np.abs(two[1] - wanted.swapaxes(0, 1)).max() < 20
 
 
 def test_a_patch_with_a_little_noise_looks_alike_and_others_do_not():
     pixels = np.stack([picture(1), picture(2), noisy(picture(1), 3), picture(4)])
-    assert pairs_of(look(pixels)) == {(0, 2)}
+    assert pairs_of(dhash(pixels)) == {(0, 2)}
 
 
 def test_the_same_shapes_in_other_colours_are_not_alike():
     red, blue = np.zeros((2, 64, 64, 3), np.uint8)
     red[..., 0] = picture(1)[..., 0]
     blue[..., 2] = picture(1)[..., 0]
-    assert pairs_of(look(np.stack([red, blue, noisy(red, 1)]))) == {(0, 2)}
+    assert pairs_of(dhash(np.stack([red, blue, noisy(red, 1)]))) == {(0, 2)}
 
 
 def test_flat_patches_are_compared_with_nothing():
     grey = np.full((4, 64, 64, 3), 90, np.uint8)
-    looks = look(noisy(grey, 1))
-    assert looks.flat.all()
-    assert pairs_of(looks) == set()
+    dhashes = dhash(noisy(grey, 1))
+    assert dhashes.flat.all()
+    assert pairs_of(dhashes) == set()
     few, enough = (1 << LEAST_BITS - 1) - 1, (1 << LEAST_BITS) - 1
     full = (1 << 128) - 1
     assert looks_of([few, enough, full ^ few, full ^ enough]).flat.tolist() == [
@@ -120,7 +120,7 @@ def test_all_pairs_are_found_that_a_comparison_of_all_with_all_finds(seed, count
 
 def test_in_a_crowd_each_still_finds_one_and_the_work_stays_bounded():
     crowd = 5 * WINDOW
-    blocks = list(look_alikes(looks_of([int("a5" * 16, 16)] * crowd)))
+    blocks = list(near_duplicates(looks_of([int("a5" * 16, 16)] * crowd)))
     assert len(np.unique(np.concatenate([np.concatenate(block) for block in blocks]))) == crowd
     assert sum(len(a) for a, _ in blocks) <= 8 * WINDOW * crowd
 

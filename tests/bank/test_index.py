@@ -7,8 +7,8 @@ import pytest
 from bank import index as module
 from bank.candidates import find_candidates
 from bank.errors import BankError
-from bank.grid import on_grid
 from bank.index import Indexes, build_indexes
+from bank.rounding import rounded
 from pipeline.scene import patch_id
 
 F, K = 6, 5
@@ -30,7 +30,7 @@ def a_bank(num_photos=240, seed=0, ties=False):
     ids = np.array([patch_id(3 * i, o) for i in range(num_photos) for o in (0, 2)])
     features = random.normal(size=(len(ids), F)) * 4 + 50
     names = random.choice(["bird", "sea", "rock"], p=[0.6, 0.39, 0.01], size=len(ids))
-    return on_grid(features.round() if ties else features), ids, names
+    return rounded(features.round() if ties else features), ids, names
 
 
 def indexes(folder, bank, digest=DIGEST):
@@ -67,7 +67,7 @@ def test_with_scope_all_it_finds_what_the_exact_search_finds(tmp_path, engine, t
 def test_faiss_is_what_proposes_where_it_is_installed(tmp_path, monkeypatch):
     pytest.importorskip("faiss")
     opened = indexes(tmp_path, bank := a_bank())
-    monkeypatch.setattr(module, "nearest", None)  # exact search would be a call of None
+    monkeypatch.setattr(module, "exact_search", None)  # exact search would be a call of None
     found = opened.search(bank[0][:4] + 0.25, ["bird"] * 4, K)
     assert found.valid.all()
 
@@ -113,7 +113,7 @@ def test_what_float32_cannot_tell_apart_is_ranked_exactly(tmp_path, engine):
     place = np.zeros((400, F))
     place[:, 0] = 4000.0  # whose square in float32 swallows what the second place adds
     place[:, 1] = random.permutation(400) * 2.0**-12
-    found = indexes(tmp_path, (on_grid(place), ids, ["bird"] * 400)).search(
+    found = indexes(tmp_path, (rounded(place), ids, ["bird"] * 400)).search(
         np.zeros((1, F), np.float32), ["bird"], K
     )
     assert found.ids[0].tolist() == ids[np.argsort(place[:, 1])[:K]].tolist()
@@ -192,7 +192,7 @@ def a_large_category(num_photos=1500, seed=0):
     ids = np.array([patch_id(3 * i, o) for i in range(num_photos) for o in (0, 2)])
     features = random.normal(size=(len(ids), 3)) @ random.normal(size=(3, F)) + 50
     names = np.where(np.arange(len(ids)) % 100 == 7, "rock", "bird")
-    return on_grid(features), ids, names
+    return rounded(features), ids, names
 
 
 def ivf_indexes(folder, bank):
@@ -253,7 +253,7 @@ def test_an_inverted_file_offers_no_excluded_photo(tmp_path):
 def test_an_inverted_file_has_the_same_bytes_whatever_the_threads(tmp_path):
     faiss = pytest.importorskip("faiss")
     random = np.random.default_rng(0)
-    features = on_grid(random.normal(size=(5000, 128)) + 5)  # 2 threads do round otherwise
+    features = rounded(random.normal(size=(5000, 128)) + 5)  # 2 threads do round otherwise
     bank = (features, np.array([patch_id(i, 0) for i in range(5000)]), ["bird"] * 5000)
     order = random.permutation(5000)
     before = faiss.omp_get_max_threads()
@@ -344,7 +344,7 @@ def test_a_gpu_finds_what_the_exact_search_finds(tmp_path, ivf_above):
     opened = Indexes.open(tmp_path / "index", DIGEST)
     found = opened.search(features[::50] + 0.25, names[::50], K)
     assert module._gpu() is not None
-    moved = on_grid((features[::50] + 0.25).astype(np.float64))
+    moved = rounded((features[::50] + 0.25).astype(np.float64))
     for row, (query, name) in enumerate(zip(moved, names[::50], strict=True)):
         own = names == name
         squared = ((features[own].astype(np.float64) - query) ** 2).sum(1)

@@ -6,7 +6,7 @@ import torch
 
 from bank import screen
 from bank.candidates import find_candidates
-from bank.grid import STEP, on_grid, scaled
+from bank.rounding import STEP, in_steps, rounded
 from bank.screen import Searcher, lowest, make_screens
 from pipeline.scene import patch_id
 
@@ -71,7 +71,7 @@ def a_bank(kind, num_photos=60, per_photo=10):
     names[::150] = "rare"
     train = RANDOM.random(len(ids)) < 0.8
     order = RANDOM.permutation(len(ids))
-    return on_grid(kind(len(ids))), ids[order], names[order], train[order]
+    return rounded(kind(len(ids))), ids[order], names[order], train[order]
 
 
 def by_the_rule(features, ids, names, train, k, scope):
@@ -118,7 +118,7 @@ def test_a_bank_of_few_photos_of_many_patches_offers_what_other_photos_have(bloc
 
 def test_the_default_sizes_find_what_the_exact_search_finds(monkeypatch):
     ids = np.array([patch_id(i, o) for i in range(1500) for o in range(4)])
-    bank = (on_grid(in_few_directions(6000)), ids, ["cat"] * 6000, np.ones(6000, bool))
+    bank = (rounded(in_few_directions(6000)), ids, ["cat"] * 6000, np.ones(6000, bool))
     asked = []
     screened = Searcher._screened
     monkeypatch.setattr(
@@ -140,7 +140,7 @@ def test_the_default_sizes_find_what_the_exact_search_finds(monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bounds_are_never_above_the_distance_and_close_to_it(kind):
-    steps = scaled(on_grid(kind(400)))
+    steps = in_steps(rounded(kind(400)))
     squared = ((steps[:, None] - steps) ** 2).sum(2)
     for a_screen in make_screens(steps):
         bounds = a_screen.of_queries(steps) @ a_screen.of_patches(steps).T
@@ -152,7 +152,7 @@ def test_bounds_are_never_above_the_distance_and_close_to_it(kind):
 
 def test_only_features_of_few_directions_get_a_coarse_screen():
     def dims(kind):
-        return [s.dims for s in make_screens(scaled(on_grid(kind(500))))]
+        return [s.dims for s in make_screens(in_steps(rounded(kind(500))))]
 
     assert dims(in_few_directions) == [3, F]
     assert dims(gaussian) == [F]

@@ -8,10 +8,10 @@ from bank.table import (
     codes,
     column,
     digest_column,
+    interned_strings,
     read_table,
     read_vectors,
     rows_digest,
-    shared_strings,
     vectors_to_fill,
     write_table,
     write_vectors,
@@ -79,7 +79,7 @@ def test_text_columns_come_as_codes_and_as_strings_that_are_shared():
     repeated = pa.table({"name": ["b", "\u00df", "b", "a"]})
     names, rows = codes(repeated, "name")
     assert [names[row] for row in rows] == ["b", "\u00df", "b", "a"]
-    strings = shared_strings(repeated, "name")
+    strings = interned_strings(repeated, "name")
     assert strings.tolist() == ["b", "\u00df", "b", "a"]
     assert strings[0] is strings[2]
 

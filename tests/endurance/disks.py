@@ -148,13 +148,13 @@ def sizes(bench: Bench, name: str, steps: int) -> list[int]:
             begins.append(used(bench.bank))
         if said := the_line(run):
             raise BadEndError(said)
-    found = {
+    between = {
         (low + (high - low) * step // (steps + 1)) // BLOCK * BLOCK + BLOCK
         for low, high in pairwise(begins)
         for step in range(1, steps + 1)
         if high > low
     }
-    return [*sorted(found), ENOUGH]
+    return [*sorted(between), ENOUGH]
 
 
 def sweep(bench: Bench, name: str, steps: int, every: int, tables: Tables) -> None:

@@ -44,7 +44,7 @@ from bank.verify import verify
 from jobs.build_bank import BuildBank
 from jobs.build_bank import main as build_bank
 from jobs.evaluate import read_styles
-from jobs.stages.cutting import CropRecipe, cut_photo, usable_scene
+from jobs.stages.cutting import CropOptions, cut_photo, usable_scene
 from model.graph.frozen_encoder import GraphEncoder
 from model.retrieval.cooccurrence import CooccurrenceNetwork
 from model.sg2im.network import Sg2Im
@@ -68,7 +68,7 @@ MOST_DATA = 8 << 30  # bytes; beyond, the system gives a worker no more
 LONGEST_LINE = 1500  # characters of a refusal: it names a folder and a file
 
 W, H = 48, 32
-RECIPE = CropRecipe(16, 8, "torch")
+CROPS = CropOptions(16, 8, "torch")
 VOCABULARY = Vocabulary((IMAGE, "sky", "boat"), (IN_IMAGE, "above", "below"))
 VG_RULES = replace(TOY_RULES, min_object_count=2, min_attribute_count=2, min_relation_count=2)
 
@@ -100,10 +100,10 @@ def _cut(photos: Iterable[AnnotatedPhoto], folder: Path) -> str:
     """Digest of the patches of all photos, and the reasons of those that gave none."""
     parts, reasons = [], []
     for annotated in photos:
-        cut = cut_photo(usable_scene(annotated), DataFolder(folder), RECIPE)
+        cut = cut_photo(usable_scene(annotated), DataFolder(folder), CROPS)
         reasons += [r.reason for r in cut.left_out if r.object_index is None]
-        if cut.given is not None:
-            parts += [cut.given.patches.tobytes(), cut.given.sample.boxes.tobytes()]
+        if cut.cut_scene is not None:
+            parts += [cut.cut_scene.patches.tobytes(), cut.cut_scene.sample.boxes.tobytes()]
     return " ".join([digest(parts), *reasons])
 
 
@@ -175,14 +175,14 @@ def _asked(bank: Bank) -> str:
     ids = bank.patch_ids[:4]
     near = bank.candidates(ids)
     words = list(bank.vocabulary.objects[1:3])
-    found = bank.search(bank.features(ids[:2]), words, 3)
+    searched = bank.search(bank.features(ids[:2]), words, 3)
     scenes = [bank.scene(int(i)) for i in bank.scene_ids("train")[:2]]
     said = (
         ids,
         bank.patches(ids),
         near,
-        bank.co_occurrence(ids),
-        found,
+        bank.cooccurrence(ids),
+        searched,
         bank.credits(ids.tolist()),
     )
     return digest(said, scenes)
@@ -262,8 +262,8 @@ def _bank(base: Path) -> None:
     vocabulary = read_coco(base / "coco").vocabulary
     GraphEncoder(vocabulary, embedding=4, hidden=6, layers=2).save(encoder)
     small: dict[str, Any] = {"image_size": 16, "patch_size": 8, "candidates": 3}
-    given = {"graph_encoder": str(encoder), "cooccurrence_steps": 1}
-    build_bank(BuildBank(dataset="toy", data=base / "coco", out=base / "bank", **small, **given))
+    networks = {"graph_encoder": str(encoder), "cooccurrence_steps": 1}
+    build_bank(BuildBank(dataset="toy", data=base / "coco", out=base / "bank", **small, **networks))
 
 
 def _graphs(folder: Path) -> None:
@@ -562,15 +562,15 @@ def command_refuses(base: Path, seed: int, number: int) -> str:
 def refused_numbers(base: Path, seed: int, most: int) -> list[int]:
     """The first cases of COCO's files that are refused."""
     bench = Bench(base, Path(tempfile.mkdtemp(dir=base.parent)))
-    found: list[int] = []
+    numbers: list[int] = []
     number = 0
-    while len(found) < most:
+    while len(numbers) < most:
         case = bench.draw(seed, number)
         if case.target.folder == "coco" and bench.run(case).result == "refused":
-            found.append(number)
+            numbers.append(number)
         number += 1
     shutil.rmtree(bench.scratch)
-    return found
+    return numbers
 
 
 def main() -> int:

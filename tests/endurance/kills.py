@@ -37,12 +37,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import jobs.stages.complete
-import jobs.stages.derive
 from bank.manifest import Manifest, read_manifest
 from jobs import build_bank, edit_bank, verify_bank
-from jobs.stages import site
-from jobs.stages.site import successor
+from jobs.stages import complete, derive, staging
+from jobs.stages.staging import next_version
 from pipeline.options import run
 from pipeline.toy.coco import write_toy
 
@@ -51,15 +49,15 @@ PATIENCE_S = 120.0  # beyond, a command hangs
 # What tells that a stage begins: (module, function).
 STAGES: dict[str, list[tuple[Any, str]]] = {
     "cutting": [(build_bank, "cut")],
-    "carrying": [(build_bank, "carry"), (edit_bank, "carry")],
-    "assembling": [(jobs.complete, "assemble")],
-    "networks": [(jobs.derive, "graph_encoder"), (jobs.derive, "co_occurrence")],
-    "features": [(jobs.derive, "object_features"), (jobs.derive, "patch_vectors")],
-    "index": [(jobs.derive, "search_index")],
-    "candidates": [(jobs.derive, "nearest_candidates")],
-    "manifest": [(jobs.complete.croissant, "write_croissant"), (jobs.complete, "write_manifest")],
-    "swap": [(build_bank, "take_over"), (edit_bank, "take_over")],
-    "clearing": [(site, "_clear_work")],
+    "copying": [(build_bank, "copy_shards"), (edit_bank, "copy_shards")],
+    "assembling": [(build_bank, "assemble"), (edit_bank, "assemble")],
+    "networks": [(derive, "graph_encoder"), (derive, "cooccurrence_network")],
+    "features": [(derive, "object_features"), (derive, "patch_vectors")],
+    "index": [(derive, "search_index")],
+    "candidates": [(derive, "nearest_candidates")],
+    "manifest": [(complete.croissant, "write_croissant"), (complete, "write_manifest")],
+    "swap": [(build_bank, "swap_in"), (edit_bank, "swap_in")],
+    "clearing": [(staging, "_clear_work")],
 }
 NAMES = list(STAGES)
 NEXT = "next"
@@ -84,7 +82,7 @@ class Case:
 
     command: str
     victim: str
-    share: int  # those with Dask take ten times as long
+    percent: int  # of all kills; those with Dask take ten times as long
 
 
 CASES = (
@@ -218,23 +216,23 @@ def _announcing(function: Callable[..., Any], pipe: int, number: int) -> Callabl
 
 def children(pid: int) -> list[int]:
     """Of all its threads."""
-    found = []
+    pids = []
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            found += map(int, listed.read_text().split())
-    return found
+            pids += map(int, listed.read_text().split())
+    return pids
 
 
 def dask_workers(pid: int) -> list[int]:
     """Worker processes below `pid`: those that multiprocessing has started for a nanny."""
-    found = []
+    pids = []
     for child in children(pid):
         try:
             words = Path(f"/proc/{child}/cmdline").read_bytes()
         except OSError:
             continue
-        found += [child] if b"spawn_main" in words else []
-    return found
+        pids += [child] if b"spawn_main" in words else []
+    return pids
 
 
 class Machines:
@@ -319,20 +317,20 @@ class Bench:
         return self.folder / "scratch"
 
     def prepare(self, commands: set[str]) -> None:
-        """Toy photos; networks, where they are given; each command, undisturbed."""
+        """Toy photos; networks, for commands that take them; each command, undisturbed."""
         write_toy(self.folder / "data", train_photos=24, val_photos=16)
         self.scratch.mkdir()
         networks = self.folder / "networks"
         trained = ["--encoder-steps", "8", "--cooccurrence-steps", "8"]
         self._finish(self._build("14", *trained), networks)
-        given = ["--graph-encoder", str(networks / "graph_encoder.safetensors")]
-        given += ["--cooccurrence", str(networks / "cooccurrence.safetensors")]
+        networks_by_file = ["--graph-encoder", str(networks / "graph_encoder.safetensors")]
+        networks_by_file += ["--cooccurrence", str(networks / "cooccurrence.safetensors")]
         small, whole = self.folder / "small", self.folder / "whole"
         if commands & {"--mode extend", "--mode overwrite"}:
-            self._finish(self._build("8", *given), small)
+            self._finish(self._build("8", *networks_by_file), small)
         if "--remove-photo" in commands:
-            self._finish(self._build("14", *given), whole)
-        build = self._build("14", *given)
+            self._finish(self._build("14", *networks_by_file), whole)
+        build = self._build("14", *networks_by_file)
         photo = str(min(p.stem for p in (self.folder / "data/train2017").iterdir()).lstrip("0"))
         known: dict[str, tuple[list[str], Path | None]] = {
             "build": (build, None),
@@ -476,20 +474,20 @@ def kill(bench: Bench, run_: Run, case: Case, random: Random) -> bool:
     return True
 
 
-def receipts(site: Path) -> Iterator[Path]:
-    return (site / "work/receipts").glob("cut-*.json")
+def receipts(folder: Path) -> Iterator[Path]:
+    return (folder / "work/receipts").glob("cut-*.json")
 
 
 def files_with_receipts(bank: Path) -> dict[str, int]:
     """Path in the bank -> inode, of the shards that are finished so far."""
-    site = successor(bank) if successor(bank).is_dir() else bank
-    found = {}
-    for receipt in receipts(site):
+    folder = next_version(bank) if next_version(bank).is_dir() else bank
+    inodes = {}
+    for receipt in receipts(folder):
         shard = receipt.stem.removeprefix("cut-")
         for path in (f"patches/{shard}/data.mdb", f"scenes/{shard}.tar"):
-            here = site / path if (site / path).exists() else bank / path
-            found[path] = here.stat().st_ino
-    return found
+            here = folder / path if (folder / path).exists() else bank / path
+            inodes[path] = here.stat().st_ino
+    return inodes
 
 
 def check_end(run_: Run, status: int, victim: str) -> None:
@@ -505,12 +503,12 @@ def check_end(run_: Run, status: int, victim: str) -> None:
 
 def check_bank(bench: Bench, scenario: Scenario, kept: dict[str, int]) -> None:
     bank, expected = bench.bank, scenario.expected
-    found = read_manifest(bank)
+    manifest = read_manifest(bank)
     for name in ("content_digest", "derived_digest"):
-        if getattr(found, name) != getattr(expected, name):
+        if getattr(manifest, name) != getattr(expected, name):
             raise BadEndError(f"another {name}")
     files = {p.relative_to(bank).as_posix() for p in bank.rglob("*") if not p.is_dir()}
-    if left := files ^ {*found.files, "manifest.json"}:
+    if left := files ^ {*manifest.files, "manifest.json"}:
         raise BadEndError(f"left over or missing: {sorted(left)}")
     if (bank / "work").exists():
         raise BadEndError("work/ is left over")
@@ -529,15 +527,15 @@ def is_foreign(name: str) -> bool:
 
 
 def endure(folder: Path, count: int, seed: int, only: str = "") -> Tally:
-    """About `count` kills, of all kinds in their shares."""
+    """About `count` kills, of all kinds in proportion to their percents."""
     machines = Machines(folder)
     bench, tally, random = Bench(folder, machines), Tally(), Random(seed)
     cases = [case for case in CASES if f"{case.command}, {case.victim}".startswith(only)]
-    shares = sum(case.share for case in cases)
+    total = sum(case.percent for case in cases)
     try:
         bench.prepare({case.command for case in cases})
         for case in cases:
-            began, left = time.monotonic(), max(1, round(count * case.share / shares))
+            began, left = time.monotonic(), max(1, round(count * case.percent / total))
             while left > 0 and len(tally.bad) < 10:
                 try:
                     left -= play(bench, case, random, left, tally)

@@ -57,7 +57,7 @@ class Cell:
     shuffle: int | None = None  # seed of the order in which shards are cut
     killed_at: tuple[str, int] = ("", 0)  # once so many such receipts are there; then resumed
     instructions: str = HERE  # one derived digest within each
-    given: bool = False  # networks by file, those of the first cell
+    by_file: bool = False  # networks are read from files, those of the first cell
 
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2"}
@@ -103,9 +103,9 @@ CELLS = (
         for name, env in INSTRUCTIONS.items()
         for more, threads in (("", {}), (", 1 thread", {"OMP_NUM_THREADS": "1"}))
     ),
-    Cell(name="networks given", given=True),
+    Cell(name="networks given", by_file=True),
     *(
-        Cell(name=f"networks given, {name}", env=env, instructions=name, given=True)
+        Cell(name=f"networks given, {name}", env=env, instructions=name, by_file=True)
         for name, env in INSTRUCTIONS.items()
     ),
 )  # fmt: skip
@@ -120,7 +120,7 @@ class Result(NamedTuple):
     derived: str
     level: int  # of bank.compare.LEVELS
     features: Gap
-    co_occurrence: Gap
+    cooccurrence: Gap
     candidates: Overlap
 
 
@@ -165,7 +165,7 @@ class Bench:
             data, out = (Path(os.path.relpath(path, place)) for path in (data, out))
         argv += [*self.arguments, "--data", str(data), "--out", str(out)]
         argv += ["--workers", str(cell.workers)]
-        if cell.given:
+        if cell.by_file:
             base = self.bank(CELLS[0])
             argv += ["--graph-encoder", str(base / "graph_encoder.safetensors")]
             argv += ["--cooccurrence", str(base / "cooccurrence.safetensors")]
@@ -194,7 +194,7 @@ class Bench:
         return Result(
             cell, seconds, bank.content_digest, bank.manifest.derived_digest,
             compare(base, bank).level, gap(base, bank, Bank.features),
-            gap(base, bank, Bank.co_occurrence), overlap(base, bank),
+            gap(base, bank, Bank.cooccurrence), overlap(base, bank),
         )  # fmt: skip
 
 
@@ -213,15 +213,15 @@ def zipped(data: Path, folder: Path) -> Path:
 
 def build_all(bench: Bench, cells: Sequence[Cell]) -> list[Result]:
     """The first of CELLS, and these."""
-    found = []
+    results = []
     for cell in (CELLS[0], *(c for c in cells if c is not CELLS[0])):
         start = time.monotonic()
         bench.build(cell)
-        found.append(bench.result(cell, time.monotonic() - start))
-        print(f"{cell.name}: {found[-1].seconds:.1f} s", file=sys.stderr, flush=True)
+        results.append(bench.result(cell, time.monotonic() - start))
+        print(f"{cell.name}: {results[-1].seconds:.1f} s", file=sys.stderr, flush=True)
         if cell is not CELLS[0]:
             shutil.rmtree(bench.bank(cell))
-    return found
+    return results
 
 
 def broken(results: Sequence[Result]) -> list[str]:
@@ -233,7 +233,7 @@ def broken(results: Sequence[Result]) -> list[str]:
     ]
     first: dict[tuple[str, bool], Result] = {}
     for r in results:
-        like = first.setdefault((r.cell.instructions, r.cell.given), r)
+        like = first.setdefault((r.cell.instructions, r.cell.by_file), r)
         if r.derived != like.derived:
             lines.append(
                 f"{r.cell.name}: derived digest {r.derived[:12]}, and not {like.derived[:12]} as "
@@ -251,8 +251,8 @@ def table(results: Sequence[Result]) -> str:
     for r in results:
         rows.append(
             f"| {r.cell.name} | `{r.content[:12]}` | `{r.derived[:12]}` | {r.level} | "
-            f"{100 * r.candidates.share:.2f} % | {_amount(r.features)} | "
-            f"{_amount(r.co_occurrence)} |"
+            f"{100 * r.candidates.fraction:.2f} % | {_amount(r.features)} | "
+            f"{_amount(r.cooccurrence)} |"
         )
     rows.append("")
     rows += [
@@ -261,8 +261,8 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(rows)
 
 
-def _amount(found: Gap) -> str:
-    return f"{found.relative:.1e} of their length" if found.differ else "none"
+def _amount(measured: Gap) -> str:
+    return f"{measured.relative:.1e} of their length" if measured.differ else "none"
 
 
 def shuffled(seed: int) -> None:
@@ -306,9 +306,9 @@ def main() -> int:
     print(text)
     if options.out:
         options.out.write_text(text + "\n", "utf-8")
-    found = broken(results)
-    print(*found, sep="\n", end="\n" if found else "")
-    return 1 if found else 0
+    promises = broken(results)
+    print(*promises, sep="\n", end="\n" if promises else "")
+    return 1 if promises else 0
 
 
 if __name__ == "__main__":

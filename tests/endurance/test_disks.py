@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from bank.errors import BankError
 from bank.files import reserve, writing
 from jobs.stages.receipts import WORK
-from jobs.stages.site import building
+from jobs.stages.staging import building
 from tests.endurance.disks import has_namespaces
 
 ROOT = Path(__file__).parents[2]

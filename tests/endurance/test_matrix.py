@@ -56,8 +56,8 @@ def test_another_content_digest_breaks_the_promise_and_so_does_a_derived_one_amo
     assert line.startswith("other: content digest cccccccccccc, and not aaaaaaaaaaaa")
     (line,) = matrix.broken([result(base), result(other, derived="c")])
     assert line == ("other: derived digest cccccccccccc, and not bbbbbbbbbbbb as with no workers")
-    given = [replace(elsewhere, given=True), replace(other, given=True)]
-    assert len(matrix.broken([result(base), *(result(g, derived="c") for g in given)])) == 0
+    by_file = [replace(elsewhere, by_file=True), replace(other, by_file=True)]
+    assert len(matrix.broken([result(base), *(result(cell, derived="c") for cell in by_file)])) == 0
 
 
 def test_the_table_says_how_far_derived_parts_lie_apart():

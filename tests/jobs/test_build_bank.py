@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,13 @@ from bank.bank import Bank
 from bank.contents import content_digest
 from bank.errors import BankError
 from bank.files import file_digest
-from bank.manifest import read_manifest
+from bank.manifest import read_manifest, write_manifest
 from bank.table import read_table
 from bank.verify import verify
 from jobs.build_bank import BuildBank, main
 from jobs.stages.assemble import assemble
 from jobs.stages.cut import Workforce, cut, plan
-from jobs.stages.cutting import CropRecipe
+from jobs.stages.cutting import CropOptions
 from jobs.stages.derive import check_networks
 from model.graph.frozen_encoder import embed_scenes
 from model.graph.network import GraphEncoder
@@ -37,6 +37,7 @@ from model.train import TrainOptions
 from model.train import main as train
 from pipeline import codec
 from pipeline.coco.reader import CocoRules, read_coco
+from pipeline.datasets import DatasetRules
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene import Vocabulary
@@ -102,7 +103,7 @@ def content_of(options, seed=None, workers=0):
     """The content digest alone; `seed` shuffles the order in which shards are cut and joined."""
     options.bank.mkdir()
     dataset = read_coco(options.data, limit=options.limit)
-    recipe = CropRecipe(options.image_size, options.patch_size, options.resizer)
+    recipe = CropOptions(options.image_size, options.patch_size, options.resizer)
     tasks = plan(dataset, options.bank, options.shard_photos, recipe)
     if seed is not None:
         random.Random(seed).shuffle(tasks)
@@ -167,6 +168,42 @@ def test_a_finished_bank_is_left_as_it_is(built, capsys):
     main(options)
     assert "nothing to do" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in options.bank.rglob("*")} == before
+
+
+def test_every_option_but_those_that_say_how_the_work_is_done_is_in_the_recipe(built):
+    work = {"data", "out", "workers", "scheduler", "mode", "retry_failed", "max_failures"}
+    beside = {"rules", "quarantine"}  # the rules one by one; quarantine where there is any
+    rules = {"require_stuff", "edition", "test_rule", "licences"}
+    names = {field.name for field in fields(BuildBank)} - work - beside
+    assert set(read_manifest(built.bank).recipe) == names | rules | {"seed"}
+
+
+OLDER = ("resizer", "toy_format", "licences", "test_rule", "seed", "cooccurrence")
+
+
+def without_options(bank, names):
+    """As an earlier version wrote it, which had no such options."""
+    manifest = read_manifest(bank)
+    recipe = {name: value for name, value in manifest.recipe.items() if name not in names}
+    assert len(recipe) == len(manifest.recipe) - len(names)
+    write_manifest(bank, replace(manifest, recipe=recipe))
+
+
+def test_an_option_that_is_newer_than_the_bank_has_its_default(
+    toy_bank, toy_data, tmp_path, capsys
+):
+    bank = tmp_path / "bank"
+    shutil.copytree(toy_bank, bank)
+    without_options(bank, OLDER)
+    steps = {"encoder_steps": 1, "cooccurrence_steps": 1}
+    same = BuildBank(dataset="toy", data=toy_data, out=bank, shard_photos=16, **steps)
+    main(same)
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(BankError, match="--resizer was torch, asked for is pillow"):
+        main(replace(same, resizer="pillow"))
+    without_options(bank, ["encoder_steps"])
+    with pytest.raises(BankError, match="--encoder-steps was None, asked for is 1"):
+        main(same)
 
 
 def interrupt(options):
@@ -414,7 +451,7 @@ def test_the_toy_world_as_visual_genome_files_builds_a_bank_with_given_relations
             toy_format="vg",
             data=toy_vg_data,
             out=out,
-            vg=VG_FEW,
+            rules=DatasetRules(vg=VG_FEW),
             encoder_steps=1,
             cooccurrence_steps=1,
         )
@@ -459,10 +496,22 @@ def test_photos_and_annotations_in_zips_give_the_same_content(options, digests, 
 @pytest.mark.parametrize(
     ("change", "flag"),
     [
-        ({"dataset": "vg", "coco": CocoRules(licences=("cc-by",))}, "--licences is for COCO's"),
-        ({"dataset": "coco", "vg": VisualGenomeRules(splits="own")}, "--splits is for Visual"),
-        ({"toy_format": "vg", "coco": CocoRules(edition="deprecated-40k")}, "--edition is for"),
-        ({"vg": VisualGenomeRules(min_box_px=3)}, "--vg-min-box-px is for Visual"),
+        (
+            {"dataset": "vg", "rules": DatasetRules(coco=CocoRules(licences=("cc-by",)))},
+            "--licences is for COCO's",
+        ),
+        (
+            {"dataset": "coco", "rules": DatasetRules(vg=VisualGenomeRules(splits="own"))},
+            "--splits is for Visual",
+        ),
+        (
+            {"toy_format": "vg", "rules": DatasetRules(coco=CocoRules(edition="deprecated-40k"))},
+            "--edition is for",
+        ),
+        (
+            {"rules": DatasetRules(vg=VisualGenomeRules(min_box_px=3))},
+            "--vg-min-box-px is for Visual",
+        ),
         ({"dataset": "coco", "toy_format": "vg"}, "--toy-format is for --dataset toy"),
     ],
 )
@@ -472,7 +521,7 @@ def test_a_flag_of_the_other_dataset_is_refused_and_not_ignored(options, change,
 
 
 def test_a_bank_built_by_another_protocol_is_not_taken_for_the_one_asked_for(built):
-    other = replace(built, coco=CocoRules(test_rule="last-2048"))
+    other = replace(built, rules=DatasetRules(coco=CocoRules(test_rule="last-2048")))
     with pytest.raises(BankError, match="--test-rule was remainder, asked for is last-2048"):
         main(other)
 

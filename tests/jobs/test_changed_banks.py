@@ -19,8 +19,8 @@ from bank.verify import verify
 from jobs import build_bank, edit_bank
 from jobs.build_bank import BuildBank, main
 from jobs.edit_bank import EditBank
-from jobs.stages import cutting, site
-from jobs.stages.site import successor
+from jobs.stages import cutting, staging
+from jobs.stages.staging import next_version
 from pipeline import codec
 from pipeline.coco.reader import read_coco
 from pipeline.crop import PhotoError
@@ -163,7 +163,7 @@ def test_an_extension_that_was_interrupted_leaves_the_bank_and_goes_on(
         raise OSError(28, "No space left on device", "somewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_bank, "complete", full)
+        patch.setattr(build_bank, "assemble", full)
         with pytest.raises(BankError, match="cannot write somewhere: No space left on device"):
             main(wanted)
     assert digests_of(built.bank) == digests_of(few)
@@ -181,10 +181,10 @@ class KilledError(BaseException):
 
 
 @pytest.mark.parametrize("moves", [0, 1, 7, 20])
-def test_a_successor_that_was_interrupted_on_its_way_in_is_put_in_place_by_the_next_command(
+def test_a_swap_that_was_interrupted_is_finished_by_the_next_command(
     built, more, monkeypatch, moves
 ):
-    move, done = site._move, []
+    move, done = staging._move, []
 
     def killed_after(source, target):
         if len(done) == moves:
@@ -193,7 +193,7 @@ def test_a_successor_that_was_interrupted_on_its_way_in_is_put_in_place_by_the_n
         move(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(site, "_move", killed_after)
+        patch.setattr(staging, "_move", killed_after)
         with pytest.raises(KilledError):
             main(replace(built, limit=MORE, mode="extend"))
     with pytest.raises(BankError, match="its build did not finish; run"):
@@ -213,7 +213,7 @@ def test_overwriting_builds_anew_while_the_old_bank_stays_in_use(built, few, mon
         raise OSError(28, "No space left on device", "somewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_bank, "complete", full)
+        patch.setattr(build_bank, "assemble", full)
         with pytest.raises(BankError, match="No space left on device"):
             main(wanted)
     assert digests_of(built.bank) == digests_of(few)
@@ -320,7 +320,7 @@ import os, signal, simplejpeg
 decode = simplejpeg.decode_jpeg
 
 def decode_or_die(data, *args, **kwargs):
-    if b"deadly" in data:
+    if b"crashing" in data:
         os.kill(os.getpid(), signal.SIGSEGV)
     return decode(data, *args, **kwargs)
 
@@ -341,31 +341,31 @@ def build_with_killer(options, folder, *more):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_photo_that_kills_its_worker_is_named_and_may_be_quarantined(
+def test_a_photo_that_crashes_its_worker_is_named_and_may_be_quarantined(
     built, own_data, tmp_path, workers
 ):
     data, photos = own_data
-    deadly = photos[6]
-    path = data / deadly.file
-    path.write_bytes(path.read_bytes() + b"deadly")
+    crashing = photos[6]
+    path = data / crashing.file
+    path.write_bytes(path.read_bytes() + b"crashing")
     options = replace(built, data=data, out=tmp_path / "new")
     flags = ["--workers", str(workers)]
 
-    if not workers:  # then the build itself is what dies
+    if not workers:  # then the build itself crashes
         assert build_with_killer(options, tmp_path, *flags).returncode == -11
     done = build_with_killer(options, tmp_path, *flags)
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert f"{deadly.image_id} ({deadly.file}: SIGSEGV)" in line
-    assert f"--quarantine {deadly.image_id}" in line
+    assert f"{crashing.image_id} ({crashing.file}: SIGSEGV)" in line
+    assert f"--quarantine {crashing.image_id}" in line
     assert "Traceback" not in done.stderr
     cut = {p.stem for p in (options.bank / "work/receipts").iterdir()}
     assert len(cut) == 6  # all but one of seven
 
-    done = build_with_killer(options, tmp_path, *flags, "--quarantine", str(deadly.image_id))
+    done = build_with_killer(options, tmp_path, *flags, "--quarantine", str(crashing.image_id))
     assert done.returncode == 0, done.stderr
-    assert reasons_of(options.bank) == {deadly.image_id: "quarantined"}
-    assert read_manifest(options.bank).recipe["quarantine"] == [deadly.image_id]
+    assert reasons_of(options.bank) == {crashing.image_id: "quarantined"}
+    assert read_manifest(options.bank).recipe["quarantine"] == [crashing.image_id]
     check_whole(options.bank)
 
 
@@ -496,7 +496,7 @@ def test_an_edit_that_was_interrupted_leaves_the_bank_and_can_be_done_again(
         raise OSError(28, "No space left on device", "somewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(edit_bank, "complete", full)
+        patch.setattr(edit_bank, "assemble", full)
         with pytest.raises(BankError, match="No space left on device"):
             removed(built.bank, [out])
     assert digests_of(built.bank) == digests_of(few)
@@ -514,4 +514,4 @@ def test_a_bank_of_before_photos_arrow_says_what_to_do(built):
 
 def test_no_successor_is_left_behind(built):
     removed(built.bank, [int(Bank.open(built.bank).scene_ids("train")[2])])
-    assert not successor(built.bank).exists()
+    assert not next_version(built.bank).exists()

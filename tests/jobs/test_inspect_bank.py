@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 from bank.bank import Bank
-from bank.census import take_census
 from bank.contents import write_vocabulary
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import read_manifest, write_manifest
+from bank.statistics import collect_statistics
 from bank.table import write_table
 from bank.verify import verify
 from jobs import inspect_bank
@@ -154,9 +154,9 @@ def test_a_sheet_shows_the_categorys_own_patches_and_says_whose_they_are(page, t
     for name, picture, rows in zip(articles, pictures, credits, strict=True):
         ids = np.array([int(patch) for patch, *_ in rows])
         assert np.all(np.diff(ids) > 0)
-        told = bank.credits(ids.tolist())
-        assert {row["category"] for row in told} == {name}
-        assert [photo for _, photo, *_ in rows] == [row["file"] for row in told]
+        credits = bank.credits(ids.tolist())
+        assert {row["category"] for row in credits} == {name}
+        assert [photo for _, photo, *_ in rows] == [row["file"] for row in credits]
         with Image.open(io.BytesIO(base64.b64decode(picture["src"].split(",")[1]))) as image:
             shown = np.asarray(image).astype(float)
         wanted = bank.patches(ids).astype(float)
@@ -198,11 +198,11 @@ def test_only_web_addresses_are_followed(bank):
 
 def test_pictures_are_bounded_however_many_categories_there_are(bank, monkeypatch):
     opened = Bank.open(bank)
-    census = take_census(opened)
-    most = max(c.patches for c in census.categories)
+    statistics = collect_statistics(opened)
+    most = max(c.patches for c in statistics.categories)
 
     def sizes() -> list[int]:
-        shown = show_categories(opened, census)
+        shown = show_categories(opened, statistics)
         return [len(c.sheet.credits) if c.sheet else 0 for c in shown]
 
     assert max(sizes()) == min(most, inspect_bank.MOST_PER_CATEGORY)
@@ -212,7 +212,7 @@ def test_pictures_are_bounded_however_many_categories_there_are(bank, monkeypatc
     monkeypatch.setattr(inspect_bank, "MOST_CATEGORIES", 4)
     assert len(sizes()) == 4
     monkeypatch.setattr(inspect_bank, "MOST_BYTES", 100_000)
-    shown = [c.sheet for c in show_categories(opened, census) if c.sheet]
+    shown = [c.sheet for c in show_categories(opened, statistics) if c.sheet]
     assert 0 < sum(len(sheet.picture.url) for sheet in shown) <= 100_000
     assert len(shown) < 4
 
@@ -249,7 +249,7 @@ def test_empty_thin_and_approximate_categories_are_named(bank):
     assert "<li>unheard of</li>" in page
     assert "approximate in 1 of 16 categories" in page
     assert page.count("0.9931") == 2
-    thin = [c for c in take_census(Bank.open(bank)).thin if c.name != "boat"]
+    thin = [c for c in collect_statistics(Bank.open(bank)).thin if c.name != "boat"]
     assert thin
     for category in thin:
         assert f">{category.name}</a>: {category.splits[0]}</li>" in page
@@ -283,9 +283,11 @@ def test_what_was_done_to_a_finished_bank_is_shown(bank):
 def test_look_alikes_of_two_photos_are_shown_one_under_the_other(bank, monkeypatch):
     opened = Bank.open(bank)
     a, b = opened.patch_ids[0], opened.patch_ids[-1]
-    real = inspect_bank.take_census
+    real = inspect_bank.collect_statistics
     monkeypatch.setattr(
-        inspect_bank, "take_census", lambda of: real(of)._replace(pairs=((int(a), int(b)),) * 13)
+        inspect_bank,
+        "collect_statistics",
+        lambda of: real(of)._replace(pairs=((int(a), int(b)),) * 13),
     )
     main(InspectBank(bank=bank))
     tags = parsed((bank / "report.html").read_text())
@@ -351,6 +353,6 @@ def test_where_the_page_cannot_be_written_another_name_is_asked_for(bank, tmp_pa
 
 def test_progress_goes_to_standard_error_alone(bank, capsys):
     main(InspectBank(bank=bank))
-    told = capsys.readouterr()
-    assert "patches: " in told.err
-    assert "patch in" not in told.out
+    printed = capsys.readouterr()
+    assert "patches: " in printed.err
+    assert "patch in" not in printed.out

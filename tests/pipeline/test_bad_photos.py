@@ -23,7 +23,7 @@ from PIL import Image
 
 from bank.shards import PatchStore
 from bank.table import column, digest_column, read_table
-from jobs.stages.cutting import CropRecipe, ShardTask, cut_shard, read_failures
+from jobs.stages.cutting import CropOptions, ShardTask, cut_shard, read_shard_failures
 from pipeline.crop import MAX_BYTES, MAX_SCANS, PhotoError, decode_photo, read_photo
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
@@ -332,8 +332,8 @@ def cut(root, photos):
     plan = root / "bank/work/plan/train-00000.json"
     plan.parent.mkdir(parents=True, exist_ok=True)
     write_plan(plan, Shard("train-00000", photos))
-    recipe = CropRecipe(16, 8, "torch")
-    return cut_shard(ShardTask("train-00000", plan, root / "data", root / "bank", recipe, {}))
+    options = CropOptions(16, 8, "torch")
+    return cut_shard(ShardTask("train-00000", plan, root / "data", root / "bank", options, {}))
 
 
 @pytest.fixture
@@ -387,7 +387,7 @@ def test_every_bad_photo_of_a_shard_costs_itself_and_says_why(tmp_path, photos):
 
     assert done, "it hangs"
     assert done[0].receipt.counts["scenes"] == 1
-    left_out = {r.image_id: r.reason for r in read_failures(tmp_path / "bank", "train-00000")}
+    left_out = {r.image_id: r.reason for r in read_shard_failures(tmp_path / "bank", "train-00000")}
     assert left_out == {image_id: why for image_id, (why, _) in bad.items()}
 
 
@@ -403,7 +403,7 @@ def test_a_photo_whose_checksum_in_its_zip_is_wrong_costs_itself(tmp_path):
     done = cut(tmp_path, (annotated(1), annotated(2)))
 
     assert done.receipt.counts["scenes"] == 1
-    (left_out,) = read_failures(tmp_path / "bank", "train-00000")
+    (left_out,) = read_shard_failures(tmp_path / "bank", "train-00000")
     assert (left_out.image_id, left_out.reason) == (1, "photo_unreadable")
     assert "damaged in its zip" in left_out.detail
 

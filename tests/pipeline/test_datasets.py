@@ -1,10 +1,23 @@
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
 from pipeline.coco.reader import CocoRules
-from pipeline.datasets import default_folder, flag_of, read_dataset, rules_of
+from pipeline.dataset import Dataset
+from pipeline.datasets import (
+    FORMATS,
+    DatasetName,
+    DatasetRules,
+    FormatName,
+    default_folder,
+    flag_of,
+    format_of,
+    read_dataset,
+    rules_of,
+)
 from pipeline.errors import DatasetError
 from pipeline.toy.coco import write_toy
 from pipeline.toy.visual_genome import TOY_RULES
@@ -14,12 +27,40 @@ COCO, VG = CocoRules(), VisualGenomeRules()
 
 
 def test_the_name_and_the_toy_world_s_format_say_which_rules_are_meant():
-    assert rules_of("coco", COCO, VG, "coco") is COCO
-    assert rules_of("vg", COCO, VG, "coco") is VG
-    assert rules_of("toy", COCO, VG, "coco") is COCO
-    assert rules_of("toy", COCO, VG, "vg") is TOY_RULES
-    own = replace(VG, min_object_count=3)
-    assert rules_of("toy", COCO, own, "vg") is own
+    rules = DatasetRules(coco=COCO, vg=VG)
+    assert rules_of("coco", rules) is COCO
+    assert rules_of("vg", rules) is VG
+    assert rules_of("toy", rules) == COCO
+    assert rules_of("toy", rules, "vg") is TOY_RULES
+    own = DatasetRules(vg=replace(VG, min_object_count=3))
+    assert rules_of("toy", own, "vg") is own.vg
+
+
+def test_every_format_has_a_name_rules_and_flags():
+    assert set(get_args(FormatName)) == set(FORMATS) == {f.name for f in fields(DatasetRules)}
+    assert set(get_args(DatasetName)) == {*FORMATS, "toy"}
+    for name, known in FORMATS.items():
+        assert getattr(DatasetRules(), name) == known.rules()
+        assert format_of(known.toy_rules) is known
+        for rule in fields(known.rules):
+            assert flag_of(known.rules(), rule.name).startswith("--")
+
+
+def test_another_dataset_is_another_entry(tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class AdeRules:
+        edition: str = "2016"
+
+    def read(folder, rules, limit):
+        return Dataset(f"ade of {rules.edition}", str(folder), None, (), {}, None)
+
+    ade = FORMATS["coco"]._replace(rules=AdeRules, read=read, flag="--ade-{}".format)
+    monkeypatch.setitem(FORMATS, "ade", ade)
+    rules = rules_of("ade", SimpleNamespace(ade=AdeRules("2021")))
+    dataset = read_dataset("ade", tmp_path, rules, None)
+    assert (dataset.name, dataset.folder) == ("ade of 2021", str(tmp_path))
+    assert flag_of(rules, "edition") == "--ade-edition"
+    assert default_folder("ade") == Path("data/ade")
 
 
 def test_each_has_a_folder_of_its_own():
@@ -49,10 +90,9 @@ def test_a_toy_world_that_is_not_there_is_drawn_as_the_rules_reader_wants_it(
     tmp_path, monkeypatch, rules
 ):
     drawn = []
-    monkeypatch.setattr("pipeline.datasets.write_toy", lambda f: drawn.append(("coco", f)))
-    monkeypatch.setattr(
-        "pipeline.datasets.write_toy_visual_genome", lambda f: drawn.append(("vg", f))
-    )
+    for name, known in FORMATS.items():
+        note = known._replace(write_toy=lambda folder, name=name: drawn.append((name, folder)))
+        monkeypatch.setitem(FORMATS, name, note)
     with pytest.raises(DatasetError, match="no toy world"):  # nothing was drawn, after all
         read_dataset("toy", tmp_path / "new", rules, None)
     assert drawn == [("vg" if rules is TOY_RULES else "coco", tmp_path / "new")]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.errors import UserError, exit_code, nearest
+from pipeline.errors import UserError, exit_code, suggestion
 
 KNOWN = ["boat", "sky-other", "sea", "potted plant"]
 
@@ -12,11 +12,11 @@ KNOWN = ["boat", "sky-other", "sea", "potted plant"]
     [("boot", "boat"), ("skyy", "sky-other"), ("plants", "potted plant"), ("sae", "sea")],
 )
 def test_an_unknown_name_is_told_its_nearest_by_letters_or_by_word(name, meant):
-    assert nearest(name, KNOWN).startswith(f"did you mean {meant!r}")
+    assert suggestion(name, KNOWN).startswith(f"did you mean {meant!r}")
 
 
 def test_a_name_like_none_is_told_what_is_known():
-    assert nearest("xylophone", KNOWN) == "known are boat, sky-other, sea, potted plant"
+    assert suggestion("xylophone", KNOWN) == "known are boat, sky-other, sea, potted plant"
 
 
 def test_what_a_user_can_mend_is_one_line_and_exit_code_1(capsys):

@@ -172,8 +172,8 @@ def test_sky_lies_over_land_and_sea(world: World) -> None:
 
 
 def test_the_oracle_finds_what_goes_together_and_chance_does_not(world: World) -> None:
-    # Start at a candidate drawn at random, then pick by true style: DESIGN's start-conditioned
-    # oracle. The score is the share of pairs of picks whose styles agree.
+    # Start at a candidate drawn at random, then pick by true style: an oracle for this start.
+    # The score is the fraction of pairs of picks whose styles agree.
     random = np.random.default_rng(0)
     pool = defaultdict(list)
     for image_id in world.ids("train"):

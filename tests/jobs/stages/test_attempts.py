@@ -6,31 +6,33 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from jobs.stages.attempts import DeadlyPhoto, attempt, deadly_photos
-from jobs.stages.cutting import CropRecipe
+from bank.errors import BankError
+from jobs.stages import attempts
+from jobs.stages.attempts import CrashingPhoto, attempt, crashing_photos
+from jobs.stages.cutting import CropOptions
 from pipeline.plan import Shard, write_plan
 from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Photo
 
-KILLER = """
+CRASHER = """
 import os, signal, simplejpeg
 
 decode = simplejpeg.decode_jpeg
 
-def decode_or_die(data, *args, **kwargs):
+def decode_or_crash(data, *args, **kwargs):
     for name in ("SIGSEGV", "SIGKILL", "SIGTERM"):
         if name.encode() in data:
             os.kill(os.getpid(), getattr(signal, name))
     if b"error" in data:
-        raise RuntimeError("of this process, not its death")
+        raise RuntimeError("an error, not a crash")
     return decode(data, *args, **kwargs)
 
-simplejpeg.decode_jpeg = decode_or_die
+simplejpeg.decode_jpeg = decode_or_crash
 """
 
 
 @pytest.fixture
 def shard(tmp_path, monkeypatch):
-    """Five photos, of which 2 and 4 are deadly; what `deadly_photos` is told of them."""
+    """Five photos, of which 2 and 4 crash; the arguments of `crashing_photos`."""
     photos = []
     for image_id, end in enumerate((b"error", b"", b"SIGSEGV", b"SIGTERM", b"SIGKILL")):
         pixels = np.random.default_rng(image_id).integers(0, 256, (16, 16, 3), np.uint8)
@@ -40,9 +42,9 @@ def shard(tmp_path, monkeypatch):
         photos.append(AnnotatedPhoto(photo, (AnnotatedObject(0, "cat", (1, 1, 9, 9), None),)))
     write_plan(tmp_path / "plan.json", Shard("train-00000", tuple(photos)))
     (tmp_path / "code").mkdir()
-    (tmp_path / "code/sitecustomize.py").write_text(KILLER)
+    (tmp_path / "code/sitecustomize.py").write_text(CRASHER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
-    return tmp_path / "plan.json", tmp_path, asdict(CropRecipe(8, 8, "torch"))
+    return tmp_path / "plan.json", tmp_path, asdict(CropOptions(8, 8, "torch"))
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def note(tmp_path):
     return tmp_path / "attempts" / "train-00000"
 
 
-def test_an_attempt_says_what_it_has_in_hand_and_leaves_nothing(note):
+def test_an_attempt_says_which_photo_it_is_cutting_and_leaves_nothing(note):
     with attempt(note) as begin:
         for image_id in (123456789, 7):
             begin(image_id)
@@ -58,7 +60,7 @@ def test_an_attempt_says_what_it_has_in_hand_and_leaves_nothing(note):
     assert not note.exists()
 
 
-def test_an_error_is_no_death(note):
+def test_an_error_is_no_crash(note):
     def fail():
         with attempt(note) as begin:
             begin(1)
@@ -69,7 +71,7 @@ def test_an_error_is_no_death(note):
     assert not note.exists()
 
 
-def test_a_process_that_dies_leaves_its_note(note):
+def test_a_process_that_crashes_leaves_its_note(note):
     if child := os.fork():
         os.waitpid(child, 0)
     else:
@@ -79,22 +81,56 @@ def test_a_process_that_dies_leaves_its_note(note):
     assert int(note.read_text()) == 5
 
 
-def test_a_deadly_suspect_brings_all_others_to_light(note, shard):
+def test_where_one_photo_crashes_all_others_are_tried(note, shard):
     note.parent.mkdir()
     note.write_text("4")
-    assert deadly_photos(note, *shard) == (
-        DeadlyPhoto(4, "4.jpg", "SIGKILL"),
-        DeadlyPhoto(2, "2.jpg", "SIGSEGV"),
+    assert crashing_photos(note, *shard) == (
+        CrashingPhoto(4, "4.jpg", "SIGKILL"),
+        CrashingPhoto(2, "2.jpg", "SIGSEGV"),
     )
 
 
-@pytest.mark.parametrize("said", ["0", "3", "99", "", "no number"])
-def test_nothing_is_proven_against_other_photos(note, shard, said):
+@pytest.mark.parametrize("text", ["0", "3", "99", "", "no number"])
+def test_other_photos_are_not_named(note, shard, text):
     note.parent.mkdir()
-    note.write_text(said)
-    assert deadly_photos(note, *shard) == ()
+    note.write_text(text)
+    assert crashing_photos(note, *shard) == ()
 
 
 def test_without_a_note_nothing_is_tried(note, shard, monkeypatch):
     monkeypatch.setattr("jobs.stages.attempts.subprocess", None)
-    assert deadly_photos(note, Path("nowhere"), *shard[1:]) == ()
+    assert crashing_photos(note, Path("nowhere"), *shard[1:]) == ()
+
+
+def test_a_probe_that_cannot_be_found_is_an_error_and_no_proof(note, shard, monkeypatch):
+    note.parent.mkdir()
+    note.write_text("4")
+    monkeypatch.setattr(attempts, "PROBE", "bank.probe")  # where it lay once
+    with pytest.raises(
+        BankError, match=r"-m bank\.probe` does not start .*No module named"
+    ) as caught:
+        crashing_photos(note, *shard)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "ending"),
+    [
+        ("raise ImportError('libturbo is gone')", "exit code 1: ImportError: libturbo is gone"),
+        ("import os; os.abort()", "SIGABRT: it printed nothing"),
+    ],
+)
+def test_a_probe_that_cannot_import_its_packages_is_an_error(note, shard, tmp_path, code, ending):
+    note.parent.mkdir()
+    note.write_text("4")
+    (tmp_path / "code/sitecustomize.py").unlink()
+    (tmp_path / "code/msgspec.py").write_text(code)
+    with pytest.raises(BankError, match=ending):
+        crashing_photos(note, *shard)
+
+
+def test_a_probe_that_is_stopped_from_outside_proves_nothing(note, shard, tmp_path):
+    note.parent.mkdir()
+    note.write_text("4")
+    (tmp_path / "code/sitecustomize.py").write_text("import os; os.kill(os.getpid(), 15)")
+    assert crashing_photos(note, *shard) == ()

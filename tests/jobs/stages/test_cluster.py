@@ -19,7 +19,7 @@ from jobs.stages import cluster
 from jobs.stages.assemble import assemble
 from jobs.stages.cluster import results
 from jobs.stages.cut import Workforce, cut, plan
-from jobs.stages.cutting import CropRecipe
+from jobs.stages.cutting import CropOptions
 from pipeline.coco.reader import read_coco
 from pipeline.errors import UserError
 
@@ -173,7 +173,7 @@ def test_a_fault_in_the_code_keeps_its_traceback(machines):
 
 
 def test_workers_that_have_another_version_of_the_project_are_refused(machines, monkeypatch):
-    monkeypatch.setattr(cluster, "_sources", lambda project: "another")
+    monkeypatch.setattr(cluster, "code_digest", lambda project: "another")
     with pytest.raises(UserError, match=r"worker on .* is another version of this project"):
         list(on(machines, abs, [1]))
 
@@ -190,7 +190,7 @@ def shards(data, out):
     """Tasks of a second or two: 28 small photos, two to a shard."""
     out.mkdir()
     dataset = read_coco(data, limit=14)
-    return dataset, plan(dataset, out, 1, CropRecipe(32, 16, "torch"))
+    return dataset, plan(dataset, out, 1, CropOptions(32, 16, "torch"))
 
 
 def content(dataset, out, done):
@@ -222,7 +222,7 @@ def reference(toy_data, tmp_path_factory):
 def test_a_worker_killed_in_mid_build_costs_nothing_but_time(
     machines, toy_data, tmp_path, reference, capfd, monkeypatch
 ):
-    monkeypatch.setattr(cluster, "LOOK_S", 0.1)
+    monkeypatch.setattr(cluster, "POLL_S", 0.1)
     dataset, tasks = shards(toy_data, tmp_path / "bank")
     victim = machines.workers.pop()
     with once(tmp_path / "bank/work/receipts", 3, lambda: kill(victim)):
@@ -240,8 +240,8 @@ def test_a_task_that_kills_its_workers_ends_in_one_line(machines):
 
 
 def test_a_build_whose_workers_all_die_ends_in_one_line(machines, monkeypatch):
-    monkeypatch.setattr(cluster, "LOOK_S", 0.1)
-    monkeypatch.setattr(cluster, "FORSAKEN_S", 0.5)
+    monkeypatch.setattr(cluster, "POLL_S", 0.1)
+    monkeypatch.setattr(cluster, "NO_WORKERS_TIMEOUT_S", 0.5)
     answers = on(machines, time.sleep, [0.01, *[3600] * 8])
     next(answers)
     for worker in machines.workers:

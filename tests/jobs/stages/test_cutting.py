@@ -9,7 +9,7 @@ import simplejpeg
 
 from bank.errors import BankError
 from bank.table import read_table
-from jobs.stages.cutting import CropRecipe, ShardTask, cut_shard, read_failures
+from jobs.stages.cutting import CropOptions, ShardTask, cut_shard, read_shard_failures
 from jobs.stages.receipts import receipt_path
 from pipeline import codec
 from pipeline.errors import DatasetError
@@ -39,7 +39,7 @@ def task_for(root: Path, *photos: AnnotatedPhoto, bank: str = "bank") -> ShardTa
     plan.parent.mkdir(parents=True, exist_ok=True)
     write_plan(plan, Shard("train-00000", photos))
     return ShardTask(
-        "train-00000", plan, root / "data", root / bank, CropRecipe(16, 8, "torch"), {}
+        "train-00000", plan, root / "data", root / bank, CropOptions(16, 8, "torch"), {}
     )
 
 
@@ -85,7 +85,7 @@ def test_each_bad_photo_costs_itself_and_says_why(tmp_path, data):
             (data / f"photos/{image_id}.jpg").write_bytes(content)
     done = cut_shard(task_for(tmp_path, *sorted(photos, key=lambda p: p.photo.image_id)))
     assert done.receipt.counts == {"photos": 6, "scenes": 1, "patches": 3}
-    reasons = {r.image_id: r.reason for r in read_failures(tmp_path / "bank", "train-00000")}
+    reasons = {r.image_id: r.reason for r in read_shard_failures(tmp_path / "bank", "train-00000")}
     assert reasons == {image_id: reason for image_id, (_, reason) in bad.items()}
 
 
@@ -93,7 +93,7 @@ def test_an_object_outside_its_photo_costs_that_object(tmp_path, data):
     boxes = (BOXES[0], (W, 0, 5, 5), (0, 0, 0, 4), BOXES[1])
     done = cut_shard(task_for(tmp_path, annotated(3, boxes)))
     assert done.receipt.counts["patches"] == 2
-    left_out = read_failures(tmp_path / "bank", "train-00000")
+    left_out = read_shard_failures(tmp_path / "bank", "train-00000")
     assert [(r.object_index, r.reason) for r in left_out] == [
         (1, "box_outside"),
         (2, "box_outside"),
@@ -103,7 +103,7 @@ def test_an_object_outside_its_photo_costs_that_object(tmp_path, data):
 def test_a_photo_without_a_usable_object_is_left_out(tmp_path, data):
     done = cut_shard(task_for(tmp_path, annotated(3, ((W, H, 5, 5),)), annotated(4)))
     assert done.receipt.counts["scenes"] == 1
-    reasons = [r.reason for r in read_failures(tmp_path / "bank", "train-00000")]
+    reasons = [r.reason for r in read_shard_failures(tmp_path / "bank", "train-00000")]
     assert reasons == ["box_outside", "no_objects"]
 
 

@@ -247,3 +247,16 @@ def test_a_missing_run_and_a_missing_bank_say_so(run, tmp_path):
         RetrieveGANRun.open(tmp_path / "nowhere")
     with pytest.raises(BankError, match="no bank at"):
         RetrieveGANRun.open(run, tmp_path / "nowhere")
+
+
+def test_the_graph_of_a_training_scene_is_given_no_patch_of_its_own_photo(opened, bank):
+    image_id = int(bank.scene_ids("train")[0])
+    scene = bank.scene(image_id)
+    graph = SceneGraph(scene.objects, scene.triples)
+
+    def photos(**options):
+        ids = opened.retrieve(graph, mode="predefined", **options).patch_ids
+        return set(bank.table.take(bank.rows(ids)).column("image_id").to_pylist())
+
+    assert image_id in photos()  # its own patch is the nearest of all
+    assert image_id not in photos(exclude_images=[image_id])

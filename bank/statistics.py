@@ -1,4 +1,4 @@
-"""A finished bank -> its numbers: what it holds, how large, how often, how alike, and what is not.
+"""A finished bank -> its statistics: counts, sizes, licences, duplicates, recall and failures.
 
 Every file is compared with its recorded digest before it is read, and patches are read shard by
 shard, so that the memory needed is some hundred bytes a patch whatever their pixels weigh.
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bank.bank import Bank
-from bank.duplicates import Doubles, Groups, Looks, look, look_alikes
+from bank.duplicates import Dhashes, Duplicates, Groups, dhash, near_duplicates
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, check_sizes, read_manifest
@@ -26,7 +26,7 @@ from pipeline.progress import progress
 from pipeline.scene import IMAGE, SPLITS, image_of
 
 BLOCK = 1024  # patches read at once: 12 MB of pixels
-EXAMPLES = 3  # failures told of each reason
+EXAMPLES = 3  # failures shown for each reason
 MOST_REASONS = 50
 SIZES_PX = (0, 8, 16, 32, 64, 128, 256, 512)  # a side's length falls between two of these
 TABLES = ("patches.arrow", "scenes.index.arrow", "vocabulary.json")
@@ -39,8 +39,8 @@ class CategoryCount(NamedTuple):
     splits: tuple[int, int, int]  # patches: train, val, test
     photos: int
     side_px: float  # median of the square root of the boxes' areas, in the photo
-    fallback: float  # share of its patches' candidates that are of another category
-    alike: float  # share of its patches that look like one of another photo
+    fallback: float  # fraction of its patches' candidates that are of another category
+    alike: float  # fraction of its patches that look like one of another photo
     recall: float | None  # of its index against exact search; None: no training patch
 
     @property
@@ -63,29 +63,29 @@ class Failure(NamedTuple):
     examples: tuple[str, ...]
 
 
-class Double(NamedTuple):
-    """How many patches are there again."""
+class DuplicateCount(NamedTuple):
+    """How many patches have a duplicate."""
 
     anywhere: int
     other_photo: int
     in_training: int  # validation and test patches that training has as well
 
 
-class Census(NamedTuple):
+class Statistics(NamedTuple):
     patches: int
     photos: int
     splits: tuple[int, int, int]  # patches: train, val, test
     categories: tuple[CategoryCount, ...]  # all of the vocabulary, in its order
     sizes: tuple[SizeCount, ...]
-    enlarged: float  # share of boxes with a side shorter than a patch's
+    enlarged: float  # fraction of boxes with a side shorter than a patch's
     wholly_enlarged: float  # ... with both
     side_px: tuple[float, float, float]  # 10 %, 50 %, 90 % of the square roots of areas
     licences: tuple[tuple[str, int, int], ...]  # name, patches, photos: most patches first
-    equal: Double
-    alike: Double  # equal or alike
+    equal: DuplicateCount
+    alike: DuplicateCount  # equal or alike
     flat: int  # patches too flat to be compared
     pairs: tuple[tuple[int, int], ...]  # patch ids of some that look alike in two photos
-    fallback: float  # share of all candidates
+    fallback: float  # fraction of all candidates
     candidates: int  # K
     failures: tuple[Failure, ...]  # most frequent first
     left_out: int
@@ -96,7 +96,7 @@ class Census(NamedTuple):
 
     @property
     def thin(self) -> tuple[CategoryCount, ...]:
-        """With patches, but fewer in training than a patch of it is offered."""
+        """With patches, but fewer in training than candidates per object."""
         return tuple(c for c in self.categories if c.patches and c.splits[0] < self.candidates)
 
 
@@ -123,20 +123,20 @@ def check_digest(bank: Path, manifest: Manifest, name: str) -> None:
         )
 
 
-def take_census(bank: Bank) -> Census:
+def collect_statistics(bank: Bank) -> Statistics:
     """Reads every patch once."""
     table, size = bank.table, len(bank)
     images = image_of(bank.patch_ids)
     train = _equal(table, "split", "train")
     groups = Groups(_codes(table, "pixels_sha256"), images, train)
-    looks = read_looks(bank)
-    alike, examples = groups.alike(look_alikes(looks.take(groups.first)))
+    dhashes = read_dhashes(bank)
+    alike, examples = groups.alike(near_duplicates(dhashes.take(groups.first)))
     fallback, valid = read_fallback(bank)
     widths, heights = box_sides(table)
     sides = np.sqrt(widths * heights)  # of squares as large
     shorter, longer = np.minimum(widths, heights), np.maximum(widths, heights)
-    failures = read_failures(bank)
-    return Census(
+    failures = count_failures(bank)
+    return Statistics(
         patches=size,
         photos=len(np.unique(images)),
         splits=_by_split(table),
@@ -148,7 +148,7 @@ def take_census(bank: Bank) -> Census:
         licences=_licences(table, images),
         equal=_count(groups.equal()),
         alike=_count(alike),
-        flat=int(looks.flat.sum()),
+        flat=int(dhashes.flat.sum()),
         pairs=tuple((int(bank.patch_ids[a]), int(bank.patch_ids[b])) for a, b in examples),
         fallback=float(fallback.sum() / max(1, valid.sum())),
         candidates=bank.num_candidates,
@@ -157,18 +157,18 @@ def take_census(bank: Bank) -> Census:
     )
 
 
-def read_looks(bank: Bank) -> Looks:
+def read_dhashes(bank: Bank) -> Dhashes:
     """Of every patch, shard by shard."""
-    looks = Looks.empty(len(bank))
+    dhashes = Dhashes.empty(len(bank))
     for rows in progress(_blocks(bank), "patches", len(bank), "patch", size=len):
         # Unchecked: the whole file has just been compared with its digest.
-        found = look(bank.contents.patches.read(bank.patch_ids[rows], check=False))
-        looks.bits[rows], looks.colours[rows] = found
-    return looks
+        pixels = bank.contents.patches.read(bank.patch_ids[rows], check=False)
+        dhashes.bits[rows], dhashes.colours[rows] = dhash(pixels)
+    return dhashes
 
 
 def _blocks(bank: Bank) -> Iterator[NDArray[np.int64]]:
-    """Rows of patches.arrow as they lie on disk; each shard is checked, and let go of after."""
+    """Rows of patches.arrow as they lie on disk; each shard is checked, and closed after."""
     store = bank.contents.patches
     for number, shard in enumerate(store.shards):
         rows = np.flatnonzero(store.shard_of == number)
@@ -196,18 +196,18 @@ def _true_per_row(table: pa.Table, name: str) -> NDArray[np.int64]:
 
 
 def read_recalls(bank: Bank) -> Mapping[str, float]:
-    """Category -> share of exact neighbours that its index finds; exact where none is recorded."""
+    """Category -> fraction of exact neighbours that its index finds; 1 where none is recorded."""
     check_digest(bank.path, bank.manifest, "index/index.json")
     try:
         about = json.loads((bank.path / "index" / "index.json").read_bytes())
         parts = about["categories"].items()
         recalls = {name: part.get("recall") for name, part in parts}
-        return {name: 1.0 if found is None else float(found) for name, found in recalls.items()}
+        return {name: 1.0 if recall is None else float(recall) for name, recall in recalls.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BankError(f"{bank.path}/index/index.json is damaged ({error})") from error
 
 
-def read_failures(bank: Bank) -> tuple[Failure, ...]:
+def count_failures(bank: Bank) -> tuple[Failure, ...]:
     """Of failures.jsonl, by reason."""
     check_digest(bank.path, bank.manifest, "failures.jsonl")
     counts, examples = Counter[str](), dict[str, list[str]]()
@@ -215,16 +215,16 @@ def read_failures(bank: Bank) -> tuple[Failure, ...]:
         for line in lines:
             row = json.loads(line)
             counts[row["reason"]] += 1
-            told = examples.setdefault(row["reason"], [])
-            if len(told) < EXAMPLES:
-                told.append(_told(row))
+            shown = examples.setdefault(row["reason"], [])
+            if len(shown) < EXAMPLES:
+                shown.append(_describe_failure(row))
     return tuple(
         Failure(reason, count, tuple(examples[reason]))
         for reason, count in counts.most_common(MOST_REASONS)
     )
 
 
-def _told(row: Mapping[str, Any]) -> str:
+def _describe_failure(row: Mapping[str, Any]) -> str:
     of = "" if row["object_index"] is None else f", object {row['object_index']}"
     return f"photo {row['image_id']}{of}: {row['detail']}"
 
@@ -233,7 +233,7 @@ def box_sides(table: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.float32]
     """Widths and heights (P,) of the boxes, in pixels of their photos."""
     across = (column(table, "x1") - column(table, "x0")) * column(table, "source_width")
     down = (column(table, "y1") - column(table, "y0")) * column(table, "source_height")
-    # Shares are float32: a box of 64 px may come out as 63.9999.
+    # Boxes are float32: a box of 64 px may come out as 63.9999.
     return across.round(2).astype(np.float32), down.round(2).astype(np.float32)
 
 
@@ -252,16 +252,16 @@ def _categories(
     sides: NDArray[np.float32],
     fallback: NDArray[np.int64],
     valid: NDArray[np.int64],
-    alike: Doubles,
+    alike: Duplicates,
 ) -> tuple[CategoryCount, ...]:
     """Of every name in the vocabulary, and of one that only the table has."""
-    codes, found = _coded(bank.table, "category")
+    codes, present = _coded(bank.table, "category")
     splits = np.stack([_equal(bank.table, "split", split) for split in SPLITS], 1)
     order = np.argsort(codes, kind="stable")
-    bounds = np.searchsorted(codes[order], np.arange(len(found) + 1))
+    bounds = np.searchsorted(codes[order], np.arange(len(present) + 1))
     recalls = read_recalls(bank)
     counts = {}
-    for number, name in enumerate(found):
+    for number, name in enumerate(present):
         rows = order[bounds[number] : bounds[number + 1]]
         train, val, test = splits[rows].sum(0).tolist()
         counts[name] = CategoryCount(
@@ -273,7 +273,7 @@ def _categories(
             alike=float(alike.other_photo[rows].mean()),
             recall=recalls.get(name, 1.0) if train else None,
         )
-    names = dict.fromkeys([*bank.vocabulary.objects, *found])
+    names = dict.fromkeys([*bank.vocabulary.objects, *present])
     none = (0, 0, 0)
     return tuple(
         counts.get(name) or CategoryCount(name, none, 0, 0.0, 0.0, 0.0, None)
@@ -296,8 +296,8 @@ def _by_split(table: pa.Table) -> tuple[int, int, int]:
     return train, val, test
 
 
-def _count(doubles: Doubles) -> Double:
-    return Double(*(int(flags.sum()) for flags in doubles))
+def _count(doubles: Duplicates) -> DuplicateCount:
+    return DuplicateCount(*(int(flags.sum()) for flags in doubles))
 
 
 def _equal(table: pa.Table, name: str, value: str) -> NDArray[np.bool_]:

@@ -1,8 +1,8 @@
-"""A finished bank -> the shards of its successor, without some photos.
+"""A finished bank -> the shards of its next version, without some photos.
 
 From the bank alone: neither photos nor annotations are needed. Files of shards that lose nothing
-are linked, so a successor costs no second copy; the others are written anew, and hold no trace of
-what left.
+are linked, so the next version costs no second copy; the others are written anew, without the bytes
+of what left.
 """
 
 import errno
@@ -34,10 +34,12 @@ PATCHES_AT_ONCE = 512
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def carry(bank: Path, successor: Path, without: Collection[int] = ()) -> dict[str, CutShard]:
-    """Put the shards' files and records into `successor`; every shard by name.
+def copy_shards(
+    bank: Path, target_bank: Path, without: Collection[int] = ()
+) -> dict[str, CutShard]:
+    """Put the shards' files and records into `target_bank`; every shard by name.
 
-    without    image ids that are not taken along
+    without    image ids that are left out
     """
     manifest = read_manifest(bank)
     check_sizes(bank, manifest)
@@ -57,15 +59,15 @@ def carry(bank: Path, successor: Path, without: Collection[int] = ()) -> dict[st
         for name, (_, ids) in tables.items()
     }
     failures = _failures_by_shard(bank, images, shards, gone, names)
-    found = {}
+    copied = {}
     for number, shard in enumerate(names):
         parts = {name: table.take(rows[name][number]) for name, (table, _) in tables.items()}
-        found[shard] = _carry_shard(contents, successor, manifest, shard, parts, failures[shard])
-    return found
+        copied[shard] = _copy_shard(contents, target_bank, manifest, shard, parts, failures[shard])
+    return copied
 
 
 def read_photos(bank: Path) -> pa.Table:
-    """photos.arrow: what the bank knows of every photo that was given to a shard."""
+    """photos.arrow: what the bank knows of every photo of its shards."""
     if not (bank / "photos.arrow").is_file():
         raise BankError(
             f"{bank} has no photos.arrow: it was built by an earlier version and can only be "
@@ -96,16 +98,16 @@ def _failures_by_shard(
     gone: NDArray[np.int64],
     names: Sequence[str],
 ) -> dict[str, list[LeftOut]]:
-    """Those of quarantined photos are not among them: no shard was given these."""
-    found: dict[str, list[LeftOut]] = {name: [] for name in names}
+    """Without those of quarantined photos, which are in no shard."""
+    failures: dict[str, list[LeftOut]] = {name: [] for name in names}
     kept = set(images.tolist()) - set(gone.tolist())
-    for row in failures_of(bank):
+    for row in read_failures(bank):
         if row.image_id in kept:
-            found[names[shards[np.searchsorted(images, row.image_id)]]].append(row)
-    return found
+            failures[names[shards[np.searchsorted(images, row.image_id)]]].append(row)
+    return failures
 
 
-def failures_of(bank: Path) -> Iterator[LeftOut]:
+def read_failures(bank: Path) -> Iterator[LeftOut]:
     """The rows of failures.jsonl."""
     path = bank / "failures.jsonl"
     try:
@@ -116,9 +118,9 @@ def failures_of(bank: Path) -> Iterator[LeftOut]:
         raise BankError(f"{path} is missing or damaged ({error}); build the bank again") from error
 
 
-def _carry_shard(
+def _copy_shard(
     contents: Contents,
-    successor: Path,
+    target_bank: Path,
     manifest: Manifest,
     shard: str,
     parts: Mapping[str, pa.Table],
@@ -130,23 +132,23 @@ def _carry_shard(
     outputs: dict[str, FileDigest] = {}
     whole = all(counts[kind] == before[kind] for kind in ("scenes", "patches"))
     if whole:
-        outputs = _link(contents.folder, successor, manifest, shard)
+        outputs = _link(contents.folder, target_bank, manifest, shard)
     elif scenes.num_rows:
-        scenes = _write_anew(contents, successor, manifest, shard, parts)
-        outputs = {p: file_digest(successor / p) for p in shard_files(shard)[:2]}
-    records = successor / WORK / "shards"
+        scenes = _write_anew(contents, target_bank, manifest, shard, parts)
+        outputs = {p: file_digest(target_bank / p) for p in shard_files(shard)[:2]}
+    records = target_bank / WORK / "shards"
     for name, table in {**parts, "scenes": scenes}.items():
         write_table(records / f"{shard}.{name}.arrow", table)
     text = canonical_json([asdict(row) for row in failures])
     (records / f"{shard}.failures.json").write_bytes(text)
-    receipt = Receipt(f"cut-{shard}", f"carried from {manifest.content_digest}", outputs, counts)
+    receipt = Receipt(f"cut-{shard}", f"copied from {manifest.content_digest}", outputs, counts)
     return CutShard(shard, receipt, fresh=not whole)
 
 
-def _link(bank: Path, successor: Path, manifest: Manifest, shard: str) -> dict[str, FileDigest]:
+def _link(bank: Path, target_bank: Path, manifest: Manifest, shard: str) -> dict[str, FileDigest]:
     files = [path for path in shard_files(shard)[:2] if path in manifest.files]
     for path in files:
-        target = successor / path
+        target = target_bank / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:
@@ -160,13 +162,13 @@ def _link(bank: Path, successor: Path, manifest: Manifest, shard: str) -> dict[s
 
 def _write_anew(
     contents: Contents,
-    successor: Path,
+    target_bank: Path,
     manifest: Manifest,
     shard: str,
     parts: Mapping[str, pa.Table],
 ) -> pa.Table:
     """The shard's patches and packed scenes that stay; where the scenes lie now."""
-    folder = successor / WORK / "tmp" / shard
+    folder = target_bank / WORK / "tmp" / shard
     shutil.rmtree(folder, ignore_errors=True)
     lmdb, tar = (folder / path for path in shard_files(shard)[:2])
     for parent in (lmdb.parent, tar.parent):
@@ -182,7 +184,7 @@ def _write_anew(
         for image_id, split, place in zip(images, splits, places, strict=True)
     ]
     for path in (lmdb, tar):
-        put_in_place(path, successor / path.relative_to(folder))
+        put_in_place(path, target_bank / path.relative_to(folder))
     shutil.rmtree(folder)
     return pa.Table.from_pylist(rows, SCENES)
 

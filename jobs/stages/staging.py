@@ -1,7 +1,7 @@
-"""The folder in which a bank is being built: one build at a time, and nobody else's files.
+"""The staging folder of a build: locked for one build at a time, and swapped in when it is whole.
 
-A finished bank is never changed in place. What changes it builds its successor in `work/next`, as
-if that were a bank of its own, and the finished successor takes the bank's place.
+A new bank is built in its own folder. A finished bank is never changed in place: its next version
+is built in `work/next`, as if that were a bank of its own, and then takes the bank's place.
 """
 
 import errno
@@ -19,7 +19,7 @@ from jobs.stages.receipts import WORK
 
 KEPT = "what was finished is kept: run the command again when that is mended"
 # A full or failing disk, a target that may not be written, a mount that is gone.
-SITE_ERRORS = frozenset(
+DISK_ERRORS = frozenset(
     getattr(errno, name)
     for name in (
         *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENXIO", "ENODEV"),
@@ -31,31 +31,31 @@ SITE_ERRORS = frozenset(
 
 @contextmanager
 def building(bank: Path) -> Iterator[Path]:
-    """Take the folder for this build; BankError where it is not ours to write into."""
+    """Lock the folder for this build; BankError where others use it or it holds other files."""
     _check_ours(bank)
     try:
         (bank / WORK).mkdir(parents=True, exist_ok=True)
         with (bank / WORK / "lock").open("w") as lock:
             _take(lock.fileno(), bank)
             _remove_attempts(bank)
-            take_over(bank)
+            swap_in(bank)
             try:
                 with _staying(bank, lock.fileno()):
                     yield bank.resolve()
             finally:
-                if not successor(bank).is_dir():
+                if not next_version(bank).is_dir():
                     _clear_work(bank)
     except WRITE_ERRORS as error:
-        told = os_error(error, bank)
-        if told is None or told.errno not in SITE_ERRORS:
+        cause = os_error(error, bank)
+        if cause is None or cause.errno not in DISK_ERRORS:
             raise
-        raise BankError(f"cannot write {told.filename}: {told.strerror}; {KEPT}") from error
+        raise BankError(f"cannot write {cause.filename}: {cause.strerror}; {KEPT}") from error
 
 
 def _remove_attempts(bank: Path) -> None:
-    """What those who were killed have left half-written."""
+    """Files that killed builds left half-written."""
     shutil.rmtree(bank / WORK / "tmp", ignore_errors=True)
-    for folder in (bank, successor(bank)):
+    for folder in (bank, next_version(bank)):
         for path in folder.glob(f"*{PARTIAL}"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -107,18 +107,18 @@ def _take(lock: int, bank: Path) -> None:
         ) from error
 
 
-def successor(bank: Path) -> Path:
-    """Where a finished bank's successor is built."""
+def next_version(bank: Path) -> Path:
+    """The staging folder of a finished bank's next version."""
     return bank / WORK / "next"
 
 
-def take_over(bank: Path) -> None:
-    """Put a finished successor in the bank's place; nothing happens where there is none.
+def swap_in(bank: Path) -> None:
+    """Put a finished next version in the bank's place; nothing happens where there is none.
 
-    Its manifest is the last to move, and until then all of this can be done again: whoever was
-    killed in between is followed by the next command.
+    Its manifest is the last to move, and until then all of this can be done again: where this is
+    killed, the next command finishes it.
     """
-    staged = successor(bank)
+    staged = next_version(bank)
     if not is_finished(staged):
         with suppress(OSError):
             staged.rmdir()  # where it is empty, no more than this was left to do
@@ -128,7 +128,7 @@ def take_over(bank: Path) -> None:
     for path in manifest.files:
         if (staged / path).exists():
             _move(staged / path, bank / path)
-    _remove_strangers(bank, set(manifest.files))
+    _remove_other_files(bank, set(manifest.files))
     for left in staged.iterdir():  # records of the build, second links
         if left.name != NAME:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -141,8 +141,8 @@ def _move(source: Path, target: Path) -> None:
     put_in_place(source, target)
 
 
-def _remove_strangers(bank: Path, files: Container[str]) -> None:
-    """What the successor does not have; a page about the bank is out of date as well."""
+def _remove_other_files(bank: Path, files: Container[str]) -> None:
+    """What the next version does not have; a page about the bank is out of date as well."""
     (bank / "report.html").unlink(missing_ok=True)
     for folder in ("patches", "scenes", "index"):
         for path in sorted((bank / folder).rglob("*"), reverse=True):  # contents before folders
@@ -157,8 +157,8 @@ def _remove_strangers(bank: Path, files: Container[str]) -> None:
 
 
 def tidy(bank: Path) -> None:
-    """Do what a killed build left to be done at its very end; a half-built successor stays."""
-    if is_finished(successor(bank)) or (is_finished(bank) and (bank / WORK).is_dir()):
+    """Finish the last steps of a killed build; a half-built next version stays."""
+    if is_finished(next_version(bank)) or (is_finished(bank) and (bank / WORK).is_dir()):
         with building(bank):
             pass
 

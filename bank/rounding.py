@@ -1,8 +1,8 @@
-"""Features on a coarse grid: numbers on which every machine agrees, and exact distances.
+"""Features rounded to a coarse step: numbers on which every machine agrees, and exact distances.
 
 Networks run in float64 and their output is rounded to multiples of `STEP`: what is left of the
-machines' different orders of summation is then smaller than a grid step and vanishes almost surely.
-Products and sums of such numbers are exact in float64, whatever the order (`scaled`).
+machines' different orders of summation is then smaller than a step and vanishes almost surely.
+Products and sums of such numbers are exact in float64, whatever the order (`in_steps`).
 """
 
 import numpy as np
@@ -14,13 +14,13 @@ STEP = 2.0**-12
 MAX_NORM = 2.0**13  # longer vectors would make a squared distance inexact: (2 * 2**25)**2 < 2**53
 
 
-def on_grid(values: NDArray[np.float64]) -> NDArray[np.float32]:
+def rounded(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """Round to the nearest multiple of STEP (halves to even)."""
     return (np.rint(values / STEP) * STEP + 0.0).astype(np.float32)  # + 0.0: no negative zero
 
 
-def scaled(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n, F) features as whole numbers of grid steps, held in float64."""
+def in_steps(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(n, D) features as whole numbers of steps, held in float64."""
     with np.errstate(invalid="ignore"):  # a NaN is refused below, in one line
         steps: NDArray[np.float64] = np.rint(features.astype(np.float64) / STEP)
     longest = float(np.sqrt((steps**2).sum(-1).max(initial=0.0))) * STEP

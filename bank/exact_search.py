@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bank.grid import scaled
-from pipeline.scene import image_of
+from bank.own_photo import from_own_photo
+from bank.rounding import in_steps
 
 PADDING = -1  # the id where there is no candidate
 BLOCK = 1 << 22  # distances held at once: 32 MiB of float64
@@ -20,66 +20,68 @@ class Pool(NamedTuple):
     """Patches to choose from."""
 
     ids: NDArray[np.int64]  # (n,) ascending: ties go to the lower id
-    features: NDArray[np.float32]  # (n, F) on the grid of `bank/grid.py`
+    features: NDArray[np.float32]  # (n, D) rounded by `bank/rounding.py`
 
 
-class Nearest(NamedTuple):
+class Neighbours(NamedTuple):
     """The k nearest of a pool, by (distance, id)."""
 
     ids: NDArray[np.int64]  # (q, k) PADDING where the pool has no more
-    squared: NDArray[np.float64]  # (q, k) in grid steps, exact; inf at padding
+    squared: NDArray[np.float64]  # (q, k) in rounding steps, exact; inf at padding
 
 
-def no_neighbours(num_queries: int, k: int) -> Nearest:
+def no_neighbours(num_queries: int, k: int) -> Neighbours:
     """All padding."""
-    return Nearest(
+    return Neighbours(
         np.full((num_queries, k), PADDING, dtype=np.int64),
         np.full((num_queries, k), np.inf, dtype=np.float64),
     )
 
 
-def nearest(
+def exact_search(
     queries: NDArray[np.float64],
     pool: Pool,
     k: int,
-    own_images: NDArray[np.int64] | None = None,
-) -> Nearest:
+    own_photos: NDArray[np.int64] | None = None,
+) -> Neighbours:
     """The k nearest of the pool for each query, exactly.
 
-    queries     (q, F)  from `scaled`
-    own_images  (q,)    the photo each query was cut from: none of its patches is offered
+    queries     (q, D)  from `in_steps`
+    own_photos  (q,)    the photo of each query: none of its patches is taken
     """
-    found = no_neighbours(len(queries), k)
+    neighbours = no_neighbours(len(queries), k)
     columns = max(1, min(len(pool.ids), BLOCK_COLUMNS))
     rows = max(1, BLOCK // columns)
     for c in range(0, len(pool.ids), columns):
         ids = pool.ids[c : c + columns]
-        offered = torch.from_numpy(scaled(pool.features[c : c + columns]))
+        pool_steps = torch.from_numpy(in_steps(pool.features[c : c + columns]))
         for r in range(0, len(queries), rows):
             block = slice(r, r + rows)
-            squared = _squared_distances(torch.from_numpy(queries[block]), offered)
-            if own_images is not None:
-                own = own_images[block, None] == image_of(ids)
+            squared = _squared_distances(torch.from_numpy(queries[block]), pool_steps)
+            if own_photos is not None:
+                own = from_own_photo(ids, own_photos[block])
                 squared.masked_fill_(torch.from_numpy(own), torch.inf)
-            _keep_nearest(found, block, squared, torch.from_numpy(ids), k)
-    return found
+            _keep_nearest(neighbours, block, squared, torch.from_numpy(ids), k)
+    return neighbours
 
 
-def _squared_distances(asked: Tensor, offered: Tensor) -> Tensor:
-    """(q, F), (n, F) whole numbers -> (q, n), exact."""
-    norms = (offered**2).sum(1) + (asked**2).sum(1, keepdim=True)
-    return torch.addmm(norms, asked, offered.T, alpha=-2)
+def _squared_distances(query_steps: Tensor, pool_steps: Tensor) -> Tensor:
+    """(q, D), (n, D) whole numbers -> (q, n), exact."""
+    norms = (pool_steps**2).sum(1) + (query_steps**2).sum(1, keepdim=True)
+    return torch.addmm(norms, query_steps, pool_steps.T, alpha=-2)
 
 
-def _keep_nearest(found: Nearest, rows: slice, squared: Tensor, ids: Tensor, k: int) -> None:
-    """Merge a slice of the pool into what these rows have found so far."""
+def _keep_nearest(
+    neighbours: Neighbours, rows: slice, squared: Tensor, ids: Tensor, k: int
+) -> None:
+    """Merge a slice of the pool into what these rows have so far."""
     new, places = smallest(squared, k)
-    # What was found before has lower ids than this slice and stays in front: ties end in id order.
-    both = torch.cat([torch.from_numpy(found.squared[rows]), new], dim=1)
-    both_ids = torch.cat([torch.from_numpy(found.ids[rows]), ids[places]], dim=1)
+    # What was there before has lower ids than this slice and stays in front: ties end in id order.
+    both = torch.cat([torch.from_numpy(neighbours.squared[rows]), new], dim=1)
+    both_ids = torch.cat([torch.from_numpy(neighbours.ids[rows]), ids[places]], dim=1)
     best, places = smallest(both, k)
-    found.squared[rows] = best.numpy()
-    found.ids[rows] = both_ids.gather(1, places).masked_fill(best.isinf(), PADDING).numpy()
+    neighbours.squared[rows] = best.numpy()
+    neighbours.ids[rows] = both_ids.gather(1, places).masked_fill(best.isinf(), PADDING).numpy()
 
 
 def smallest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

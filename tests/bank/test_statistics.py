@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bank import census as census_module
 from bank import shards as shards_module
+from bank import statistics as census_module
 from bank.bank import Bank
-from bank.census import EXAMPLES, open_checked, read_recalls, take_census
 from bank.contents import write_vocabulary
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, write_manifest
 from bank.shards import map_size, write_patches
+from bank.statistics import EXAMPLES, collect_statistics, open_checked, read_recalls
 from bank.table import PATCHES, SCENES, write_table
 from pipeline.scene import IMAGE, IN_IMAGE, Vocabulary, patch_id
 
@@ -142,33 +142,33 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def census(folder):
-    return take_census(open_checked(folder))
+def statistics(folder):
+    return collect_statistics(open_checked(folder))
 
 
-def test_patches_are_counted_by_split_and_category(census):
-    assert (census.patches, census.photos, census.splits) == (7, 4, (5, 1, 1))
-    counts = {c.name: (c.splits, c.photos) for c in census.categories}
+def test_patches_are_counted_by_split_and_category(statistics):
+    assert (statistics.patches, statistics.photos, statistics.splits) == (7, 4, (5, 1, 1))
+    counts = {c.name: (c.splits, c.photos) for c in statistics.categories}
     assert list(counts) == ["sea", "boat", "sky", "kite", "bus"]  # as the vocabulary has them
     assert counts["boat"] == ((3, 1, 0), 3)
     assert counts["kite"] == ((0, 0, 1), 1)
     assert counts["bus"] == ((0, 0, 0), 0)
 
 
-def test_categories_without_patches_and_with_fewer_than_k_in_training_are_named(census):
-    assert [c.name for c in census.empty] == ["bus"]
-    assert [c.name for c in census.thin] == ["sea", "sky", "kite"]
+def test_categories_without_patches_and_with_fewer_than_k_in_training_are_named(statistics):
+    assert [c.name for c in statistics.empty] == ["bus"]
+    assert [c.name for c in statistics.thin] == ["sea", "sky", "kite"]
 
 
 def test_a_name_that_only_the_table_has_is_counted_too(folder):
     write_vocabulary(folder / "vocabulary.json", Vocabulary((IMAGE, "sea"), (IN_IMAGE,)))
     write_manifest_of(folder)
-    names = [c.name for c in take_census(open_checked(folder)).categories]
+    names = [c.name for c in collect_statistics(open_checked(folder)).categories]
     assert sorted(names) == ["boat", "kite", "sea", "sky"]
 
 
-def test_sizes_are_those_of_the_boxes_in_pixels_of_the_photo(census):
-    rows = {row.least: (row.under, row.shorter, row.longer) for row in census.sizes}
+def test_sizes_are_those_of_the_boxes_in_pixels_of_the_photo(statistics):
+    rows = {row.least: (row.under, row.shorter, row.longer) for row in statistics.sizes}
     assert rows == {
         0: (8, 1, 0),
         8: (16, 1, 1),
@@ -179,37 +179,37 @@ def test_sizes_are_those_of_the_boxes_in_pixels_of_the_photo(census):
         256: (512, 1, 1),
         512: (None, 0, 2),
     }
-    assert census.enlarged == pytest.approx(4 / 7)
-    assert census.wholly_enlarged == pytest.approx(2 / 7)
-    boat = next(c for c in census.categories if c.name == "boat")
+    assert statistics.enlarged == pytest.approx(4 / 7)
+    assert statistics.wholly_enlarged == pytest.approx(2 / 7)
+    boat = next(c for c in statistics.categories if c.name == "boat")
     assert boat.side_px == pytest.approx(np.median([64, (63 * 64) ** 0.5, (128 * 256) ** 0.5, 10]))
-    assert census.side_px[1] == pytest.approx(64)
+    assert statistics.side_px[1] == pytest.approx(64)
 
 
-def test_licences_are_counted_by_patch_and_by_photo(census):
-    assert set(census.licences) == {(BY, 3, 1), (CC0, 3, 2), ("", 1, 1)}
-    assert [patches for _, patches, _ in census.licences] == [3, 3, 1]
+def test_licences_are_counted_by_patch_and_by_photo(statistics):
+    assert set(statistics.licences) == {(BY, 3, 1), (CC0, 3, 2), ("", 1, 1)}
+    assert [patches for _, patches, _ in statistics.licences] == [3, 3, 1]
 
 
-def test_doubles_are_told_apart_by_where_they_are(census):
+def test_doubles_are_told_apart_by_where_they_are(statistics):
     # Equal: the first and third of photo 3; its second and photo 5's first.
-    assert tuple(census.equal) == (4, 2, 0)
+    assert tuple(statistics.equal) == (4, 2, 0)
     # Alike as well: photo 6's with the two of photo 3, which are in training.
-    assert tuple(census.alike) == (5, 5, 1)
-    assert census.flat == 1
-    assert census.pairs == ((patch_id(3, 0), patch_id(6, 0)),)
-    alike = {c.name: c.alike for c in census.categories}
+    assert tuple(statistics.alike) == (5, 5, 1)
+    assert statistics.flat == 1
+    assert statistics.pairs == ((patch_id(3, 0), patch_id(6, 0)),)
+    alike = {c.name: c.alike for c in statistics.categories}
     assert alike == {"sea": 1, "boat": 1, "sky": 0, "kite": 0, "bus": 0}
 
 
-def test_fallback_is_a_share_of_the_candidates_that_there_are(census):
-    assert census.fallback == pytest.approx(6 / 13)  # one of the 14 places is padding
-    shares = {c.name: c.fallback for c in census.categories}
+def test_fallback_is_a_share_of_the_candidates_that_there_are(statistics):
+    assert statistics.fallback == pytest.approx(6 / 13)  # one of the 14 places is padding
+    shares = {c.name: c.fallback for c in statistics.categories}
     assert shares == {"sea": 1, "boat": 1 / 8, "sky": 1, "kite": 1, "bus": 0}
 
 
-def test_recall_is_read_where_it_is_recorded_and_exact_where_not(census, folder):
-    recalls = {c.name: c.recall for c in census.categories}
+def test_recall_is_read_where_it_is_recorded_and_exact_where_not(statistics, folder):
+    recalls = {c.name: c.recall for c in statistics.categories}
     assert recalls == {"sea": 0, "boat": 0.995, "sky": 1, "kite": None, "bus": None}
     for damaged in ([], {"boat": 3}, {"boat": {"recall": "much"}}):
         write_index(folder, damaged)
@@ -218,19 +218,19 @@ def test_recall_is_read_where_it_is_recorded_and_exact_where_not(census, folder)
             read_recalls(Bank.open(folder))
 
 
-def test_failures_are_counted_by_reason_with_a_few_examples(census):
-    missing, outside = census.failures
-    assert (missing.reason, missing.times, census.left_out) == ("photo_missing", 5, 6)
+def test_failures_are_counted_by_reason_with_a_few_examples(statistics):
+    missing, outside = statistics.failures
+    assert (missing.reason, missing.times, statistics.left_out) == ("photo_missing", 5, 6)
     assert missing.examples == tuple(f"photo {n}: why" for n in range(1, EXAMPLES + 1))
     assert outside.examples == ("photo 0, object 4: why",)
 
 
-def test_the_numbers_do_not_depend_on_how_much_is_read_at_once(census, folder, monkeypatch):
+def test_the_numbers_do_not_depend_on_how_much_is_read_at_once(statistics, folder, monkeypatch):
     monkeypatch.setattr(census_module, "BLOCK", 1)
-    assert take_census(open_checked(folder)) == census
+    assert collect_statistics(open_checked(folder)) == statistics
 
 
-def test_no_shard_is_held_open_after(census):
+def test_no_shard_is_held_open_after(statistics):
     assert shards_module._environment.cache_info().currsize == 0
 
 
@@ -251,14 +251,14 @@ def test_a_file_that_has_changed_is_named_before_it_is_read(folder, name):
     data[len(data) // 2] ^= 1
     (folder / name).write_bytes(data)
     with pytest.raises(BankError, match=f"{name} is not as it was written"):
-        take_census(open_checked(folder))
+        collect_statistics(open_checked(folder))
 
 
 def test_a_file_of_patches_that_is_gone_is_named(folder):
     bank = open_checked(folder)
     (folder / "patches" / "val-00000" / "data.mdb").unlink()
     with pytest.raises(BankError, match=r"val-00000/data\.mdb cannot be read"):
-        take_census(bank)
+        collect_statistics(bank)
 
 
 def test_candidates_of_another_bank_are_refused(folder):
@@ -266,15 +266,15 @@ def test_candidates_of_another_bank_are_refused(folder):
     write_table(folder / "candidates.arrow", table.slice(1))
     write_manifest_of(folder)
     with pytest.raises(BankError, match="of other patches"):
-        take_census(open_checked(folder))
+        collect_statistics(open_checked(folder))
 
 
 def test_a_built_bank_agrees_with_its_manifest(toy_bank):
     bank = open_checked(toy_bank)
-    census = take_census(bank)
-    assert census.patches == bank.manifest.counts["patches"] == len(bank)
-    assert census.photos == bank.manifest.counts["scenes"]
-    assert sum(c.patches for c in census.categories) == census.patches
+    statistics = collect_statistics(bank)
+    assert statistics.patches == bank.manifest.counts["patches"] == len(bank)
+    assert statistics.photos == bank.manifest.counts["scenes"]
+    assert sum(c.patches for c in statistics.categories) == statistics.patches
     candidates = bank.candidates(bank.patch_ids)
-    assert census.fallback == pytest.approx(candidates.fallback.sum() / candidates.valid.sum())
-    assert {f.reason: f.times for f in census.failures} == dict(bank.manifest.left_out)
+    assert statistics.fallback == pytest.approx(candidates.fallback.sum() / candidates.valid.sum())
+    assert {f.reason: f.times for f in statistics.failures} == dict(bank.manifest.left_out)
