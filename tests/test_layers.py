@@ -18,7 +18,7 @@ def drawn_layers():
     for line in drawing.splitlines():
         if match := re.match(r"(\w+)/ ", line):
             package = match[1]
-        names = re.match(r"[\w |]+?(?=  |$)", line[12:])[0]
+        names = re.split(r"  +", line[12:])[0]  # what follows two spaces is a remark
         layers.setdefault(package, []).append({name.strip() for name in names.split("|")})
     return layers
 
