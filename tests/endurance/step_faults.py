@@ -229,8 +229,8 @@ FAULTS = (
     Fault(
         TRAINER,
         "torch.stack([*discriminator_terms.values()]).sum()",
-        "torch.stack([*discriminator_terms.values()]).mean()",
-        "mean of the discriminators' losses",
+        "torch.stack([*discriminator_terms.values()])[0]",
+        "the discriminators' first loss only",
     ),
     Fault(
         TRAINER,
@@ -370,7 +370,7 @@ FAULTS = (
     Fault(
         NETWORK,
         "member = predicate == 0",
-        "member = predicate == predicate.min()",
+        "member = predicate == predicate.max()",
         "another predicate taken for `__in_image__`",
     ),
     Fault(
@@ -506,12 +506,6 @@ FAULTS = (
         "return pasted * inside, inside",
         "return pasted, inside",
         "patches smeared beyond their boxes",
-    ),
-    Fault(
-        COMPOSITION,
-        'masked.detach(), "amax"',
-        'masked, "amax"',
-        "gradient through the softmax's stabiliser",
     ),
     Fault(
         COMPOSITION,

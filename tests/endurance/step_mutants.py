@@ -166,7 +166,7 @@ class Banks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Path | None:
-        kept = self.folder / fixturedef.argname
+        kept: Path = self.folder / fixturedef.argname
         if fixturedef.argname not in BANK_FIXTURES:
             return None
         if not kept.exists():
@@ -367,7 +367,10 @@ class Server:
 
     def start(self, mutant: Mutant, names: frozenset[str]) -> Child:
         code = self._code(mutant.source, mutant.file)
-        files = sorted({name.partition("::")[0] for name in names})
+        cost: dict[str, float] = defaultdict(float)
+        for name in names:
+            cost[name.partition("::")[0]] += self.seconds[name]
+        files = sorted(cost, key=lambda file: (cost[file], file))  # the quick ones kill most
 
         def run(folder: Path) -> int:
             sources = Sources({mutant.file: code})
@@ -441,6 +444,8 @@ def endure(
         left = [m for m in found if m not in verdicts]
         for i, verdict in enumerate(server.judge(left, jobs), 1):
             verdicts[verdict.mutant] = verdict
+            if verdict.what != "killed":
+                print(f"{verdict.what}: {verdict.mutant}", file=sys.stderr, flush=True)
             if i % 50 == 0 or i == len(left):
                 passed = time.monotonic() - began
                 print(f"{i} of {len(left)}, {passed:.0f} s", file=sys.stderr, flush=True)
