@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 
 import numpy as np
+import torch
 
 from bank.candidates import Candidates
-from model.batch import selectable
+from model.batch import CandidateBatch, ImageBatch, SceneBatch, selectable
+from model.graph.network import GraphBatch
 
 
 def found() -> Candidates:
@@ -27,3 +29,23 @@ def test_another_category_is_offered_only_where_the_own_has_none():
 
 def test_a_bank_built_over_all_categories_offers_all():
     assert selectable(bank("all"), found()).tolist() == found().valid.tolist()
+
+
+def test_every_batch_moves_with_all_its_tensors_and_keeps_its_type():
+    part = torch.zeros(2)
+    candidates = CandidateBatch(part, part, part, part)
+    graph = GraphBatch(part, part, part)
+    meta = torch.device("meta")
+    for batch in (
+        candidates,
+        SceneBatch(part, part, graph, part, part, part, part, candidates),
+        ImageBatch(part, graph, part, None),
+    ):
+        there = batch.to(meta)
+        assert type(there) is type(batch)
+        assert {t.device.type for t in flat(there) if t is not None} == {"meta"}
+    assert ImageBatch(part, graph, part, None).to(meta).masks is None
+
+
+def flat(part):
+    return [t for p in part for t in flat(p)] if isinstance(part, tuple) else [part]

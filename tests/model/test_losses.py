@@ -23,6 +23,9 @@ def test_co_occurrence_of_equal_vectors_has_a_finite_gradient():
 def test_ground_truth_selection_averages_over_the_counted_objects_only():
     terms = torch.tensor([0.0, 2.0, 4.0])
     assert losses.gt_selection(terms, torch.tensor([False, True, True])).item() == 3.0
+    assert losses.gt_selection(terms[:2], torch.tensor([False, True])).item() == 2.0
+    # Scenes of one object each: nothing is asked for.
+    assert losses.gt_selection(terms[:1], torch.tensor([False])).item() == 0.0
 
 
 def test_the_adversarial_losses_pull_verdicts_opposite_ways():
@@ -53,6 +56,21 @@ def test_a_side_below_zero_still_learns_that_it_should_be_above():
     low, right, equal, over = sides.grad[0].tolist()
     assert low < 0 < over
     assert right == equal == 0  # below zero is right where the truth is zero
+
+
+def test_masks_are_penalised_by_the_cross_entropy_of_their_cells():
+    logits = torch.tensor([[[2.0, -1.0], [0.0, 3.0]]])
+    truth = torch.tensor([[[1, 0], [1, 0]]], dtype=torch.uint8)
+    cells = [torch.nn.functional.softplus(torch.tensor(x)) for x in (-2.0, -1.0, 0.0, 3.0)]
+    assert losses.mask_bce(logits, truth).item() == pytest.approx(sum(cells).item() / 4)
+
+
+def test_the_terms_are_summed_in_float32():
+    class Weights:
+        boxes = 1.0
+
+    total = losses.weighted(Weights, {"boxes": torch.tensor(1.0, dtype=torch.bfloat16)})
+    assert total.dtype == torch.float32
 
 
 def test_the_weighted_sum_takes_each_weight_by_its_name():

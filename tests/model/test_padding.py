@@ -28,6 +28,11 @@ def test_padding_keeps_the_type_and_the_gradient():
     assert flat.grad.tolist() == [0, 1, 2, 6]
 
 
+def test_an_image_without_objects_at_the_end_counts_too():
+    padding = padding_of(torch.tensor([0, 0]), 3)
+    assert padding.present.tolist() == [[True, True], [False, False], [False, False]]
+
+
 def test_no_object_at_all_is_an_empty_padding():
     padding = padding_of(torch.zeros(0, dtype=torch.long), 2)
     assert padding.pad(torch.zeros(0, 5)).shape == (2, 0, 5)

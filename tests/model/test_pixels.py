@@ -14,3 +14,25 @@ def test_shrinking_keeps_the_mean_and_the_channels_apart():
     small = to_float(image, 4)
     assert small.shape == (1, 3, 4, 4)
     torch.testing.assert_close(small[0].mean((1, 2)), torch.tensor([1.0, -1.0, -1.0]))
+
+
+def test_enlarging_is_bilinear_and_a_wide_image_becomes_a_square():
+    image = torch.tensor([[[[0] * 3, [255] * 3]]], dtype=torch.uint8)  # 1 x 2
+    large = to_float(image, 4)
+    assert large.shape == (1, 3, 4, 4)
+    torch.testing.assert_close(large[0, 0, 2], torch.tensor([-1, -0.5, 0.5, 1]))
+    torch.testing.assert_close(large[0, 0, :, 0], torch.full((4,), -1.0))
+
+
+def test_values_outside_are_clamped_and_others_rounded():
+    values = torch.tensor([-3.0, -1.0, 0.0, 0.999, 1.0, 3.0]).reshape(1, 1, 6).expand(3, 1, 6)
+    levels = to_uint8(values.clone().requires_grad_())
+    assert levels.shape == (1, 6, 3)
+    assert levels[0, :, 0].tolist() == [0, 0, 128, 255, 255, 255]
+    assert not levels.requires_grad
+
+
+def test_half_precision_images_are_rounded_as_float32_ones():
+    values = (torch.arange(256) / 127.5 - 1).reshape(1, 1, 256).expand(3, 1, 256)
+    low = values.to(torch.bfloat16)
+    assert torch.equal(to_uint8(low), to_uint8(low.float()))

@@ -97,6 +97,23 @@ def test_random_takes_any_valid_candidate(noise):
         assert sorted(set(column.tolist())) == torch.nonzero(VALID[o])[:, 0].tolist()
 
 
+def test_what_is_drawn_without_learning_is_a_function_of_the_generator():
+    for mode in ("predefined", "random"):
+        one, other = (draws_of(rule(mode=mode), 7).selected for _ in range(2))
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("mode", ["predefined", "random"])
+def test_an_object_with_a_single_candidate_is_given_it(mode):
+    valid = torch.tensor([[True, False, False, False]] * O)
+    draws = draw_choice(rule(mode=mode), valid, PADDING, generator(0), noise=True)
+    assert draws.selected.tolist() == [0] * O
+    start = draw_start(torch.ones(1, 1, dtype=torch.bool), padding_of(torch.tensor([0]), 1), None)
+    assert start.tolist() == [0]
+    single = padding_of(torch.tensor([0, 1]), 2)
+    assert draw_truth(torch.ones(2, 1, dtype=torch.bool), single, None).first.tolist() == [0, 0]
+
+
 def test_what_is_drawn_without_learning_is_chosen():
     selected = torch.tensor([3, 0, 1, 2, 1])
     selection = choose(rule(mode="random"), None, VALID, PADDING, ChoiceDraws(selected=selected))

@@ -264,6 +264,55 @@ def test_the_medoid_is_a_valid_candidate_of_its_own_image(scene):
         assert torch.equal(own[total.argmin()], start)
 
 
+def test_the_medoid_and_the_summed_distances_by_hand():
+    padding = padding_of(torch.tensor([0, 0, 1]), 2)
+    features = torch.tensor([[[0.0], [1.0]], [[4.0], [50.0]], [[7.0], [9.0]]])
+    valid = torch.tensor([[True, True], [True, False], [True, True]])
+    # Image 0 has 0, 1 and 4: 1 is in the middle. Image 1 has two: the first wins the tie.
+    assert medoid_start(features, valid, padding).tolist() == [1, 0]
+    chosen = torch.tensor([[0.0, 0.0], [3.0, 4.0], [9.0, 9.0]])
+    assert summed_distances(chosen, padding).tolist() == [5, 0]
+
+
+def test_the_best_start_keeps_the_relaxation(scene):
+    features, valid, padding = scene
+    soft = retrieve_best(features, valid, padding, noise=None, temperature=1.0, relaxation="soft")
+    assert ((soft.weights > 0.01).sum(1) > 1).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_everything_is_computed_in_float32_whatever_the_features_are(scene, dtype):
+    features, valid, padding = scene
+    low = features.to(dtype)
+    order = draw_order(valid, torch.Generator().manual_seed(0))
+    first = torch.zeros(N, dtype=torch.long)
+    results = []
+    for given in (low, low.float()):
+        start = medoid_start(given, valid, padding)
+        query = start_feature(given, padding, start)
+        settings = {"noise": None, "temperature": 0.5}
+        joined, allowed, slot = add_truth(given, valid, given[:, 1], order)
+        results.append((
+            query,
+            retrieve(given, valid, padding, query.to(given), **settings).weights,
+            retrieve_best(given, valid, padding, **settings).weights,
+            summed_distances(given[:, 1], padding),
+            ground_truth_selection(joined, allowed, given[:, 1], slot, padding, first, 0.5),
+        ))  # fmt: skip
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, theirs)
+
+
+def test_a_single_candidate_and_the_true_patch_are_two():
+    order = torch.tensor([[1, 0], [0, 1]])
+    features, truth = torch.tensor([[[1.0]], [[2.0]]]), torch.tensor([[8.0], [9.0]])
+    joined, allowed, slot = add_truth(features, torch.ones(2, 1, dtype=torch.bool), truth, order)
+    assert joined[..., 0].tolist() == [[8, 1], [2, 9]]
+    assert allowed.tolist() == [[True, True], [True, True]]
+    assert slot.tolist() == [0, 1]
+
+
 def test_the_true_patch_comes_to_every_slot_and_stays_itself(scene):
     features, valid, _ = scene
     truth = torch.randn(O, E)

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.retrieval.relaxation import gumbel, one_hot_of_largest, relaxed_subset, straight_through
+from model.retrieval.relaxation import (
+    gumbel,
+    log_exclusion,
+    one_hot_of_largest,
+    relaxed_subset,
+    straight_through,
+)
 
 
 def golden() -> Path:
@@ -25,12 +31,12 @@ def test_a_relaxed_subset_sums_to_k_and_its_hard_form_has_k_ones():
 
 def test_a_relaxed_subset_is_what_the_recurrence_gives_by_hand():
     keys, tau = [1.0, 0.3, -0.7, 0.9], 0.5
-    total, share = np.zeros(4), np.zeros(4)
+    total, probabilities = np.zeros(4), np.zeros(4)
     at = np.array(keys)
     for _ in range(3):
-        at = at + np.log(np.maximum(1 - share, 1.2e-38))
-        share = np.exp(at / tau) / np.exp(at / tau).sum()
-        total += share
+        at = at + np.log(np.maximum(1 - probabilities, 1.2e-38))
+        probabilities = np.exp(at / tau) / np.exp(at / tau).sum()
+        total += probabilities
     ours = relaxed_subset(torch.tensor(keys), 3, tau)
     torch.testing.assert_close(ours, torch.from_numpy(total).float())
 
@@ -50,6 +56,26 @@ def test_gumbel_noise_has_the_mean_and_variance_of_its_distribution():
     drawn = gumbel((200_000,), torch.Generator().manual_seed(0))
     assert abs(drawn.mean().item() - 0.5772) < 0.02
     assert abs(drawn.var().item() - np.pi**2 / 6) < 0.03
+
+
+def test_the_ends_of_the_uniform_draw_give_finite_noise(monkeypatch):
+    ends = torch.tensor([0.0, 1.0 - 2**-24])
+    monkeypatch.setattr(torch, "rand", lambda shape, generator: ends.clone())
+    assert gumbel((2,)).isfinite().all()
+    monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.ones(2))
+    assert gumbel((2,)).isfinite().all()
+
+
+def test_what_was_selected_with_certainty_is_excluded_by_a_finite_amount():
+    penalties = log_exclusion(torch.tensor([0.0, 0.5, 1.0]))
+    assert penalties.tolist() == pytest.approx([0, np.log(0.5), np.log(1.1754944e-38)])
+
+
+def test_no_gradient_passes_the_hard_value():
+    hard, soft = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    straight_through(soft, hard).sum().backward()
+    assert hard.grad is None
+    assert soft.grad.tolist() == [1, 1, 1]
 
 
 def test_straight_through_shows_the_hard_value_and_passes_the_soft_gradient():

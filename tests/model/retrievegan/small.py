@@ -1,10 +1,11 @@
 """A RetrieveGAN of a few thousand weights and a batch of two scenes, made without a bank."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.batch import CandidateBatch, SceneBatch
 from model.config import (
@@ -93,3 +94,22 @@ def small_batch(seed: int = 0) -> SceneBatch:
             torch.randn(O, K, F, generator=random),
         ),
     )
+
+
+def layers_of(layers: Iterable[nn.Module]) -> list[str]:
+    """Each layer in a few words: `conv 3x3/2 3>16` has a stride of 2."""
+    return [_layer(layer) for layer in layers]
+
+
+def _layer(layer: nn.Module) -> str:
+    if isinstance(layer, nn.Conv2d):
+        (h, w), (stride, _) = layer.kernel_size, layer.stride
+        strided = "" if stride == 1 else f"/{stride}"
+        return f"conv {h}x{w}{strided} {layer.in_channels}>{layer.out_channels}"
+    if isinstance(layer, nn.GroupNorm):
+        return f"norm {layer.num_groups}x{layer.num_channels}"
+    if isinstance(layer, nn.LeakyReLU):
+        return f"leaky {layer.negative_slope}"
+    if isinstance(layer, nn.Linear):
+        return f"linear {layer.in_features}>{layer.out_features}"
+    return type(layer).__name__.lower()

@@ -1,4 +1,5 @@
 import torch
+from torch.nn import functional as F
 
 from model.retrievegan.composition import (
     CropEncoder,
@@ -9,6 +10,7 @@ from model.retrievegan.composition import (
     paste,
 )
 from model.retrievegan.discriminators import crop_objects
+from tests.model.retrievegan.small import layers_of
 
 
 def test_a_patch_is_pasted_into_its_box_and_nowhere_else():
@@ -73,8 +75,8 @@ def test_a_layer_of_the_refinement_is_what_its_equations_give_node_by_node():
     with torch.no_grad():
         layer.flow[2].weight.normal_(0, 0.3)
         layer.flow[2].bias.normal_(0, 0.3)
-    maps, predicates = torch.randn(4, 3, 5, 5), torch.randn(3, 2, 5, 5)
-    triples = [(0, 1), (1, 2), (0, 2)]  # node 3 is in none
+    maps, predicates = torch.randn(5, 3, 5, 4), torch.randn(4, 2, 5, 4)
+    triples = [(0, 1), (1, 2), (0, 2), (3, 0)]  # node 3 is in one, node 4 in none
     subject, other = torch.tensor(triples).T
     with torch.no_grad():
         updates, refined = layer(maps, predicates, subject, other)
@@ -85,10 +87,10 @@ def test_a_layer_of_the_refinement_is_what_its_equations_give_node_by_node():
             layer.message(torch.cat([warped[s], predicates[t], warped[o]])[None])[0]
             for t, (s, o) in enumerate(triples)
         ]
-        for node in range(4):
+        for node in range(5):
             heard = [m[:3] for m, (s, _) in zip(messages, triples, strict=True) if s == node]
             heard += [m[5:] for m, (_, o) in zip(messages, triples, strict=True) if o == node]
-            mean = torch.stack(heard).mean(0) if heard else torch.zeros(3, 5, 5)
+            mean = torch.stack(heard).mean(0) if heard else torch.zeros(3, 5, 4)
             expected = layer.own(warped[node, None]) + layer.pooled(mean[None])
             torch.testing.assert_close(updates[node, None], expected, atol=1e-5, rtol=1e-4)
         for t, message in enumerate(messages):
@@ -119,8 +121,9 @@ def test_at_the_start_of_training_no_map_is_warped():
 def test_the_canvas_is_attention_over_the_objects_of_a_cell_plus_the_background():
     torch.manual_seed(1)
     fuser = Fuser(width=5, predicate_width=3, canvas=4)
-    # Maps of one value each, so that pasting them changes nothing.
-    vectors, maps = torch.randn(5, 2), torch.randn(5, 3, 1, 1).expand(5, 3, 2, 2)
+    # Maps of one value per object, so that pasting them changes nothing.
+    vectors, maps = torch.randn(5, 2), torch.randn(5, 3, 1, 1).repeat(1, 1, 2, 2)
+    maps[3:] = torch.randn(2, 3, 2, 2)
     in_image = torch.randn(3, 3, 1, 1).expand(3, 3, 2, 2)
     image = torch.tensor([0, 0, 1])
     boxes = torch.tensor([[0.0, 0, 0.5, 1], [0.25, 0, 1, 1], [0.5, 0.5, 1, 1]])
@@ -130,7 +133,8 @@ def test_the_canvas_is_attention_over_the_objects_of_a_cell_plus_the_background(
         keys = fuser.key(inputs[:3])
         values = fuser.value(keys)[:, :, 0, 0]
         scores = (keys * fuser.query(in_image[:, :, :1, :1])).sum(1)[:, 0, 0] / 4**0.5
-        background = fuser.background(inputs[3:])[:, :, 0, 0]
+        images = torch.cat([vectors[3:, :, None, None].expand(-1, -1, 2, 2), maps[3:]], 1)
+        background = F.interpolate(fuser.background(images), scale_factor=2.0, mode="bilinear")
     covers = {0: [0, 1], 1: [1, 2, 3], 2: [2, 3]}  # columns, by hand
     for n in range(2):
         for row in range(4):
@@ -139,11 +143,38 @@ def test_the_canvas_is_attention_over_the_objects_of_a_cell_plus_the_background(
                     o for o in range(3)
                     if image[o] == n and column in covers[o] and (o < 2 or row >= 2)
                 ]  # fmt: skip
-                expected = background[n].clone()
+                expected = background[n, :, row, column].clone()
                 if objects:
                     attention = torch.softmax(scores[objects], 0)
                     expected += (attention[:, None] * values[objects]).sum(0)
                 torch.testing.assert_close(canvas[n, :, row, column], expected)
+
+
+def test_a_large_score_outside_its_box_takes_nothing_from_those_inside():
+    score = torch.tensor([0.0, 900.0]).view(2, 1, 1, 1).requires_grad_()
+    inside = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+    weights = _softmax_by_image(score, inside, torch.tensor([0, 0]), 1)
+    assert weights.flatten().tolist() == [1, 0]
+    weights[0].sum().backward()
+    assert score.grad.isfinite().all()
+
+
+def test_a_cell_that_no_box_covers_has_no_weight_and_a_finite_gradient():
+    score = torch.ones(2, 1, 1, 1, requires_grad=True)
+    weights = _softmax_by_image(score, torch.zeros(2, 1, 1, 1), torch.tensor([0, 0]), 1)
+    weights.sum().backward()
+    assert not weights.any()
+    assert not score.grad.any()
+
+
+def test_a_box_covers_the_cells_whose_centres_it_holds_its_edges_included():
+    boxes = torch.tensor([[0.0625, 0.0625, 0.9375, 0.9375], [0.25, 0.5, 0.375, 0.625]])
+    inside = paste(torch.ones(2, 1, 2, 2), boxes, 8)[1][:, 0]
+    assert inside[0].all()  # from centre to centre
+    assert inside[1].nonzero().tolist() == [[4, 2]]  # one cell, no wider
+    assert paste(torch.ones(1, 1, 2, 2, dtype=torch.float64), boxes[:1].double(), 8)[0].dtype == (
+        torch.float64
+    )
 
 
 def test_large_scores_give_no_overflow_and_no_gradient_that_is_not_finite():
@@ -166,12 +197,13 @@ def test_the_crop_encoder_halves_the_map_at_each_layer_and_keeps_where_things_ar
     assert change[:2, 3].sum() > 0.5 * change.sum()
 
 
-def test_the_crop_encoder_and_the_norm_are_the_layers_that_they_say():
-    encoder = CropEncoder((16, 48), 5)
-    convolutions = [m for m in encoder.layers if isinstance(m, torch.nn.Conv2d)]
-    assert [(c.in_channels, c.out_channels) for c in convolutions] == [(3, 16), (16, 48), (48, 5)]
-    assert [c.kernel_size for c in convolutions] == [(3, 3), (3, 3), (1, 1)]
-    groups = [m.num_groups for m in encoder.layers if isinstance(m, torch.nn.GroupNorm)]
-    assert groups == [1, 3]
-    slopes = {m.negative_slope for m in encoder.layers if isinstance(m, torch.nn.LeakyReLU)}
-    assert slopes == {0.1}
+def test_the_layers_are_pastegans_with_group_normalisation():
+    assert layers_of(CropEncoder((16, 48), 5).layers) == [
+        "conv 3x3/2 3>16", "norm 1x16", "leaky 0.1", "conv 3x3/2 16>48", "norm 3x48", "leaky 0.1",
+        "conv 1x1 48>5",
+    ]  # fmt: skip
+    refinement = CropRefinement(width=3, predicate_width=2, hidden=4)
+    assert layers_of(refinement.flow) == ["conv 3x3 3>4", "leaky 0.1", "conv 3x3 4>2", "tanh"]
+    assert layers_of(refinement.message) == ["conv 3x3 8>4", "leaky 0.1", "conv 3x3 4>8"]
+    assert layers_of(refinement.pooled) == ["leaky 0.1", "conv 1x1 3>3"]
+    assert layers_of([refinement.own]) == ["conv 1x1 3>3"]

@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from model.retrievegan.decoder import CascadedDecoder, ResidualBlock
+from tests.model.retrievegan.small import layers_of
 
 
 def test_a_residual_block_adds_to_its_input():
@@ -37,6 +38,20 @@ def test_every_stage_doubles_the_size_and_is_given_the_canvas_at_its_size():
             assert torch.equal(given[:, 3:], doubled)
         assert torch.equal(image, decoder.to_rgb(calls[-1][1]))
     assert image.shape == (2, 3, 16, 16)
+
+
+def test_the_layers_are_those_of_the_two_papers_with_group_normalisation():
+    assert layers_of(ResidualBlock(32).body) == [
+        "norm 2x32", "relu", "conv 3x3 32>32", "norm 2x32", "relu", "conv 3x3 32>32",
+    ]  # fmt: skip
+    decoder = CascadedDecoder(3, (32, 16))
+    assert layers_of(decoder.stages[0]) == [
+        "conv 3x3 3>32", "norm 2x32", "leaky 0.1", "conv 3x3 32>32", "norm 2x32", "leaky 0.1",
+    ]  # fmt: skip
+    assert layers_of(decoder.stages[1]) == [
+        "conv 3x3 35>16", "norm 1x16", "leaky 0.1", "conv 3x3 16>16", "norm 1x16", "leaky 0.1",
+    ]  # fmt: skip
+    assert layers_of(decoder.to_rgb) == ["conv 3x3 16>16", "leaky 0.1", "conv 1x1 16>3"]
 
 
 def test_the_image_is_not_clamped():

@@ -7,6 +7,7 @@ from model.retrievegan.discriminators import (
     ObjectDiscriminator,
     crop_objects,
 )
+from tests.model.retrievegan.small import layers_of
 
 
 def test_every_convolution_of_both_trunks_has_spectral_norm_one():
@@ -19,6 +20,17 @@ def test_every_convolution_of_both_trunks_has_spectral_norm_one():
         for convolution in convolutions:
             norm = torch.linalg.matrix_norm(convolution.weight.flatten(1), 2)
             torch.testing.assert_close(norm, torch.ones(()), atol=0.02, rtol=0)
+
+
+def test_the_layers_are_pastegans_with_one_logit():
+    image = ImageDiscriminator((4, 6))
+    trunk = ["conv 4x4/2 3>4", "leaky 0.1", "conv 4x4/2 4>6", "leaky 0.1"]
+    assert layers_of(image.trunk) == trunk
+    assert layers_of([image.logits]) == ["conv 1x1 6>1"]
+    crops = ObjectDiscriminator((4, 6), 5, 3)
+    assert layers_of(crops.trunk) == trunk
+    heads = [crops.hidden, crops.real, crops.category]
+    assert layers_of(heads) == ["linear 6>5", "linear 5>1", "linear 5>3"]
 
 
 def test_the_image_discriminator_gives_a_logit_per_part_of_the_image():
@@ -58,6 +70,18 @@ def test_a_crop_is_the_pixels_of_its_box_in_its_own_image():
     torch.testing.assert_close(crops[0], images[1, :, 2:6, 0:4])
     torch.testing.assert_close(crops[1], images[0, :, 0:4, 4:8])
     torch.testing.assert_close(crops[2], F.avg_pool2d(images[1], 2))
+
+
+def test_a_crop_at_the_edge_of_its_image_repeats_the_last_pixels():
+    images = torch.ones(1, 3, 4, 4)
+    crop = crop_objects(images, torch.tensor([[0.0, 0.0, 0.5, 1.0]]), torch.tensor([0]), 16)
+    torch.testing.assert_close(crop, torch.ones(1, 3, 16, 16))
+
+
+def test_a_crop_has_the_type_of_its_image():
+    images = torch.ones(1, 3, 4, 4, dtype=torch.float64)
+    box = torch.tensor([[0.0, 0.0, 0.5, 1.0]], dtype=torch.float64)
+    assert crop_objects(images, box, torch.tensor([0]), 2).dtype == torch.float64
 
 
 def test_a_box_under_a_pixel_is_widened_to_one():

@@ -269,15 +269,17 @@ def test_the_maps_of_patches_are_refined_along_the_triples_with_a_residual(batch
     encoder, first, second, fuser = (
         calls_of(m) for m in (network.crop_encoder, *network.refinement, network.fuser)
     )
+    wide = torch.rand(O, 3, COMPOSED_PX, 2 * COMPOSED_PX) * 2 - 1  # so that h and w differ
     with torch.no_grad():
-        generated(network, batch, batch.true_patches)
+        vectors = network.encode(batch.graph).objects
+        network.generate(vectors, batch.graph, wide, batch.boxes)
     subject, predicate, other = batch.graph.triples.T
     encoded = encoder[0][1]
     (maps, messages, *ends), (update, messages_1) = first[0]
     assert torch.equal(maps[:O], encoded)
     assert not maps[O:].any()  # image nodes have no patch
     assert torch.equal(messages[:, :, 0, 0], network.predicates(predicate))
-    assert all(torch.equal(messages[:, :, i, j], messages[:, :, 0, 0]) for i, j in [(0, 1), (1, 1)])
+    assert all(torch.equal(messages[:, :, i, j], messages[:, :, 0, 0]) for i, j in [(0, 3), (1, 2)])
     assert torch.equal(ends[0], subject)
     assert torch.equal(ends[1], other)
     (maps_1, messages_in, *ends_1), (update_1, messages_2) = second[0]
