@@ -24,13 +24,13 @@ UNKNOWN = "cannot be computed"
 TABLES = ("patches.arrow", "scenes.index.arrow", "vocabulary.json")
 
 
-class Verdict(NamedTuple):
+class Verification(NamedTuple):
     damages: tuple[str, ...]  # one line each; none means the bank is whole
     content_digest: str  # from the pixels and scenes as they are now
     derived_digest: str  # from the files as they are now
 
 
-def verify(bank: Path) -> Verdict:
+def verify(bank: Path) -> Verification:
     """BankError where there is no finished bank at all."""
     manifest = read_manifest(bank)
     files, damages = _check_files(bank, manifest)
@@ -44,7 +44,7 @@ def verify(bank: Path) -> Verdict:
     ):
         if now != then:
             damages.append(f"manifest.json: {name} digest is {now}, but was {then}")
-    return Verdict(tuple(damages), content, derived)
+    return Verification(tuple(damages), content, derived)
 
 
 def _check_files(bank: Path, manifest: Manifest) -> tuple[dict[str, FileDigest], list[str]]:

@@ -44,14 +44,14 @@ def main(options: VerifyBank) -> None:
 
 def is_whole(path: Path) -> bool:
     """Rehash a bank and print what was found."""
-    verdict = verify(path)
-    for damage in verdict.damages:
+    verification = verify(path)
+    for damage in verification.damages:
         print(f"damaged: {damage}")
-    count = len(verdict.damages)
+    count = len(verification.damages)
     print(f"{path}: {count or 'no'} {'damages' if count > 1 else 'damage'} found")
-    print(f"derived digest: {verdict.derived_digest}")
-    print(f"content digest: {verdict.content_digest}", flush=True)
-    return not verdict.damages
+    print(f"derived digest: {verification.derived_digest}")
+    print(f"content digest: {verification.content_digest}", flush=True)
+    return not verification.damages
 
 
 def are_same(first: Path, second: Path) -> bool:
@@ -67,8 +67,8 @@ def are_same(first: Path, second: Path) -> bool:
     ):
         if lines:
             print(title, *lines, sep="\n  ")
-    verdict = "the same bank" if comparison.level >= SAME else "not the same bank"
-    print(f"{verdict}: level {comparison.level} of {len(LEVELS) - 1}, {LEVELS[comparison.level]}")
+    result = "the same bank" if comparison.level >= SAME else "not the same bank"
+    print(f"{result}: level {comparison.level} of {len(LEVELS) - 1}, {LEVELS[comparison.level]}")
     return comparison.level >= SAME
 
 

@@ -20,8 +20,8 @@ class Known:
     source: str
 
     def __str__(self) -> str:
-        verdict = "agrees" if self.known == self.found else f"differs, here {self.found:,}"
-        return f"{self.what} {self.known:,} ({self.source}): {verdict}"
+        agreement = "agrees" if self.known == self.found else f"differs, here {self.found:,}"
+        return f"{self.what} {self.known:,} ({self.source}): {agreement}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,7 +110,7 @@ def test_damage_that_verify_does_not_name_is_a_failure(base, tmp_path, monkeypat
     bench = Bench(base, tmp_path, "bank")
     number = next(n for n in range(99) if bench.draw(0, n).file != "manifest.json")
     assert bench.run(bench.draw(0, number)).result not in fuzz.BAD
-    monkeypatch.setattr(fuzz, "verify", lambda _: type("Verdict", (), {"damages": ()}))
+    monkeypatch.setattr(fuzz, "verify", lambda _: type("Verification", (), {"damages": ()}))
     assert bench.run(bench.draw(0, number)) == Outcome(
         "bank", "missed", f"verify does not name {bench.draw(0, number).file}"
     )

@@ -28,10 +28,10 @@ def test_ground_truth_selection_averages_over_the_counted_objects_only():
     assert losses.gt_selection(terms[:1], torch.tensor([False])).item() == 0.0
 
 
-def test_the_adversarial_losses_pull_verdicts_opposite_ways():
+def test_the_adversarial_losses_pull_logits_in_opposite_directions():
     logits = torch.zeros(3, requires_grad=True)
     losses.generator_loss(logits).backward()
-    assert (logits.grad < 0).all()  # the generator wants a higher verdict
+    assert (logits.grad < 0).all()  # the generator wants a higher logit
     fake = torch.zeros(3, requires_grad=True)
     losses.discriminator_loss(torch.ones(3), fake).backward()
     assert (fake.grad > 0).all()  # the discriminator a lower one
