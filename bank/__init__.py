@@ -13,8 +13,14 @@ cooccurrence.safetensors      the network behind cooccurrence.arrow
 features.arrow                patch id -> object vector; what candidates are searched by
 cooccurrence.arrow            patch id -> vector in which patches of one photo lie close
 index/                        search by category, training patches only
-candidates.arrow              patch id -> its K nearest training patches from other photos
+candidates.arrow              patch id -> K training patches from other photos, the nearest of its
+                              category first, then of any (`fallback`)
 failures.jsonl                every photo or object left out, with a reason code
 
 Files here are code, folders are banks (git-ignored).
+
+Letters of shapes, as in model/__init__.py but for two:
+
+    P  patches of the bank         Q  queries, objects that candidates are searched for
+    D  width of a feature          F  co-occurrence width      K  candidates      O  objects
 """

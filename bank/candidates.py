@@ -1,4 +1,5 @@
-"""Features in, K candidate patches per object out: exact nearest neighbours from other photos."""
+"""K candidate patches per object, exact nearest neighbours from other photos: own category
+first."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,14 +1,15 @@
 """The rule that a candidate never comes from the photo of the object that it is for.
 
-It stands here alone. Both ways to search call it: for the patches of a bank (bank/screen.py and
-bank/exact_search.py) a query is a patch, and its photo follows from its id; for other graphs
-(bank/index.py) the caller names the photos: `Bank.search(..., exclude_images=[image_id])`.
+It is defined here only. The candidates that a bank stores are found by bank/screen.py, which always
+applies it: a query is a patch, and its photo follows from its id. A graph that is given to
+`Bank.search` has no photo: the caller names those to leave out, `exclude_images=[image_id]`, and
+without that nothing is left out.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.scene import image_of
+from pipeline.scene import image_of, patch_id
 
 
 def from_photos(ids: NDArray[np.int64], photos: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -17,8 +18,8 @@ def from_photos(ids: NDArray[np.int64], photos: NDArray[np.int64]) -> NDArray[np
 
 
 def count_from_photos(ids: NDArray[np.int64], photos: NDArray[np.int64]) -> int:
-    """How many of the ids (n,), rising, are of one of these photos (m,), each once."""
-    first, last = np.searchsorted(ids, [photos << 16, (photos + 1) << 16])
+    """How many of the ids (n,), rising, are of one of these photos (m,), which are distinct."""
+    first, last = np.searchsorted(ids, [patch_id(photos, 0), patch_id(photos + 1, 0)])
     return int((last - first).sum())
 
 

@@ -42,7 +42,7 @@ class Screen:
     """
 
     def __init__(self, centre: Tensor, basis: Tensor, dims: int) -> None:
-        self.centre = centre  # (F,) whole rounding steps, float64
+        self.centre = centre  # (D,) whole rounding steps, float64
         self.basis = basis  # (D, D) float64, columns by falling variance
         self.dims = dims
         self.slack = (dims + 12) * 2.0**-23
@@ -99,7 +99,7 @@ class Searcher:
         self.features, self.ids, self.pool_rows = features, ids, pool_rows
         self.photos = image_of(ids)
         self.by_photo = PatchesByPhoto(ids[pool_rows])
-        self.prepared: dict[int, Tensor] = {}  # screen -> (n, dims + 4), when first asked for
+        self.prepared: dict[int, Tensor] = {}  # screen -> (n, dims + 4), at its first use
         self.cells = torch.empty(0)
 
     @cached_property

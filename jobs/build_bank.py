@@ -53,8 +53,9 @@ Mode = Literal["resume", "overwrite", "extend"]
 
 
 class InRecipe:
-    """Beside an option that shapes the bank: manifest.json has it in `recipe`, and a bank that was
-    built with another value is another bank. All other options only say how the work is done."""
+    """Marks an option that shapes the bank: manifest.json has it in `recipe`, and a bank built with
+    another value is another bank. `recipe_of` adds the dataset's rules, `quarantine` and the seed;
+    all other options only say how the work is done."""
 
 
 IN_RECIPE = InRecipe()
@@ -106,7 +107,7 @@ class BuildBank:
     ] = "coco"
     limit: Annotated[
         int | None,
-        option("take only the first so many: of each of COCO's files, of VG's train and others"),
+        option("so many photos at most: of each of COCO's files, of VG's train and of its others"),
         IN_RECIPE,
     ] = None
     shard_photos: Annotated[int, option("photos per shard"), IN_RECIPE] = 256
@@ -318,8 +319,8 @@ def recipe_of(options: BuildBank, rules: Rules, quarantine: list[int]) -> dict[s
 
 
 def read_known(options: BuildBank) -> Manifest:
-    """The finished bank's manifest. An option that it lacks, as the bank is older than the option,
-    has its default."""
+    """The finished bank's manifest. Options that are newer than the bank have their defaults in it;
+    those that every bank has are required (bank/manifest.py)."""
     manifest = read_manifest(options.bank)
     rules = rules_of(options.dataset, DatasetRules(), options.toy_format)
     defaults = recipe_of(BuildBank(dataset=options.dataset), rules, [])

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bank.bank import Bank
 from bank.files import file_digest
 from model.config import RetrieveGANConfig
+from model.retrieval.choice import is_drawn
 from model.retrievegan.network import RetrieveGAN
 from model.retrievegan.run import bank_of, load_network
 from model.scores.retrieval import (
@@ -70,9 +71,9 @@ def main(options: Evaluate) -> None:
     styles = read_styles(options.styles, bank)
     image_ids = scenes_to_score(bank, options)
     k = options.candidates or min(CANDIDATES, bank.num_candidates)
-    # Where the start is not drawn, one draw per scene is enough. Further ones would change only
-    # "random" and "learned, noise on"; all rows are to be of equally many draws.
-    draws = DRAWS if model.config.retrieval.start == "random" else 1
+    # Where the start is not drawn, further draws would change only "random" and "learned, noise
+    # on", and all rows should be of equally many draws: one.
+    draws = DRAWS if is_drawn(model.config.retrieval.start) else 1
     protocol = {
         "run": str(options.run),
         "step": step,

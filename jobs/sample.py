@@ -74,8 +74,8 @@ class SampleOptions:
         bool | None,
         option(
             "on: patches are drawn by how well they go together, or among the three nearest; off: "
-            "the most compatible from each draw's start, or the nearest; default: on where only "
-            "the start medoid would make all draws alike"
+            "the most compatible from each draw's start, or the nearest; default: on for runs "
+            "with start medoid, whose draws would all be alike, else off"
         ),
     ] = None
     candidates: Annotated[

@@ -1,4 +1,4 @@
-"""Everything that a run needs to go on as if it had never stopped."""
+"""With a run's config.json, all that it needs to go on as if it had never stopped."""
 
 import json
 import os

@@ -34,13 +34,15 @@ class RetrievalConfig:
 
     mode: RetrievalMode = "learned"
     candidates: int = 5  # K in training
-    patch_px: int = 32  # side to which a patch is resized for E_p
+    # Side to which a patch of the bank (of side `patch_size`, 64) is resized for E_p. For
+    # composition: GeneratorConfig.patch_px; for F_occur: PATCH_PX, model/retrieval/cooccurrence.py.
+    patch_px: int = 32
     channels: tuple[int, ...] = (64, 128, 256, 256)
     width: int = 128  # E
-    temperature: float = 1.0  # 1: what L_gt learns is the distribution that Gumbel-max draws from
+    temperature: float = 1.0  # at 1, L_gt trains the very distribution that Gumbel noise draws from
     relaxation: Relaxation = "straight-through"
     start: Start = "random"
-    gt_in_candidates: bool = False  # the true patch too, in the generation pass, as the paper
+    gt_in_candidates: bool = False  # the generation pass may select the true patch, as in the paper
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -70,7 +72,7 @@ class RunConfig:
     checkpoint_every: int = 1000  # steps between checkpoints
 
     def _check_side(self, least: int) -> None:
-        """The decoder starts so many times smaller and doubles its way up."""
+        """The decoder doubles the size at each stage, from a start `least` times smaller."""
         if self.image_px < 1 or self.image_px % least:
             raise ValueError(
                 f"an image of {self.image_px} px cannot be made by recipe {self.recipe}, whose "

@@ -31,7 +31,7 @@ class Trainer(ABC, Generic[Config, Batch]):
     """Networks, their optimisers and the step; all that is random is a function of (seed, step)."""
 
     model: nn.Module  # the network that sampling needs
-    needs_derived: ClassVar[bool] = False  # a run goes on only with the bank's same derived parts
+    needs_derived: ClassVar[bool] = False  # resuming needs the bank's derived parts unchanged
 
     def __init__(
         self,
@@ -40,7 +40,8 @@ class Trainer(ABC, Generic[Config, Batch]):
         networks: Mapping[str, nn.Module],
         updates: Mapping[str, tuple[str, ...]],
     ) -> None:
-        """updates: optimiser -> the networks whose weights it updates; one is `generator`."""
+        """updates: optimiser -> the networks whose weights it updates. The rate of `generator` is
+        lr_generator, that of all others lr_discriminator."""
         self.config, self.device, self.step_number = config, device, 0
         self.networks = dict(networks)
         self.updates = updates

@@ -52,7 +52,7 @@ class TrainOptions:
     relaxation: Annotated[
         Relaxation | None, option("the selected patch, or a soft mixture of the candidates")
     ] = None
-    start: Annotated[Start | None, option("where retrieval starts at generation")] = None
+    start: Annotated[Start | None, option("where the generation pass starts")] = None
     gt_in_candidates: Annotated[bool, option("the true patch may be chosen in training")] = False
     mask_loss: Annotated[
         float | None,

@@ -1,4 +1,4 @@
-"""A photo file -> pixels -> one square patch per object, and the photo at training size."""
+"""A photo file -> pixels -> one square patch per object, and the photo at the bank's image size."""
 
 import io
 import math
@@ -134,8 +134,8 @@ def _decode_other(data: bytes, size_wh: tuple[int, int]) -> Pixels:
 
 
 def _unturned_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height as stored. Of all formats Pillow turns TIFF alone, its size at once and its
-    pixels on loading, unless its EXIF data no longer say so."""
+    """Width and height as stored. Pillow turns TIFF files, unlike all others: the size that it says
+    at once, the pixels on loading; without their EXIF entry, it leaves the pixels as they are."""
     width, height = image.size
     if isinstance(image, TiffImageFile):
         image.getexif().pop(ORIENTATION, None)

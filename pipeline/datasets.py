@@ -1,8 +1,10 @@
 """A dataset's name -> its rules, its flags, its folder and its reader.
 
-All that a dataset brings stands in `FORMATS`. Another one needs a name in `FormatName`, an entry
-there, and a field of the same name in `DatasetRules`, which gives the command line its flags. The
-toy world has files of every format, and goes through the reader of the one that is asked for.
+All that a dataset brings stands in `FORMATS`. Another one needs a name in `FormatName`, its rules
+in `Rules`, an entry in `FORMATS` (the toy world written in its form included, for tests), and a
+field of the same name in `DatasetRules`, which gives the command line its flags; its reader is a
+folder beside coco/, which pyproject.toml lists. The toy world has files of every format, and goes
+through the reader of the one that is asked for.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,12 +31,12 @@ Rules = CocoRules | VisualGenomeRules
 class Format(NamedTuple):
     """What reads a dataset's files, and how the toy world is written as such."""
 
-    files: str  # how a message calls them
+    files: str  # the name of such files in messages
     rules: type[Rules]  # its fields are flags
     flag: Callable[[str], str]  # name of a rule -> its flag
     read: Callable[[DataFolder, Any, int | None], Dataset]  # folder, rules, limit
     toy_folder: str  # default, under data/
-    toy_file: str  # what a toy folder that has been written holds
+    toy_file: str  # whose presence says that the toy folder is written
     toy_rules: Rules
     write_toy: Callable[[Path], None]
 

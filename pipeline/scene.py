@@ -1,7 +1,7 @@
 """What flows: a dataset's photos in, scenes with relations and patch ids out.
 
 Readers produce these records and everything else consumes them; past a reader no code asks which
-dataset a scene came from.
+dataset a scene came from, except to find the toy world's files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A photo on disk and what its owner asks for."""
+    """A photo on disk, with its licence and source."""
 
     image_id: int
     file: str  # relative to the data folder, never outside it
@@ -164,7 +164,7 @@ MAX_IMAGE_ID = (1 << 47) - 1  # a patch id is a signed 64-bit number, 16 bits of
 Ids = TypeVar("Ids", int, NDArray[np.int64], "Tensor")
 
 
-def patch_id(image_id: int, object_index: int) -> int:
+def patch_id(image_id: Ids, object_index: int) -> Ids:
     """Known from the annotation alone, so that no shard needs another's counts."""
     return image_id << 16 | object_index
 

@@ -15,9 +15,9 @@ MOST_POINTS = 400  # a longer log is thinned: the page should stay small
 SMOOTH = 25  # the strong line is a running mean over 1/SMOOTH of the log
 
 MEANINGS = {
-    "gt_selection": "-log share of the true patch",
-    "co_occurrence": "distance of chosen patches in F_occur",
-    "reconstruction": "l1, composed of true patches",
+    "gt_selection": "-log probability of the true patch",
+    "cooccurrence": "distance of selected patches in F_occur",
+    "reconstruction": "l1 of the image from true patches",
     "boxes": "predicted against true boxes",
     "total": "weighted sum, eq. 5",
 }

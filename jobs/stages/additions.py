@@ -19,8 +19,8 @@ class Addition(NamedTuple):
     """What is to be cut into new shards."""
 
     photos: tuple[AnnotatedPhoto, ...]
-    failed: frozenset[int]  # image ids among them that the bank has planned before, in vain
-    changed: frozenset[int]  # ... that it has with other annotations or of another split
+    failed: frozenset[int]  # image ids among them of photos that could not be used before
+    changed: frozenset[int]  # ... of photos whose annotations or split have changed
     taken: Mapping[str, int]  # by split, how many shard numbers are in use
 
 

@@ -52,8 +52,8 @@ def _write_down(descriptor: int, image_id: int) -> None:
 def crashing_photos(
     note: Path, plan: Path, photos: Path, options: Mapping[str, Any]
 ) -> tuple[CrashingPhoto, ...]:
-    """The photos that crashed an attempt which left its note: none where there is no note, or where
-    the photo that it names does not crash again.
+    """The photos proven to crash; none where no note was left, or where the photo that it names
+    does not crash again.
 
     Once one photo of the shard is proven to crash, all others are tried too. BankError where they
     cannot be tried.

@@ -94,10 +94,14 @@ def cut(tasks: list[ShardTask], workforce: Workforce) -> dict[str, CutShard]:
 def _crash_message(photos: list[CrashingPhoto]) -> str:
     named = ", ".join(f"{p.image_id} ({p.file}: {p.signal})" for p in photos)
     ids = " ".join(str(p.image_id) for p in photos)
-    what = "a photo crashes" if len(photos) == 1 else f"{len(photos)} photos crash"
+    if len(photos) == 1:
+        what, mend = "a photo crashes the process that decodes it", "replace the file, or leave it"
+    else:
+        what = f"{len(photos)} photos crash the process that decodes them"
+        mend = "replace the files, or leave them"
     return (
-        f"{what} the process that decodes it, tried alone: {named}. The other shards are kept; "
-        f"replace the file, or leave it out with --quarantine {ids}, and run the command again"
+        f"{what}, tried alone: {named}. The other shards are kept; {mend} out with "
+        f"--quarantine {ids}, and run the command again"
     )
 
 

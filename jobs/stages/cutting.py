@@ -135,7 +135,7 @@ def cut_shard(task: ShardTask) -> CutShard | CrashingShard:
     if done := find_receipt(task.bank, task.stage, key):
         return CutShard(task.name, done, fresh=False)
     if crashing := crashing_photos(task.note, task.plan, task.photos, asdict(task.options)):
-        task.note.write_text(str(crashing[0].image_id), "ascii")  # for the next run
+        task.note.write_text(str(crashing[0].image_id), "ascii")  # the next run tries it first
         return CrashingShard(task.name, crashing)
     with _workspace(task) as folder, writing(folder):
         # All scenes before all pixels: in turn, each would push the other out of the caches.

@@ -43,7 +43,7 @@ class GraphBatch(NamedTuple):
 class GraphEncoding(NamedTuple):
     """What the network predicts for every node (objects and image nodes)."""
 
-    objects: Tensor  # (V, D) node vectors
+    vectors: Tensor  # (V, D) of objects, then image nodes
     boxes: Tensor  # (V, 4) x0 y0 x1 y1, not clamped: at least 0, perhaps over 1
     masks: Tensor | None  # (V, 16, 16) in (0, 1), inside the box
 

@@ -10,7 +10,7 @@ SHOWN = 12  # names in a line
 
 
 class Differences(NamedTuple):
-    """What a vocabulary lacks of another, and the other of it; each in its owner's order."""
+    """The names that only one of two vocabularies has, each in the order of the one that has it."""
 
     unknown_objects: tuple[str, ...]  # only the other has them
     unknown_predicates: tuple[str, ...]

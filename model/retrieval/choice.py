@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.config import RetrievalConfig
+from model.config import RetrievalConfig, Start
 from model.padding import Padding
 from model.retrieval.greedy import (
     Selection,
@@ -24,14 +24,14 @@ class ChoiceDraws(NamedTuple):
     """What is random in the choice of a batch's patches."""
 
     noise: Tensor | None = None  # (O, K) Gumbel noise; None: off, or nothing is learned
-    start: Tensor | None = None  # (N,) slot among an image's M * K candidates, for start "random"
+    start: Tensor | None = None  # (N,) the slot drawn among an image's M * K candidates
     selected: Tensor | None = None  # (O,) the candidate itself, where nothing is learned
 
 
 class TruthDraws(NamedTuple):
     """What is random in the ground-truth pass."""
 
-    order: Tensor  # (O, K + 1) in which the candidates and the true patch (K) are shown
+    order: Tensor  # (O, K + 1) a permutation of 0 to K; K stands for the true patch
     first: Tensor  # (N,) place of the object whose true patch is the first query
 
 
@@ -50,7 +50,7 @@ def draw_choice(
     if rule.mode != "learned":
         return ChoiceDraws(selected=_draw_selected(rule, valid, generator, noise=noise))
     drawn = gumbel(tuple(valid.shape), generator) if noise else None
-    start = draw_start(valid, padding, generator) if rule.start == "random" else None
+    start = draw_start(valid, padding, generator) if is_drawn(rule.start) else None
     return ChoiceDraws(noise=drawn, start=start)
 
 
@@ -95,13 +95,35 @@ def choose(
             features, valid, padding,
             noise=draws.noise, temperature=rule.temperature, relaxation=rule.relaxation,
         )  # fmt: skip
-    start = medoid_start(features, valid, padding) if rule.start == "medoid" else draws.start
-    assert start is not None
-    query = start_feature(features, padding, start)
+    query = start_feature(
+        features, padding, start_slot(rule.start, features, valid, padding, draws)
+    )
     return retrieve(
         features, valid, padding, query,
         noise=draws.noise, temperature=rule.temperature, relaxation=rule.relaxation,
     )  # fmt: skip
+
+
+def start_slot(
+    start: Start, features: Tensor, valid: Tensor, padding: Padding, draws: ChoiceDraws
+) -> Tensor:
+    """(N,) where each image starts, for every rule but "best", which tries all starts."""
+    if start == "medoid":
+        return medoid_start(features, valid, padding)
+    assert start == "random"
+    assert draws.start is not None
+    return draws.start
+
+
+def is_drawn(start: Start) -> bool:
+    """Whether draws start at random. Where not, only noise makes draws differ."""
+    return start == "random"
+
+
+def noise_by_default(rule: RetrievalConfig) -> bool:
+    """Whether sampling draws with noise: for start "medoid", or all draws would be alike. "best"
+    compares starts, and is shown as it is."""
+    return rule.mode == "learned" and rule.start == "medoid"
 
 
 def _draw_selected(

@@ -18,7 +18,7 @@ from pipeline.progress import progress
 
 KIND = "co-occurrence network, format 1"
 
-PATCH_PX = 32  # side to which a patch is averaged; light, colour and texture remain
+PATCH_PX = 32  # side to which a patch is averaged: enough for light, colour and texture
 PHOTOS_PER_STEP = 48
 MARGIN = 0.3  # between distances, which lie in [0, 2]
 LEARNING_RATE = 2e-3

@@ -1,7 +1,7 @@
 """Candidates -> one patch per object, each choice steering the next, differentiably (section 2.1).
 
-All images of a batch go together: objects (O) are padded to (N, M), and the n steps of the longest
-scene are taken by all. Everything here is float32.
+All images of a batch go together: objects (O) are padded to (N, M), and all take the M steps of the
+longest scene. Everything here is float32.
 """
 
 from typing import NamedTuple
@@ -142,7 +142,7 @@ def add_truth(
     features  (O, K, E)
     valid     (O, K)
     truth     (O, E)
-    order     (O, K + 1)  a permutation per object; the true patch comes where it says K
+    order     (O, K + 1)  a permutation of 0 to K per object; K stands for the true patch
 
     Returns features (O, K + 1, E), valid (O, K + 1), slot (O,) of the true patch. The order is
     drawn at random, so that no tie rule can favour the true patch.

@@ -29,7 +29,9 @@ def one_hot_of_largest(logits: Tensor) -> Tensor:
 
 
 def relaxed_subset(keys: Tensor, k: int, temperature: float, hard: bool = False) -> Tensor:
-    """The relaxed k-hot vector of Xie & Ermon (algorithm 1), for keys that carry their noise.
+    """The relaxed k-hot vector of Xie & Ermon (algorithm 1), on which `retrieve` builds.
+
+    Noise is in the keys already.
 
     keys (..., n) logits plus Gumbel noise -> (..., n), each row summing to k. An entry may exceed
     1: that is a property of the published operator. `hard` puts ones at the k largest going

@@ -80,7 +80,7 @@ class RetrieveGAN(nn.Module):
         """
         graph, rule, objects = batch.graph, self.config.retrieval, len(batch.boxes)
         padding = padding_of_graph(graph)
-        vectors = self.encode(graph).objects
+        vectors = self.encode(graph).vectors
 
         candidates, features, gt_selection, cooccurrence = batch.candidates, None, None, None
         if draws.truth is not None:
@@ -164,7 +164,7 @@ class RetrieveGAN(nn.Module):
         """Compose and decode.
 
         vectors  (V, D)        graph vectors
-        patches  (O, 3, P, P)  in [-1, 1]
+        patches  (O, 3, h, w)  in [-1, 1]
         boxes    (O, 4)
 
         Returns images (N, 3, H, W), about [-1, 1].
@@ -188,7 +188,8 @@ class RetrieveGAN(nn.Module):
         return image
 
     def mix_pixels(self, patches: Tensor, weights: Tensor) -> Tensor:
-        """Candidates (O, K, P, P, 3) uint8 mixed by weights (O, K) -> (O, 3, P, P) in [-1, 1]."""
+        """Candidates (O, K, P, P, 3) uint8 mixed by weights (O, K) -> (O, 3, h, w) in [-1, 1],
+        h and w being `generator.patch_px`."""
         pixels = to_float(patches, self.config.generator.patch_px)
         return torch.einsum("ok,okchw->ochw", weights, pixels)
 

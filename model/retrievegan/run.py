@@ -19,7 +19,7 @@ from model.config import RetrievalConfig, RetrievalMode, RetrieveGANConfig
 from model.graph.frozen_encoder import embed_graphs
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
 from model.pixels import to_float, to_uint8
-from model.retrieval.choice import choose, draw_choice
+from model.retrieval.choice import choose, draw_choice, noise_by_default
 from model.retrievegan.network import RetrieveGAN, padding_of_graph
 from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph
@@ -89,14 +89,14 @@ class RetrieveGANRun:
         """One patch per object.
 
         noise   off: learned retrieval takes the most compatible from its start, predefined the
-                nearest; on: Gumbel noise, and one of the three nearest. By default on only for
-                learned retrieval from a fixed start, where seeds would make no difference
+                nearest; on: Gumbel noise, and one of the three nearest. By default on for learned
+                retrieval from start "medoid", else off
         mode    how to choose; by default as the run was trained
         k       candidates per object; by default as many as the bank stores
         pin     object -> patch id that it must be given
-        ban     patch ids that nothing may be given
-        exclude_images  image ids whose patches nothing may be given: for the graph of a training
-                scene, its own, as no stored candidate is of an object's own photo
+        ban     patch ids that no object may be given
+        exclude_images  image ids whose patches no object may be given, unless pinned. Give the own
+                image id of a training scene's graph: stored candidates leave it out too
         """
         rule = self._rule(mode)
         learned = rule.mode == "learned"
@@ -110,7 +110,7 @@ class RetrieveGANRun:
         batch = candidate_batch(self.bank, candidates)
         padding = padding_of_graph(self._graph_batch(graph))
         if noise is None:
-            noise = learned and rule.start == "medoid"
+            noise = noise_by_default(rule)
         draws = draw_choice(
             rule, batch.valid, padding, torch.Generator().manual_seed(seed), noise=noise
         )
@@ -148,7 +148,7 @@ class RetrieveGANRun:
         batch = self._graph_batch(graph).to(self.device)
         with torch.no_grad():
             image = self.model.generate(
-                self.model.encode(batch).objects,
+                self.model.encode(batch).vectors,
                 batch,
                 to_float(
                     torch.from_numpy(patches).to(self.device), self.model.config.generator.patch_px
@@ -218,8 +218,8 @@ class RetrieveGANRun:
         if len(empty):
             o = int(empty[0])
             raise UserError(
-                f"no patch is left for object {o} ({graph.objects[o]}): {len(ban)} are banned; "
-                f"ban fewer"
+                f"no patch is left for object {o} ({graph.objects[o]}): {len(ban)} patches are "
+                f"banned and {len(exclude_images)} photos excluded; ban or exclude fewer"
             )
         return candidates
 

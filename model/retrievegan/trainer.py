@@ -27,7 +27,7 @@ from pipeline.scene import Vocabulary
 
 
 class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
-    """RetrieveGAN, D_img and D_obj; one optimiser for the first, one for both discriminators."""
+    """RetrieveGAN, D_img and D_obj: an optimiser for the generator, one for both discriminators."""
 
     model: RetrieveGAN
     needs_derived: ClassVar[bool] = True

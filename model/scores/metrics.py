@@ -10,12 +10,11 @@ from torch.nn import functional as F
 
 from model.config import Start
 from model.padding import Padding
-from model.retrieval.choice import draw_order, draw_start
+from model.retrieval.choice import ChoiceDraws, draw_order, draw_start, is_drawn, start_slot
 from model.retrieval.greedy import (
     Selection,
     add_truth,
     distances,
-    medoid_start,
     retrieve,
     retrieve_best,
     start_feature,
@@ -173,14 +172,14 @@ def oracle_choice(
     generator: torch.Generator | None,
     *,
     num_styles: int,
-    start: Start = "random",
-    features: Tensor | None = None,
+    start: Start,
+    features: Tensor,
 ) -> Selection:
     """The greedy retrieval with the true styles as features: the choice of a perfect E_p.
 
     styles    (O, K)
     valid     (O, K)
-    features  (O, K, E)  of the run, for start "medoid": their medoid is the oracle's start too
+    features  (O, K, E)  the run's E_p: a start that follows from features is found by these
 
     A random start is the one that a run's own choice draws from a generator in the same state. Ties
     between candidates are broken evenly.
@@ -188,11 +187,8 @@ def oracle_choice(
     one_hot = F.one_hot(styles.clamp_min(0), num_styles).float() * STYLE_DISTANCE
     if start == "best":
         return retrieve_best(one_hot, valid, padding, noise=None, temperature=1.0)
-    if start == "random":
-        slot = draw_start(valid, padding, generator).to(valid.device)
-    else:
-        assert features is not None
-        slot = medoid_start(features, valid, padding)
+    drawn = draw_start(valid, padding, generator).to(valid.device) if is_drawn(start) else None
+    slot = start_slot(start, features, valid, padding, ChoiceDraws(start=drawn))
     query = start_feature(one_hot, padding, slot)
     tie_breaks = torch.rand(valid.shape, generator=generator).to(valid.device)
     return retrieve(one_hot, valid, padding, query, noise=tie_breaks, temperature=1.0)

@@ -253,7 +253,7 @@ def _by_style(
             generator,
             num_styles=int(styles.max()) + 1,
             start=rule.start,
-            features=features(scenes.candidates) if rule.start == "medoid" else None,
+            features=features(scenes.candidates),
         ).selected
 
     return select

@@ -103,7 +103,7 @@ class Sg2Im(GraphEncoder):
         """
         encoding: GraphEncoding = self(graph.nodes, graph.triples)
         layout = self.lay_out(
-            encoding.objects,
+            encoding.vectors,
             encoding.boxes if boxes is None else boxes,
             encoding.masks if masks is None else masks,
             graph,

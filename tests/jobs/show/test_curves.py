@@ -1,6 +1,7 @@
 """The plots of a training log."""
 
-from jobs.show.curves import loss_curves
+from jobs.show.curves import MEANINGS, loss_curves
+from model.config import LossWeights
 
 LOG = [{"step": step, "total": 2.0 / (step + 1), "boxes": 0.1} for step in range(30)]
 
@@ -12,3 +13,7 @@ def test_curves_are_one_svg_with_a_plot_for_every_loss():
     assert "total" in svg
     assert "boxes" in svg
     assert svg == loss_curves(LOG)  # the same log gives the same bytes
+
+
+def test_every_explained_loss_is_one_that_runs_log():
+    assert set(MEANINGS) <= {*vars(LossWeights()), "total"}

@@ -49,7 +49,7 @@ def some_draws(network, *, noise=True):
 
 def generated(network, batch, patches):
     """The image of the given patches (O, P, P, 3) alone, in no batch with another."""
-    vectors = network.encode(batch.graph).objects
+    vectors = network.encode(batch.graph).vectors
     return network.generate(vectors, batch.graph, to_float(patches, COMPOSED_PX), batch.boxes)
 
 
@@ -271,7 +271,7 @@ def test_the_maps_of_patches_are_refined_along_the_triples_with_a_residual(batch
     )
     wide = torch.rand(O, 3, COMPOSED_PX, 2 * COMPOSED_PX) * 2 - 1  # so that h and w differ
     with torch.no_grad():
-        vectors = network.encode(batch.graph).objects
+        vectors = network.encode(batch.graph).vectors
         network.generate(vectors, batch.graph, wide, batch.boxes)
     subject, predicate, other = batch.graph.triples.T
     encoded = encoder[0][1]
@@ -289,7 +289,7 @@ def test_the_maps_of_patches_are_refined_along_the_triples_with_a_residual(batch
     assert torch.equal(ends_1[1], other)
     nodes, boxes, object_image, side = fuser[0][0]
     assert torch.equal(nodes.maps, maps_1 + update_1)
-    assert torch.equal(nodes.vectors, network.encode(batch.graph).objects)
+    assert torch.equal(nodes.vectors, network.encode(batch.graph).vectors)
     assert torch.equal(boxes, batch.boxes)
     assert object_image.tolist() == [0, 0, 0, 1, 1]
     assert side == network.config.generator.canvas_px

@@ -76,7 +76,7 @@ def test_no_side_of_a_predicted_box_dies(bank, batch):
             trainer.model.graph.box_net[2].bias.sub_(2.0)
         optimiser = torch.optim.Adam(trainer.model.graph.parameters(), 1e-2)
         for _ in range(60):
-            vectors = trainer.model.encode(batch.graph).objects[: len(batch.boxes)]
+            vectors = trainer.model.encode(batch.graph).vectors[: len(batch.boxes)]
             loss = (trainer.model.box_sides(vectors) - batch.boxes).abs().mean()
             optimiser.zero_grad()
             loss.backward()

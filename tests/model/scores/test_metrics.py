@@ -199,7 +199,9 @@ def test_the_oracle_gives_every_object_the_style_of_the_start_where_there_is_one
         one_hot = torch.nn.functional.one_hot(styles).float()
         slot = draw_start(valid, padding, generator(seed))
         start = start_feature(one_hot, padding, slot).argmax(-1)
-        selection = oracle_choice(styles, valid, padding, generator(seed), num_styles=4)
+        selection = oracle_choice(
+            styles, valid, padding, generator(seed), num_styles=4, start="random", features=one_hot
+        )
         assert styles[torch.arange(O), selection.selected].tolist() == start[OBJECT_IMAGE].tolist()
 
 
@@ -239,8 +241,9 @@ def test_the_oracle_with_the_best_start_finds_the_one_style_that_all_can_have():
     styles = torch.tensor([[0, 3, 1], [2, 3, 0], [1, 2, 3]])
     padding = padding_of(torch.zeros(3, dtype=torch.long), 1)
     selection = oracle_choice(
-        styles, torch.ones(3, 3, dtype=torch.bool), padding, None, num_styles=4, start="best"
-    )
+        styles, torch.ones(3, 3, dtype=torch.bool), padding, None, num_styles=4, start="best",
+        features=torch.zeros(3, 3, 1),
+    )  # fmt: skip
     assert selection.selected.tolist() == [1, 1, 2]
 
 

@@ -112,7 +112,7 @@ def test_the_published_implementation_and_ours_agree(given):
     with torch.no_grad():
         made = network.generate(graph, noise, boxes)
     ours = {
-        "obj_vecs": made.encoding.objects[back],
+        "obj_vecs": made.encoding.vectors[back],
         "boxes": made.encoding.boxes[back],
         "masks": made.encoding.masks[back],
         f"layout_without_noise{given}": made.layout,

@@ -113,7 +113,7 @@ def test_a_published_checkpoint_is_read_by_name(write, source, prefix, zipped):
     assert torch.equal(ours.encoding.boxes, theirs.encoding.boxes)
     assert torch.equal(network.rel_aux_net[2].weight, source.rel_aux_net[2].weight[[1, 0, 2]])
     part = load_graph_encoder(path)
-    assert torch.equal(part.encode(graph.nodes, graph.triples), ours.encoding.objects)
+    assert torch.equal(part.encode(graph.nodes, graph.triples), ours.encoding.vectors)
     assert not any(p.requires_grad for p in part.parameters())
 
 
