@@ -50,7 +50,7 @@ def main(options: RecipeOptions) -> None:
     for name in options.recipes:
         config = RECIPES[name]()
         trainers = [trainer_for(config, bank, torch.device(d)) for d in options.devices]
-        batch = trainers[0].collate(bank, bank.scene_ids("train")[: config.batch])
+        batch = trainers[0].load_batch(bank, bank.scene_ids("train")[: config.batch])
         times: list[list[float]] = [[] for _ in trainers]
         for step in range(WARM_UP + options.steps):
             for trainer, seconds in zip(trainers, times, strict=True):

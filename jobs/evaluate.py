@@ -67,7 +67,7 @@ class Evaluate:
 
 def main(options: Evaluate) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, bank, step = open_run(options, device)
+    model, bank, step = open_retrievegan(options, device)
     styles = read_styles(options.styles, bank)
     image_ids = scenes_to_score(bank, options)
     k = options.candidates or min(CANDIDATES, bank.num_candidates)
@@ -105,7 +105,7 @@ def main(options: Evaluate) -> None:
         print("\nno compatibility: the styles of this bank's photos are not known (--styles FILE)")
 
 
-def open_run(options: Evaluate, device: torch.device) -> tuple[RetrieveGAN, Bank, int]:
+def open_retrievegan(options: Evaluate, device: torch.device) -> tuple[RetrieveGAN, Bank, int]:
     """The run's network, its bank, and the step at which it was saved."""
     bank = bank_of(options.run, options.bank)
     model, state = load_network(options.run, bank, device)

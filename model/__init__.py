@@ -7,6 +7,6 @@ The same letters everywhere:
     K  candidates per object       M  objects of the longest scene of a batch
     D  graph width                 E  patch-embedding width  F  co-occurrence width
     B  patches                     P  patch side, px         C H W  channels, height, width
-    Q  pairs of objects            S  scenes of a score      R  runs, one from each start
+    Q  pairs of objects            S  scenes of a score      R  trials, one from each start
     n  objects of one scene
 """

@@ -232,7 +232,10 @@ def _read(kind: type[Any], value: Mapping[str, Any], where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(value) - set(fields))
     if unknown:
-        raise UserError(f"{where} has {unknown[0]!r}, which this version does not know")
+        raise UserError(
+            f"{where} has {unknown[0]!r}, which this version does not know; a run of another "
+            f"version cannot be opened: train it again"
+        )
     parts: dict[str, Any] = {}
     for name, part in value.items():
         factory = fields[name].default_factory

@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 THREADS = 2  # of a training, on every machine: part of what makes it the same everywhere
 
 
-def save_network(path: Path, network: nn.Module, kind: str, about: Mapping[str, Any]) -> None:
+def write_network(path: Path, network: nn.Module, kind: str, about: Mapping[str, Any]) -> None:
     """Write a `.safetensors`; the same network gives the same bytes."""
     weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     # One entry, because the order of several is not fixed.
@@ -31,7 +31,7 @@ def save_network(path: Path, network: nn.Module, kind: str, about: Mapping[str, 
     partial.replace(path)
 
 
-def load_network(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_network(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and what was said about them, where the file holds a network of that kind."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -78,6 +78,6 @@ def repeatable(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def draw(seed: int, step: int) -> np.random.Generator:
+def rng_of_step(seed: int, step: int) -> np.random.Generator:
     """The random choices of one training step: the same whatever came before it."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))

@@ -13,25 +13,31 @@ from pipeline.stream import BatchSampler
 
 Batch = TypeVar("Batch")
 ImageIds = NDArray[np.int64]
-Collate = Callable[[Bank, ImageIds], Batch]  # image ids -> the batch of their scenes
+LoadBatch = Callable[[Bank, ImageIds], Batch]  # image ids -> the batch of their scenes
 
 
 class _Scenes(Dataset[Batch], Generic[Batch]):
     """Positions of a batch -> the batch. Each process opens the bank's files for itself."""
 
-    def __init__(self, bank: Bank, collate: Collate[Batch]) -> None:
-        self.bank, self.collate = bank, collate
+    def __init__(self, bank: Bank, load_batch: LoadBatch[Batch]) -> None:
+        self.bank, self.load_batch = bank, load_batch
         self.image_ids = bank.scene_ids("train")
 
     def __getitem__(self, positions: list[int]) -> Batch:
-        return self.collate(self.bank, self.image_ids[positions])
+        return self.load_batch(self.bank, self.image_ids[positions])
 
 
 def training_batches(
-    bank: Bank, collate: Collate[Batch], *, batch: int, seed: int, first_step: int, workers: int
+    bank: Bank,
+    load_batch: LoadBatch[Batch],
+    *,
+    batch: int,
+    seed: int,
+    first_step: int,
+    workers: int,
 ) -> Iterator[Batch]:
     """Training batches without end, that of step `first_step` first."""
-    scenes = _Scenes(bank, collate)
+    scenes = _Scenes(bank, load_batch)
     order = BatchSampler(len(scenes.image_ids), batch, seed, first_step)
     loader = DataLoader(
         scenes,

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from bank.bank import Bank
 from model import checkpoint
 from model.config import RunConfig
-from model.loader import Collate, training_batches
+from model.loader import LoadBatch, training_batches
 from pipeline.progress import progress
 
 GRID_SCENES = 6
@@ -51,7 +51,7 @@ class Trainer(ABC, Generic[Config, Batch]):
 
     @property
     @abstractmethod
-    def collate(self) -> Collate[Batch]:
+    def load_batch(self) -> LoadBatch[Batch]:
         """Image ids of a bank -> the batch that a step takes."""
 
     @abstractmethod
@@ -62,7 +62,7 @@ class Trainer(ABC, Generic[Config, Batch]):
     def image_grid(self, batch: Batch) -> Image.Image:
         """What is made of the scenes of a batch, beside the real images."""
 
-    def generator(self, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    def rng(self, step: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Random numbers for one step: the same after every interruption, and on every CPU."""
         words = np.random.SeedSequence((self.config.seed, step)).generate_state(2, np.uint32)
         return torch.Generator(device).manual_seed(int(words[0]) << 32 | int(words[1]))
@@ -124,7 +124,7 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
     first = trainer.step_number
     batches = training_batches(
         bank,
-        trainer.collate,
+        trainer.load_batch,
         batch=config.batch,
         seed=config.seed,
         first_step=first,
@@ -143,7 +143,7 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
                 _print_estimate(config, config.steps - first, time.monotonic() - started)
             done = step + 1
             if done % config.grid_every == 0 or done == config.steps:
-                grid = trainer.image_grid(trainer.collate(bank, grid_scenes(bank)))
+                grid = trainer.image_grid(trainer.load_batch(bank, grid_scenes(bank)))
                 grid.save(run / f"samples-{done:06d}.png")
             if done % config.checkpoint_every == 0 or done == config.steps:
                 save(trainer, bank, run)

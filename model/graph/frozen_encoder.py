@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bank.rounding import rounded
-from model.frozen import draw, repeatable
+from model.frozen import repeatable, rng_of_step
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
 from pipeline.errors import UserError
 from pipeline.progress import progress
@@ -75,7 +75,7 @@ def train_graph_encoder(
         optimizer = torch.optim.Adam(encoder.parameters(), lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         for step in progress(range(steps), "graph encoder", steps, "steps"):
-            random = draw(seed, step)
+            random = rng_of_step(seed, step)
             chosen = random.integers(len(targets), size=GRAPHS_PER_STEP)
             loss = _loss(encoder, [targets[i] for i in chosen], random)
             if not loss.isfinite():

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from model.frozen import built_from, load_network, save_network
+from model.frozen import built_from, read_network, write_network
 from pipeline.errors import UserError, suggestion
 from pipeline.scene import IMAGE, IN_IMAGE, MASK_SIZE, Relation, Vocabulary
 
@@ -236,12 +236,12 @@ class GraphEncoder(nn.Module):
     def save(self, path: Path) -> None:
         """Weights, with sizes and vocabulary in the file's own header."""
         about = {"sizes": self.sizes, "vocabulary": self.vocabulary.to_json()}
-        save_network(path, self, self.kind, about)
+        write_network(path, self, self.kind, about)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """In evaluation mode, on the CPU."""
-        weights, about = load_network(path, cls.kind)
+        weights, about = read_network(path, cls.kind)
         with built_from(path):
             encoder = cls(Vocabulary.from_json(about["vocabulary"]), **about["sizes"])
             encoder.load_state_dict(weights)

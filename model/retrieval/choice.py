@@ -17,11 +17,11 @@ from model.retrieval.greedy import (
 )
 from model.retrieval.relaxation import gumbel
 
-NEAREST = 3  # `predefined` draws among so many in training, as PasteGAN does
+NEAREST = 3  # in training `predefined` draws one of this many nearest, as PasteGAN does
 
 
 class ChoiceDraws(NamedTuple):
-    """What is random in the choice of a batch's patches."""
+    """What `choose` needs besides features. Where nothing is learned, the drawn candidates."""
 
     noise: Tensor | None = None  # (O, K) Gumbel noise; None: off, or nothing is learned
     start: Tensor | None = None  # (N,) the slot drawn among an image's M * K candidates

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bank.rounding import rounded
-from model.frozen import built_from, draw, load_network, repeatable, save_network
+from model.frozen import (
+    built_from,
+    read_network,
+    repeatable,
+    rng_of_step,
+    write_network,
+)
 from pipeline.errors import UserError
 from pipeline.progress import progress
 
@@ -57,12 +63,12 @@ class CooccurrenceNetwork(nn.Module):
 
     def save(self, path: Path) -> None:
         """Weights, with their sizes in the file's own header."""
-        save_network(path, self, KIND, {"sizes": self.sizes})
+        write_network(path, self, KIND, {"sizes": self.sizes})
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Frozen, in evaluation mode, on the CPU."""
-        weights, about = load_network(path, KIND)
+        weights, about = read_network(path, KIND)
         with built_from(path):
             network = cls(**about["sizes"])
             network.load_state_dict(weights)
@@ -122,7 +128,7 @@ def train_cooccurrence(
         network = CooccurrenceNetwork()
         optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
         for step in progress(range(steps), "co-occurrence", steps, "steps"):
-            patches, photo = _batch(patches_of, photos, draw(seed, step))
+            patches, photo = _batch(patches_of, photos, rng_of_step(seed, step))
             loss = triplet_loss(network(patches), photo)
             if not loss.isfinite():
                 raise RuntimeError(f"co-occurrence: the loss is {loss.item()} at step {step}")

@@ -53,7 +53,7 @@ def retrieve(
     allowed = padding.pad(valid)  # (N, M, K)
     images, places, k = allowed.shape
     bias = padding.pad(noise) if noise is not None else torch.zeros_like(padded[..., 0])
-    unassigned = padding.present.clone()  # (N, M) the hard mask
+    unassigned = padding.present  # (N, M) the hard mask
     weights = torch.zeros_like(bias)
     selected = torch.zeros_like(unassigned, dtype=torch.long)
     steps = torch.full_like(selected, -1)
@@ -120,16 +120,16 @@ def retrieve_best(
         members = padding.image == image
         own, allowed = features[members].float(), valid[members]
         starts = own[allowed]  # (R, E)
-        runs, objects = len(starts), len(own)
-        run_of = torch.arange(runs, device=own.device).repeat_interleave(objects)
-        all_runs = padding_of(run_of, runs)
+        trials, objects = len(starts), len(own)
+        trial = torch.arange(trials, device=own.device).repeat_interleave(objects)
+        all_trials = padding_of(trial, trials)
         selection = retrieve(
-            own.repeat(runs, 1, 1), allowed.repeat(runs, 1), all_runs, starts,
-            noise=None if noise is None else noise[members].repeat(runs, 1),
+            own.repeat(trials, 1, 1), allowed.repeat(trials, 1), all_trials, starts,
+            noise=None if noise is None else noise[members].repeat(trials, 1),
             temperature=temperature, relaxation=relaxation,
         )  # fmt: skip
-        chosen = torch.einsum("ok,oke->oe", selection.weights, own.repeat(runs, 1, 1))
-        tightest = run_of == summed_distances(chosen, all_runs).argmin()
+        chosen = torch.einsum("ok,oke->oe", selection.weights, own.repeat(trials, 1, 1))
+        tightest = trial == summed_distances(chosen, all_trials).argmin()
         kept.append(Selection(*(field[tightest] for field in selection)))
     return Selection(*(torch.cat(fields) for fields in zip(*kept, strict=True)))
 

@@ -140,11 +140,14 @@ class Fuser(nn.Module):
 
 
 def _softmax_by_image(score: Tensor, inside: Tensor, image: Tensor, images: int) -> Tensor:
-    """Softmax of (O, 1, H, W) over the objects of one image that cover a cell; 0 elsewhere."""
+    """Softmax of (O, 1, H, W) over the objects of one image that cover a cell; 0 elsewhere.
+
+    score  (O, 1, H, W)  inside  (O, 1, H, W) 1 or 0  image  (O,)
+    """
     masked = score.masked_fill(inside == 0, -torch.inf)
     empty = score.new_full((images, *score.shape[1:]), -torch.inf)
     target = image[:, None, None, None].expand_as(score)
     highest = empty.scatter_reduce(0, target, masked.detach(), "amax")
-    weights = torch.exp((score - highest[image].nan_to_num(neginf=0.0)).clamp_max(0.0)) * inside
+    weights = torch.exp((score - highest[image]).clamp_max(0.0)) * inside
     total = torch.zeros_like(empty).index_add(0, image, weights)
     return weights / total.index_select(0, image).clamp_min(1e-5)

@@ -35,7 +35,7 @@ class GroundTruthSelection(NamedTuple):
 class Output(NamedTuple):
     """What one pass makes of a batch. Objects are placed by their true boxes."""
 
-    boxes: Tensor  # (O, 4) predicted, before the box head's last ReLU
+    box_sides: Tensor  # (O, 4) predicted boxes before the last ReLU: sides may be below 0
     gt_selection: GroundTruthSelection | None  # None unless retrieval is learned
     candidates: CandidateBatch  # those that `selection` chooses among
     selection: Selection
@@ -83,12 +83,13 @@ class RetrieveGAN(nn.Module):
         vectors = self.encode(graph).vectors
 
         candidates, features, gt_selection, cooccurrence = batch.candidates, None, None, None
-        if draws.truth is not None:
+        if rule.mode == "learned":
+            assert draws.truth is not None
             joined = with_truth(batch)
             joined_features = self.embed(joined.patches)  # (O, K + 1, E)
-            features, truth = joined_features[:, :-1], joined_features[:, -1]
-            gt_selection = self.select_truth(
-                features, candidates.valid, truth, padding, draws.truth
+            features, true_features = joined_features[:, :-1], joined_features[:, -1]
+            gt_selection = self.ground_truth_pass(
+                features, candidates.valid, true_features, padding, draws.truth
             )
             if rule.gt_in_candidates:
                 candidates, features = joined, joined_features
@@ -125,7 +126,7 @@ class RetrieveGAN(nn.Module):
         padding = padding_of_graph(batch.graph)
         truth = draw_truth(valid, padding, generator) if rule.mode == "learned" else None
         if truth is not None and rule.gt_in_candidates:
-            valid = with_truth(batch).valid
+            valid = nn.functional.pad(valid, (0, 1), value=True)
         return Draws(truth, draw_choice(rule, valid, padding, generator, noise=noise))
 
     def encode(self, graph: GraphBatch) -> GraphEncoding:
@@ -143,7 +144,7 @@ class RetrieveGAN(nn.Module):
         flat: Tensor = self.embedding(pixels.flatten(0, -4))
         return flat.reshape(*patches.shape[:-3], -1)
 
-    def select_truth(
+    def ground_truth_pass(
         self, features: Tensor, valid: Tensor, truth: Tensor, padding: Padding, draws: TruthDraws
     ) -> GroundTruthSelection:
         """The ground-truth pass: how probable the true patches are, teacher-forced (section 2.2).

@@ -14,7 +14,7 @@ from bank.bank import Bank
 from bank.candidates import Candidates
 from bank.exact_search import PADDING
 from model import checkpoint
-from model.batch import candidate_batch
+from model.batch import candidate_batch, moved
 from model.config import RetrievalConfig, RetrievalMode, RetrieveGANConfig
 from model.graph.frozen_encoder import embed_graphs
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
@@ -22,7 +22,7 @@ from model.pixels import to_float, to_uint8
 from model.retrieval.choice import choose, draw_choice, noise_by_default
 from model.retrievegan.network import RetrieveGAN, padding_of_graph
 from pipeline.errors import UserError
-from pipeline.scene import Box, SceneGraph
+from pipeline.scene import Box, SceneGraph, image_of
 
 SMALLEST_SIDE = 0.04  # of a predicted box, as a fraction of the image's side
 
@@ -63,7 +63,7 @@ class RetrieveGANRun:
         self.bank = bank
         self.device = device
         self.encoder = GraphEncoder.load(bank.path / "graph_encoder.safetensors")
-        self._features: dict[SceneGraph, NDArray[np.float32]] = {}  # cache: by graph, (n, D)
+        self._object_vectors: dict[SceneGraph, NDArray[np.float32]] = {}  # cache: by graph, (n, D)
 
     @classmethod
     def open(
@@ -95,8 +95,8 @@ class RetrieveGANRun:
         k       candidates per object; by default as many as the bank stores
         pin     object -> patch id that it must be given
         ban     patch ids that no object may be given
-        exclude_images  image ids whose patches no object may be given, unless pinned. Give the own
-                image id of a training scene's graph: stored candidates leave it out too
+        exclude_images  image ids whose patches no object may be given. For the graph of a training
+                scene give its image id: the bank's stored candidates leave it out too
         """
         rule = self._rule(mode)
         learned = rule.mode == "learned"
@@ -114,15 +114,16 @@ class RetrieveGANRun:
         draws = draw_choice(
             rule, batch.valid, padding, torch.Generator().manual_seed(seed), noise=noise
         )
+        batch, padding = batch.to(self.device), moved(padding, self.device)
         with torch.no_grad():
-            features = self.model.embed(batch.patches.to(self.device)).cpu() if learned else None
-            selection = choose(rule, features, batch.valid, padding, draws)
-        rows, slots = np.arange(len(graph.objects)), selection.selected.numpy()
+            features = self.model.embed(batch.patches) if learned else None
+            selection = choose(rule, features, batch.valid, padding, moved(draws, self.device))
+        rows, slots = np.arange(len(graph.objects)), selection.selected.cpu().numpy()
         patch_ids = candidates.ids[rows, slots]
         return RetrievedPatches(
             patch_ids,
             self.bank.patches(patch_ids),
-            selection.step.numpy(),
+            selection.step.cpu().numpy(),
             candidates.fallback[rows, slots],
         )
 
@@ -194,15 +195,15 @@ class RetrieveGANRun:
     ) -> Candidates:
         """K candidates per object, without banned patches and those of excluded photos; a pinned
         object has its patch alone."""
-        self._check_pins(graph, pin, ban)
+        self._check_pins(graph, pin, ban, exclude_images)
         unknown = np.setdiff1d(np.array(sorted(ban), np.int64), self.bank.patch_ids)
         if len(unknown):
             raise UserError(f"ban {unknown[0]}: {self.bank.path} has no patch {unknown[0]}")
-        if graph not in self._features:
+        if graph not in self._object_vectors:
             pair = (graph.objects, graph.relations)
-            self._features[graph] = embed_graphs(self.encoder, [pair])
+            self._object_vectors[graph] = embed_graphs(self.encoder, [pair])
         candidates = self.bank.search(
-            self._features[graph],
+            self._object_vectors[graph],
             graph.objects,
             k + len(ban),
             exclude_images=sorted(exclude_images),
@@ -223,7 +224,13 @@ class RetrieveGANRun:
             )
         return candidates
 
-    def _check_pins(self, graph: SceneGraph, pin: Mapping[int, int], ban: frozenset[int]) -> None:
+    def _check_pins(
+        self,
+        graph: SceneGraph,
+        pin: Mapping[int, int],
+        ban: frozenset[int],
+        exclude_images: frozenset[int],
+    ) -> None:
         known = self.bank.patch_ids
         for o, patch in pin.items():
             if not 0 <= o < len(graph.objects):
@@ -236,6 +243,11 @@ class RetrieveGANRun:
                 raise UserError(f"pin {o}={patch}: {self.bank.path} has no patch {patch}")
             if patch in ban:
                 raise UserError(f"pin {o}={patch}: that patch is banned as well; choose one")
+            photo = image_of(patch)
+            if photo in exclude_images:
+                raise UserError(
+                    f"pin {o}={patch}: that patch is of photo {photo}, which is excluded"
+                )
 
 
 def tidy_boxes(boxes: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from model.checkpoint import RunError
 from model.config import RetrieveGANConfig
 from model.graph.frozen_encoder import start_at_mean_box
 from model.image_grid import patches_and_images
-from model.loader import Collate
+from model.loader import LoadBatch
 from model.loop import Trainer, check_image_size
 from model.pixels import to_float, to_uint8
 from model.retrievegan.discriminators import (
@@ -63,12 +63,12 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         return trainer
 
     @property
-    def collate(self) -> Collate[SceneBatch]:
+    def load_batch(self) -> LoadBatch[SceneBatch]:
         return partial(scene_batch, k=self.config.retrieval.candidates)
 
     def step(self, batch: SceneBatch) -> dict[str, float]:
         """One update of the discriminators, then one of the generator; every loss by its name."""
-        draws = self.model.draw(batch, self.generator(self.step_number))
+        draws = self.model.draw(batch, self.rng(self.step_number))
         batch, draws = batch.to(self.device), moved(draws, self.device)
         self.set_learning_rates()
         output: Output = self.model(batch, draws)
@@ -83,7 +83,7 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
 
     def generator_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """The terms of eq. 5 that need no discriminator."""
-        terms = {"boxes": losses.box_l1(output.boxes, batch.boxes)}
+        terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes)}
         if output.gt_selection is not None:
             terms["gt_selection"] = losses.gt_selection(*output.gt_selection)
         if output.cooccurrence is not None:
@@ -128,7 +128,7 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
 
     def image_grid(self, batch: SceneBatch) -> Image.Image:
         """A row per scene: selected patches (noise off), composed, rebuilt and real image."""
-        draws = self.model.draw(batch, self.generator(0), noise=False)
+        draws = self.model.draw(batch, self.rng(0), noise=False)
         batch, draws = batch.to(self.device), moved(draws, self.device)
         self.model.eval()
         with torch.no_grad():

@@ -83,7 +83,7 @@ class Sg2Im(GraphEncoder):
         covered = coverage(boxes, masks, self.image_px)
         return lay_out(vectors, covered, graph.node_image, graph.num_images)
 
-    def draw(self, layout: Tensor, noise: Tensor) -> Tensor:
+    def decode(self, layout: Tensor, noise: Tensor) -> Tensor:
         """Layout (N, D, H, W) and noise (N, noise, H, W) -> images (N, 3, H, W)."""
         images: Tensor = self.refinement_net(torch.cat([layout, noise], 1))
         return images
@@ -110,7 +110,7 @@ class Sg2Im(GraphEncoder):
         )
         if isinstance(noise, torch.Generator):
             noise = self.draw_noise(graph.num_images, noise)
-        return Generated(self.draw(layout, noise), layout, encoding)
+        return Generated(self.decode(layout, noise), layout, encoding)
 
     def graph_part(self) -> GraphEncoder:
         """A frozen copy of what encodes graphs, without what draws."""

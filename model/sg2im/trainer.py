@@ -12,7 +12,7 @@ from model import losses
 from model.batch import ImageBatch, image_batch
 from model.config import Sg2ImConfig
 from model.image_grid import images_side_by_side
-from model.loader import Collate
+from model.loader import LoadBatch
 from model.loop import Trainer, check_image_size
 from model.pixels import to_float, to_uint8
 from model.sg2im.discriminators import Sg2ImImageDiscriminator, Sg2ImObjectDiscriminator
@@ -61,7 +61,7 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         return cls(config, bank.vocabulary, device)
 
     @property
-    def collate(self) -> Collate[ImageBatch]:
+    def load_batch(self) -> LoadBatch[ImageBatch]:
         return image_batch
 
     def forward(self, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -80,8 +80,8 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
             if batch.masks is not None and self.config.losses.masks:
                 terms["masks"] = losses.mask_bce(logits, batch.masks)
         layout = model.lay_out(vectors, batch.boxes, masks, graph)
-        generator = self.generator(self.step_number, self.device)
-        images = model.draw(layout, model.draw_noise(graph.num_images, generator))
+        generator = self.rng(self.step_number, self.device)
+        images = model.decode(layout, model.draw_noise(graph.num_images, generator))
         terms["pixels"] = losses.reconstruction(images, self._real(batch))
         return images, terms
 
@@ -141,7 +141,7 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         batch = batch.to(self.device)
         self.model.eval()
         with torch.no_grad():
-            generator = self.generator(0, self.device)
+            generator = self.rng(0, self.device)
             noise = self.model.draw_noise(batch.graph.num_images, generator)
             generated = [
                 self.model.generate(batch.graph, noise, boxes).images

@@ -254,8 +254,8 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "self.generator(self.step_number))",
-        "self.generator(0))",
+        "self.rng(self.step_number))",
+        "self.rng(0))",
         "the same draws at every step",
     ),
     Fault(
@@ -284,8 +284,8 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "draws = self.model.draw(batch, self.generator(0), noise=False)",
-        "draws = self.model.draw(batch, self.generator(0))",
+        "draws = self.model.draw(batch, self.rng(0), noise=False)",
+        "draws = self.model.draw(batch, self.rng(0))",
         "noise in image grids",
     ),
     Fault(

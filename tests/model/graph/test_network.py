@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from model.frozen import save_network
+from model.frozen import write_network
 from model.graph.network import KIND, GraphEncoder, graph_tensors
 from pipeline.errors import UserError
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, MASK_SIZE, Relation, Vocabulary
@@ -129,7 +129,7 @@ def test_an_encoder_that_is_not_what_its_header_says_is_one_clear_line(encoder, 
         {"vocabulary": 3, "sizes": encoder.sizes},
         {"vocabulary": VOCABULARY.to_json(), "sizes": {**encoder.sizes, "embedding": 7}},
     ):
-        save_network(path, encoder, KIND, about)
+        write_network(path, encoder, KIND, about)
         with pytest.raises(UserError, match="does not hold the network its header promises") as e:
             GraphEncoder.load(path)
         assert "\n" not in str(e.value)

@@ -259,9 +259,9 @@ def test_predicted_boxes_are_those_of_the_objects_before_the_last_relu(batch):
     with torch.no_grad():
         output = network(batch, some_draws(network))
         encoding = network.graph(batch.graph.nodes, batch.graph.triples)
-    assert output.boxes.shape == (O, 4)
-    assert output.boxes.min() < 0  # ... so that no side is stuck at 0
-    torch.testing.assert_close(output.boxes.clamp_min(0), encoding.boxes[:O])
+    assert output.box_sides.shape == (O, 4)
+    assert output.box_sides.min() < 0  # ... so that no side is stuck at 0
+    torch.testing.assert_close(output.box_sides.clamp_min(0), encoding.boxes[:O])
 
 
 def test_the_maps_of_patches_are_refined_along_the_triples_with_a_residual(batch):

@@ -260,3 +260,9 @@ def test_the_graph_of_a_training_scene_is_given_no_patch_of_its_own_photo(opened
 
     assert image_id in photos()  # its own patch is the nearest of all
     assert image_id not in photos(exclude_images=[image_id])
+    own = int(scene.patch_ids[0])
+    with pytest.raises(UserError, match=rf"pin 0={own}: .* photo {image_id}, which is excluded"):
+        photos(exclude_images=[image_id], pin={0: own})
+    everything = bank.table.column("image_id").to_pylist()
+    with pytest.raises(UserError, match=r"no patch is left for object 0 .* photos excluded"):
+        photos(exclude_images=everything)

@@ -41,7 +41,7 @@ def small_trainer(**changes) -> RetrieveGANTrainer:
 
 
 def output_of(trainer, batch, step=0):
-    return trainer.model(batch, trainer.model.draw(batch, trainer.generator(step)))
+    return trainer.model(batch, trainer.model.draw(batch, trainer.rng(step)))
 
 
 def watched_calls(module):
@@ -93,7 +93,7 @@ def test_each_loss_of_a_step_is_what_its_equation_gives(batch):
     told_images, told_objects = on_images[1][1], on_objects[1][1]
     vectors = output.cooccurrence
     expected = {
-        "boxes": (output.boxes - batch.boxes).abs().mean(),
+        "boxes": (output.box_sides - batch.boxes).abs().mean(),
         "gt_selection": output.gt_selection.losses.sum() / (O - N),
         "cooccurrence": sum((vectors[i] - vectors[j]).norm() for i, j in PAIRS) / N,
         "reconstruction": (output.rebuilt - real).abs().mean(),
@@ -289,7 +289,7 @@ def test_a_step_is_a_function_of_seed_and_step_number(batch):
     assert losses(1, 0)["boxes"] != losses(2, 0)["boxes"]  # other weights
     assert losses(1, 0)["boxes"] == losses(1, 1)["boxes"]  # boxes are not drawn
     first = {
-        (seed, step): torch.rand(1, generator=small_trainer(seed=seed).generator(step)).item()
+        (seed, step): torch.rand(1, generator=small_trainer(seed=seed).rng(step)).item()
         for seed in range(3)
         for step in range(3)
     }
@@ -314,14 +314,14 @@ def test_draws_of_a_step_come_with_noise_and_those_of_a_grid_without(batch):
     trainer.step(batch)
     trainer.image_grid(batch)
     (step, *mode), (grid, *grid_mode) = seen
-    expected = trainer.model.draw(batch, trainer.generator(2))
+    expected = trainer.model.draw(batch, trainer.rng(2))
     assert torch.equal(step.choice.noise, expected.choice.noise)
     assert torch.equal(step.choice.start, expected.choice.start)
     assert torch.equal(step.truth.order, expected.truth.order)
     assert torch.equal(step.truth.first, expected.truth.first)
     assert mode == [True, True]
     assert grid.choice.noise is None
-    expected = trainer.model.draw(batch, trainer.generator(0), noise=False)
+    expected = trainer.model.draw(batch, trainer.rng(0), noise=False)
     assert torch.equal(grid.choice.start, expected.choice.start)
     assert grid_mode == [False, False]
     assert trainer.model.training
@@ -336,7 +336,7 @@ def test_a_grid_shows_selected_patches_then_composed_rebuilt_and_real(batch, mon
     trainer.image_grid(batch)
     ((object_image, patches, images),) = shown
     with torch.no_grad():
-        draws = trainer.model.draw(batch, trainer.generator(0), noise=False)
+        draws = trainer.model.draw(batch, trainer.rng(0), noise=False)
         output = trainer.model.eval()(batch, draws)
     assert object_image == OBJECT_IMAGE
     selected = batch.candidates.patches[torch.arange(O), output.selection.selected]

@@ -147,11 +147,11 @@ def test_the_losses_are_sg2ims(bank, batch):
     trainer = Sg2ImTrainer(small(losses=Sg2ImLossWeights(masks=0.5)), bank.vocabulary)
     model, graph = trainer.model, batch.graph
     model.train()
-    noise = model.draw_noise(3, trainer.generator(0))
+    noise = model.draw_noise(3, trainer.rng(0))
     with torch.no_grad():
         vectors = model.encode(graph.nodes, graph.triples)
         logits = model.mask_logits(vectors)
-        images = model.draw(model.lay_out(vectors, batch.boxes, batch.masks, graph), noise)
+        images = model.decode(model.lay_out(vectors, batch.boxes, batch.masks, graph), noise)
         on_object = trainer.object_discriminator(images, batch.boxes, graph.node_image)
         on_image = trainer.image_discriminator(images)
         boxes = model.box_net(vectors)
@@ -253,7 +253,7 @@ def test_after_so_many_steps_normalisation_is_fixed_and_the_optimiser_new(bank, 
 
 def test_a_grid_leaves_the_run_as_it_was(bank, batch):
     trainer, other = (Sg2ImTrainer(small(), bank.vocabulary) for _ in range(2))
-    trainer.image_grid(trainer.collate(bank, grid_scenes(bank)))
+    trainer.image_grid(trainer.load_batch(bank, grid_scenes(bank)))
     assert trainer.model.training
     assert trainer.step(batch) == other.step(batch)
 
@@ -355,7 +355,7 @@ def test_a_grid_at_the_switch_leaves_the_optimiser_as_it_was(bank, batch):
     trainer.step(batch)
     trainer.step(batch)
     before = trainer.optimisers["generator"]
-    trainer.image_grid(trainer.collate(bank, grid_scenes(bank)))
+    trainer.image_grid(trainer.load_batch(bank, grid_scenes(bank)))
     assert trainer.optimisers["generator"] is before
     trainer.step(batch)
     assert trainer.optimisers["generator"] is not before
