@@ -12,7 +12,7 @@ def to_float(images: Tensor, side: int) -> Tensor:
     """
     flat = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2)
     resized = flat.float()
-    if resized.shape[-1] != side:
+    if resized.shape[-2:] != (side, side):
         resized = F.interpolate(resized, size=(side, side), mode="bilinear", antialias=True)
     return (resized / 127.5 - 1).reshape(*images.shape[:-3], 3, side, side)
 

@@ -24,6 +24,11 @@ def test_enlarging_is_bilinear_and_a_wide_image_becomes_a_square():
     torch.testing.assert_close(large[0, 0, :, 0], torch.full((4,), -1.0))
 
 
+def test_images_of_any_shape_and_number_become_squares():
+    for shape in ((4, 2, 4), (4, 4, 2), (2, 4, 2), (3, 4, 4)):
+        assert to_float(torch.zeros(*shape, 3, dtype=torch.uint8), 4).shape == (shape[0], 3, 4, 4)
+
+
 def test_values_outside_are_clamped_and_others_rounded():
     values = torch.tensor([-3.0, -1.0, 0.0, 0.999, 1.0, 3.0]).reshape(1, 1, 6).expand(3, 1, 6)
     levels = to_uint8(values.clone().requires_grad_())

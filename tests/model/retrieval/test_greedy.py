@@ -280,7 +280,7 @@ def test_the_best_start_keeps_the_relaxation(scene):
     assert ((soft.weights > 0.01).sum(1) > 1).any()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_everything_is_computed_in_float32_whatever_the_features_are(scene, dtype):
     features, valid, padding = scene
     low = features.to(dtype)

@@ -20,24 +20,25 @@ def test_a_residual_block_adds_to_its_input():
 
 def test_every_stage_doubles_the_size_and_is_given_the_canvas_at_its_size():
     torch.manual_seed(0)
-    decoder = CascadedDecoder(3, (6, 5, 4))
-    canvas = torch.randn(2, 3, 8, 8)
+    decoder = CascadedDecoder(3, (6, 5, 4, 4))
+    canvas = torch.randn(2, 3, 16, 16)
     calls = []
     for stage in decoder.stages:
         stage.register_forward_hook(lambda _, given, result: calls.append((given[0], result)))
     with torch.no_grad():
-        image = decoder(canvas, 16)
+        image = decoder(canvas, 32)
         sizes = [given.shape[-1] for given, _ in calls]
-        assert sizes == [4, 8, 16]
-        torch.testing.assert_close(calls[0][0], F.avg_pool2d(canvas, 2))
-        torch.testing.assert_close(calls[1][0][:, :3], canvas)
+        assert sizes == [4, 8, 16, 32]
+        torch.testing.assert_close(calls[0][0], F.avg_pool2d(canvas, 4))
+        torch.testing.assert_close(calls[1][0][:, :3], F.avg_pool2d(canvas, 2))
+        torch.testing.assert_close(calls[2][0][:, :3], canvas)
         larger = F.interpolate(canvas, scale_factor=2.0, mode="bilinear")
-        torch.testing.assert_close(calls[2][0][:, :3], larger)
+        torch.testing.assert_close(calls[3][0][:, :3], larger)
         for (_, before), (given, _) in pairwise(calls):
             doubled = before.repeat_interleave(2, 2).repeat_interleave(2, 3)
             assert torch.equal(given[:, 3:], doubled)
         assert torch.equal(image, decoder.to_rgb(calls[-1][1]))
-    assert image.shape == (2, 3, 16, 16)
+    assert image.shape == (2, 3, 32, 32)
 
 
 def test_the_layers_are_those_of_the_two_papers_with_group_normalisation():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.batch import with_truth
+from model.batch import CandidateBatch, with_truth
 from model.graph.network import graph_tensors, twice
 from model.padding import padding_of
 from model.pixels import to_float
@@ -243,6 +243,26 @@ def test_both_images_are_those_of_the_true_boxes_and_of_each_objects_own_patch(b
     for changed in (patches.roll(1, 0), patches.flip(0)):
         with torch.no_grad():
             assert not torch.allclose(generated(network, batch, changed), composed, atol=1e-3)
+
+
+def test_a_batch_of_three_scenes_gives_three_images_of_each_kind(batch):
+    network = small_network()
+    twice = [*range(O), 3, 4]  # the second scene again
+    part = batch.candidates
+    three = batch._replace(
+        graph=graph_tensors([*SCENES, SCENES[1]], VOCABULARY),
+        boxes=batch.boxes[twice],
+        patch_ids=batch.patch_ids[twice],
+        true_patches=batch.true_patches[twice],
+        true_cooccurrence=batch.true_cooccurrence[twice],
+        candidates=CandidateBatch(*(field[twice] for field in part)),
+    )
+    with torch.no_grad():
+        output = network(three, network.draw(three, None))
+        patches = three.candidates.patches[torch.arange(7), output.selection.selected]
+        alone = [generated(network, three, p) for p in (patches, three.true_patches)]
+    torch.testing.assert_close(output.composed, alone[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(output.rebuilt, alone[1], atol=1e-5, rtol=1e-4)
 
 
 def test_a_scene_comes_out_the_same_alone_or_beside_another(batch):
