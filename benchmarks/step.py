@@ -61,7 +61,7 @@ def random_batch(config: RetrieveGANConfig, vocabulary: Vocabulary) -> SceneBatc
 
 
 def seconds_per_step() -> float:
-    vocabulary = Vocabulary((IMAGE, *(f"thing {i}" for i in range(14))), (IN_IMAGE, *GEOMETRIC))
+    vocabulary = Vocabulary((IMAGE, *(f"category {i}" for i in range(14))), (IN_IMAGE, *GEOMETRIC))
     trainer = RetrieveGANTrainer(demo(), vocabulary)
     batch = random_batch(trainer.config, vocabulary)
     trainer.step(batch)

@@ -88,7 +88,7 @@ class BuildBank:
     cooccurrence_steps: Annotated[
         int | None, option("training steps of F_occur; default: by number of photos"), IN_RECIPE
     ] = None
-    image_size: Annotated[int, option("side of a packed picture, in pixels"), IN_RECIPE] = 128
+    image_size: Annotated[int, option("side of a packed image, in pixels"), IN_RECIPE] = 128
     patch_size: Annotated[int, option("side of a patch, in pixels"), IN_RECIPE] = 64
     resizer: Annotated[
         Resizer, option("which library resizes; both antialiased bilinear"), IN_RECIPE

@@ -25,8 +25,8 @@ from bank.statistics import (
     collect_statistics,
     open_checked,
 )
-from jobs.show.page import Picture, environment, jpeg
-from jobs.show.sheets import Pixels
+from jobs.show.page import EmbeddedImage, environment, jpeg
+from pipeline.crop import Pixels
 from pipeline.errors import UserError
 from pipeline.licences import short_name
 from pipeline.options import option, run, to_json
@@ -63,7 +63,7 @@ class Credit(NamedTuple):
 class Sheet(NamedTuple):
     """Patches of one category as one picture, `ACROSS` in a row."""
 
-    picture: Picture
+    picture: EmbeddedImage
     credits: tuple[Credit, ...]
 
 

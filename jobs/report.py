@@ -1,6 +1,6 @@
 """Write a run's report, one page that needs no other file: RUN/report.html.
 
-python -m jobs.report --run runs/00001-coco                       pictures, curves, scores
+python -m jobs.report --run runs/00001-coco                       images, curves, scores
 python -m jobs.report --run runs/demo --graphs examples/toy_*.json  ... and graphs of your own
 
 Shows the bank's patches, the loss curves, the scores in RUN/metrics.jsonl, the last training

@@ -5,7 +5,7 @@ python -m jobs.sample --run runs/demo --graph examples/toy_meadow.json --draws 6
 python -m jobs.sample --run runs/demo --split val --beside predefined runs/sg2im
 
 The graph file is {"objects": ["tree", "grass"], "relationships": [[0, "above", 1]]}; it may carry
-"boxes": [[x0, y0, x1, y1], ...] as shares of the picture. Without them the run predicts boxes. In
+"boxes": [[x0, y0, x1, y1], ...] as fractions of the image. Without them the run predicts boxes. In
 place of a file, --split takes graphs and boxes of the bank's own held-out scenes.
 """
 

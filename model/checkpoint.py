@@ -66,9 +66,11 @@ def load(run: Path, device: torch.device) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise RunError(f"{path} cannot be read ({type(error).__name__}): is it whole?") from error
-    found = state.get("format") if isinstance(state, dict) else None
-    if found != FORMAT:
-        raise RunError(f"{path} has format {found}; this version reads {FORMAT}")
+    stored = state.get("format") if isinstance(state, dict) else None
+    if stored != FORMAT:
+        raise RunError(
+            f"{path} has format {stored}; this version reads {FORMAT}: train the run again"
+        )
     return state
 
 

@@ -1,1 +1,1 @@
-"""Draws what people look at: sheets, curves, samples and pages. Called by the commands."""
+"""Samples, sheets, curves and pages; methods.py opens runs of any kind and generates by them."""

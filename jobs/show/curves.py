@@ -51,7 +51,7 @@ def loss_curves(log: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def _running_mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
-    """The mean of each value and those before it, over at most 1/SMOOTH of the log."""
+    """At each step the mean of the last values, as many as 1/SMOOTH of the log."""
     span = max(1, len(values) // SMOOTH)
     total = np.concatenate([[0.0], np.cumsum(values)])
     last = np.arange(1, len(values) + 1)

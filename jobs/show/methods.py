@@ -9,12 +9,12 @@ from typing import NamedTuple, get_args
 import torch
 
 from bank.bank import Bank
-from jobs.show.sheets import Pixels
 from model.checkpoint import read_run
 from model.config import RetrievalMode, Sg2ImConfig
 from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
 from model.sg2im.published import ignored_note, is_published
 from model.sg2im.run import Sg2ImRun
+from pipeline.crop import Pixels
 from pipeline.errors import UserError
 from pipeline.scene import SceneGraph, Vocabulary
 

@@ -1,4 +1,4 @@
-"""Parts of self-contained HTML pages: the templates' environment, pictures as data URIs."""
+"""Parts of self-contained HTML pages: the templates' environment, images as data URIs."""
 
 import base64
 import io
@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jinja2
 from PIL import Image
 
-from jobs.show.sheets import Pixels
+from pipeline.crop import Pixels
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-class Picture(NamedTuple):
+class EmbeddedImage(NamedTuple):
     """An image embedded in the page."""
 
     url: str  # data:image/png;base64,...
@@ -32,17 +32,17 @@ def environment() -> jinja2.Environment:
     )
 
 
-def png(pixels: Pixels) -> Picture:
+def png(pixels: Pixels) -> EmbeddedImage:
     """Lossless; pixels (H, W, 3) uint8."""
-    return _picture(Image.fromarray(pixels), "png", optimize=True)
+    return _embedded(Image.fromarray(pixels), "png", optimize=True)
 
 
-def jpeg(image: Image.Image, quality: int = 88) -> Picture:
-    return _picture(image, "jpeg", quality=quality)
+def jpeg(image: Image.Image, quality: int = 88) -> EmbeddedImage:
+    return _embedded(image, "jpeg", quality=quality)
 
 
-def _picture(image: Image.Image, format: str, **settings: Any) -> Picture:
+def _embedded(image: Image.Image, format: str, **settings: Any) -> EmbeddedImage:
     file = io.BytesIO()
     image.save(file, format, **settings)
     text = base64.b64encode(file.getvalue()).decode()
-    return Picture(f"data:image/{format};base64,{text}", image.width, image.height)
+    return EmbeddedImage(f"data:image/{format};base64,{text}", image.width, image.height)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from bank.bank import Bank
 from jobs.show.curves import loss_curves
-from jobs.show.page import Picture, environment, jpeg, png
+from jobs.show.page import EmbeddedImage, environment, jpeg, png
 from jobs.show.sheets import Source, sources_of
 from model.config import RetrievalMode
 from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
@@ -35,8 +35,8 @@ MODES: tuple[tuple[RetrievalMode, str], ...] = (
 class Draw(NamedTuple):
     """The patches retrieved with one seed, and the image composed of them."""
 
-    patches: tuple[Picture, ...]
-    image: Picture
+    patches: tuple[EmbeddedImage, ...]
+    image: EmbeddedImage
     distance: float  # mean, between the patches' F_occur vectors; small: as if of one photo
 
 
@@ -48,9 +48,9 @@ class ModeDraws(NamedTuple):
     draws: tuple[Draw, ...]
 
 
-class SourcePicture(NamedTuple):
+class SourceImage(NamedTuple):
     source: Source
-    view: Picture
+    view: EmbeddedImage
 
 
 class GraphCard(NamedTuple):
@@ -61,21 +61,21 @@ class GraphCard(NamedTuple):
     lines: tuple[str, ...]
     boxes: tuple[Box, ...]  # as predicted
     modes: tuple[ModeDraws, ...]
-    sources: tuple[SourcePicture, ...]  # of the first learned draw
+    sources: tuple[SourceImage, ...]  # of the first learned draw
 
 
 class CategoryRow(NamedTuple):
     name: str
     num_patches: int  # in the bank
-    patches: tuple[Picture, ...]  # a few of them
+    patches: tuple[EmbeddedImage, ...]  # a few of them
 
 
 class PhotoRow(NamedTuple):
     """A photo with all its patches."""
 
     image_id: int
-    photo: Picture
-    patches: tuple[tuple[str, Picture], ...]  # category, patch
+    photo: EmbeddedImage
+    patches: tuple[tuple[str, EmbeddedImage], ...]  # category, patch
 
 
 class Scores(NamedTuple):
@@ -103,7 +103,7 @@ def render_run(
     facts = {
         "recipe": config.recipe,
         "steps": f"{len(log):,}",
-        "picture": f"{config.image_px} x {config.image_px} px",
+        "image": f"{config.image_px} x {config.image_px} px",
         "parameters": f"{sum(p.numel() for p in opened.model.parameters()):,}",
         "retrieval": f"{config.retrieval.mode}, {config.retrieval.candidates} candidates an object",
         "patches": f"{len(bank):,}",
@@ -163,7 +163,7 @@ def graph_card(
         tuple(lines),
         boxes,
         tuple(modes),
-        tuple(SourcePicture(source, jpeg(source.view)) for source in sources),
+        tuple(SourceImage(source, jpeg(source.view)) for source in sources),
     )
 
 
@@ -210,8 +210,8 @@ def photo_rows(bank: Bank) -> tuple[PhotoRow, ...]:
     return tuple(rows)
 
 
-def last_samples(folder: Path) -> Picture | None:
-    """The newest picture of samples that training has written."""
+def last_samples(folder: Path) -> EmbeddedImage | None:
+    """The newest image grid that training has written."""
     files = sorted(folder.glob("samples-*.png"))
     if not files:
         return None

@@ -8,7 +8,8 @@ from PIL import Image
 
 from bank.bank import Bank
 from jobs.show.methods import Method, RetrieveAndCompose, Sample
-from jobs.show.sheets import Pixels, Source, patch_sheet, photos_folder, sheet, sources_of
+from jobs.show.sheets import Source, patch_sheet, photos_folder, sheet, sources_of
+from pipeline.crop import Pixels
 from pipeline.scene import Box, SceneGraph
 
 CELL = 160  # px, side of an image in a comparison

@@ -1,21 +1,18 @@
-"""Sheets of labelled pictures: patches, and the photos that they were cut from."""
+"""Sheets of labelled images: patches, and the photos that they were cut from."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bank.bank import Bank
 from pipeline.checks import stays_inside
-from pipeline.crop import PhotoError, decode_photo, read_photo
+from pipeline.crop import PhotoError, Pixels, decode_photo, read_photo
 from pipeline.data_folder import DataFolder
 from pipeline.datasets import default_folder
 from pipeline.errors import DatasetError, UserError
-
-Pixels = NDArray[np.uint8]
 
 CELL = 96  # px, side of a patch in a sheet
 GAP = 6  # px between cells
@@ -110,7 +107,7 @@ def patch_sheet(patches: Pixels, labels: Sequence[str]) -> Image.Image:
 def sheet(
     cells: Sequence[Image.Image], labels: Sequence[str], across: int = MOST_ACROSS
 ) -> Image.Image:
-    """Pictures in rows of `across`, each over its label."""
+    """Images in rows of `across`, each over its label."""
     width = max(cell.width for cell in cells)
     height = max(cell.height for cell in cells)
     lines = max(label.count("\n") + 1 for label in labels)

@@ -126,7 +126,7 @@ def _masks(targets: list[_Target]) -> list[NDArray[np.uint8] | None]:
 
 
 def embed_scenes(encoder: GraphEncoder, samples: Sequence[GraphSample]) -> NDArray[np.float32]:
-    """(O, D) object vectors of all samples, laid end to end in their order, on the bank's grid."""
+    """(O, D) object vectors of all samples, laid end to end, rounded by bank/rounding.py."""
     graphs = [(sample.objects, sample.triples) for sample in samples]
     return embed_graphs(encoder, graphs)
 

@@ -4,7 +4,7 @@ import torch
 from model import losses
 
 
-def test_co_occurrence_counts_each_pair_of_an_image_once():
+def test_cooccurrence_counts_each_pair_of_an_image_once():
     vectors = torch.zeros(2, 3, 2)
     vectors[0, 1] = torch.tensor([3.0, 4.0])
     vectors[1, 1] = torch.tensor([0.0, 1.0])
@@ -14,7 +14,7 @@ def test_co_occurrence_counts_each_pair_of_an_image_once():
     assert losses.cooccurrence(vectors, present).item() == pytest.approx((10 + 1) / 2)
 
 
-def test_co_occurrence_of_equal_vectors_has_a_finite_gradient():
+def test_cooccurrence_of_equal_vectors_has_a_finite_gradient():
     vectors = torch.ones(1, 3, 4, requires_grad=True)
     losses.cooccurrence(vectors, torch.ones(1, 3, dtype=torch.bool)).backward()
     assert torch.isfinite(vectors.grad).all()

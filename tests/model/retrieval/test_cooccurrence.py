@@ -115,7 +115,7 @@ def test_a_saved_network_comes_back_whole(tmp_path):
     np.testing.assert_array_equal(embed_patches(loaded, patches), embed_patches(network, patches))
 
 
-def test_a_graph_encoder_is_not_taken_for_a_co_occurrence_network(tmp_path):
+def test_a_graph_encoder_is_not_taken_for_a_cooccurrence_network(tmp_path):
     from model.graph.network import GraphEncoder
     from pipeline.scene import IMAGE, IN_IMAGE, Vocabulary
 

@@ -45,9 +45,9 @@ def select(scene, seed=0, temperature=0.5, relaxation="straight-through"):
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 5.0])
 def test_every_object_is_assigned_exactly_once_at_any_temperature(scene, temperature):
     for seed in range(30):
-        found = select(scene, seed, temperature)
+        selection = select(scene, seed, temperature)
         for image in range(N):
-            steps = found.step[image == OBJECT_IMAGE]
+            steps = selection.step[image == OBJECT_IMAGE]
             assert sorted(steps.tolist()) == list(range(len(steps)))
 
 
@@ -55,16 +55,16 @@ def test_padding_is_never_chosen_however_well_it_matches():
     padding = padding_of(torch.zeros(2, dtype=torch.long), 1)
     features = torch.stack([torch.full((2, E), 5.0), torch.zeros(2, E)], 1)  # the second matches
     valid = torch.tensor([[True, False]] * 2)
-    found = retrieve(features, valid, padding, torch.zeros(1, E), noise=None, temperature=0.01)
-    assert found.selected.tolist() == [0, 0]
-    assert found.weights.tolist() == [[1, 0], [1, 0]]
+    selection = retrieve(features, valid, padding, torch.zeros(1, E), noise=None, temperature=0.01)
+    assert selection.selected.tolist() == [0, 0]
+    assert selection.weights.tolist() == [[1, 0], [1, 0]]
 
 
 def test_weights_sum_to_one_over_an_objects_own_candidates(scene):
     for relaxation in ("straight-through", "soft"):
-        found = select(scene, relaxation=relaxation)
-        torch.testing.assert_close(found.weights.sum(-1), torch.ones(O))
-        assert (found.weights[~scene[1]] == 0).all()
+        selection = select(scene, relaxation=relaxation)
+        torch.testing.assert_close(selection.weights.sum(-1), torch.ones(O))
+        assert (selection.weights[~scene[1]] == 0).all()
 
 
 def test_straight_through_shows_one_patch_and_soft_a_mixture(scene):
@@ -78,7 +78,7 @@ def test_straight_through_shows_one_patch_and_soft_a_mixture(scene):
 def test_the_gradient_reaches_the_features_of_patches_that_were_not_chosen(scene, relaxation):
     features, valid, padding = scene
     features = features.clone().requires_grad_()
-    found = retrieve(
+    selection = retrieve(
         features,
         valid,
         padding,
@@ -87,10 +87,10 @@ def test_the_gradient_reaches_the_features_of_patches_that_were_not_chosen(scene
         temperature=1.0,
         relaxation=relaxation,
     )
-    (found.weights * torch.randn(O, K)).sum().backward()
+    (selection.weights * torch.randn(O, K)).sum().backward()
     assert torch.isfinite(features.grad).all()
     several = valid.sum(-1) > 1
-    losers = valid & ~torch.nn.functional.one_hot(found.selected, K).bool() & several[:, None]
+    losers = valid & ~torch.nn.functional.one_hot(selection.selected, K).bool() & several[:, None]
     assert (features.grad[losers].abs().sum(-1) > 0).all()
 
 
@@ -100,9 +100,9 @@ def test_a_choice_steers_the_next_one():
     start, pick = torch.zeros(1, 1), 1.0
     features = torch.tensor([[[pick], [9.0]], [[-1.2], [1.4]]])  # to 0: -1.2 wins; to 1.0: 1.4
     valid = torch.ones(2, 2, dtype=torch.bool)
-    found = retrieve(features, valid, padding, start, noise=None, temperature=0.1)
-    assert found.step.tolist() == [0, 1]
-    assert found.selected.tolist() == [0, 1]
+    selection = retrieve(features, valid, padding, start, noise=None, temperature=0.1)
+    assert selection.step.tolist() == [0, 1]
+    assert selection.selected.tolist() == [0, 1]
 
 
 def test_the_query_that_is_a_candidate_gives_no_nan_gradient(scene):
@@ -110,8 +110,8 @@ def test_the_query_that_is_a_candidate_gives_no_nan_gradient(scene):
     features = features.clone().requires_grad_()
     slot = draw_start(valid, padding, torch.Generator().manual_seed(0))
     query = start_feature(features, padding, slot)
-    found = retrieve(features, valid, padding, query, noise=None, temperature=1.0)
-    (found.weights * torch.randn(O, K)).sum().backward()
+    selection = retrieve(features, valid, padding, query, noise=None, temperature=1.0)
+    (selection.weights * torch.randn(O, K)).sum().backward()
     assert torch.isfinite(features.grad).all()
 
 
@@ -156,7 +156,7 @@ def test_every_weight_is_what_the_equations_give_by_hand(relaxation, temperature
         features, noise = torch.randn(4, 3, 2), torch.randn(4, 3)
         valid = torch.tensor([[True] * 3, [True, False, True], [True] * 3, [True] * 3])
         query = torch.randn(2)
-        found = retrieve(
+        selection = retrieve(
             features, valid, padding_of(torch.zeros(4, dtype=torch.long), 1), query[None],
             noise=noise, temperature=temperature, relaxation=relaxation,
         )  # fmt: skip
@@ -164,8 +164,8 @@ def test_every_weight_is_what_the_equations_give_by_hand(relaxation, temperature
             features.tolist(), valid.tolist(), query.tolist(), noise.tolist(),
             temperature, relaxation,
         )  # fmt: skip
-        assert found.step.tolist() == steps
-        torch.testing.assert_close(found.weights, torch.tensor(weights), atol=1e-4, rtol=1e-4)
+        assert selection.step.tolist() == steps
+        torch.testing.assert_close(selection.weights, torch.tensor(weights), atol=1e-4, rtol=1e-4)
 
 
 def differentiable_by_hand(features, query, noise, tau, relaxation):
@@ -236,16 +236,16 @@ def test_noise_is_one_value_per_candidate_kept_over_the_steps():
     features = torch.tensor([[[0.0], [0.1]], [[3.0], [3.1]]])
     valid = torch.ones(2, 2, dtype=torch.bool)
     noise = torch.tensor([[8.0, 0.0], [0.0, 2.0]])
-    found = retrieve(features, valid, padding, torch.zeros(1, 1), noise=noise, temperature=0.1)
-    assert found.step.tolist() == [0, 1]
-    assert found.selected.tolist() == [0, 1]
+    selection = retrieve(features, valid, padding, torch.zeros(1, 1), noise=noise, temperature=0.1)
+    assert selection.step.tolist() == [0, 1]
+    assert selection.selected.tolist() == [0, 1]
 
 
 def test_the_best_start_gives_the_tightest_set_of_all_starts(scene):
     features, valid, padding = scene
 
-    def tightness(found):
-        return summed_distances(torch.einsum("ok,oke->oe", found.weights, features), padding)
+    def tightness(selection):
+        return summed_distances(torch.einsum("ok,oke->oe", selection.weights, features), padding)
 
     best = tightness(retrieve_best(features, valid, padding, noise=None, temperature=0.5))
     for seed in range(20):

@@ -47,27 +47,27 @@ def test_names_and_shapes_are_those_of_the_published_states():
 
 
 @pytest.mark.parametrize(("side", "left"), [(32, 2), (64, 6), (128, 14), (21, 0), (22, 1)])
-def test_every_value_of_the_last_map_is_a_verdict(side, left):
+def test_every_value_of_the_last_map_is_a_logit(side, left):
     assert side_after(side, 3) == left
     if left:
-        verdicts = Sg2ImImageDiscriminator((4, 5, 6))(torch.rand(2, 3, side, side))
-        assert verdicts.shape == (2, 6, left, left)
+        logits = Sg2ImImageDiscriminator((4, 5, 6))(torch.rand(2, 3, side, side))
+        assert logits.shape == (2, 6, left, left)
 
 
-def test_an_object_gets_one_verdict_and_a_logit_per_category():
-    judge = Sg2ImObjectDiscriminator(7, (4, 5, 6), 8)
+def test_an_object_gets_one_logit_and_one_per_category():
+    discriminator = Sg2ImObjectDiscriminator(7, (4, 5, 6), 8)
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.2, 0.3, 0.6, 0.5], [0.5, 0.5, 1.0, 1.0]])
-    seen = judge(torch.rand(2, 3, 16, 16), boxes, torch.tensor([1, 0, 1]))
-    assert seen.real.shape == (3,)
-    assert seen.category.shape == (3, 7)
+    logits = discriminator(torch.rand(2, 3, 16, 16), boxes, torch.tensor([1, 0, 1]))
+    assert logits.real.shape == (3,)
+    assert logits.category.shape == (3, 7)
 
 
 def test_corner_samples_lie_on_the_edges_of_the_box():
-    """A picture whose colour is its place: x in red, y in green."""
+    """A on_images whose colour is its place: x in red, y in green."""
     ramp = torch.linspace(0, 1, 9)
-    picture = torch.stack([ramp.expand(9, 9), ramp[:, None].expand(9, 9), torch.zeros(9, 9)])
+    on_images = torch.stack([ramp.expand(9, 9), ramp[:, None].expand(9, 9), torch.zeros(9, 9)])
     boxes = torch.tensor([[0.25, 0.1, 0.75, 0.6], [0.0, 0.0, 1.0, 1.0]])
-    crop, whole = crop_to_corners(picture[None], boxes, torch.tensor([0, 0]), 5)
+    crop, whole = crop_to_corners(on_images[None], boxes, torch.tensor([0, 0]), 5)
     assert crop[:2, 0, 0].tolist() == pytest.approx([0.25, 0.1])
     assert crop[:2, -1, -1].tolist() == pytest.approx([0.75, 0.6])
     assert crop[:2, 0, -1].tolist() == pytest.approx([0.75, 0.1])
@@ -92,8 +92,8 @@ def test_outside_the_picture_is_nothing():
 
 def test_training_tells_red_from_blue_and_learns_what_is_where():
     torch.manual_seed(0)
-    picture = Sg2ImImageDiscriminator((4, 4, 4))
-    things = Sg2ImObjectDiscriminator(2, (4, 4, 4), 8)
+    on_images = Sg2ImImageDiscriminator((4, 4, 4))
+    on_objects = Sg2ImObjectDiscriminator(2, (4, 4, 4), 8)
     red, blue = torch.zeros(2, 4, 3, 32, 32)
     red[:, 0], blue[:, 2] = 1.0, 1.0
     red += 0.1 * torch.randn_like(red)
@@ -102,16 +102,16 @@ def test_training_tells_red_from_blue_and_learns_what_is_where():
     blue[:, 1, :16] = 2.0
     boxes = torch.tensor([[0.0, 0.0, 1.0, 0.4], [0.0, 0.6, 1.0, 1.0]]).repeat(4, 1)
     image, category = torch.arange(4).repeat_interleave(2), torch.tensor([1, 0]).repeat(4)
-    optimiser = torch.optim.Adam([*picture.parameters(), *things.parameters()], 0.02)
+    optimiser = torch.optim.Adam([*on_images.parameters(), *on_objects.parameters()], 0.02)
     for _ in range(60):
-        on_red, on_blue = things(red, boxes, image), things(blue, boxes, image)
-        loss = losses.discriminator_loss(picture(red), picture(blue))
+        on_red, on_blue = on_objects(red, boxes, image), on_objects(blue, boxes, image)
+        loss = losses.discriminator_loss(on_images(red), on_images(blue))
         loss = loss + losses.discriminator_loss(on_red.real, on_blue.real)
         loss = loss + F.cross_entropy(on_red.category, category)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert picture(red).mean() > 1 > -1 > picture(blue).mean()
+    assert on_images(red).mean() > 1 > -1 > on_images(blue).mean()
     assert on_red.real.min() > 0 > on_blue.real.max()
     assert torch.equal(on_red.category.argmax(1), category)
-    assert picture.classifier.weight.grad is None  # built, never applied
+    assert on_images.classifier.weight.grad is None  # built, never applied

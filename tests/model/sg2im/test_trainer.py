@@ -175,7 +175,7 @@ def test_the_losses_are_sg2ims(bank, batch):
     assert named["total"] == pytest.approx(total, rel=1e-4)
 
 
-def test_the_discriminators_judge_what_the_generator_made_before_its_update(bank, batch):
+def test_the_discriminators_are_shown_what_the_generator_made_before_its_update(bank, batch):
     """In calls of their own, so that normalisation sees real and fake apart."""
     trainer = Sg2ImTrainer(small(), bank.vocabulary)
     seen = []
@@ -185,9 +185,9 @@ def test_the_discriminators_judge_what_the_generator_made_before_its_update(bank
     before = weights_of(trainer.model)
     named = trainer.step(batch)
     assert len(seen) == 3
-    (told, _), (fake, on_fake), (real, on_real) = seen
-    assert torch.equal(told, fake)
-    assert told.requires_grad
+    (for_generator, _), (fake, on_fake), (real, on_real) = seen
+    assert torch.equal(for_generator, fake)
+    assert for_generator.requires_grad
     assert not fake.requires_grad
     assert torch.equal(real, normalised(batch.images, 32))
     expected = F.softplus(on_fake).mean() + F.softplus(-on_real).mean()
@@ -278,7 +278,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(bank, batc
         trainer.step(batch)
 
 
-def test_a_picture_larger_than_the_banks_is_refused_before_the_first_step(bank):
+def test_an_image_larger_than_the_banks_is_refused_before_the_first_step(bank):
     with pytest.raises(checkpoint.RunError, match=r"256 px, but those of .* are of 128 px"):
         Sg2ImTrainer.for_bank(small(image_px=256), bank, CPU)
 

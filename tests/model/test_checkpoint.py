@@ -1,0 +1,74 @@
+"""What a run is saved as, and which checkpoints a run cannot go on from."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bank.bank import Bank
+from model import checkpoint
+from model.config import RetrieveGANConfig
+from model.loop import restore, save
+from model.recipes import demo, trainer_for
+
+CPU = torch.device("cpu")
+
+
+def small(**parts) -> RetrieveGANConfig:
+    config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2, decay_from=1.0)
+    return replace(config, **parts)
+
+
+@pytest.fixture(scope="module")
+def bank(toy_bank):
+    return Bank.open(toy_bank)
+
+
+def trainer_of(bank, config):
+    return trainer_for(config, bank, CPU)
+
+
+def test_a_bank_with_other_candidates_is_refused_when_a_run_goes_on(bank, tmp_path):
+    trainer = trainer_of(bank, small())
+    save(trainer, bank, tmp_path)
+    path = tmp_path / checkpoint.NAME
+    torch.save(torch.load(path, weights_only=True) | {"derived": "e" * 64}, path)
+    with pytest.raises(checkpoint.RunError, match="other frozen networks or candidates"):
+        restore(trainer, bank, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[]", '{"train": [], "bank": "x"}', '{"train": {"retrieval": 3}, "bank": "x"}',
+     '{"train": {"retrieval": {"temperature": 0}}, "bank": "x"}', "{"],
+)  # fmt: skip
+def test_a_config_that_is_not_one_is_one_clear_line(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(checkpoint.RunError, match=r"config\.json"):
+        checkpoint.read_config(tmp_path, RetrieveGANConfig)
+
+
+def test_a_checkpoint_that_does_not_fit_its_config_is_refused(bank, tmp_path):
+    save(trainer_of(bank, small()), bank, tmp_path)
+    other = replace(demo().retrieval, width=16)
+    with pytest.raises(checkpoint.RunError, match="was the config edited"):
+        restore(trainer_of(bank, small(retrieval=other)), bank, tmp_path)
+
+
+def test_a_checkpoint_of_another_bank_is_refused(bank, tmp_path):
+    trainer = trainer_of(bank, small())
+    save(trainer, bank, tmp_path)
+    path = tmp_path / checkpoint.NAME
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"bank": "f" * 64}, path)
+    with pytest.raises(checkpoint.RunError, match="ffffffffffff"):
+        restore(trainer, bank, tmp_path)
+
+
+def test_a_checkpoint_cut_short_is_one_clear_line(bank, tmp_path):
+    trainer = trainer_of(bank, small())
+    save(trainer, bank, tmp_path)
+    path = tmp_path / checkpoint.NAME
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(checkpoint.RunError, match="cannot be read"):
+        restore(trainer, bank, tmp_path)

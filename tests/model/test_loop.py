@@ -1,0 +1,65 @@
+"""The training loop: what it writes, and that an interruption costs nothing."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bank.bank import Bank
+from model import checkpoint
+from model.config import RetrieveGANConfig
+from model.loop import restore, train
+from model.recipes import demo, trainer_for
+
+CPU = torch.device("cpu")
+
+
+def small(**parts) -> RetrieveGANConfig:
+    config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2, decay_from=1.0)
+    return replace(config, **parts)
+
+
+@pytest.fixture(scope="module")
+def bank(toy_bank):
+    return Bank.open(toy_bank)
+
+
+def trainer_of(bank, config):
+    return trainer_for(config, bank, CPU)
+
+
+def losses_of(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_run_has_the_losses_of_one_that_was_never_interrupted(bank, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    train(trainer_of(bank, small()), bank, whole)
+    train(trainer_of(bank, small(steps=2)), bank, cut)
+    with (cut / "log.jsonl").open("a") as log:  # a step was taken after the last checkpoint
+        log.write(json.dumps({"step": 2, "total": 0.0}) + '\n{"step": 3, "to')
+    again = trainer_of(bank, small())
+    torch.manual_seed(99)  # whatever the process drew before
+    restore(again, bank, cut)
+    train(again, bank, cut)
+    assert losses_of(cut) == losses_of(whole)
+    assert [row["step"] for row in losses_of(whole)] == [0, 1, 2, 3]
+
+
+def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path):
+    train(trainer_of(bank, small()), bank, tmp_path)
+    names = set(losses_of(tmp_path)[0])
+    assert names >= {
+        "boxes", "gt_selection", "cooccurrence", "reconstruction", "adversarial_image",
+        "adversarial_object", "discriminator_image", "discriminator_object", "total",
+    }  # fmt: skip
+    assert (tmp_path / "samples-000004.png").is_file()
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_an_image_larger_than_the_banks_is_refused_before_the_first_step(bank):
+    with pytest.raises(checkpoint.RunError, match=r"256 px, but those of .* are of 128 px"):
+        trainer_of(bank, small(image_px=256))

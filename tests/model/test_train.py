@@ -1,0 +1,60 @@
+"""The training command: how a run goes on, and what cannot change then."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bank.bank import Bank
+from model import checkpoint
+from model.config import RetrieveGANConfig
+from model.loop import train
+from model.recipes import demo, trainer_for
+from model.train import TrainOptions, main
+from pipeline.options import write_json
+
+CPU = torch.device("cpu")
+
+
+def small(**parts) -> RetrieveGANConfig:
+    config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2, decay_from=1.0)
+    return replace(config, **parts)
+
+
+@pytest.fixture(scope="module")
+def bank(toy_bank):
+    return Bank.open(toy_bank)
+
+
+def trainer_of(bank, config):
+    return trainer_for(config, bank, CPU)
+
+
+def losses_of(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_beyond_its_last_step_is_not_called_trained(bank, tmp_path):
+    train(trainer_of(bank, small()), bank, tmp_path)
+    write_json(tmp_path / "config.json", {"bank": str(bank.path), "train": small()})
+    with pytest.raises(checkpoint.UserError, match="at step 4 already, beyond --steps 2"):
+        main(TrainOptions(resume=tmp_path, steps=2))
+
+
+@pytest.mark.parametrize("other", [{"batch": 3}, {"recipe": "demo"}, {"gt_in_candidates": True}])
+def test_what_cannot_change_in_a_run_that_goes_on_is_refused(tmp_path, other):
+    with pytest.raises(ValueError, match="cannot change in a run that goes on"):
+        TrainOptions(resume=tmp_path, **other)
+
+
+def test_a_run_without_a_checkpoint_starts_again_with_the_same_losses(bank, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for run in (whole, stopped):
+        run.mkdir()
+    config = small(steps=2)
+    train(trainer_of(bank, config), bank, whole)
+    (stopped / "log.jsonl").write_text('{"step": 0, "total": 0.0}\n')
+    write_json(stopped / "config.json", {"bank": str(bank.path), "train": config})
+    main(TrainOptions(resume=stopped))
+    assert losses_of(stopped) == losses_of(whole)
