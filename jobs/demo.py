@@ -162,8 +162,8 @@ def demo_config(folder: Path) -> RunConfig:
         config, _ = checkpoint.read_run(folder)
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{folder}/config.json cannot be read, so whose run it is cannot be told ({error}): "
-            f"move the folder, or name --out"
+            f"{folder} is no run that this version can read ({error}): remove or move the folder, "
+            f"or name another --out"
         ) from error
     if config.recipe != "demo":
         raise UserError(f"{folder} is a run of recipe {config.recipe}: move it, or name --out")

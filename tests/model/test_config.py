@@ -62,6 +62,11 @@ def test_a_config_of_before_there_were_other_networks_is_a_retrievegans():
     assert isinstance(from_json({"steps": 3}), RetrieveGANConfig)
 
 
+def test_an_unknown_key_is_refused_with_what_to_do():
+    with pytest.raises(UserError, match=r"retrieval has 'temprature'.*train it again"):
+        from_json({"retrieval": {"temprature": 1.0}})
+
+
 def test_a_key_of_another_kind_of_run_is_refused():
     with pytest.raises(UserError, match="'retrieval'"):
         from_json({"recipe": "sg2im", "retrieval": {}})

@@ -1,4 +1,4 @@
-"""A trainer made for a bank: where it starts, and which banks do not fit. The step: test_step.py."""
+"""A trainer made for a bank: its start, and which banks do not fit. The step: test_step.py."""
 
 from dataclasses import replace
 
