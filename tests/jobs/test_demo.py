@@ -124,7 +124,7 @@ def test_what_is_not_the_demos_is_never_replaced(bank, run, tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"train": 3, "bank": "b"}', "\xff"])
 def test_a_folder_whose_config_cannot_be_read_is_never_replaced(bank, tmp_path, text):
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match="whose run it is cannot be told"):
+    with pytest.raises(UserError, match="no run that this version can read"):
         train_demo(DemoOptions(out=tmp_path, bank=bank.path))
     assert (tmp_path / "config.json").exists()
 
