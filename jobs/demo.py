@@ -92,9 +92,8 @@ def main(options: DemoOptions) -> None:
     with times.stage("scores"):
         run_command("jobs.evaluate", *run_flags, "--styles", options.data / "styles.json")
     with times.stage("samples"):
-        for graph in graphs:
-            draws = ("--draws", options.draws, "--data", options.data)
-            run_command("jobs.sample", *run_flags, "--graph", graph, *draws)
+        draws = ("--draws", options.draws, "--data", options.data)
+        run_command("jobs.sample", *run_flags, "--graph", *graphs, *draws)
     with times.stage("report"):
         run_command("jobs.report", *run_flags, "--data", options.data, "--graphs", *graphs)
     print(f"\n{times}\n")

@@ -44,7 +44,9 @@ MOST_ROWS = 20  # draws of a graph in a comparison
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
     run: Annotated[Path, option("run folder, made by model.train; or sg2im's published .pt")]
-    graph: Annotated[Path | None, option("JSON file with one scene graph or a list of them")] = None
+    graph: Annotated[
+        tuple[Path, ...], option("JSON files, each with one scene graph or a list of them")
+    ] = ()
     split: Annotated[
         Literal["val", "test"] | None, option("instead: held-out scenes of the run's bank")
     ] = None
@@ -86,11 +88,15 @@ class SampleOptions:
         Path | None, option("the bank's photos; by default data/<dataset>, if they are there")
     ] = None
     out: Annotated[
-        Path | None, option("folder to write; by default RUN/samples/<graph file's name or split>")
+        Path | None,
+        option(
+            "folder to write, of several graph files a folder in it for each; by default "
+            "RUN/samples/<graph file's name or split>"
+        ),
     ] = None
 
     def __post_init__(self) -> None:
-        if (self.graph is None) == (self.split is None):
+        if (not self.graph) == (self.split is None):
             raise ValueError("give --graph FILE, or --split val or test: one of the two")
         if not 1 <= self.draws <= MOST_DRAWS:
             raise ValueError(f"--draws must lie in 1 to {MOST_DRAWS}, not {self.draws}")
@@ -104,17 +110,19 @@ class SampleOptions:
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1, not {value}")
 
-    @property
-    def folder(self) -> Path:
-        name = self.split if self.graph is None else self.graph.stem
+    def folder(self, name: str) -> Path:
+        """Where the images of a graph file or a split are written."""
+        if self.out is not None:
+            return self.out / name if len(self.graph) > 1 else self.out
         run = self.run if self.run.is_dir() else Path("runs") / self.run.stem
-        return self.out or run / "samples" / str(name)
+        return run / "samples" / name
 
 
 def main(options: SampleOptions) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     opened = open_run(options.run, options.bank, device)
-    graphs = read_graphs(options, opened)
+    targets = read_graphs(options, opened)
+    graphs = [named for named, _ in targets]
     if options.as_text:
         for name, graph, photo in graphs:
             print(sentences(graph) if photo is None else f"{name}\t{sentences(graph)}")
@@ -125,17 +133,33 @@ def main(options: SampleOptions) -> None:
         for method in compared:
             check_names(named.graph, method.vocabulary, method.name)
     seeds = range(options.seed, options.seed + options.draws)
-    for named, compared in zip(graphs, methods, strict=True):
-        out = options.folder if len(graphs) == 1 else options.folder / named.name
+    for (named, out), compared in zip(targets, methods, strict=True):
         print(sample_graph(named, compared, seeds, out, options.data))
         print(f"{options.draws} image(s) of {describe_graph(named.graph)}: {out}/")
 
 
-def read_graphs(options: SampleOptions, opened: RetrieveGANRun | Sg2ImRun) -> list[NamedGraph]:
-    """The graphs of the file, or of the first scenes of the split."""
-    if options.graph is not None:
-        graphs = read_scene_graphs(options.graph, vocabulary_of(opened))
-        return [NamedGraph(f"{n:03d}", graph) for n, graph in enumerate(graphs)]
+def read_graphs(
+    options: SampleOptions, opened: RetrieveGANRun | Sg2ImRun
+) -> list[tuple[NamedGraph, Path]]:
+    """The graphs of the files, or of the first scenes of the split, each with its folder."""
+    targets = []
+    for file in options.graph:
+        graphs = read_scene_graphs(file, vocabulary_of(opened))
+        named = [NamedGraph(f"{n:03d}", graph) for n, graph in enumerate(graphs)]
+        targets += with_folders(named, options.folder(file.stem))
+    if options.split is not None:
+        targets += with_folders(scenes_of_split(options, opened), options.folder(options.split))
+    return targets
+
+
+def with_folders(graphs: Sequence[NamedGraph], folder: Path) -> list[tuple[NamedGraph, Path]]:
+    """A single graph is written into the folder itself, of several each into one of its name."""
+    if len(graphs) == 1:
+        return [(graphs[0], folder)]
+    return [(named, folder / named.name) for named in graphs]
+
+
+def scenes_of_split(options: SampleOptions, opened: RetrieveGANRun | Sg2ImRun) -> list[NamedGraph]:
     assert options.split is not None
     bank = open_bank(opened, options.run, options.bank)
     image_ids = bank.scene_ids(options.split)[: options.scenes]

@@ -55,7 +55,7 @@ def graph(tmp_path):
 
 
 def test_each_draw_leaves_image_patches_and_sources_and_all_are_credited(run, graph, bank, capsys):
-    main(SampleOptions(run=run, graph=graph, draws=2))
+    main(SampleOptions(run=run, graph=(graph,), draws=2))
     out = run / "samples" / "meadow"
     names = {path.name for path in out.iterdir()}
     kinds = ("image", "patches", "sources")
@@ -73,7 +73,7 @@ def test_each_draw_leaves_image_patches_and_sources_and_all_are_credited(run, gr
 
 def test_a_draw_is_that_of_its_own_seed(run, graph, tmp_path):
     def patches(name, n, **options):
-        main(SampleOptions(run=run, graph=graph, out=tmp_path / name, **options))
+        main(SampleOptions(run=run, graph=(graph,), out=tmp_path / name, **options))
         return (tmp_path / name / f"patches-{n}.png").read_bytes()
 
     second = patches("both", 1, draws=2)
@@ -82,12 +82,12 @@ def test_a_draw_is_that_of_its_own_seed(run, graph, tmp_path):
 
 
 def test_pins_and_bans_are_obeyed_by_every_draw(run, graph, bank, tmp_path):
-    main(SampleOptions(run=run, graph=graph, out=tmp_path / "free", candidates=2))
+    main(SampleOptions(run=run, graph=(graph,), out=tmp_path / "free", candidates=2))
     text = (tmp_path / "free" / "credits.txt").read_text()
     sky = int(text.split("0 sky-other: patch ")[1].split()[0])
     tree = int(bank.patch_ids[-1])
     options = {"pin": (f"3={tree}",), "ban": (sky,), "draws": 2, "candidates": 2}
-    main(SampleOptions(run=run, graph=graph, out=tmp_path / "bound", **options))
+    main(SampleOptions(run=run, graph=(graph,), out=tmp_path / "bound", **options))
     text = (tmp_path / "bound" / "credits.txt").read_text()
     assert text.count(f"3 tree: patch {tree} ") == 2
     assert f"patch {sky} " not in text
@@ -96,7 +96,7 @@ def test_pins_and_bans_are_obeyed_by_every_draw(run, graph, bank, tmp_path):
 def test_a_list_of_graphs_gets_a_folder_each(run, tmp_path):
     path = tmp_path / "two.json"
     path.write_text(json.dumps([GRAPH, {"objects": ["sea"]}]))
-    main(SampleOptions(run=run, graph=path, out=tmp_path / "out"))
+    main(SampleOptions(run=run, graph=(path,), out=tmp_path / "out"))
     assert (tmp_path / "out" / "000" / "image-0.png").is_file()
     assert "0 sea: patch" in (tmp_path / "out" / "001" / "credits.txt").read_text()
 
@@ -123,18 +123,18 @@ def test_an_unknown_object_of_the_graph_is_refused_with_the_nearest_names(run, t
     path = tmp_path / "wrong.json"
     path.write_text(json.dumps({"objects": ["sheeep"]}))
     with pytest.raises(UserError, match="'sheep'"):
-        main(SampleOptions(run=run, graph=path))
+        main(SampleOptions(run=run, graph=(path,)))
 
 
 def test_a_data_folder_that_is_named_but_missing_is_refused(run, graph, tmp_path):
     with pytest.raises(UserError, match="there is no such folder"):
-        main(SampleOptions(run=run, graph=graph, data=tmp_path / "nowhere"))
+        main(SampleOptions(run=run, graph=(graph,), data=tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("wrong", [{"draws": 0}, {"seed": -1}, {"candidates": 0}])
 def test_options_that_make_no_sense_are_refused(run, graph, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        SampleOptions(run=run, graph=graph, **wrong)
+        SampleOptions(run=run, graph=(graph,), **wrong)
 
 
 # Methods compared
@@ -158,7 +158,7 @@ def cells_of(path, across):
 def test_methods_are_compared_side_by_side_and_all_are_credited(run, sg2im_run, graph, tmp_path):
     out = tmp_path / "out"
     beside = ("predefined", "random", str(sg2im_run))
-    main(SampleOptions(run=run, graph=graph, out=out, draws=2, beside=beside))
+    main(SampleOptions(run=run, graph=(graph,), out=out, draws=2, beside=beside))
 
     first, second = cells_of(out / "comparison.png", 4)
     assert len(set(first)) == 4
@@ -176,7 +176,7 @@ def test_methods_are_compared_side_by_side_and_all_are_credited(run, sg2im_run, 
 
 
 def test_bans_and_pins_hold_for_the_run_s_other_methods_too(run, graph, bank, tmp_path):
-    options = {"run": run, "graph": graph, "beside": ("predefined", "random"), "draws": 4}
+    options = {"run": run, "graph": (graph,), "beside": ("predefined", "random"), "draws": 4}
     main(SampleOptions(out=tmp_path / "free", **options))
     first = (tmp_path / "free" / "credits.txt").read_text().split("predefined\n")[1]
     sky = int(first.split("0 sky-other: patch ")[1].split()[0])
@@ -195,7 +195,7 @@ def test_a_name_that_a_compared_method_does_not_know_is_refused_before_anything_
     network = Sg2Im(vocabulary, 4, 4, 2, image_px=16, noise=1, decoder=(4, 4))
     save_published_sg2im(tmp_path / "other.pt", network)
     options = SampleOptions(
-        run=run, graph=graph, out=tmp_path / "out", beside=(str(tmp_path / "other.pt"),)
+        run=run, graph=(graph,), out=tmp_path / "out", beside=(str(tmp_path / "other.pt"),)
     )
     with pytest.raises(UserError, match=r"other\.pt, sg2im does not know 'sky-other'"):
         main(options)
@@ -203,7 +203,7 @@ def test_a_name_that_a_compared_method_does_not_know_is_refused_before_anything_
 
 
 def test_an_sg2im_run_alone_leaves_images_of_no_patch(sg2im_run, graph, tmp_path):
-    main(SampleOptions(run=sg2im_run, graph=graph, out=tmp_path / "out", draws=2))
+    main(SampleOptions(run=sg2im_run, graph=(graph,), out=tmp_path / "out", draws=2))
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "image-0.png",
         "image-1.png",
@@ -219,8 +219,8 @@ def test_a_published_checkpoint_is_sampled_as_a_run_is(sg2im_run, graph, tmp_pat
     checkpoint = torch.load(tmp_path / "toy64.pt", weights_only=True)
     checkpoint["model_kwargs"]["vec_noise_dim"] = 0
     torch.save(checkpoint, tmp_path / "toy64.pt")
-    main(SampleOptions(run=sg2im_run, graph=graph, out=tmp_path / "a"))
-    main(SampleOptions(run=tmp_path / "toy64.pt", graph=graph, out=tmp_path / "b"))
+    main(SampleOptions(run=sg2im_run, graph=(graph,), out=tmp_path / "a"))
+    main(SampleOptions(run=tmp_path / "toy64.pt", graph=(graph,), out=tmp_path / "b"))
     a, b = ((tmp_path / name / "image-0.png").read_bytes() for name in "ab")
     assert a == b
     assert "ignored 'model_kwargs.vec_noise_dim'" in capsys.readouterr().err
@@ -242,7 +242,7 @@ def test_held_out_scenes_keep_their_boxes_and_are_shown_beside_their_photo(run, 
 
 def test_as_text_prints_graphs_and_writes_nothing(run, graph, bank, capsys):
     before = sorted(run.rglob("*"))
-    main(SampleOptions(run=run, graph=graph, as_text=True))
+    main(SampleOptions(run=run, graph=(graph,), as_text=True))
     assert capsys.readouterr().out == "sky-other above grass and tree and tree\n"
     main(SampleOptions(run=run, split="val", scenes=3, as_text=True))
     lines = capsys.readouterr().out.splitlines()
@@ -265,7 +265,7 @@ def test_as_text_prints_graphs_and_writes_nothing(run, graph, bank, capsys):
 )
 def test_what_sg2im_cannot_do_is_refused(sg2im_run, graph, options, message):
     with pytest.raises(UserError, match=message):
-        main(SampleOptions(run=sg2im_run, graph=graph, **options))
+        main(SampleOptions(run=sg2im_run, graph=(graph,), **options))
 
 
 @pytest.mark.parametrize(
@@ -277,10 +277,18 @@ def test_what_sg2im_cannot_do_is_refused(sg2im_run, graph, options, message):
 )
 def test_what_would_be_passed_over_in_silence_is_refused(run, graph, options, message):
     with pytest.raises(ValueError, match=message):
-        SampleOptions(run=run, graph=graph, **options)
+        SampleOptions(run=run, graph=(graph,), **options)
 
 
 def test_a_file_or_a_split_is_wanted_and_not_both(run, graph):
     for options in ({}, {"graph": graph, "split": "val"}):
         with pytest.raises(ValueError, match="one of the two"):
             SampleOptions(run=run, **options)
+
+
+def test_several_graph_files_each_get_a_folder_of_their_name(run, graph, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps([{"objects": ["tree"]}, {"objects": ["grass", "tree"]}]))
+    main(SampleOptions(run=run, graph=(graph, other), out=tmp_path / "out"))
+    images = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("image-0.png")}
+    assert images == {f"{graph.stem}/image-0.png", "other/000/image-0.png", "other/001/image-0.png"}
