@@ -8,5 +8,5 @@ The same letters everywhere:
     D  graph width                 E  patch-embedding width  F  co-occurrence width
     B  patches                     P  patch side, px         C H W  channels, height, width
     Q  pairs of objects            S  scenes of a score      R  trials, one from each start
-    n  objects of one scene
+    n  objects of one scene        h w  height, width of a smaller map; Cp channels of predicates
 """

@@ -33,7 +33,7 @@ def relaxed_subset(keys: Tensor, k: int, temperature: float, hard: bool = False)
 
     Noise is in the keys already.
 
-    keys (..., n) logits plus Gumbel noise -> (..., n), each row summing to k. An entry may exceed
+    keys (..., K) logits plus Gumbel noise -> (..., K), each row summing to k. An entry may exceed
     1: that is a property of the published operator. `hard` puts ones at the k largest going
     forward.
     """

@@ -6,12 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SLOPE = 0.1  # of PasteGAN's LeakyReLU
-
-
-def norm(channels: int) -> nn.Module:
-    """Group normalisation: the same in training and sampling, whatever the batch holds."""
-    return nn.GroupNorm(max(1, channels // 16), channels)
+from model.retrievegan.layers import SLOPE, norm
 
 
 class CropEncoder(nn.Module):

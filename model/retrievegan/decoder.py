@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.retrievegan.composition import SLOPE, norm
+from model.retrievegan.layers import SLOPE, norm
 
 
 class ResidualBlock(nn.Module):

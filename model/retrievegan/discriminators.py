@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from model.losses import ObjectLogits
-from model.retrievegan.composition import SLOPE
+from model.retrievegan.layers import SLOPE
 
 
 def _trunk(channels: tuple[int, ...]) -> nn.Sequential:
@@ -42,13 +42,15 @@ class ObjectDiscriminator(nn.Module):
         self.category = nn.Linear(hidden, categories)
 
     def forward(self, crops: Tensor) -> ObjectLogits:
-        """crops (O, 3, P, P)."""
+        """crops (O, 3, h, w)."""
         hidden = F.leaky_relu(self.hidden(self.trunk(crops).mean((2, 3))), SLOPE)
         return ObjectLogits(self.real(hidden)[:, 0], self.category(hidden))
 
 
 def crop_objects(images: Tensor, boxes: Tensor, object_image: Tensor, side: int) -> Tensor:
-    """Cut each object's box out of its image: (N, 3, H, W), (O, 4) -> (O, 3, side, side).
+    """Cut each object's box out of its image.
+
+    images (N, 3, H, W), boxes (O, 4), object_image (O,) -> (O, 3, side, side).
 
     Differentiable in the pixels. A box under one pixel is widened to one.
     """

@@ -181,8 +181,8 @@ def oracle_choice(
     valid     (O, K)
     features  (O, K, E)  the run's E_p: a start that follows from features is found by these
 
-    A random start is the one that a run's own choice draws from a generator in the same state. Ties
-    between candidates are broken evenly.
+    A random start is the one that a run's own choice without noise draws from a generator in the
+    same state. Ties between candidates are broken evenly.
     """
     one_hot = F.one_hot(styles.clamp_min(0), num_styles).float() * STYLE_DISTANCE
     if start == "best":

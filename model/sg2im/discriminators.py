@@ -53,7 +53,7 @@ class _CropClassifier(nn.Module):
         self.obj_classifier = nn.Linear(hidden, categories)
 
     def forward(self, crops: Tensor) -> ObjectLogits:
-        """(O, 3, P, P)"""
+        """crops (V, 3, h, w)"""
         hidden = self.cnn(crops)
         return ObjectLogits(self.real_classifier(hidden)[:, 0], self.obj_classifier(hidden))
 
