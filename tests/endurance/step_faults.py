@@ -290,21 +290,21 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "losses.box_l1(output.boxes, batch.boxes)",
-        "losses.box_l1(output.boxes.detach(), batch.boxes)",
+        "losses.box_l1(output.box_sides, batch.boxes)",
+        "losses.box_l1(output.box_sides.detach(), batch.boxes)",
         "boxes never learned",
     ),
     # Both passes
     Fault(
         NETWORK,
-        "features, truth = joined_features[:, :-1], joined_features[:, -1]",
-        "features, truth = joined_features[:, :-1], joined_features[:, -1].detach()",
+        "true_features = joined_features[:, :-1], joined_features[:, -1]",
+        "true_features = joined_features[:, :-1], joined_features[:, -1].detach()",
         "the true patch's embedding learns nothing from L_gt",
     ),
     Fault(
         NETWORK,
-        "features, truth = joined_features[:, :-1], joined_features[:, -1]",
-        "features, truth = joined_features[:, 1:], joined_features[:, 0]",
+        "true_features = joined_features[:, :-1], joined_features[:, -1]",
+        "true_features = joined_features[:, 1:], joined_features[:, 0]",
         "the nearest candidate taken for the truth",
     ),
     Fault(
@@ -478,8 +478,8 @@ FAULTS = (
     ),
     Fault(
         CHOICE,
-        'medoid_start(features, valid, padding) if rule.start == "medoid" else draws.start',
-        "draws.start if draws.start is not None else medoid_start(features, valid, padding) * 0",
+        "return medoid_start(features, valid, padding)",
+        "return medoid_start(features, valid, padding) * 0",
         "medoid start ignored",
     ),
     # Canvas and image
