@@ -55,6 +55,7 @@ ONE_ORDER = frozenset(
 # What no test can notice on a CPU, or without breaking zip's own promise.
 NO_EFFECT = frozenset({"device", "strict", "non_blocking", "pin_memory"})
 SILENT = frozenset({"__repr__", "__str__"})
+Located = ast.stmt | ast.expr | ast.keyword  # nodes that know their place
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Mutant:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line} {self.function}".rstrip()
-        said = f"  ({self.meaning})" if self.meaning else ""
-        return f"{where}{said}\n    - {self.before}\n    + {self.after}"
+        meaning = f"  ({self.meaning})" if self.meaning else ""
+        return f"{where}{meaning}\n    - {self.before}\n    + {self.after}"
 
 
 class Source:
@@ -99,7 +100,8 @@ class Source:
             ]
             blocks += [handler.body for handler in getattr(statement, "handlers", [])]
             last = blocks[0][0].lineno - 1 if blocks else statement.end_lineno or 0
-            first = min([statement.lineno, *(d.lineno for d in _decorators(statement))])
+            decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
+            first = min([statement.lineno, *(d.lineno for d in decorators)])
             for line in range(first, last + 1):
                 self.places[line] = function, (first, last)
             inner = function
@@ -108,15 +110,14 @@ class Source:
             for block in blocks:
                 self._place(block, inner)
 
-    def span(self, node: ast.AST) -> tuple[int, int]:
+    def span(self, node: Located) -> tuple[int, int]:
         """Byte offsets of a node."""
-        at: ast.expr = node  # type: ignore[assignment]
-        assert at.end_lineno is not None
-        assert at.end_col_offset is not None
-        start = self.starts[at.lineno - 1] + at.col_offset
-        return start, self.starts[at.end_lineno - 1] + at.end_col_offset
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        start = self.starts[node.lineno - 1] + node.col_offset
+        return start, self.starts[node.end_lineno - 1] + node.end_col_offset
 
-    def of(self, node: ast.AST) -> str:
+    def text_of(self, node: Located) -> str:
         start, end = self.span(node)
         return self.data[start:end].decode()
 
@@ -141,25 +142,23 @@ class Source:
         return low + 1
 
 
-def _decorators(statement: ast.stmt) -> list[ast.expr]:
-    found: list[ast.expr] = getattr(statement, "decorator_list", [])
-    return found
-
-
 def _one_line(data: bytes) -> str:
     return " ".join(data.decode().split())
 
 
-def fault(source: Source, found: str, replaced: str, meaning: str) -> Mutant:
-    """The mutant of one replacement; ValueError unless `found` is there exactly once."""
-    if (times := source.text.count(found)) != 1:
-        raise ValueError(f"{source.file}: {meaning!r}: found {times} times, not once: {found!r}")
-    start = len(source.text[: source.text.index(found)].encode())
-    return source.changed(start, start + len(found.encode()), replaced, meaning)
+def fault_mutant(source: Source, before: str, after: str, meaning: str) -> Mutant:
+    """ValueError unless `before` is there exactly once, and `after` makes another program."""
+    if (times := source.text.count(before)) != 1:
+        raise ValueError(f"{source.file}: {meaning!r}: {times} times there, not once: {before!r}")
+    start = len(source.text[: source.text.index(before)].encode())
+    mutant = source.changed(start, start + len(before.encode()), after, meaning)
+    if not _differs(source, mutant):
+        raise ValueError(f"{source.file}: {meaning!r}: not another program: {after!r}")
+    return mutant
 
 
-def mutants(source: Source, functions: tuple[str, ...] = ()) -> list[Mutant]:
-    """All mutants, each once; of the named functions only, where some are named."""
+def mutants_of(source: Source, functions: tuple[str, ...] = ()) -> list[Mutant]:
+    """The operators' mutants, each once; of the named functions only, where some are named."""
     kept: dict[str, Mutant] = {}
     for start, end, new in _Changes(source).all():
         mutant = source.changed(start, end, new)
@@ -210,16 +209,16 @@ class _Changes:
                 if isinstance(statement, ast.FunctionDef | ast.ClassDef):
                     yield from self.block(statement)
 
-    def body(self, body: list[ast.stmt], known: set[str], making: bool) -> Iterator[Change]:
+    def body(self, body: list[ast.stmt], known: set[str], in_init: bool) -> Iterator[Change]:
         for statement in body:
-            yield from self.statement(statement, known, making)
+            yield from self.statement(statement, known, in_init)
             known |= {
                 n.id
                 for n in ast.walk(statement)
                 if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
             }
 
-    def statement(self, node: ast.stmt, known: set[str], making: bool) -> Iterator[Change]:
+    def statement(self, node: ast.stmt, known: set[str], in_init: bool) -> Iterator[Change]:
         start, end = self.source.span(node)
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield from self.block(node)
@@ -231,7 +230,7 @@ class _Changes:
             if isinstance(node.value, ast.Constant) or _called(node.value) in ("print", "__init__"):
                 return
             yield start, end, "pass"
-        if isinstance(node, ast.Assign | ast.AugAssign) and self.can_go(node, known, making):
+        if isinstance(node, ast.Assign | ast.AugAssign) and self.can_drop(node, known, in_init):
             yield start, end, "pass"
         if isinstance(node, ast.AugAssign):
             yield from self.operator(node.target, node.op, node.value)
@@ -244,28 +243,28 @@ class _Changes:
                 continue
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, ast.stmt):
-                    yield from self.body([part], known, making)
+                    yield from self.body([part], known, in_init)
                 elif isinstance(part, ast.expr):
                     yield from self.expression(part)
                 elif isinstance(part, ast.withitem):
                     yield from self.expression(part.context_expr)
                 elif isinstance(part, ast.ExceptHandler):
-                    yield from self.body(part.body, known, making)
+                    yield from self.body(part.body, known, in_init)
 
-    def can_go(self, node: ast.Assign | ast.AugAssign, known: set[str], making: bool) -> bool:
+    def can_drop(self, node: ast.Assign | ast.AugAssign, known: set[str], in_init: bool) -> bool:
         """Whether what it sets is there without it."""
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         for target in targets:
             for name in target.elts if isinstance(target, ast.Tuple) else [target]:
                 if isinstance(name, ast.Name) and name.id not in known:
                     return False
-                if isinstance(name, ast.Attribute) and making and isinstance(node, ast.Assign):
+                if isinstance(name, ast.Attribute) and in_init and isinstance(node, ast.Assign):
                     return False
         return True
 
     def expression(self, node: ast.expr) -> Iterator[Change]:
         start, end = self.source.span(node)
-        of = self.source.of
+        text_of = self.source.text_of
         if isinstance(node, ast.JoinedStr):
             return
         if isinstance(node, ast.Constant):
@@ -273,7 +272,7 @@ class _Changes:
         elif isinstance(node, ast.BinOp):
             yield from self.operator(node.left, node.op, node.right)
         elif isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant):
-            yield start, end, f"({of(node.operand)})"
+            yield start, end, f"({text_of(node.operand)})"
         elif isinstance(node, ast.BoolOp):
             old, new = ("and", "or") if isinstance(node.op, ast.And) else ("or", "and")
             for left, right in pairwise(node.values):
@@ -294,9 +293,11 @@ class _Changes:
             yield from self.entries(node)
         elif isinstance(node, ast.List | ast.Tuple) and not _axes(node):
             yield from self.swaps(node.elts)
-        elif isinstance(node, ast.Slice) and (node.lower is None) != (node.upper is None):
-            bound = of(node.lower or node.upper)  # type: ignore[arg-type]
-            yield start, end, f"{bound}:" if node.lower is None else f":{bound}"
+        elif isinstance(node, ast.Slice) and not (node.lower and node.upper):
+            if node.lower:
+                yield start, end, f":{text_of(node.lower)}"
+            elif node.upper:
+                yield start, end, f"{text_of(node.upper)}:"
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.expr):
                 yield from self.expression(child)
@@ -320,39 +321,35 @@ class _Changes:
         elif isinstance(value, str) and value in STRINGS:
             yield start, end, f'"{STRINGS[value]}"'
 
-    def operator(self, left: ast.AST, op: ast.operator, right: ast.AST) -> Iterator[Change]:
+    def operator(self, left: ast.expr, op: ast.operator, right: ast.expr) -> Iterator[Change]:
         if type(op) in ARITHMETIC:
             yield from self.between(left, right, *ARITHMETIC[type(op)])
 
-    def between(self, left: ast.AST, right: ast.AST, old: str, new: str) -> Iterator[Change]:
+    def between(self, left: ast.expr, right: ast.expr, old: str, new: str) -> Iterator[Change]:
         """Another operator between two operands."""
         start, end = self.source.span(left)[1], self.source.span(right)[0]
-        gap = re.sub(rb"#[^\n]*", lambda m: b" " * len(m[0]), self.data[start:end])
+        gap = re.sub(rb"#[^\n]*", lambda m: b" " * len(m[0]), self.source.data[start:end])
         pattern = rb"\s+".join(re.escape(word).encode() for word in old.split())
-        if found := re.search(pattern, gap):
-            yield start + found.start(), start + found.end(), new
-
-    @property
-    def data(self) -> bytes:
-        return self.source.data
+        if match := re.search(pattern, gap):
+            yield start + match.start(), start + match.end(), new
 
     def negated(self, test: ast.expr) -> Iterator[Change]:
-        yield (*self.source.span(test), f"(not ({self.source.of(test)}))")
+        yield (*self.source.span(test), f"(not ({self.source.text_of(test)}))")
 
     def call(self, node: ast.Call) -> Iterator[Change]:
         start, end = self.source.span(node)
         name = _called(node)
         if isinstance(node.func, ast.Attribute) and name in DROPPED_CALLS:
-            yield start, end, f"({self.source.of(node.func.value)})"
+            yield start, end, f"({self.source.text_of(node.func.value)})"
         if isinstance(node.func, ast.Name) and name == "range" and len(node.args) == 1:
-            yield (*self.source.span(node.args[0]), f"{self.source.of(node.args[0])} - 1")
+            yield (*self.source.span(node.args[0]), f"{self.source.text_of(node.args[0])} - 1")
         if name not in ONE_ORDER and not any(isinstance(a, ast.Starred) for a in node.args):
             yield from self.swaps(node.args)
-        parts: list[ast.AST] = [*node.args, *node.keywords]
+        parts: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
         for dropped in node.keywords:
             if dropped.arg in NO_EFFECT:
                 continue
-            kept = [self.source.of(part) for part in parts if part is not dropped]
+            kept = [self.source.text_of(part) for part in parts if part is not dropped]
             spans = [self.source.span(part) for part in parts]
             yield min(spans)[0], max(spans)[1], ", ".join(kept)
 
@@ -362,15 +359,15 @@ class _Changes:
             if isinstance(left, ast.Starred) or isinstance(right, ast.Starred):
                 continue
             (start, middle), (then, end) = self.source.span(left), self.source.span(right)
-            gap = self.data[middle:then].decode()
-            yield start, end, f"{self.source.of(right)}{gap}{self.source.of(left)}"
+            gap = self.source.data[middle:then].decode()
+            yield start, end, f"{self.source.text_of(right)}{gap}{self.source.text_of(left)}"
 
     def entries(self, node: ast.Dict) -> Iterator[Change]:
         """Without one of its entries."""
         pairs = [(k, v) for k, v in zip(node.keys, node.values, strict=True) if k is not None]
         if len(pairs) < len(node.keys):
             return
-        texts = [f"{self.source.of(k)}: {self.source.of(v)}" for k, v in pairs]
+        texts = [f"{self.source.text_of(k)}: {self.source.text_of(v)}" for k, v in pairs]
         start, end = self.source.span(node)
         for i in range(len(texts)):
             yield start, end, "{" + ", ".join(texts[:i] + texts[i + 1 :]) + "}"

@@ -35,17 +35,8 @@ class Module:
 
 
 MODULES = (
-    Module(TRAINER),
-    Module(NETWORK),
-    Module(COMPOSITION),
-    Module(DECODER),
-    Module(DISCRIMINATORS),
-    Module(GREEDY),
-    Module(RELAXATION),
-    Module(EMBEDDING),
-    Module(CHOICE),
-    Module(PADDING),
-    Module(PIXELS),
+    *map(Module, (TRAINER, NETWORK, COMPOSITION, DECODER, DISCRIMINATORS)),
+    *map(Module, (GREEDY, RELAXATION, EMBEDDING, CHOICE, PADDING, PIXELS)),
     Module(GRAPH, (*COMMON, "tests/model/graph"), ("twice", "box_sides")),
     Module(BATCH, (*COMMON, "tests/model/test_batch.py"), ("with_truth", "moved", "to")),
     Module(LOSSES, (*COMMON, "tests/model/sg2im/test_trainer.py")),
@@ -60,23 +51,22 @@ MODULES = (
 
 @dataclass(frozen=True)
 class Fault:
-    """A slip that could have been made: `found`, once in the file, is replaced."""
+    """A slip that people make: `before`, once in the file, becomes `after`."""
 
     file: str
-    found: str
-    replaced: str
+    before: str
+    after: str
     meaning: str
 
 
 @dataclass(frozen=True)
 class Unchanged:
-    """A survivor that computes the same. `before` and `after` as they are printed."""
+    """Survivors that compute the same, for one reason. Lines as they are printed."""
 
+    reason: str
     file: str
     function: str
-    before: str
-    after: str
-    reason: str
+    changes: tuple[tuple[str, str], ...]  # before, after
 
 
 FAULTS = (
@@ -129,24 +119,14 @@ FAULTS = (
         "torch.cat([self.encode(graph).boxes[:objects]] * 2)",
         "predicted boxes in training",
     ),
-    Fault(
-        DISCRIMINATORS,
-        "spectral_norm(conv),",
-        "conv,",
-        "no spectral normalisation",
-    ),
+    Fault(DISCRIMINATORS, "spectral_norm(conv),", "conv,", "no spectral normalisation"),
     Fault(
         LOOP,
         "self._initial_rate(name), self.config.betas)",
         "self._initial_rate(name))",
         "Adam's default betas",
     ),
-    Fault(
-        NETWORK,
-        "maps = maps + refined",
-        "maps = refined",
-        "no residual around the refinement",
-    ),
+    Fault(NETWORK, "maps = maps + refined", "maps = refined", "no residual around the refinement"),
     Fault(
         NETWORK,
         "nodes = Nodes(vectors, maps, in_image)",
@@ -182,13 +162,13 @@ FAULTS = (
         TRAINER,
         "fake = torch.cat([output.composed, output.rebuilt])",
         "fake = torch.cat([output.rebuilt, output.rebuilt])",
-        "D never judges the composed image for the generator",
+        "the generator's image loss on the rebuilt image only",
     ),
     Fault(
         TRAINER,
         "losses.generator_loss(self.image_discriminator(fake))",
         "losses.generator_loss(-self.image_discriminator(fake))",
-        "the generator learns to be found out",
+        "the generator's image loss with its sign turned",
     ),
     Fault(
         TRAINER,
@@ -250,20 +230,10 @@ FAULTS = (
         terms = self.generator_terms(batch, output) | self.adversarial_terms(batch, output)
         self.update("discriminator", torch.stack([*discriminator_terms.values()]).sum())
 """,
-        "the generator is judged by the discriminators before their update",
+        "the generator's terms from the discriminators before their update",
     ),
-    Fault(
-        TRAINER,
-        "self.rng(self.step_number))",
-        "self.rng(0))",
-        "the same draws at every step",
-    ),
-    Fault(
-        TRAINER,
-        "        self.set_learning_rates()\n",
-        "",
-        "learning rates never fall",
-    ),
+    Fault(TRAINER, "self.rng(self.step_number))", "self.rng(0))", "the same draws at every step"),
+    Fault(TRAINER, "        self.set_learning_rates()\n", "", "learning rates never fall"),
     Fault(
         TRAINER,
         "object_logits.category[:objects], categories",
@@ -290,21 +260,21 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "losses.box_l1(output.boxes, batch.boxes)",
-        "losses.box_l1(output.boxes.detach(), batch.boxes)",
+        "losses.box_l1(output.box_sides, batch.boxes)",
+        "losses.box_l1(output.box_sides.detach(), batch.boxes)",
         "boxes never learned",
     ),
     # Both passes
     Fault(
         NETWORK,
-        "features, truth = joined_features[:, :-1], joined_features[:, -1]",
-        "features, truth = joined_features[:, :-1], joined_features[:, -1].detach()",
+        "true_features = joined_features[:, :-1], joined_features[:, -1]",
+        "true_features = joined_features[:, :-1], joined_features[:, -1].detach()",
         "the true patch's embedding learns nothing from L_gt",
     ),
     Fault(
         NETWORK,
-        "features, truth = joined_features[:, :-1], joined_features[:, -1]",
-        "features, truth = joined_features[:, 1:], joined_features[:, 0]",
+        "true_features = joined_features[:, :-1], joined_features[:, -1]",
+        "true_features = joined_features[:, 1:], joined_features[:, 0]",
         "the nearest candidate taken for the truth",
     ),
     Fault(
@@ -478,8 +448,8 @@ FAULTS = (
     ),
     Fault(
         CHOICE,
-        'medoid_start(features, valid, padding) if rule.start == "medoid" else draws.start',
-        "draws.start if draws.start is not None else medoid_start(features, valid, padding) * 0",
+        "return medoid_start(features, valid, padding)",
+        "return medoid_start(features, valid, padding) * 0",
         "medoid start ignored",
     ),
     # Canvas and image
@@ -496,10 +466,7 @@ FAULTS = (
         "messages summed, not averaged",
     ),
     Fault(
-        COMPOSITION,
-        "coordinates + self.flow(maps).permute(0, 2, 3, 1)",
-        "coordinates",
-        "no warp",
+        COMPOSITION, "coordinates + self.flow(maps).permute(0, 2, 3, 1)", "coordinates", "no warp"
     ),
     Fault(
         COMPOSITION,
@@ -563,10 +530,7 @@ FAULTS = (
         "L_occur summed over images",
     ),
     Fault(
-        LOOP,
-        "        optimiser.zero_grad(set_to_none=True)\n",
-        "",
-        "gradients of all steps add up",
+        LOOP, "        optimiser.zero_grad(set_to_none=True)\n", "", "gradients of all steps add up"
     ),
     Fault(
         LOOP,

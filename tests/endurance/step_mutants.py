@@ -6,7 +6,7 @@ python -m tests.endurance.step_mutants --only greedy.py     one module, or fault
 python -m tests.endurance.step_mutants --list               what would be changed
 
 `step_faults` holds the modules with their tests, the faults, and the survivors that are known to
-change nothing; `operators` makes the rest from the syntax tree.
+change nothing; `operators` makes the rest from the syntax tree; `mutant_child` runs the tests.
 
 Nothing is written into the working tree: this process imports what is not ours once and forks a
 child for each mutant, in which the mutated source is what `import` finds. The unmutated code runs
@@ -20,40 +20,30 @@ Exit code 1 where a mutant survived without a reason, or was not reached.
 
 import contextlib
 import gc
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import io
+import importlib
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
-import traceback
 from argparse import ArgumentParser
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, FrameType, ModuleType
-from typing import Any, NoReturn
+from typing import Self
 
-import pytest
-
-from tests.endurance.operators import Mutant, Source, fault, mutants
+from tests.endurance import mutant_child
+from tests.endurance.mutant_child import NOT_REACHED, ROOT, ImportedSources, SelectedTests
+from tests.endurance.operators import Mutant, Source, fault_mutant, mutants_of
 from tests.endurance.step_faults import FAULTS, MODULES, UNCHANGED, Fault, Module, Unchanged
 
-ROOT = Path(__file__).parents[2]
 FIRST_IMPORTS = (  # heavy ones of the tests; the first run tells the others
     "torch.utils.tensorboard", "distributed", "pyarrow.compute", "webdataset", "bank.bank",
 )  # fmt: skip
 OURS = ("model", "jobs", "tests", "benchmarks")  # imported by each child, as mutants may be in it
-BANK_FIXTURES = frozenset({"toy_bank", "toy_data"})
-MEMORY = 24 << 30  # address space of a child; torch alone takes a few GB of it
-NOT_REACHED = 90  # exit code: no test imported the module
 NEVER_RUN = "no test runs it"
 VERDICTS = ("killed", "survived", NEVER_RUN, "not reached", "changes nothing")
 
@@ -71,173 +61,59 @@ class Verdict:
     timed_out: bool = False
 
 
-# What is changed
+# The mutants
 
 
 def read(file: str) -> Source:
-    path = ROOT / file
-    if not path.is_file():
-        raise StepMutantsError(
-            f"{file} is not there; was it renamed? tests/endurance/step_faults.py"
-        )
-    return Source(file, path.read_text("utf-8"))
+    if not (ROOT / file).is_file():
+        raise StepMutantsError(f"no {file}; was it renamed? tests/endurance/step_faults.py")
+    return Source(file, (ROOT / file).read_text("utf-8"))
 
 
 def fault_mutants(faults: Sequence[Fault] = FAULTS) -> list[Mutant]:
     """A mutant per fault; StepMutantsError names every fault whose text is not there once."""
-    made, wrong = [], []
-    for entry in faults:
+    mutants, errors = [], []
+    for fault in faults:
         try:
-            made.append(fault(read(entry.file), entry.found, entry.replaced, entry.meaning))
+            source = read(fault.file)
+            mutants.append(fault_mutant(source, fault.before, fault.after, fault.meaning))
         except ValueError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise StepMutantsError("\n".join(wrong))
-    return made
+            errors.append(str(error))
+    if errors:
+        raise StepMutantsError("\n".join(errors))
+    return mutants
 
 
 def operator_mutants(modules: Sequence[Module] = MODULES) -> list[Mutant]:
-    return [m for module in modules for m in mutants(read(module.file), module.functions)]
+    return [m for module in modules for m in mutants_of(read(module.file), module.functions)]
 
 
-def known_reasons(found: Sequence[Mutant], known: Sequence[Unchanged] = UNCHANGED) -> list[str]:
-    """For each mutant why it changes nothing, or ''; an entry without a mutant is an error."""
-    reasons = {(u.file, u.function, u.before, u.after): u.reason for u in known}
-    keys = [(m.file, m.function, m.before, m.after) for m in found]
-    if stale := set(reasons) - set(keys):
-        lines = [f"no such mutant any more: {key}" for key in sorted(stale)]
-        raise StepMutantsError("\n".join(lines))
-    return [reasons.get(key, "") for key in keys]
+def distinct(mutants: Sequence[Mutant]) -> list[Mutant]:
+    """The first of those that make the same source."""
+    by_source: dict[tuple[str, str], Mutant] = {}
+    for mutant in mutants:
+        by_source.setdefault((mutant.file, mutant.source), mutant)
+    return list(by_source.values())
 
 
-# Within a child
+def known_reasons(
+    mutants: Sequence[Mutant], files: Collection[str], unchanged: Sequence[Unchanged] = UNCHANGED
+) -> dict[Mutant, str]:
+    """Mutant -> why it changes nothing, for those of the table. StepMutantsError names entries
+    that stand twice and, on `files`, all of whose mutants are here, those without a mutant."""
+    entries = [(u, (u.file, u.function, *change)) for u in unchanged for change in u.changes]
+    counts = Counter(key for _, key in entries)
+    keys = {m: (m.file, m.function, m.before, m.after) for m in mutants}
+    errors = [f"entered {n} times: {key}" for key, n in counts.items() if n > 1]
+    stale = set(counts) - set(keys.values())
+    errors += [f"no such mutant any more: {key}" for key in sorted(stale) if key[0] in files]
+    if errors:
+        raise StepMutantsError("\n".join(errors))
+    reasons = {key: entry.reason for entry, key in entries}
+    return {m: reasons[key] for m, key in keys.items() if key in reasons}
 
 
-class Sources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Lets `import` find these sources instead of the files."""
-
-    def __init__(self, codes: Mapping[str, CodeType]) -> None:
-        self.codes = {_module_name(file): (file, code) for file, code in codes.items()}
-        self.executed: set[str] = set()  # files
-
-    def find_spec(
-        self, name: str, path: Any, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name not in self.codes:
-            return None
-        file = str(ROOT / self.codes[name][0])
-        return importlib.util.spec_from_file_location(name, file, loader=self)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
-        return None
-
-    def exec_module(self, module: ModuleType) -> None:
-        file, code = self.codes[module.__name__]
-        self.executed.add(file)
-        exec(code, module.__dict__)
-
-
-def _module_name(file: str) -> str:
-    return file.removesuffix(".py").replace("/", ".")
-
-
-class Chosen:
-    """Runs the named tests only; without names all but those that need a bank."""
-
-    def __init__(self, names: frozenset[str] | None, with_bank: bool) -> None:
-        self.names, self.with_bank = names, with_bank
-
-    def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
-        kept = [item for item in items if self._runs(item)]
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
-
-    def _runs(self, item: Any) -> bool:
-        if not self.with_bank and BANK_FIXTURES & set(item.fixturenames):
-            return False
-        return self.names is None or item.nodeid in self.names
-
-
-class Banks:
-    """The fixtures of a bank: made once and kept in `folder`, then given to whoever asks."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Path | None:
-        kept: Path = self.folder / fixturedef.argname
-        if fixturedef.argname not in BANK_FIXTURES:
-            return None
-        if not kept.exists():
-            given = {name: request.getfixturevalue(name) for name in fixturedef.argnames}
-            around = sys.gettrace()
-            sys.settrace(None)  # building is no test
-            made = fixturedef.func(**given)
-            sys.settrace(around)
-            shutil.copytree(made, kept)
-        fixturedef.cached_result = (kept, fixturedef.cache_key(request), None)
-        return kept
-
-
-class Trace:
-    """Which tests run which lines. '' stands for all tests, a file's name for all of that file."""
-
-    def __init__(self, files: Sequence[str]) -> None:
-        self.files = {str(ROOT / file): file for file in files}
-        self.ran: dict[str, dict[int, set[str]]] = {file: defaultdict(set) for file in files}
-        self.seconds: dict[str, float] = {}
-        self.now = ""
-
-    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if frame.f_code.co_filename not in self.files:
-            return None
-        lines = self.ran[self.files[frame.f_code.co_filename]]
-        top = frame.f_code.co_name == "<module>"
-
-        def line(frame: FrameType, event: str, arg: Any) -> Any:
-            lines[frame.f_lineno].add("" if top else self.now)
-            return line
-
-        return line(frame, event, arg)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_setup(self, item: Any) -> Iterator[None]:
-        self.now = item.nodeid.partition("::")[0]
-        return (yield)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self, item: Any) -> Iterator[None]:
-        began, around, self.now = time.monotonic(), self.now, item.nodeid
-        try:
-            return (yield)
-        finally:
-            self.now = around
-            self.seconds[item.nodeid] = time.monotonic() - began
-
-
-def become(folder: Path, run: Any) -> NoReturn:
-    """The rest of a forked child: its exit code is what `run` returns, 1 where it raises."""
-    status = 1
-    try:
-        os.setsid()
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT, 0o600)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for ours, theirs in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(ours, theirs)
-        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", write_through=True)
-        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", write_through=True)
-        os.environ["TMPDIR"] = str(folder)
-        tempfile.tempdir = None
-        status = run()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-# The process that forks
+# Children
 
 
 @dataclass
@@ -248,37 +124,41 @@ class Child:
     limit_s: float
     timed_out: bool = False
 
-    def ended(self) -> int | None:
+    def poll(self) -> int | None:
         """Its exit code, negative for a signal, None while it runs; killed at its limit."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
-            self.clear()
+            self.kill_group()
             return os.waitstatus_to_exitcode(status)
         if not self.timed_out and time.monotonic() - self.began > self.limit_s:
             self.timed_out = True
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+            self.kill_group()
         return None
 
-    def clear(self) -> None:
-        """What it started goes with it."""
+    def kill_group(self) -> None:
+        """The child and what it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
+    def must_pass(self) -> Path:
+        """Its folder, once it has ended."""
+        while (status := self.poll()) is None:
+            time.sleep(0.01)
+        if status:
+            log = (self.folder / "log").read_text("utf-8", "replace")
+            raise StepMutantsError(f"tests fail without any mutant (exit code {status}):\n{log}")
+        return self.folder
+
 
 @dataclass
-class Server:
-    """Forks children that run tests on changed sources."""
+class ForkServer:
+    """Forks children, each with a folder of its own in `folder`."""
 
     folder: Path
-    modules: Sequence[Module] = MODULES
-    with_bank: bool = False
-    ran: dict[str, dict[int, set[str]]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)  # test -> how long it takes
+    with_bank: bool
     count: int = 0
 
-    def fork(self, run: Any, limit_s: float) -> Child:
-        """run(folder) in a child, in a folder of its own."""
+    def fork(self, run: Callable[[Path], int], limit_s: float = 1800) -> Child:
         self.count += 1
         folder = self.folder / str(self.count)
         folder.mkdir()
@@ -286,126 +166,66 @@ class Server:
         sys.stderr.flush()
         pid = os.fork()
         if not pid:
-            become(folder, lambda: run(folder))
+            mutant_child.child_main(folder, run)
         return Child(pid, folder, time.monotonic(), limit_s)
 
-    def prepare(self) -> float:
-        """Run the unmutated code twice; how long the second run took."""
-        codes = {m.file: self._code(read(m.file).text, m.file) for m in self.modules}
-        tests = sorted({test for module in self.modules for test in module.tests})
-        for test in tests:
-            if not (ROOT / test).exists():
-                raise StepMutantsError(f"{test} is not there; tests/endurance/step_faults.py")
-        missing = {e.file for e in FAULTS} - {m.file for m in MODULES}
-        if missing:
-            raise StepMutantsError(f"faults of files that are no module of the table: {missing}")
-
-        def traced(folder: Path) -> int:
-            trace, sources = Trace(list(codes)), Sources(codes)
-            sys.settrace(trace)
-            status = self.run_tests(sources, tests, None, folder, trace)
-            sys.settrace(None)
-            ran = {f: {n: sorted(t) for n, t in lines.items()} for f, lines in trace.ran.items()}
-            found = {"ran": ran, "seconds": trace.seconds, "imported": sorted(sys.modules)}
-            (folder / "found.json").write_text(json.dumps(found), "utf-8")
-            return status
-
-        def timed(folder: Path) -> int:
-            return self.run_tests(Sources(codes), tests, None, folder)
-
-        import_all(FIRST_IMPORTS)
-        folder = self._must_pass(self.fork(traced, 1800))
-        found = json.loads((folder / "found.json").read_text("utf-8"))
-        self.seconds = found["seconds"]
-        self.ran = {
-            file: {int(n): set(tests) for n, tests in lines.items()}
-            for file, lines in found["ran"].items()
-        }
-        import_all(found["imported"])
-        began = time.monotonic()
-        self._must_pass(self.fork(timed, 1800))
-        return time.monotonic() - began
-
-    def run_tests(
-        self,
-        sources: Sources,
-        tests: Sequence[str],
-        names: frozenset[str] | None,
-        folder: Path,
-        *plugins: Any,
-    ) -> int:
-        """In a child: pytest's exit code."""
-        sys.meta_path.insert(0, sources)
-        arguments = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={folder / 'tmp'}"]
-        ours = (Chosen(names, self.with_bank), Banks(self.folder))
-        return int(pytest.main([*arguments, *tests], plugins=[*ours, *plugins]))
-
-    def _must_pass(self, child: Child) -> Path:
-        while (status := child.ended()) is None:
-            time.sleep(0.01)
-        if status:
-            said = (child.folder / "log").read_text("utf-8", "replace")
-            raise StepMutantsError(f"tests fail without any mutant (exit code {status}):\n{said}")
-        return child.folder
-
-    @staticmethod
-    def _code(text: str, file: str) -> CodeType:
-        return compile(text, str(ROOT / file), "exec", dont_inherit=True)
-
-    def tests_of(self, mutant: Mutant) -> frozenset[str]:
-        """The tests of its module's table that run the statement."""
-        module, *_ = [m for m in self.modules if m.file == mutant.file]
-        all_tests = {
-            name for name in self.seconds if any(_within(name, test) for test in module.tests)
-        }
-        first, last = mutant.statement
-        lines = self.ran.get(mutant.file, {})
-        by = {name for line in range(first, last + 1) for name in lines.get(line, ())}
-        if "" in by:
-            return frozenset(all_tests)
-        return frozenset(t for t in all_tests if t in by or t.partition("::")[0] in by)
-
-    def start(self, mutant: Mutant, names: frozenset[str]) -> Child:
-        code = self._code(mutant.source, mutant.file)
-        cost: dict[str, float] = defaultdict(float)
-        for name in names:
-            cost[name.partition("::")[0]] += self.seconds[name]
-        files = sorted(cost, key=lambda file: (cost[file], file))  # the quick ones kill most
+    def start(self, mutant: Mutant, tests: Mapping[str, float]) -> Child:
+        """Run these tests, of which the seconds are known, on the mutant."""
+        sources = ImportedSources({mutant.file: mutant.source})
+        by_file: dict[str, float] = defaultdict(float)
+        for name, seconds in tests.items():
+            by_file[name.partition("::")[0]] += seconds
+        files = sorted(by_file, key=lambda file: (by_file[file], file))  # the quick ones kill most
+        selected = SelectedTests(frozenset(tests), self.with_bank)
 
         def run(folder: Path) -> int:
-            sources = Sources({mutant.file: code})
-            status = self.run_tests(sources, files, names, folder)
-            return status if mutant.file in sources.executed else NOT_REACHED
+            status = mutant_child.run_tests(sources, files, folder, selected)
+            return status if sources.executed else NOT_REACHED
 
-        return self.fork(run, 20 + 10 * sum(self.seconds[name] for name in names))
-
-    def judge(self, found: Sequence[Mutant], jobs: int) -> Iterator[Verdict]:
-        """A verdict on each mutant, in the order in which they end."""
-        waiting, running = list(reversed(found)), dict[int, tuple[Mutant, Child]]()
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                mutant = waiting.pop()
-                if names := self.tests_of(mutant):
-                    child = self.start(mutant, names)
-                    running[child.pid] = mutant, child
-                else:
-                    yield Verdict(mutant, NEVER_RUN)
-            for pid, (mutant, child) in list(running.items()):
-                if (status := child.ended()) is not None:
-                    del running[pid]
-                    shutil.rmtree(child.folder, ignore_errors=True)
-                    yield _verdict(mutant, child, status)
-            time.sleep(0.005)
+        return self.fork(run, 20 + 10 * sum(tests.values()))
 
 
-def _within(name: str, test: str) -> bool:
-    file = name.partition("::")[0]
-    return file == test or file.startswith(test.rstrip("/") + "/")
+@dataclass
+class Coverage:
+    """What the unmutated code's runs tell: see `mutant_child.Tracer`."""
 
+    lines: dict[str, dict[int, set[str]]]  # file -> line -> tests
+    seconds: dict[str, float]  # of each test
+    total_s: float  # the whole run, untraced
 
-def _verdict(mutant: Mutant, child: Child, status: int) -> Verdict:
-    what = {0: "survived", NOT_REACHED: "not reached"}.get(status, "killed")
-    return Verdict(mutant, what, time.monotonic() - child.began, "", child.timed_out)
+    @classmethod
+    def measured(cls, server: ForkServer, modules: Sequence[Module]) -> Self:
+        tests = sorted({test for module in modules for test in module.tests})
+        if missing := [test for test in tests if not (ROOT / test).exists()]:
+            raise StepMutantsError(f"no {missing}; were they renamed? step_faults.py")
+        sources = ImportedSources({m.file: read(m.file).text for m in modules})
+        every = SelectedTests(None, server.with_bank)
+        import_all(FIRST_IMPORTS)
+        child = server.fork(lambda folder: mutant_child.run_traced(sources, tests, folder, every))
+        trace = json.loads((child.must_pass() / "trace.json").read_text("utf-8"))
+        import_all(trace["imported"])
+        began = time.monotonic()
+        child = server.fork(lambda folder: mutant_child.run_tests(sources, tests, folder, every))
+        child.must_pass()
+        total_s = time.monotonic() - began
+        lines = {
+            file: {int(line): set(names) for line, names in by_line.items()}
+            for file, by_line in trace["lines"].items()
+        }
+        return cls(lines, trace["seconds"], total_s)
+
+    def tests_of(self, mutant: Mutant, module: Module) -> dict[str, float]:
+        """Those of the module's tests that run the statement, with their seconds."""
+        first, last = mutant.statement
+        lines = self.lines.get(mutant.file, {})
+        run_by = {name for line in range(first, last + 1) for name in lines.get(line, ())}
+        tests = {}
+        for name, seconds in self.seconds.items():
+            file = name.partition("::")[0]
+            of_module = any(f"{file}/".startswith(f"{test}/") for test in module.tests)
+            if of_module and run_by & {"", file, name}:
+                tests[name] = seconds
+        return tests
 
 
 def import_all(names: Sequence[str]) -> None:
@@ -423,33 +243,58 @@ def import_all(names: Sequence[str]) -> None:
     gc.freeze()  # otherwise each child walks through all of it
 
 
-def endure(
-    found: Sequence[Mutant],
-    reasons: Sequence[str],
+def verdicts_on(
+    mutants: Mapping[Mutant, Mapping[str, float]], server: ForkServer, jobs: int
+) -> Iterator[Verdict]:
+    """In the order in which the children end; `mutants` have their tests."""
+    waiting, running = list(mutants.items())[::-1], dict[Mutant, Child]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            mutant, tests = waiting.pop()
+            if tests:
+                running[mutant] = server.start(mutant, tests)
+            else:
+                yield Verdict(mutant, NEVER_RUN)
+        for mutant, child in list(running.items()):
+            if (status := child.poll()) is not None:
+                del running[mutant]
+                shutil.rmtree(child.folder, ignore_errors=True)
+                what = {0: "survived", NOT_REACHED: "not reached"}.get(status, "killed")
+                seconds = time.monotonic() - child.began
+                yield Verdict(mutant, what, seconds, timed_out=child.timed_out)
+        time.sleep(0.005)
+
+
+def run_mutants(
+    mutants: Sequence[Mutant],
+    reasons: Mapping[Mutant, str],
     modules: Sequence[Module],
     jobs: int,
     with_bank: bool = False,
 ) -> list[Verdict]:
-    """Verdicts in the order of `found`."""
-    by_mutant = dict(zip(found, reasons, strict=True))
-    verdicts = {m: Verdict(m, "changes nothing", reason=r) for m, r in by_mutant.items() if r}
+    """Verdicts in the order of `mutants`; those with a reason are not run."""
+    verdicts = {m: Verdict(m, "changes nothing", reason=r) for m, r in reasons.items()}
+    files = {m.file for m in mutants}
+    by_file = {module.file: module for module in modules if module.file in files}
     with tempfile.TemporaryDirectory() as folder:
         sys.pycache_prefix = f"{folder}/bytecode"  # of rewritten tests too
         sys.dont_write_bytecode = False
-        files = {m.file for m in found}
-        server = Server(Path(folder), [m for m in modules if m.file in files], with_bank)
-        seconds = server.prepare()
-        print(f"{len(server.seconds)} tests, {seconds:.1f} s unmutated", file=sys.stderr)
+        server = ForkServer(Path(folder), with_bank)
+        coverage = Coverage.measured(server, list(by_file.values()))
+        print(f"{len(coverage.seconds)} tests, {coverage.total_s:.1f} s unmutated", file=sys.stderr)
+        left = {m: coverage.tests_of(m, by_file[m.file]) for m in mutants if m not in reasons}
         began = time.monotonic()
-        left = [m for m in found if m not in verdicts]
-        for i, verdict in enumerate(server.judge(left, jobs), 1):
+        for i, verdict in enumerate(verdicts_on(left, server, jobs), 1):
             verdicts[verdict.mutant] = verdict
             if verdict.what != "killed":
                 print(f"{verdict.what}: {verdict.mutant}", file=sys.stderr, flush=True)
             if i % 50 == 0 or i == len(left):
                 passed = time.monotonic() - began
                 print(f"{i} of {len(left)}, {passed:.0f} s", file=sys.stderr, flush=True)
-    return [verdicts[mutant] for mutant in found]
+    return [verdicts[mutant] for mutant in mutants]
+
+
+# The report
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
@@ -466,12 +311,15 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def report(verdicts: Sequence[Verdict]) -> str:
+    """Markdown: what was not killed, the reasons of what changes nothing, the table."""
     lines = []
-    for what in VERDICTS[1:]:
-        if mine := [v for v in verdicts if v.what == what]:
-            lines.append(f"\n{what}: {len(mine)}")
-            lines += [f"{v.mutant}" + (f"\n    {v.reason}" if v.reason else "") for v in mine]
-    return "\n".join([*lines, "", table(verdicts)])
+    for what in VERDICTS[1:-1]:
+        if mutants := [v.mutant for v in verdicts if v.what == what]:
+            lines += [f"{what}: {len(mutants)}", "", *map(str, mutants), ""]
+    if reasons := Counter(v.reason for v in verdicts if v.reason):
+        lines += [f"{VERDICTS[-1]}: {reasons.total()}", ""]
+        lines += [f"- {count}: {reason}" for reason, count in reasons.most_common()] + [""]
+    return "\n".join([*lines, table(verdicts)])
 
 
 def main() -> int:
@@ -490,24 +338,26 @@ def main() -> int:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # of plugins no test here needs
     os.chdir(ROOT)
     try:
-        faults, others = fault_mutants(), operator_mutants()
-        reasons = dict(zip([*faults, *others], known_reasons([*faults, *others]), strict=True))
-        found = [] if options.operators else faults
-        found = found if options.faults else [*found, *others[:: options.every]]
-        found = [m for m in found if options.only in f"{m.file} {m.meaning}"]
+        modules = [m for m in MODULES if options.only in m.file and not options.faults]
+        faults = [m for m in fault_mutants() if options.only in f"{m.file} {m.meaning}"]
+        operators = operator_mutants(modules)
+        reasons = known_reasons([*faults, *operators], {m.file for m in modules})
+        selected = ([] if options.operators else faults) + operators[:: options.every]
+        mutants = distinct(selected)
+        if not mutants:
+            raise StepMutantsError(f"nothing holds {options.only!r}")
         if options.list:
-            print("\n".join(map(str, found)), f"\n{len(found)} mutants")
+            print("\n".join(map(str, mutants)), f"\n{len(mutants)} mutants")
             return 0
-        verdicts = endure(
-            found, [reasons[m] for m in found], MODULES, options.jobs, options.with_bank
-        )
+        reasons = {m: reason for m, reason in reasons.items() if m in set(mutants)}
+        verdicts = run_mutants(mutants, reasons, MODULES, options.jobs, options.with_bank)
     except StepMutantsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    said = report(verdicts)
-    print(said)
+    text = report(verdicts)
+    print(text)
     if options.out:
-        options.out.write_text(said + "\n", "utf-8")
+        options.out.write_text(text + "\n", "utf-8")
     return 1 if any(v.what not in ("killed", "changes nothing") for v in verdicts) else 0
 
 
