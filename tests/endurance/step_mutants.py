@@ -349,7 +349,7 @@ def main() -> int:
         if options.list:
             print("\n".join(map(str, mutants)), f"\n{len(mutants)} mutants")
             return 0
-        reasons = {m: reason for m, reason in reasons.items() if m in set(mutants)}
+        reasons = {m: reasons[m] for m in mutants if m in reasons}
         verdicts = run_mutants(mutants, reasons, MODULES, options.jobs, options.with_bank)
     except StepMutantsError as error:
         print(f"error: {error}", file=sys.stderr)
