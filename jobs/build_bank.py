@@ -140,11 +140,11 @@ class BuildBank:
             raise ValueError("--mode overwrite tries every photo again: leave out --retry-failed")
         if self.dataset != "toy" and self.toy_format != "coco":
             raise ValueError(f"--toy-format is for --dataset toy, not {self.dataset}")
-        files = FORMATS[self.format_name].files
+        asked = FORMATS[self.format_name]
         for name, other in FORMATS.items():
             rules = getattr(self.rules, name)
             if name != self.format_name and rules != other.rules():
-                raise ValueError(f"{_changed(rules)} is for {other.files}, not {files}")
+                raise ValueError(f"{_changed(rules)} is for {other.called}, not {asked.called}")
 
     @property
     def format_name(self) -> FormatName:
