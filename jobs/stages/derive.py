@@ -238,7 +238,7 @@ def nearest_candidates(derivation: Derivation, features: Receipt) -> Receipt:
 
 
 def training_rows(contents: Contents) -> NDArray[np.bool_]:
-    """(P,) True for patches of training photos: only these become candidates."""
+    """(B,) True for patches of training photos: only these become candidates."""
     names, split = codes(contents.table, "split")
     training: NDArray[np.bool_] = split == names.index("train") if "train" in names else split < 0
     return training

@@ -369,7 +369,7 @@ def test_a_photo_that_crashes_its_worker_is_named_and_may_be_quarantined(
     check_whole(options.bank)
 
 
-def test_a_worker_that_was_killed_from_outside_accuses_no_photo(built, own_data, tmp_path, few):
+def test_of_a_worker_that_was_killed_from_outside_no_photo_is_named(built, own_data, tmp_path, few):
     _, photos = own_data
     options = replace(built, out=tmp_path / "new")
     note = options.bank / "work/attempts/train-00000"
@@ -512,6 +512,6 @@ def test_a_bank_of_before_photos_arrow_says_what_to_do(built):
         removed(built.bank, [1])
 
 
-def test_no_successor_is_left_behind(built):
+def test_no_staging_folder_is_left_behind(built):
     removed(built.bank, [int(Bank.open(built.bank).scene_ids("train")[2])])
     assert not next_version(built.bank).exists()
