@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bank.bank import Bank
 from bank.manifest import is_derived
+from bank.recipe import complete_recipe
 from bank.table import PATCHES, PHOTOS, SCENE_CONTENT, column, read_table, whole_column
 from pipeline.scene import image_of
 
@@ -117,7 +118,7 @@ class _Common(NamedTuple):
 def _causes(a: Bank, b: Bank) -> Iterator[str]:
     ours, theirs = a.manifest, b.manifest
     entries: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
-        ("setting", _flags(ours.recipe), _flags(theirs.recipe)),
+        ("setting", _settings(ours.recipe), _settings(theirs.recipe)),
         ("input", _short(ours.inputs), _short(theirs.inputs)),
         ("answer of the codec to", ours.codec, theirs.codec),
         ("version of", ours.versions, theirs.versions),
@@ -139,8 +140,10 @@ def _unlike(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[s
             yield f"{what} {name}: {values}{alters}"
 
 
-def _flags(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"--{name.replace('_', '-')}": value for name, value in recipe.items()}
+def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """By flag."""
+    settings = complete_recipe(recipe).items()
+    return {f"--{name.replace('_', '-')}": value for name, value in settings}
 
 
 def _short(digests: Mapping[str, str]) -> dict[str, str]:

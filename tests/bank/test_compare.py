@@ -171,6 +171,18 @@ def test_what_the_manifests_say_is_reported_even_of_equal_banks(bank, tmp_path):
     assert 'edits: A none; B 1, the last {"removed": [7]}' in causes
 
 
+def test_a_setting_that_is_newer_than_a_bank_is_no_difference(bank, tmp_path):
+    copy = shutil.copytree(bank.path, tmp_path / "copy")
+    manifest = read_manifest(copy)
+    newer = ("resizer", "toy_format", "licences", "seed", "cooccurrence_steps")
+    recipe = {name: value for name, value in manifest.recipe.items() if name not in newer}
+    write_manifest(copy, replace(manifest, recipe=recipe))
+    assert compare(bank, Bank.open(copy)).causes == ()
+    write_manifest(copy, replace(manifest, recipe={**recipe, "resizer": "pillow"}))
+    (cause,) = compare(Bank.open(copy), bank).causes
+    assert cause == "setting --resizer: A pillow, B torch"
+
+
 def test_padding_is_no_candidate_that_two_banks_have_in_common():
     def bank(*ids):
         ids = np.array(ids)
