@@ -206,6 +206,19 @@ def test_an_option_that_is_newer_than_the_bank_has_its_default(
         main(same)
 
 
+@pytest.mark.parametrize(("dataset", "was"), [(None, "None"), ("vg", "vg"), ("ade", "ade")])
+def test_a_bank_of_no_or_another_dataset_was_built_otherwise(built, dataset, was):
+    without_options(built.bank, ["dataset"])
+    if dataset:
+        manifest = read_manifest(built.bank)
+        recipe = {"dataset": dataset, **manifest.recipe}
+        write_manifest(built.bank, replace(manifest, recipe=recipe))
+    with pytest.raises(
+        BankError, match=f"built otherwise: .*--dataset was {was}, asked for is toy"
+    ):
+        main(built)
+
+
 def interrupt(options):
     """Cut all shards, then fail while features are written, as on a disk that goes bad."""
     (options.bank / "work").mkdir(parents=True)
