@@ -200,12 +200,12 @@ def _with_masks(
     things = list(reversed(nearest_first))
     mountains = [o for o in things if _layer(o.category) == 0]
     objects = (stuff[0], *mountains, *stuff[1:], *things[len(mountains) :])
-    if any(not o.mask.any() or _box_share(o) < SMALLEST_BOX for o in objects):
+    if any(not o.mask.any() or _box_fraction(o) < SMALLEST_BOX for o in objects):
         return None
     return objects
 
 
-def _box_share(placed: Placed) -> float:
+def _box_fraction(placed: Placed) -> float:
     _, _, width, height = placed.box_px
     return width * height / (WIDTH * HEIGHT)
 
