@@ -1,7 +1,7 @@
 """Patches in, candidates out. A built bank, format 1, file by file:
 
-manifest.json                 recipe, inputs, digests of every file; written last, so that its
-                              presence means the bank is whole
+manifest.json                 settings (as its `recipe`), inputs, digests of every file; written
+                              last, so that its presence means the bank is whole
 patches/<split>-<nnnnn>/data.mdb   LMDB: 8-byte big-endian patch id -> raw RGB of one patch
 patches.arrow                 one row per patch, sorted by patch id (bank/table.py)
 scenes/<split>-<nnnnn>.tar    WebDataset: picture, graph and masks of each scene (pipeline/pack.py)
@@ -15,12 +15,14 @@ cooccurrence.arrow            patch id -> vector in which patches of one photo l
 index/                        search by category, training patches only
 candidates.arrow              patch id -> K training patches from other photos, the nearest of its
                               category first, then of any (`fallback`)
+---- in neither digest: where the bank comes from, and what describes it ----
+photos.arrow                  one row per photo: shard, SHA-256 of its file and of its annotations
 failures.jsonl                every photo or object left out, with a reason code
+croissant.json                for search engines and dataset hubs (bank/croissant.py)
+report.html                   numbers and contact sheets, by `python -m jobs.inspect_bank`
 
 Files here are code, folders are banks (git-ignored).
 
-Letters of shapes, as in model/__init__.py but for two:
-
-    P  patches of the bank         Q  queries, objects that candidates are searched for
-    D  width of a feature          F  co-occurrence width      K  candidates      O  objects
+Letters of shapes are those of model/__init__.py: B patches, O objects, K candidates, D width of a
+feature (the graph's), F co-occurrence width. Small ones are a function's own: n rows, q queries.
 """

@@ -74,7 +74,7 @@ class Bank:
 
     @property
     def patch_ids(self) -> NDArray[np.int64]:
-        """(P,) rising."""
+        """(B,) rising."""
         return self.contents.patch_ids
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:

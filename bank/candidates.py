@@ -54,10 +54,10 @@ def find_candidates(
 
     Scope category: a patch's own category first, then any; scope all: the nearest of any.
 
-    features    (Q, D)  object vectors, rounded by `bank/rounding.py`
-    ids         (Q,)    patch ids
-    categories  (Q,)    their categories
-    train_mask  (Q,)    True for training patches: only these become candidates
+    features    (B, D)  object vectors, rounded by `bank/rounding.py`
+    ids         (B,)    patch ids
+    categories  (B,)    their categories
+    train_mask  (B,)    True for training patches: only these become candidates
     """
     if not train_mask.any():
         raise BankError(
@@ -138,7 +138,7 @@ def write_candidates(path: Path, patch_ids: NDArray[np.int64], candidates: Candi
 
 
 def read_candidates(path: Path) -> tuple[NDArray[np.int64], Candidates]:
-    """Patch ids (Q,) and their candidates (Q, K); ids and distances stay on disk until used."""
+    """Patch ids (B,) and their candidates (B, K); ids and distances stay on disk until used."""
     if not path.is_file():
         raise BankError(f"no candidates at {path}: the bank is unfinished, build it again")
     try:
@@ -155,7 +155,7 @@ def read_candidates(path: Path) -> tuple[NDArray[np.int64], Candidates]:
 
 
 def _matrix(column: Any, k: int) -> NDArray[Any]:
-    """A column of lists of k as (Q, k)."""
+    """A column of lists of k as (B, k)."""
     parts = [c.flatten().to_numpy(zero_copy_only=False) for c in column.chunks]
     flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
     return flat.reshape(-1, k)

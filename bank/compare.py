@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bank.bank import Bank
 from bank.manifest import is_derived
+from bank.recipe import complete_recipe
 from bank.table import PATCHES, PHOTOS, SCENE_CONTENT, column, read_table, whole_column
 from pipeline.scene import image_of
 
@@ -67,9 +68,8 @@ class Overlap(NamedTuple):
     """How many candidates of the same objects are the same."""
 
     rows: int
-    fraction: (
-        float  # of an object's candidates that are the same, in any order; mean of the objects
-    )
+    # Of an object's candidates that are the same, in any order; mean of the objects.
+    fraction: float
     equal: int  # objects with the same candidates in the same order, as far as both go
     first: int  # objects with the same first candidate
 
@@ -118,7 +118,7 @@ class _Common(NamedTuple):
 def _causes(a: Bank, b: Bank) -> Iterator[str]:
     ours, theirs = a.manifest, b.manifest
     entries: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
-        ("setting", _flags(ours.recipe), _flags(theirs.recipe)),
+        ("setting", _settings(ours.recipe), _settings(theirs.recipe)),
         ("input", _short(ours.inputs), _short(theirs.inputs)),
         ("answer of the codec to", ours.codec, theirs.codec),
         ("version of", ours.versions, theirs.versions),
@@ -140,8 +140,10 @@ def _unlike(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[s
             yield f"{what} {name}: {values}{alters}"
 
 
-def _flags(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"--{name.replace('_', '-')}": value for name, value in recipe.items()}
+def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """By flag."""
+    settings = complete_recipe(recipe).items()
+    return {f"--{name.replace('_', '-')}": value for name, value in settings}
 
 
 def _short(digests: Mapping[str, str]) -> dict[str, str]:
@@ -338,13 +340,13 @@ def gap(
     return Gap(len(common.in_a), differ, largest, relative)
 
 
-def _gap(file: str, m: Gap | None) -> Iterator[str]:
-    if m is None:
+def _gap(file: str, apart: Gap | None) -> Iterator[str]:
+    if apart is None:
         yield f"{file}: vectors of other widths"
-    elif m.differ:
+    elif apart.differ:
         yield (
-            f"{file}: {m.differ:,} of {m.rows:,} vectors of the same patches differ, by at "
-            f"most {m.largest:.2g} in one number and {m.relative:.2g} of a vector's length"
+            f"{file}: {apart.differ:,} of {apart.rows:,} vectors of the same patches differ, by at "
+            f"most {apart.largest:.2g} in one number and {apart.relative:.2g} of a vector's length"
         )
 
 
@@ -362,12 +364,12 @@ def overlap(a: Bank, b: Bank, common: _Common | None = None) -> Overlap:
     return Overlap(len(common.in_a), total / max(len(common.in_a), 1), equal, first)
 
 
-def _overlap(m: Overlap) -> Iterator[str]:
-    if m.equal < m.rows:
+def _overlap(same: Overlap) -> Iterator[str]:
+    if same.equal < same.rows:
         yield (
-            f"candidates.arrow: {100 * m.fraction:.2f} % of an object's candidates are the same; "
-            f"{m.equal:,} of {m.rows:,} objects have all the same in the same order, "
-            f"{m.first:,} the same nearest"
+            f"candidates.arrow: {100 * same.fraction:.2f} % of an object's candidates are the "
+            f"same; {same.equal:,} of {same.rows:,} objects have all the same in the same order, "
+            f"{same.first:,} the same nearest"
         )
 
 

@@ -39,7 +39,7 @@ Kind = Literal["exact", "flat", "ivf"]
 
 FORMAT = 2
 WRITTEN_AT_ONCE = 1 << 20  # bytes
-MARGIN = 16  # asked of FAISS beyond k, so that a rounded distance seldom costs an exact search
+MARGIN = 16  # asked of FAISS beyond k: its float32 distances then seldom cost an exact search
 IVF_ABOVE = 1 << 16  # patches of a category: up to here FAISS compares one query with all in 1-3 ms
 SEED = 0  # of IVF's cells
 RECALL = 0.99  # the least that IVF must find of the nearest ...
@@ -78,9 +78,9 @@ def build_indexes(
 ) -> None:
     """Write `folder` anew; the same bytes for the same arguments in any order of rows.
 
-    features     (P, D)  object vectors of the training patches
-    ids          (P,)    their patch ids
-    categories   (P,)    their categories
+    features     (B, D)  object vectors of the training patches
+    ids          (B,)    their patch ids
+    categories   (B,)    their categories
     bank_digest          content digest of the bank; the index opens with no other
     ivf_above            a category of more patches gets an approximate index
     """
@@ -284,7 +284,7 @@ class Indexes:
         scope                   category: an object's own first, then others; all: the nearest
         """
         if not len(self.ids):
-            raise BankError(f"{self.folder} is empty: the bank has no training patch to offer")
+            raise BankError(f"{self.folder} is empty: the bank has no training patch")
         names = np.asarray(categories, dtype=np.str_)
         queries = in_steps(features)
         excluded = np.unique(np.asarray(exclude_images, dtype=np.int64))
@@ -313,9 +313,9 @@ class Indexes:
         if part.file is None or not _can_give(wanted, part.size):
             return exact_search(queries, _without(excluded, pool), k)
         index = _open_faiss(self.folder / part.file, self.bank_digest)
-        rounded, proposed = index.search((queries * STEP).astype(np.float32), wanted)
+        approximate, proposed = index.search((queries * STEP).astype(np.float32), wanted)
         neighbours = _ranked(queries, pool, proposed, k, excluded)
-        trusted = neighbours.squared[:, -1] < _trusted_below(part.kind, queries, rounded)
+        trusted = neighbours.squared[:, -1] < _trusted_below(part.kind, queries, approximate)
         if not trusted.all():
             exact = exact_search(queries[~trusted], _without(excluded, pool), k)
             neighbours.ids[~trusted], neighbours.squared[~trusted] = exact
@@ -345,16 +345,16 @@ def _without(photos: NDArray[np.int64], pool: Pool) -> Pool:
 
 
 def _trusted_below(
-    kind: Kind, queries: NDArray[np.float64], rounded: NDArray[np.float32]
+    kind: Kind, queries: NDArray[np.float64], approximate: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """(q,) squared distance in rounding steps from which on FAISS may have left out a nearer one.
 
-    Flat: its worst distance (q, m) less what rounding can amount to. IVF: none is known, so that
-    what came is taken, if there are enough.
+    Flat: its worst distance, of (q, m) in float32, less what rounding can amount to. IVF: none is
+    known, so that what came is taken, if there are enough.
     """
     if kind == "ivf":
         return np.full(len(queries), np.inf)
-    longest = 2 * np.sqrt((queries**2).sum(1)) * STEP + np.sqrt(rounded[:, -1].clip(min=0))
+    longest = 2 * np.sqrt((queries**2).sum(1)) * STEP + np.sqrt(approximate[:, -1].clip(min=0))
     rounding = (queries.shape[1] + 8) * 2.0**-23 * longest**2
-    left_out: NDArray[np.float64] = (rounded[:, -1] - rounding) / STEP**2
+    left_out: NDArray[np.float64] = (approximate[:, -1] - rounding) / STEP**2
     return left_out

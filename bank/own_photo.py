@@ -1,9 +1,12 @@
 """The rule that a candidate never comes from the photo of the object that it is for.
 
-It is defined here only. The candidates that a bank stores are found by bank/screen.py, which always
-applies it: a query is a patch, and its photo follows from its id. A graph that is given to
-`Bank.search` has no photo: the caller names those to leave out, `exclude_images=[image_id]`, and
-without that nothing is left out.
+It is defined here only, in three forms: membership of ids in photos (`from_photos`, and how many),
+a table of queries by ids (`from_own_photo`), its pairs alone (`PatchesByPhoto`). Equal files under
+another image id are not excluded yet.
+
+The candidates that a bank stores are found by bank/screen.py, which always applies it: a query is a
+patch, and its photo follows from its id. A graph that is given to `Bank.search` has no photo: the
+caller names those to leave out, `exclude_images=[image_id]`, and without that nothing is left out.
 """
 
 import numpy as np

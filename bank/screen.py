@@ -85,8 +85,8 @@ def make_screens(sample: NDArray[np.float64]) -> list[Screen]:
 class Searcher:
     """Finds the nearest training patches of a bank for all of its patches.
 
-    features  (Q, D)  rounded by `bank/rounding.py`
-    ids       (Q,)    patch ids
+    features  (B, D)  rounded by `bank/rounding.py`
+    ids       (B,)    patch ids
     pool_rows (n,)    rows that may be found; their order gives the columns of `search`
     """
 

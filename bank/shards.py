@@ -93,11 +93,12 @@ class PatchStore:
         digests: NDArray[np.uint8],
     ) -> None:
         """
-        folder    holds one folder per shard
-        ids       (P,)  patch ids, rising
-        shard_of  (P,)  position in `shards` of the shard that holds the patch
-        patch_size         px, of a patch's sides
-        digests   (P, 32)  SHA-256 of each patch's pixels
+        folder               holds one folder per shard
+        ids         (B,)     patch ids, rising
+        shard_of    (B,)     position in `shards` of the shard that holds the patch
+        shards               names of the folders
+        patch_size           px, of a patch's sides
+        digests     (B, 32)  SHA-256 of each patch's pixels
         """
         self.folder = folder.resolve()
         self.ids = ids

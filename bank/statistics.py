@@ -16,7 +16,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bank.bank import Bank
-from bank.duplicates import Dhashes, Duplicates, Groups, dhash, near_duplicates
+from bank.duplicates import (
+    Duplicates,
+    Fingerprints,
+    Groups,
+    fingerprints_of,
+    near_duplicates,
+)
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, check_sizes, read_manifest
@@ -40,7 +46,7 @@ class CategoryCount(NamedTuple):
     photos: int
     side_px: float  # median of the square root of the boxes' areas, in the photo
     fallback: float  # fraction of its patches' candidates that are of another category
-    alike: float  # fraction of its patches that look like one of another photo
+    alike: float  # fraction of its patches that have a near duplicate in another photo
     recall: float | None  # of its index against exact search; None: no training patch
 
     @property
@@ -82,9 +88,9 @@ class Statistics(NamedTuple):
     side_px: tuple[float, float, float]  # 10 %, 50 %, 90 % of the square roots of areas
     licences: tuple[tuple[str, int, int], ...]  # name, patches, photos: most patches first
     equal: DuplicateCount
-    alike: DuplicateCount  # equal or alike
+    alike: DuplicateCount  # equal or near duplicates
     flat: int  # patches too flat to be compared
-    pairs: tuple[tuple[int, int], ...]  # patch ids of some that look alike in two photos
+    pairs: tuple[tuple[int, int], ...]  # patch ids of some near duplicates in two photos
     fallback: float  # fraction of all candidates
     candidates: int  # K
     failures: tuple[Failure, ...]  # most frequent first
@@ -129,8 +135,8 @@ def collect_statistics(bank: Bank) -> Statistics:
     images = image_of(bank.patch_ids)
     train = _equal(table, "split", "train")
     groups = Groups(_codes(table, "pixels_sha256"), images, train)
-    dhashes = read_dhashes(bank)
-    alike, examples = groups.alike(near_duplicates(dhashes.take(groups.first)))
+    fingerprints = read_fingerprints(bank)
+    alike, examples = groups.alike(near_duplicates(fingerprints.take(groups.first)))
     fallback, valid = read_fallback(bank)
     widths, heights = box_sides(table)
     sides = np.sqrt(widths * heights)  # of squares as large
@@ -148,7 +154,7 @@ def collect_statistics(bank: Bank) -> Statistics:
         licences=_licences(table, images),
         equal=_count(groups.equal()),
         alike=_count(alike),
-        flat=int(dhashes.flat.sum()),
+        flat=int(fingerprints.flat.sum()),
         pairs=tuple((int(bank.patch_ids[a]), int(bank.patch_ids[b])) for a, b in examples),
         fallback=float(fallback.sum() / max(1, valid.sum())),
         candidates=bank.num_candidates,
@@ -157,14 +163,14 @@ def collect_statistics(bank: Bank) -> Statistics:
     )
 
 
-def read_dhashes(bank: Bank) -> Dhashes:
+def read_fingerprints(bank: Bank) -> Fingerprints:
     """Of every patch, shard by shard."""
-    dhashes = Dhashes.empty(len(bank))
+    dhashes, thumbnails = fingerprints = Fingerprints.empty(len(bank))
     for rows in progress(_blocks(bank), "patches", len(bank), "patch", size=len):
         # Unchecked: the whole file has just been compared with its digest.
         pixels = bank.contents.patches.read(bank.patch_ids[rows], check=False)
-        dhashes.bits[rows], dhashes.colours[rows] = dhash(pixels)
-    return dhashes
+        dhashes[rows], thumbnails[rows] = fingerprints_of(pixels)
+    return fingerprints
 
 
 def _blocks(bank: Bank) -> Iterator[NDArray[np.int64]]:
@@ -179,7 +185,7 @@ def _blocks(bank: Bank) -> Iterator[NDArray[np.int64]]:
 
 
 def read_fallback(bank: Bank) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of every patch (P,): candidates of another category, and candidates at all."""
+    """Of every patch (B,): candidates of another category, and candidates at all."""
     check_digest(bank.path, bank.manifest, "candidates.arrow")
     path = bank.path / "candidates.arrow"
     table = read_table(path, ("patch_id", "fallback", "valid"))
@@ -230,7 +236,7 @@ def _describe_failure(row: Mapping[str, Any]) -> str:
 
 
 def box_sides(table: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Widths and heights (P,) of the boxes, in pixels of their photos."""
+    """Widths and heights (B,) of the boxes, in pixels of their photos."""
     across = (column(table, "x1") - column(table, "x0")) * column(table, "source_width")
     down = (column(table, "y1") - column(table, "y0")) * column(table, "source_height")
     # Boxes are float32: a box of 64 px may come out as 63.9999.
@@ -296,8 +302,8 @@ def _by_split(table: pa.Table) -> tuple[int, int, int]:
     return train, val, test
 
 
-def _count(doubles: Duplicates) -> DuplicateCount:
-    return DuplicateCount(*(int(flags.sum()) for flags in doubles))
+def _count(duplicates: Duplicates) -> DuplicateCount:
+    return DuplicateCount(*(int(flags.sum()) for flags in duplicates))
 
 
 def _equal(table: pa.Table, name: str, value: str) -> NDArray[np.bool_]:

@@ -23,7 +23,7 @@ PATCHES = pa.schema(
         ("image_id", pa.int64()),
         ("object_index", pa.int32()),
         ("category", pa.string()),
-        ("x0", pa.float32()),  # the box, as shares of the photo
+        ("x0", pa.float32()),  # the box, as fractions of the photo
         ("y0", pa.float32()),
         ("x1", pa.float32()),
         ("y1", pa.float32()),
@@ -71,9 +71,9 @@ def patch_rows(scene: Scene, patches: Pixels) -> list[dict[str, Any]]:
         {
             "patch_id": patch_id,
             "image_id": photo.image_id,
-            "object_index": thing.object_index,
-            "category": thing.category,
-            **thing.box._asdict(),
+            "object_index": object_.object_index,
+            "category": object_.category,
+            **object_.box._asdict(),
             "source_width": photo.width,
             "source_height": photo.height,
             "split": photo.split,
@@ -82,7 +82,7 @@ def patch_rows(scene: Scene, patches: Pixels) -> list[dict[str, Any]]:
             "photo_file": photo.file,
             "pixels_sha256": hashlib.sha256(pixels.tobytes()).digest(),
         }
-        for patch_id, thing, pixels in zip(scene.patch_ids, scene.objects, patches, strict=True)
+        for patch_id, object_, pixels in zip(scene.patch_ids, scene.objects, patches, strict=True)
     ]
 
 
@@ -190,7 +190,7 @@ def interned_strings(table: pa.Table, name: str) -> NDArray[np.object_]:
 def write_vectors(
     path: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32], name: str
 ) -> None:
-    """patch_id (P,) and a column `name` of float32 vectors (P, D)."""
+    """patch_id (B,) and a column `name` of float32 vectors (B, D)."""
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
     lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     write_table(path, pa.table({"patch_id": pa.array(ids, pa.int64()), name: lists}))
@@ -200,7 +200,7 @@ def write_vectors(
 def vectors_to_fill(
     path: Path, ids: NDArray[np.int64], width: int, name: str
 ) -> Iterator[NDArray[np.float32]]:
-    """`write_vectors` for vectors that come in pieces: (P, width) to fill, mapped from a file, so
+    """`write_vectors` for vectors that come in pieces: (B, width) to fill, mapped from a file, so
     that as much of it lies in memory as there is room for."""
     with (
         writing(path),
@@ -213,7 +213,7 @@ def vectors_to_fill(
 
 
 def read_vectors(path: Path, name: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """ids (P,) and vectors (P, D), memory-mapped."""
+    """ids (B,) and vectors (B, D), memory-mapped."""
     table = read_table(path, ("patch_id", name))
     with sound(str(path)):
         lists = whole_column(table, name)

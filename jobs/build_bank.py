@@ -9,34 +9,29 @@ Run it again to go on with a build that was interrupted; a finished bank is left
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
-from bank.candidates import Scope
-from bank.contents import Contents, content_digest
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, differences, is_finished, read_manifest
+from bank.recipe import TRAIN, BankSettings, complete_recipe, recipe_of
 from jobs.stages.additions import Addition, check_addable, find_addition
 from jobs.stages.assemble import assemble, remove_other_shards
 from jobs.stages.complete import Origin, check_failures, complete, summary
 from jobs.stages.copy_shards import copy_shards
 from jobs.stages.cut import Workforce, cut, forget_failed, photos_digest, plan
 from jobs.stages.cutting import CropOptions, CutShard
-from jobs.stages.derive import SEED, TRAIN, Derivation, DeriveOptions, check_networks, derive
+from jobs.stages.derive import DeriveOptions, check_networks
 from jobs.stages.staging import building, next_version, swap_in, tidy
-from model.graph import frozen_encoder as encoder
-from model.retrieval import cooccurrence
 from model.sg2im.run import graph_encoder_file
 from pipeline import codec, protocol
 from pipeline.crop import Resizer
 from pipeline.dataset import Dataset
 from pipeline.datasets import (
     FORMATS,
-    DatasetName,
-    DatasetRules,
     FormatName,
     Rules,
     default_folder,
@@ -52,18 +47,10 @@ from pipeline.scene import Vocabulary
 Mode = Literal["resume", "overwrite", "extend"]
 
 
-class InRecipe:
-    """Marks an option that shapes the bank: manifest.json has it in `recipe`, and a bank built with
-    another value is another bank. `recipe_of` adds the dataset's rules, `quarantine` and the seed;
-    all other options only say how the work is done."""
-
-
-IN_RECIPE = InRecipe()
-
-
 @dataclass(frozen=True, kw_only=True)
-class BuildBank:
-    dataset: Annotated[DatasetName, option("what to read; toy draws its own photos"), IN_RECIPE]
+class BuildBank(BankSettings):
+    """What shapes the bank, and how the work is done."""
+
     data: Annotated[
         Path | None, option("folder of the dataset; default data/<dataset>, or data/toy-vg")
     ] = None
@@ -72,45 +59,6 @@ class BuildBank:
     ] = None
     workers: Annotated[int, option("processes that cut patches; 0 = this one, no Dask")] = 0
     scheduler: Annotated[str, option("address of a running Dask scheduler, instead")] = ""
-    graph_encoder: Annotated[
-        str,
-        option(
-            "'train', a file (.safetensors, or sg2im's published .pt), or an sg2im run's folder"
-        ),
-        IN_RECIPE,
-    ] = TRAIN
-    encoder_steps: Annotated[
-        int | None,
-        option("training steps of the graph encoder; default: by number of scenes"),
-        IN_RECIPE,
-    ] = None
-    cooccurrence: Annotated[str, option("'train', or a .safetensors file"), IN_RECIPE] = TRAIN
-    cooccurrence_steps: Annotated[
-        int | None, option("training steps of F_occur; default: by number of photos"), IN_RECIPE
-    ] = None
-    image_size: Annotated[int, option("side of a packed image, in pixels"), IN_RECIPE] = 128
-    patch_size: Annotated[int, option("side of a patch, in pixels"), IN_RECIPE] = 64
-    resizer: Annotated[
-        Resizer, option("which library resizes; both antialiased bilinear"), IN_RECIPE
-    ] = "torch"
-    candidates: Annotated[int, option("candidates stored per object"), IN_RECIPE] = 20
-    candidate_scope: Annotated[
-        Scope,
-        option("category: an object's own first, others as fallback; all: any"),
-        IN_RECIPE,
-    ] = "category"
-    rules: Annotated[DatasetRules, option("", name="")] = field(default_factory=DatasetRules)
-    toy_format: Annotated[
-        FormatName,
-        option("toy: whose files the photos come with, and which reader reads them"),
-        IN_RECIPE,
-    ] = "coco"
-    limit: Annotated[
-        int | None,
-        option("so many photos at most: of each of COCO's files, of VG's train and of its others"),
-        IN_RECIPE,
-    ] = None
-    shard_photos: Annotated[int, option("photos per shard"), IN_RECIPE] = 256
     mode: Annotated[
         Mode,
         option(
@@ -140,11 +88,11 @@ class BuildBank:
             raise ValueError("--mode overwrite tries every photo again: leave out --retry-failed")
         if self.dataset != "toy" and self.toy_format != "coco":
             raise ValueError(f"--toy-format is for --dataset toy, not {self.dataset}")
-        files = FORMATS[self.format_name].files
+        asked = FORMATS[self.format_name]
         for name, other in FORMATS.items():
             rules = getattr(self.rules, name)
             if name != self.format_name and rules != other.rules():
-                raise ValueError(f"{_changed(rules)} is for {other.files}, not {files}")
+                raise ValueError(f"{_changed(rules)} is for {other.called}, not {asked.called}")
 
     @property
     def format_name(self) -> FormatName:
@@ -166,7 +114,7 @@ def _changed(rules: Rules) -> str:
 
 def main(options: BuildBank) -> None:
     tidy(options.bank)
-    known = read_known(options) if is_finished(options.bank) else None
+    known = read_known(options.bank) if is_finished(options.bank) else None
     if known is None and options.mode == "extend":
         raise BankError(f"{options.bank} is no finished bank yet: build it without --mode extend")
     rules = rules_of(options.dataset, options.rules, options.toy_format)
@@ -174,7 +122,7 @@ def main(options: BuildBank) -> None:
     print("\n".join(protocol.lines(dataset.protocol)), flush=True)
     print_codec(options.resizer, known)
     quarantine = quarantine_of(options, dataset, known)
-    recipe = recipe_of(options, rules, quarantine)
+    recipe = asked_recipe(options, quarantine)
     origin = Origin(
         dataset=dataset.name,
         recipe=recipe,
@@ -208,14 +156,11 @@ def finish(
     origin: Origin,
 ) -> None:
     """All that comes after cutting, in order; then the bank is at its place."""
-    left_out = assemble(staging, list(shards), vocabulary, origin.quarantine)
+    assembled = assemble(staging, list(shards), vocabulary, origin.quarantine)
     if options.max_failures is not None:
-        check_failures(left_out, options.max_failures)
+        check_failures(assembled.left_out, options.max_failures)
     remove_other_shards(staging, list(shards))
-    contents = Contents(staging, options.patch_size)
-    networks = derive_options(options, contents)
-    derivation = Derivation(contents, content_digest(staging), networks)
-    manifest = complete(shards, left_out, derivation, derive(derivation), origin)
+    manifest = complete(staging, shards, assembled, derive_options(options), origin)
     swap_in(bank)
     print(summary(options.bank, manifest, shards))
 
@@ -302,30 +247,18 @@ def quarantine_of(options: BuildBank, dataset: Dataset, known: Manifest | None) 
     return sorted(asked.union(before))
 
 
-def recipe_of(options: BuildBank, rules: Rules, quarantine: list[int]) -> dict[str, Any]:
-    """Every option that shapes the bank; a network read from a file counts by its digest."""
-    hints = get_type_hints(BuildBank, include_extras=True)
-    names = [name for name, hint in hints.items() if IN_RECIPE in get_args(hint)]
-    recipe = {name: getattr(options, name) for name in names}
-    if options.dataset != "toy":
-        del recipe["toy_format"]
-    for name, value in to_json(asdict(rules)).items():
-        recipe[flag_of(rules, name).removeprefix("--").replace("-", "_")] = value
+def asked_recipe(options: BuildBank, quarantine: list[int]) -> dict[str, Any]:
+    """As the manifest would have it: a network that is read from a file counts by its digest."""
+    recipe = recipe_of(options, quarantine)
     for name in ("graph_encoder", "cooccurrence"):
         recipe[name] = network_digest(name, recipe[name])
-    if quarantine:
-        recipe["quarantine"] = quarantine
-    return {**recipe, "seed": SEED}
+    return recipe
 
 
-def read_known(options: BuildBank) -> Manifest:
-    """The finished bank's manifest. Options that are newer than the bank have their defaults in it;
-    those that every bank has are required (bank/manifest.py)."""
-    manifest = read_manifest(options.bank)
-    rules = rules_of(options.dataset, DatasetRules(), options.toy_format)
-    defaults = recipe_of(BuildBank(dataset=options.dataset), rules, [])
-    del defaults["dataset"]
-    return replace(manifest, recipe={**defaults, **manifest.recipe})
+def read_known(bank: Path) -> Manifest:
+    """The finished bank's manifest, its recipe completed."""
+    manifest = read_manifest(bank)
+    return replace(manifest, recipe=complete_recipe(manifest.recipe))
 
 
 def network_digest(name: str, source: str) -> str:
@@ -340,21 +273,14 @@ def network_digest(name: str, source: str) -> str:
     return file_digest(path).sha256
 
 
-def derive_options(options: BuildBank, contents: Contents) -> DeriveOptions:
-    """Defaults filled in; a network that is read from a file needs no steps."""
-    train_photos = len(contents.scene_ids("train"))
-    encoder_steps, occur_steps = options.encoder_steps, options.cooccurrence_steps
-    if encoder_steps is None:
-        encoder_steps = encoder.default_steps(train_photos)
-    if occur_steps is None:
-        occur_steps = cooccurrence.default_steps(train_photos)
+def derive_options(options: BuildBank) -> DeriveOptions:
     return DeriveOptions(
         graph_encoder=options.graph_encoder,
         graph_encoder_digest=network_digest("graph_encoder", options.graph_encoder),
-        encoder_steps=encoder_steps if options.graph_encoder == TRAIN else 0,
+        encoder_steps=options.encoder_steps,
         cooccurrence=options.cooccurrence,
         cooccurrence_digest=network_digest("cooccurrence", options.cooccurrence),
-        cooccurrence_steps=occur_steps if options.cooccurrence == TRAIN else 0,
+        cooccurrence_steps=options.cooccurrence_steps,
         candidates=options.candidates,
         candidate_scope=options.candidate_scope,
     )

@@ -13,17 +13,16 @@ from typing import Annotated, Any
 
 import tyro
 
-from bank.contents import Contents, content_digest, read_vocabulary
+from bank.contents import read_vocabulary
 from bank.errors import BankError
 from bank.manifest import Manifest, read_manifest
+from bank.recipe import TRAIN, complete_recipe
 from bank.table import column
-from jobs.stages.assemble import assemble, remove_other_shards
+from jobs.stages.assemble import assemble
 from jobs.stages.complete import Origin, complete, summary
 from jobs.stages.copy_shards import copy_shards, read_photos
-from jobs.stages.derive import TRAIN, Derivation, DeriveOptions, derive
+from jobs.stages.derive import DeriveOptions
 from jobs.stages.staging import building, next_version, swap_in, tidy
-from model.graph import frozen_encoder as encoder
-from model.retrieval import cooccurrence
 from pipeline.options import option, run
 
 STEPS = ("encoder_steps", "cooccurrence_steps")
@@ -65,12 +64,9 @@ def main(options: EditBank) -> None:
         shards = copy_shards(bank, staging, wanted)
         edited = origin(options, known, wanted)
         vocabulary = read_vocabulary(bank / "vocabulary.json")
-        left_out = assemble(staging, list(shards), vocabulary, edited.quarantine)
-        remove_other_shards(staging, list(shards))
-        contents = Contents(staging, known.recipe["patch_size"])
-        networks = derive_options(bank, known, contents, options.retrain)
-        derivation = Derivation(contents, content_digest(staging), networks)
-        manifest = complete(shards, left_out, derivation, derive(derivation), edited)
+        assembled = assemble(staging, list(shards), vocabulary, edited.quarantine)
+        networks = derive_options(bank, known, options.retrain)
+        manifest = complete(staging, shards, assembled, networks, edited)
         swap_in(bank)
     print(summary(options.bank, manifest, shards))
     print(f"{len(wanted):,} photos are taken out; runs that were trained on them are not changed")
@@ -97,27 +93,16 @@ def origin(options: EditBank, known: Manifest, wanted: set[int]) -> Origin:
     )
 
 
-def derive_options(bank: Path, known: Manifest, contents: Contents, retrain: bool) -> DeriveOptions:
-    """The bank's own networks, or, for those that were trained here, the steps to do it again."""
-    photos = len(contents.scene_ids("train"))
-    settings: dict[str, Any] = {}
-    for name, steps, default in (
-        ("graph_encoder", "encoder_steps", encoder.default_steps(photos)),
-        ("cooccurrence", "cooccurrence_steps", cooccurrence.default_steps(photos)),
-    ):
-        if retrain and known.recipe.get(name, TRAIN) == TRAIN:
-            asked = known.recipe.get(steps)
-            settings |= {name: TRAIN, f"{name}_digest": TRAIN}
-            settings[steps] = default if asked is None else asked
-        else:
-            file = f"{name}.safetensors"
-            settings |= {name: str(bank / file), f"{name}_digest": known.files[file].sha256}
-            settings[steps] = 0
-    return DeriveOptions(
-        **settings,
-        candidates=known.recipe["candidates"],
-        candidate_scope=known.recipe["candidate_scope"],
-    )
+def derive_options(bank: Path, known: Manifest, retrain: bool) -> DeriveOptions:
+    """Its networks as they are; or, to train anew those that were trained here, their settings."""
+    recipe = complete_recipe(known.recipe)
+    networks: dict[str, Any] = {}
+    for name in ("graph_encoder", "cooccurrence"):
+        trained, file = retrain and recipe[name] == TRAIN, f"{name}.safetensors"
+        networks[name] = TRAIN if trained else str(bank / file)
+        networks[f"{name}_digest"] = TRAIN if trained else known.files[file].sha256
+    same = ("encoder_steps", "cooccurrence_steps", "candidates", "candidate_scope")
+    return DeriveOptions(**networks, **{name: recipe[name] for name in same})
 
 
 if __name__ == "__main__":

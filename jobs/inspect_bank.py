@@ -67,7 +67,7 @@ class Sheet(NamedTuple):
     credits: tuple[Credit, ...]
 
 
-class CategoryShown(NamedTuple):
+class CategoryEntry(NamedTuple):
     counts: CategoryCount
     sheet: Sheet | None
 
@@ -103,7 +103,8 @@ def lines(path: Path, bank: Bank, statistics: Statistics) -> list[str]:
         f"{_percent(statistics.wholly_enlarged)} both",
         f"licences: {_listed([f'{name} {n:,}' for name, n in _short_licences(statistics)])}",
         f"equal patches: {_duplicates(statistics.equal)}",
-        f"equal or alike: {_duplicates(statistics.alike)}; {statistics.flat:,} too flat to compare",
+        f"equal or near duplicates: {_duplicates(statistics.alike)}; "
+        f"{statistics.flat:,} too flat to compare",
         f"no patch at all: {_listed([c.name for c in statistics.empty])}",
         f"fewer than {statistics.candidates} training patches: "
         f"{_listed([f'{c.name} {c.splits[0]}' for c in statistics.thin])}; "
@@ -191,14 +192,14 @@ def _rows(values: Mapping[str, Any]) -> dict[str, str]:
     return shown
 
 
-def show_categories(bank: Bank, statistics: Statistics) -> tuple[CategoryShown, ...]:
+def show_categories(bank: Bank, statistics: Statistics) -> tuple[CategoryEntry, ...]:
     """The most frequent first, with sheets as far as the page has room."""
     ranked = sorted((c for c in statistics.categories if c.patches), key=lambda c: -c.patches)
     listed = ranked[:MOST_CATEGORIES]
     each = MOST_PICTURES // max(1, len(listed)) // ACROSS * ACROSS  # whole rows
     each = min(MOST_PER_CATEGORY, max(LEAST_PER_CATEGORY, each))
     room = MOST_BYTES
-    shown: list[CategoryShown] = []
+    shown: list[CategoryEntry] = []
     coded = bank.table.column("category").combine_chunks().dictionary_encode()
     codes = coded.indices.to_numpy()
     code_of = {name: code for code, name in enumerate(coded.dictionary.to_pylist())}
@@ -209,7 +210,7 @@ def show_categories(bank: Bank, statistics: Statistics) -> tuple[CategoryShown, 
             some = np.linspace(0, len(rows) - 1, min(each, len(rows))).astype(int)
             sheet = make_sheet(bank, bank.patch_ids[rows[some]])
             room -= len(sheet.picture.url)
-        shown.append(CategoryShown(count, sheet if room > 0 else None))
+        shown.append(CategoryEntry(count, sheet if room > 0 else None))
     return tuple(shown)
 
 
@@ -219,7 +220,7 @@ def anchor(name: str) -> str:
 
 
 def _show_pairs(bank: Bank, statistics: Statistics) -> Sheet | None:
-    """Patches that look alike in two photos, one under the other."""
+    """Near duplicates in two photos, one under the other."""
     if not statistics.pairs:
         return None
     rows = [
@@ -257,7 +258,7 @@ def _credit(row: Mapping[str, Any] | None) -> Credit:
 
 
 def tiled(patches: Pixels) -> Pixels:
-    """(n, side, side, 3) -> rows of ACROSS cells, or one row as long as needed."""
+    """(n, patch_size, patch_size, 3) -> rows of ACROSS cells, or one row as long as needed."""
     if patches.shape[1] != CELL:
         size = (CELL, CELL)
         small = [Image.fromarray(patch).resize(size, Image.Resampling.BOX) for patch in patches]

@@ -212,17 +212,17 @@ def cut_patches(
     return patches
 
 
-def resize_photo(photo: Pixels, side: int, resizer: Resizer = "torch") -> Pixels:
-    """(H, W, 3) -> (side, side, 3) by antialiased bilinear resampling, proportions given up."""
+def resize_photo(photo: Pixels, image_size: int, resizer: Resizer = "torch") -> Pixels:
+    """(H, W, 3) -> (image_size, image_size, 3): antialiased bilinear, proportions given up."""
     whole = np.ascontiguousarray(photo)  # of rows with gaps torch would make a slower copy
     if resizer == "pillow":
         image = Image.fromarray(whole)
-        return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+        return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
     # (1, 3, H, W), channels last. Permuted first, it would have strides that torch does not know
     # for channels last: the same pixels, by two copies more.
     pixels = torch.from_numpy(whole)[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(
-        pixels, size=(side, side), mode="bilinear", antialias=True
+        pixels, size=(image_size, image_size), mode="bilinear", antialias=True
     )
     out: Pixels = resized[0].permute(1, 2, 0).contiguous().numpy()
     return out

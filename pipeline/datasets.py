@@ -31,7 +31,7 @@ Rules = CocoRules | VisualGenomeRules
 class Format(NamedTuple):
     """What reads a dataset's files, and how the toy world is written as such."""
 
-    files: str  # the name of such files in messages
+    called: str  # what its files are called in messages
     rules: type[Rules]  # its fields are flags
     flag: Callable[[str], str]  # name of a rule -> its flag
     read: Callable[[DataFolder, Any, int | None], Dataset]  # folder, rules, limit
@@ -43,7 +43,7 @@ class Format(NamedTuple):
 
 FORMATS: Mapping[FormatName, Format] = {
     "coco": Format(
-        files="COCO's files",
+        called="COCO's files",
         rules=CocoRules,
         flag=lambda rule: "--" + rule.replace("_", "-"),
         read=lambda folder, rules, limit: read_coco(folder, rules, limit=limit),
@@ -53,7 +53,7 @@ FORMATS: Mapping[FormatName, Format] = {
         write_toy=write_toy,
     ),
     "vg": Format(
-        files="Visual Genome's files",
+        called="Visual Genome's files",
         rules=VisualGenomeRules,
         flag=vg_flag,
         read=read_visual_genome,
@@ -99,7 +99,7 @@ def flag_of(rules: Rules, rule: str) -> str:
 def default_folder(dataset: str, toy_format: FormatName = "coco") -> Path:
     """Where a dataset is looked for when no folder is named."""
     if dataset == "toy":
-        return Path("data") / FORMATS.get(toy_format, FORMATS["coco"]).toy_folder
+        return Path("data") / FORMATS[toy_format].toy_folder
     return Path("data") / dataset
 
 
@@ -108,18 +108,18 @@ def read_dataset(
 ) -> Dataset:
     """The dataset in `data`. The toy world is drawn first, but a folder that was named and has
     annotations is taken as it is."""
-    files = format_of(rules)
+    form = format_of(rules)
     if dataset != "toy":
-        return files.read(DataFolder(data or default_folder(dataset)), rules, limit)
-    folder = data or Path("data") / files.toy_folder
-    if data is None or not (folder / files.toy_file).exists():
-        files.write_toy(folder)
+        return form.read(DataFolder(data or default_folder(dataset)), rules, limit)
+    folder = data or Path("data") / form.toy_folder
+    if data is None or not (folder / form.toy_file).exists():
+        form.write_toy(folder)
     if not (folder / "styles.json").is_file():
         raise DatasetError(
             f"{folder} holds no toy world (it has no styles.json): read real photos with "
             f"--dataset coco or vg"
         )
-    return _as_toy(files.read(DataFolder(folder), rules, limit))
+    return _as_toy(form.read(DataFolder(folder), rules, limit))
 
 
 def _as_toy(dataset: Dataset) -> Dataset:

@@ -21,9 +21,9 @@ from pipeline.scene import MASK_SIZE, Relation, Scene
 
 
 class SceneSample(NamedTuple):
-    """A scene as training sees it; n objects, boxes as shares of the photo."""
+    """A scene as training sees it; n objects, boxes as fractions of the photo."""
 
-    image: NDArray[np.uint8]  # (side, side, 3) RGB; (0, 0, 3) where it was not asked for
+    image: NDArray[np.uint8]  # (image_size, image_size, 3) RGB; (0, 0, 3) where not asked for
     image_id: int
     objects: tuple[str, ...]  # n category names
     boxes: NDArray[np.float32]  # (n, 4) x0 y0 x1 y1

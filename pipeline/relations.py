@@ -28,10 +28,8 @@ def scene_of(annotated: AnnotatedPhoto) -> Scene:
     """The same scene whatever was read before it, on any machine."""
     photo = annotated.photo
     objects = tuple(
-        SceneObject(
-            thing.object_index, thing.category, _box(photo, thing.box_px), mask, thing.attributes
-        )
-        for thing, mask in zip(annotated.objects, _masks(annotated), strict=True)
+        SceneObject(o.object_index, o.category, _box(photo, o.box_px), mask, o.attributes)
+        for o, mask in zip(annotated.objects, _masks(annotated), strict=True)
     )
     if annotated.relations is None:
         return Scene(photo, objects, _geometric(photo, objects))
@@ -48,7 +46,7 @@ def _geometric(photo: Photo, objects: Sequence[SceneObject]) -> tuple[Relation, 
 
 def _given(relations: Sequence[Relation], objects: Sequence[SceneObject]) -> tuple[Relation, ...]:
     """Relations between object indices -> between places; one whose end is gone goes too."""
-    place = {thing.object_index: at for at, thing in enumerate(objects)}
+    place = {o.object_index: at for at, o in enumerate(objects)}
     return tuple(
         Relation(place[r.subject], r.predicate, place[r.object])
         for r in relations
@@ -88,11 +86,10 @@ class Place(NamedTuple):
     y: float
 
 
-def _places(things: Sequence[SceneObject]) -> list[Place]:
-    boxes = np.array([thing.box for thing in things], np.float32).tolist()
+def _places(objects: Sequence[SceneObject]) -> list[Place]:
+    boxes = np.array([o.box for o in objects], np.float32).tolist()
     return [
-        Place(Box(*box), *_centre(Box(*box), thing.mask))
-        for box, thing in zip(boxes, things, strict=True)
+        Place(Box(*box), *_centre(Box(*box), o.mask)) for box, o in zip(boxes, objects, strict=True)
     ]
 
 
@@ -138,17 +135,17 @@ def _masks(annotated: AnnotatedPhoto) -> list[Mask | None]:
     try:
         return _masks_of(photo, annotated.objects)
     except ValueError:
-        for thing in annotated.objects:
+        for object_ in annotated.objects:
             try:
-                _masks_of(photo, [thing])
+                _masks_of(photo, [object_])
             except ValueError as error:
                 raise DatasetError(
-                    f"photo {photo.image_id} ({photo.file}), object {thing.object_index} "
-                    f"({thing.category!r}): its segmentation is malformed: {error}"
+                    f"photo {photo.image_id} ({photo.file}), object {object_.object_index} "
+                    f"({object_.category!r}): its segmentation is malformed: {error}"
                 ) from error
         raise
 
 
-def _masks_of(photo: Photo, things: Sequence[AnnotatedObject]) -> list[Mask | None]:
-    segmentations, boxes_px = [t.segmentation for t in things], [t.box_px for t in things]
+def _masks_of(photo: Photo, objects: Sequence[AnnotatedObject]) -> list[Mask | None]:
+    segmentations, boxes_px = [o.segmentation for o in objects], [o.box_px for o in objects]
     return masks_over_boxes(segmentations, boxes_px, photo.width, photo.height)

@@ -25,7 +25,7 @@ MASK_SIZE = 16  # side of a stored mask, in cells (sg2im)
 
 
 class Box(NamedTuple):
-    """Corners as shares of the photo's width and height, in [0, 1]; y grows downwards."""
+    """Corners as fractions of the photo's width and height, in [0, 1]; y grows downwards."""
 
     x0: float
     y0: float

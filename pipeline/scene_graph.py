@@ -4,7 +4,7 @@
      "relationships": [[0, "above", 1], [2, "inside", 1]],
      "boxes": [[0, 0, 1, 0.5], [0, 0.5, 1, 1], [0.4, 0.6, 0.6, 0.7]]}
 
-`boxes` (x0 y0 x1 y1, shares of the image, y downwards) may be left out. A file may also hold a
+`boxes` (x0 y0 x1 y1, fractions of the image, y downwards) may be left out. A file may also hold a
 list of such graphs, which is sg2im's form.
 """
 
@@ -119,7 +119,7 @@ def _box(value: Any, where: str) -> Box:
         raise UserError(f"{where} should be [x0, y0, x1, y1], not {_show(value)}")
     if not all(0 <= v <= 1 for v in value):  # not a number fails this too
         raise UserError(
-            f"{where}: {_show(value)} reaches outside the image; x0 y0 x1 y1 are shares of it, "
+            f"{where}: {_show(value)} reaches outside the image; x0 y0 x1 y1 are fractions of it, "
             f"from 0 to 1"
         )
     x0, y0, x1, y1 = (float(v) for v in value)

@@ -26,7 +26,7 @@ def drawn_layers():
 def test_the_drawing_has_the_layers_of_the_contracts():
     drawn = drawn_layers()
     assert list(drawn) == CONTRACTS[0]["layers"]
-    for contract in CONTRACTS[1:3]:
+    for contract in CONTRACTS[1:]:
         (container,) = contract["containers"]
         layers = [{name.strip() for name in layer.split("|")} for layer in contract["layers"]]
         assert drawn[container] == layers

@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -16,21 +17,21 @@ from jobs.stages.merge import write_merged
 from jobs.stages.receipts import WORK
 from pipeline.scene import LeftOut, Vocabulary
 
-JOINED = (
-    "patches.arrow",
-    "scenes.index.arrow",
-    "photos.arrow",
-    "vocabulary.json",
-    "failures.jsonl",
-)
 QUARANTINED = "quarantined"
 KINDS = ("patches", "scenes", "photos")  # tables of a shard
 
 
+class Assembled(NamedTuple):
+    """What the shards of a bank say, joined."""
+
+    left_out: tuple[LeftOut, ...]
+    files: tuple[Path, ...]  # that were written
+
+
 def assemble(
     bank: Path, shards: Sequence[str], vocabulary: Vocabulary, quarantine: Iterable[int] = ()
-) -> list[LeftOut]:
-    """Write JOINED, rows in an order that does not depend on the shards; returns what was left out.
+) -> Assembled:
+    """Join what the shards say, in an order that does not depend on them.
 
     quarantine    image ids that are in no shard
     """
@@ -39,17 +40,21 @@ def assemble(
     left_out += (row for name in shards for row in read_shard_failures(bank, name))
     left_out.sort(key=lambda r: (r.image_id, -1 if r.object_index is None else r.object_index))
     tables = {kind: [rows / f"{name}.{kind}.arrow" for name in shards] for kind in KINDS}
-    if not _merge(bank / "patches.arrow", tables["patches"], PATCHES, "patch_id"):
+    patches, scenes, photos = (
+        bank / name for name in ("patches.arrow", "scenes.index.arrow", "photos.arrow")
+    )
+    if not _merge(patches, tables["patches"], PATCHES, "patch_id"):
         reasons = count_reasons(left_out)
         raise BankError(
             f"not one photo could be used ({reasons or 'there is none'}): is --data right?"
         )
-    _merge(bank / "scenes.index.arrow", tables["scenes"], SCENES, "image_id")
-    _merge(bank / "photos.arrow", tables["photos"], PHOTOS, "image_id")
-    with written(bank / "vocabulary.json") as partial:
+    _merge(scenes, tables["scenes"], SCENES, "image_id")
+    _merge(photos, tables["photos"], PHOTOS, "image_id")
+    names, failures = bank / "vocabulary.json", bank / "failures.jsonl"
+    with written(names) as partial:
         write_vocabulary(partial, vocabulary)
-    write_bytes(bank / "failures.jsonl", b"".join(_line(row) for row in left_out))
-    return left_out
+    write_bytes(failures, b"".join(_line(row) for row in left_out))
+    return Assembled(tuple(left_out), (patches, scenes, photos, names, failures))
 
 
 def _merge(path: Path, parts: Sequence[Path], schema: pa.Schema, key: str) -> int:

@@ -55,18 +55,24 @@ def crashing_photos(
     """The photos proven to crash; none where no note was left, or where the photo that it names
     does not crash again.
 
-    Once one photo of the shard is proven to crash, all others are tried too. BankError where they
-    cannot be tried.
+    Once one photo of the shard is proven to crash, all others are tried too, as far as they can be.
+    BankError where not even the first can be tried.
     """
     try:
         suspect = int(note.read_text("ascii"))
     except (FileNotFoundError, ValueError):
         return ()
     planned = {p.photo.image_id: p.photo.file for p in read_plan(plan)}
-    command = [sys.executable, "-m", PROBE, str(plan), str(photos), json.dumps(options)]
-    if suspect not in planned or not (crashes := list(_crashes(command, [suspect]))):
+    if suspect not in planned:
         return ()
-    crashes += _crashes(command, [image_id for image_id in planned if image_id != suspect])
+    command = [sys.executable, "-m", PROBE, str(plan), str(photos), json.dumps(options)]
+    first = _probe(command, [suspect])
+    if first.failed and not first.begun:  # that it was not tried is no proof that it does not crash
+        raise BankError(_not_tried(first))
+    if not first.crashed:
+        return ()
+    others = [image_id for image_id in planned if image_id != suspect]
+    crashes = [(suspect, first.signal_name), *_crashes(command, others)]
     return tuple(CrashingPhoto(image_id, planned[image_id], name) for image_id, name in crashes)
 
 
@@ -74,27 +80,53 @@ def _crashes(command: Sequence[str], image_ids: Sequence[int]) -> Iterator[tuple
     """Those over which a process of their own crashes, each with the signal's name."""
     rest = list(image_ids)
     while rest:
-        ids = " ".join(map(str, rest))
-        env = {**os.environ, "PYTHONPATH": search_path()}
-        done = subprocess.run(command, input=ids, env=env, capture_output=True, text=True)
-        if done.returncode == 0 or -done.returncode in FROM_OUTSIDE:
+        probe = _probe(command, rest)
+        if not probe.crashed:
             return
-        begun = done.stdout.split()
-        if not begun:  # that no photo was tried is no proof that none crashes
-            raise BankError(_not_started(done))
-        if done.returncode > 0:
-            return
-        last = int(begun[-1])
-        yield last, signal.Signals(-done.returncode).name
+        last = probe.begun[-1]
+        yield last, probe.signal_name
         rest = rest[rest.index(last) + 1 :]
 
 
-def _not_started(probe: subprocess.CompletedProcess[str]) -> str:
-    code = probe.returncode
-    ending = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-    last = (probe.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+class _Probe(NamedTuple):
+    """How a process ended that tried photos one after the other."""
+
+    begun: tuple[int, ...]  # image ids of those that it began
+    code: int  # its exit code; -n where signal n ended it
+    last_line: str  # of what it printed about errors
+
+    @property
+    def failed(self) -> bool:
+        return self.code != 0 and -self.code not in FROM_OUTSIDE
+
+    @property
+    def crashed(self) -> bool:
+        """Over the last photo that it began."""
+        return self.code < 0 and self.failed and bool(self.begun)
+
+    @property
+    def signal_name(self) -> str:
+        return signal.Signals(-self.code).name
+
+
+def _probe(command: Sequence[str], image_ids: Sequence[int]) -> _Probe:
+    ids = " ".join(map(str, image_ids))
+    env = {**os.environ, "PYTHONPATH": search_path()}
+    done = subprocess.run(command, input=ids, env=env, capture_output=True, text=True)
+    last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+    return _Probe(tuple(map(int, done.stdout.split())), done.returncode, last)
+
+
+def _not_tried(probe: _Probe) -> str:
+    tried = "an earlier attempt crashed, but its photos cannot be tried one by one"
+    command = f"`{sys.executable} -m {PROBE}`"
+    if probe.code > 0:
+        return (
+            f"{tried}: {command} does not start (exit code {probe.code}: {probe.last_line}); mend "
+            f"that installation and run the command again"
+        )
     return (
-        f"an earlier attempt crashed, but its photos cannot be tried one by one: "
-        f"`{sys.executable} -m {PROBE}` does not start ({ending}: {last}); mend that installation "
-        f"and run the command again"
+        f"{tried}: {command} was killed before its first photo ({probe.signal_name}: "
+        f"{probe.last_line}); SIGKILL mostly means too little memory, other signals a package "
+        f"that crashes when it is imported: mend that and run the command again"
     )

@@ -173,21 +173,21 @@ class _Workers:
     def __init__(self, client: Any, where: str) -> None:
         self.client, self.where = client, where
         self.threads_of: dict[str, int] = {}  # address -> threads
-        self.polled = self.present = float("-inf")
+        self.polled_at = self.last_present_at = float("-inf")
 
     def threads(self) -> int:
         """Of all that there are; UserError once there have been none for too long."""
         now = time.monotonic()
-        if now - self.polled >= POLL_S:
-            now_there = self.client.nthreads()
-            if gone := len(self.threads_of.keys() - now_there.keys()):
+        if now - self.polled_at >= POLL_S:
+            threads_now = self.client.nthreads()
+            if gone := len(self.threads_of.keys() - threads_now.keys()):
                 _warn(
                     f"{gone} of {len(self.threads_of)} workers died or left; others do their work"
                 )
-            self.threads_of, self.polled = now_there, now
-            if now_there or self.present < 0:
-                self.present = now
-        if not self.threads_of and now - self.present >= NO_WORKERS_TIMEOUT_S:
+            self.threads_of, self.polled_at = threads_now, now
+            if threads_now or self.last_present_at < 0:
+                self.last_present_at = now
+        if not self.threads_of and now - self.last_present_at >= NO_WORKERS_TIMEOUT_S:
             raise UserError(f"{self.where} has no workers any more; {KEPT} when there are some")
         return sum(self.threads_of.values())
 

@@ -1,4 +1,4 @@
-"""A bank's content and derived files -> croissant.json and manifest.json: then it is finished."""
+"""A bank's content -> its derived files, croissant.json and manifest.json: then it is finished."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from bank import croissant
+from bank.contents import Contents, content_digest
 from bank.errors import BankError
-from bank.files import FileDigest, file_digest
+from bank.files import file_digest
 from bank.manifest import Manifest, derived_digest, write_manifest
-from jobs.stages.assemble import JOINED, QUARANTINED, count_reasons
+from jobs.stages.assemble import QUARANTINED, Assembled, count_reasons
 from jobs.stages.cut import content_files
 from jobs.stages.cutting import CutShard
-from jobs.stages.derive import Derivation
+from jobs.stages.derive import Derivation, DeriveOptions, derive
 from jobs.stages.receipts import digests
 from pipeline import codec
 from pipeline.scene import LeftOut
@@ -45,26 +46,24 @@ def check_failures(left_out: Sequence[LeftOut], most: int) -> None:
 
 
 def complete(
+    staging: Path,
     shards: Mapping[str, CutShard],
-    left_out: Sequence[LeftOut],
-    derivation: Derivation,
-    derived: Mapping[str, FileDigest],
+    assembled: Assembled,
+    options: DeriveOptions,
     origin: Origin,
 ) -> Manifest:
-    """Write what says that the bank is whole, the manifest last.
-
-    left_out    from `assemble`
-    derived     the files that `derive` made of `derivation`
-    """
-    bank = derivation.bank
-    files = {**content_files(shards), **digests(bank, [bank / n for n in JOINED]), **derived}
+    """Derive what is derived, then write what says that the bank is whole, the manifest last."""
+    contents = Contents(staging, origin.recipe["patch_size"])
+    derivation = Derivation(contents, content_digest(staging), options)
+    derived = derive(derivation)
+    files = {**content_files(shards), **digests(staging, assembled.files), **derived}
     manifest = Manifest(
         dataset=origin.dataset,
         recipe=origin.recipe,
         inputs=origin.inputs,
         protocol=origin.protocol,
         counts=_counts(origin, shards, derivation),
-        left_out=dict(sorted(Counter(row.reason for row in left_out).items())),
+        left_out=dict(sorted(Counter(row.reason for row in assembled.left_out).items())),
         shards={name: shard.receipt.counts for name, shard in shards.items()},
         files=files,
         content_digest=derivation.content_digest,
@@ -74,10 +73,10 @@ def complete(
         machine=codec.machine(),
         edits=origin.edits,
     )
-    croissant.write_croissant(bank, manifest)
-    described = {croissant.NAME: file_digest(bank / croissant.NAME)}
+    croissant.write_croissant(staging, manifest)
+    described = {croissant.NAME: file_digest(staging / croissant.NAME)}
     manifest = replace(manifest, files={**files, **described})
-    write_manifest(bank, manifest)
+    write_manifest(staging, manifest)
     return manifest
 
 
@@ -90,8 +89,8 @@ def _counts(
         "scenes": sum(c["scenes"] for c in cut),
         "patches": sum(c["patches"] for c in cut),
         "categories": len(set(derivation.contents.strings("category"))),
-        "encoder_steps": derivation.options.encoder_steps,
-        "cooccurrence_steps": derivation.options.cooccurrence_steps,
+        "encoder_steps": derivation.encoder_steps,
+        "cooccurrence_steps": derivation.cooccurrence_steps,
         **origin.steps,
     }
 

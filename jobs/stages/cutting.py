@@ -225,7 +225,7 @@ def cut_photo(usable: UsableScene, folder: DataFolder, options: CropOptions) -> 
         reason = LeftOut(photo.image_id, None, error.reason, f"{photo.file}: {error.detail}")
         return Cut(None, (*left_out, reason), file)
     # By object number, hence by patch id: the order in which LMDB takes them.
-    boxes = [thing.box for thing in scene.objects]
+    boxes = [object_.box for object_ in scene.objects]
     patches = cut_patches(pixels, boxes, options.patch_size, options.resizer)
     small = resize_photo(pixels, options.image_size, options.resizer)
     return Cut(CutScene(scene, sample_of(scene, small), patches), left_out, file)
@@ -235,17 +235,17 @@ def _usable_objects(annotated: AnnotatedPhoto) -> tuple[AnnotatedPhoto, tuple[Le
     """The photo with the objects that have pixels, by rising object number, and the others."""
     photo = annotated.photo
     kept, left_out = [], []
-    for thing in sorted(annotated.objects, key=lambda o: o.object_index):
-        if _has_pixels(thing, photo):
-            kept.append(thing)
+    for object_ in sorted(annotated.objects, key=lambda o: o.object_index):
+        if _has_pixels(object_, photo):
+            kept.append(object_)
         else:
-            detail = f"box {list(thing.box_px)} of {photo.width} x {photo.height} px"
-            left_out.append(LeftOut(photo.image_id, thing.object_index, "box_outside", detail))
+            detail = f"box {list(object_.box_px)} of {photo.width} x {photo.height} px"
+            left_out.append(LeftOut(photo.image_id, object_.object_index, "box_outside", detail))
     return replace(annotated, objects=tuple(kept)), tuple(left_out)
 
 
-def _has_pixels(thing: AnnotatedObject, photo: Photo) -> bool:
-    x, y, width, height = thing.box_px
+def _has_pixels(object_: AnnotatedObject, photo: Photo) -> bool:
+    x, y, width, height = object_.box_px
     W, H = photo.width, photo.height
     box = Box(x / W, y / H, (x + width) / W, (y + height) / H)
     return width > 0 and height > 0 and pixel_box(box, W, H) is not None

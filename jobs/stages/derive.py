@@ -6,6 +6,7 @@ Each stage is skipped where an earlier run has left its receipt.
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from bank.errors import BankError
 from bank.files import FileDigest, json_digest, writing
 from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
+from bank.recipe import SEED, TRAIN
 from bank.table import codes, read_vectors, vectors_to_fill
 from jobs.stages.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
+from model.graph import frozen_encoder
 from model.graph.frozen_encoder import embed_scenes, train_graph_encoder
 from model.graph.vocabularies import compare_vocabularies, listed
+from model.retrieval import cooccurrence
 from model.retrieval.cooccurrence import CooccurrenceNetwork, embed_patches, train_cooccurrence
 from model.sg2im.published import ignored_note, is_published, load_published_graph
 from model.sg2im.run import load_graph_encoder
@@ -30,10 +34,8 @@ from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scene import Vocabulary
 
-SEED = 0  # of the frozen networks
 SCENES_AT_ONCE = 256
 PATCHES_AT_ONCE = 512
-TRAIN = "train"  # in place of a path: train the network here
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ class DeriveOptions:
 
     graph_encoder: str  # "train" or a path
     graph_encoder_digest: str  # of that file; "train" where there is none
-    encoder_steps: int
+    encoder_steps: int | None  # of training; None: by number of scenes
     cooccurrence: str
     cooccurrence_digest: str
-    cooccurrence_steps: int
+    cooccurrence_steps: int | None
     candidates: int
     candidate_scope: Scope
 
@@ -61,6 +63,23 @@ class Derivation:
     @property
     def bank(self) -> Path:
         return self.contents.folder
+
+    @cached_property
+    def encoder_steps(self) -> int:
+        """0 where the network is read from a file."""
+        asked, default = self.options.encoder_steps, frozen_encoder.default_steps
+        return self._steps(self.options.graph_encoder, asked, default)
+
+    @cached_property
+    def cooccurrence_steps(self) -> int:
+        """0 where the network is read from a file."""
+        asked, default = self.options.cooccurrence_steps, cooccurrence.default_steps
+        return self._steps(self.options.cooccurrence, asked, default)
+
+    def _steps(self, source: str, asked: int | None, default: Callable[[int], int]) -> int:
+        if source != TRAIN:
+            return 0
+        return default(len(self.contents.scene_ids("train"))) if asked is None else asked
 
     def stage(
         self, name: str, inputs: Any, outputs: tuple[str, ...], make: Callable[[], None]
@@ -102,13 +121,13 @@ def graph_encoder(derivation: Derivation) -> Receipt:
         if options.graph_encoder == TRAIN:
             scenes = list(contents.iterate(contents.scene_ids("train"), image=False))
             network = train_graph_encoder(
-                scenes, contents.vocabulary, steps=options.encoder_steps, seed=SEED
+                scenes, contents.vocabulary, steps=derivation.encoder_steps, seed=SEED
             )
         else:
             network = load_graph_encoder(Path(options.graph_encoder))
         network.save(path)
 
-    inputs = [options.graph_encoder_digest, options.encoder_steps, SEED]
+    inputs = [options.graph_encoder_digest, derivation.encoder_steps, SEED]
     return derivation.stage("graph-encoder", inputs, (path.name,), make)
 
 
@@ -121,22 +140,22 @@ def cooccurrence_network(derivation: Derivation) -> Receipt:
         if options.cooccurrence == TRAIN:
             photos = contents.patches_of_images(contents.scene_ids("train"))
             network = train_cooccurrence(
-                contents.patches.read, photos, steps=options.cooccurrence_steps, seed=SEED
+                contents.patches.read, photos, steps=derivation.cooccurrence_steps, seed=SEED
             )
         else:
             network = CooccurrenceNetwork.load(Path(options.cooccurrence))
         network.save(path)
 
-    inputs = [options.cooccurrence_digest, options.cooccurrence_steps, SEED]
+    inputs = [options.cooccurrence_digest, derivation.cooccurrence_steps, SEED]
     return derivation.stage("cooccurrence", inputs, (path.name,), make)
 
 
-def check_networks(graph_encoder: str, cooccurrence: str, vocabulary: Vocabulary) -> None:
+def check_networks(encoder: str, f_occur: str, vocabulary: Vocabulary) -> None:
     """UserError for a network file that cannot be used: before the hours of cutting."""
-    if graph_encoder != TRAIN:
-        _check_names(Path(graph_encoder), vocabulary)
-    if cooccurrence != TRAIN:
-        CooccurrenceNetwork.load(Path(cooccurrence))
+    if encoder != TRAIN:
+        _check_names(Path(encoder), vocabulary)
+    if f_occur != TRAIN:
+        CooccurrenceNetwork.load(Path(f_occur))
 
 
 def _check_names(path: Path, vocabulary: Vocabulary) -> None:
@@ -238,7 +257,7 @@ def nearest_candidates(derivation: Derivation, features: Receipt) -> Receipt:
 
 
 def training_rows(contents: Contents) -> NDArray[np.bool_]:
-    """(P,) True for patches of training photos: only these become candidates."""
+    """(B,) True for patches of training photos: only these become candidates."""
     names, split = codes(contents.table, "split")
     training: NDArray[np.bool_] = split == names.index("train") if "train" in names else split < 0
     return training

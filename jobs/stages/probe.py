@@ -21,9 +21,8 @@ def main(plan: str, photos: str, options: str) -> None:
     for annotated in read_plan(Path(plan)):
         if annotated.photo.image_id in wanted:
             print(annotated.photo.image_id, flush=True)
-            with suppress(
-                Exception
-            ):  # an error is no crash: it is raised again when the shard is cut
+            # An error is no crash: it is raised again when the shard is cut.
+            with suppress(Exception):
                 cut_photo(usable_scene(annotated), folder, CropOptions(**json.loads(options)))
 
 

@@ -294,25 +294,25 @@ def _add(
         )
 
 
-def annotated_object(thing: LargeObject, photo: Photo) -> AnnotatedObject:
+def annotated_object(large: LargeObject, photo: Photo) -> AnnotatedObject:
     """With its segmentation parsed and checked."""
     try:
-        segmentation = usable_segmentation(_segmentation(thing), photo.width, photo.height)
+        segmentation = usable_segmentation(_segmentation(large), photo.width, photo.height)
     except ValueError as error:
         raise DatasetError(
-            f"{thing.path}, annotation {thing.label}: its segmentation is malformed: {error}"
+            f"{large.path}, annotation {large.label}: its segmentation is malformed: {error}"
         ) from error
-    return AnnotatedObject(thing.object_index, thing.category, thing.box_px, segmentation)
+    return AnnotatedObject(large.object_index, large.category, large.box_px, segmentation)
 
 
-def _segmentation(thing: LargeObject) -> Any:
-    entry = thing.segmentation
+def _segmentation(large: LargeObject) -> Any:
+    entry = large.segmentation
     if not isinstance(entry, msgspec.Raw):
         return entry
     try:
         return msgspec.json.decode(entry)
     except (msgspec.MsgspecError, RecursionError):
-        where = f"{thing.path}, annotation {thing.label}, its segmentation"
+        where = f"{large.path}, annotation {large.label}, its segmentation"
         return json_value(bytes(entry), where, BROKEN)
 
 

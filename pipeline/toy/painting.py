@@ -187,7 +187,7 @@ def _paint_stuff(
 
 
 def _stuff_marks(category: str, mark: int, depth: Field, random: np.random.Generator) -> Field:
-    """(h, WIDTH) share of the bright colour; `depth` is (h, 1), 0 far and 1 near."""
+    """(h, WIDTH) fraction of the bright colour; `depth` is (h, 1), 0 far and 1 near."""
     x = np.arange(WIDTH, dtype=np.float32)[None, :]
     bands = len(depth) / 14  # as many bands as keep their width, whatever the height
     if mark == 0:

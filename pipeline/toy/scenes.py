@@ -10,9 +10,9 @@ from pipeline.toy.shapes import SHAPES, Field, Frame, Part, rasterise
 
 WIDTH, HEIGHT = 160, 128  # px of a toy photo
 
-SMALLEST_BOX = 0.026  # share of the photo: clear of the 2 % below which readers drop an object
-LEAST_VISIBLE = 0.6  # share of a thing's silhouette that nearer things leave to be seen
-MOST_OVERLAP = 0.25  # of two frames, as a share of the smaller
+SMALLEST_BOX = 0.026  # fraction of the photo: clear of the 2 % below which readers drop an object
+LEAST_VISIBLE = 0.6  # fraction of a thing's silhouette that nearer things leave to be seen
+MOST_OVERLAP = 0.25  # of two frames, as a fraction of the smaller
 
 
 class Size(NamedTuple):
@@ -166,7 +166,7 @@ def _foot(
 
 
 def _overlap(a: Frame, b: Frame) -> float:
-    """Shared area of two frames as a share of the smaller."""
+    """Common area of two frames as a fraction of the smaller."""
     width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
     height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
     return max(width, 0) * max(height, 0) / min(a.width * a.height, b.width * b.height)
@@ -200,12 +200,12 @@ def _with_masks(
     things = list(reversed(nearest_first))
     mountains = [o for o in things if _layer(o.category) == 0]
     objects = (stuff[0], *mountains, *stuff[1:], *things[len(mountains) :])
-    if any(not o.mask.any() or _box_share(o) < SMALLEST_BOX for o in objects):
+    if any(not o.mask.any() or _box_fraction(o) < SMALLEST_BOX for o in objects):
         return None
     return objects
 
 
-def _box_share(placed: Placed) -> float:
+def _box_fraction(placed: Placed) -> float:
     _, _, width, height = placed.box_px
     return width * height / (WIDTH * HEIGHT)
 

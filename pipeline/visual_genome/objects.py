@@ -45,8 +45,8 @@ def read_objects(source: Source, photos: Collection[int], pool: NamePool) -> dic
 
 def _compact(objects: list[ListedObject], image_id: int, pool: NamePool) -> Listed:
     boxes = array("d")
-    for thing in objects:
-        boxes.extend((thing.x, thing.y, thing.w, thing.h))
+    for object_ in objects:
+        boxes.extend((object_.x, object_.y, object_.w, object_.h))
     return Listed(
         array("q", [o.object_id for o in objects]),
         [pool.add(tuple(o.names), image_id, place) for place, o in enumerate(objects)],
@@ -60,7 +60,7 @@ class ObjectFilter:
     def __init__(self, names: Collection[str], min_px: int) -> None:
         known = frozenset(names)
         self._min_px = min_px
-        # Millions of objects share a few thousand combinations of names.
+        # Millions of objects have a few thousand combinations of names.
         self._name_of = cache(lambda names: next((n for n in names if n in known), ""))
 
     def name_at(self, listed: Listed, place: int) -> str:

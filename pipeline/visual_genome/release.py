@@ -36,9 +36,9 @@ class ReleaseCheck:
 
     def look_at_entry(self, entry: AnyEntry) -> None:
         if not self._seen_merged:
-            things = list(_objects_of(entry))
-            self._seen_objects |= bool(things)
-            self._seen_merged = any(o.merged_object_ids is not UNSET for o in things)
+            objects = list(_objects_of(entry))
+            self._seen_objects |= bool(objects)
+            self._seen_merged = any(o.merged_object_ids is not UNSET for o in objects)
 
     def finish(self) -> None:
         if RELEASE[self._kind] == "1.4" and self._seen_objects and not self._seen_merged:

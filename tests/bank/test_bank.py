@@ -101,9 +101,9 @@ def test_a_bank_of_scope_all_searches_all_and_marks_other_categories(bank):
         name: everything.search(features, [name], 20) for name in ("tree", "grass", "sky-other")
     }
     assert len({tuple(f.ids[0]) for f in found.values()}) == 1
-    for name, offered in found.items():
-        others = [c["category"] != name for c in bank.credits(offered.ids[0].tolist())]
-        assert offered.fallback[0].tolist() == others
+    for name, candidates in found.items():
+        others = [c["category"] != name for c in bank.credits(candidates.ids[0].tolist())]
+        assert candidates.fallback[0].tolist() == others
 
 
 def test_credits_name_the_photo_and_its_terms(bank, annotated):

@@ -9,14 +9,14 @@ from bank.exact_search import PADDING, Pool, exact_search, smallest
 from bank.rounding import in_steps, rounded
 from pipeline.scene import patch_id
 
-F = 5
+D = 5
 
 
 def a_bank(num_photos=40, per_photo=4, categories=("cat", "dog", "sky"), seed=0):
     """Coarse features, so that many distances tie, and each photo's patches nearly alike."""
     random = np.random.default_rng(seed)
     ids = np.array([patch_id(7 * i, o) for i in range(num_photos) for o in range(per_photo)])
-    photos = random.normal(size=(num_photos, F)).round().repeat(per_photo, axis=0)
+    photos = random.normal(size=(num_photos, D)).round().repeat(per_photo, axis=0)
     features = rounded(photos + random.integers(-1, 2, size=photos.shape) / 8)
     names = random.choice(categories, size=len(ids))
     train = ids >> 16 < 7 * num_photos * 3 // 4
@@ -59,7 +59,7 @@ def test_small_blocks_find_what_one_block_finds(monkeypatch):
 
 
 def test_a_patch_of_the_own_photo_is_never_offered_however_well_it_matches():
-    features = rounded(np.array([[0.0] * F, [0.0] * F, [9.0] * F, [5.0] * F]))
+    features = rounded(np.array([[0.0] * D, [0.0] * D, [9.0] * D, [5.0] * D]))
     ids = np.array([patch_id(1, 0), patch_id(1, 1), patch_id(2, 0), patch_id(3, 0)])
     found = find_candidates(features, ids, ["cat"] * 4, np.ones(4, dtype=bool), k=3)
     assert found.ids[0].tolist() == [ids[3], ids[2], PADDING]
@@ -67,7 +67,7 @@ def test_a_patch_of_the_own_photo_is_never_offered_however_well_it_matches():
 
 def test_equal_distances_end_in_the_order_of_their_ids():
     ids = np.array([patch_id(i, 0) for i in (90, 30, 70, 10, 50)])
-    features = rounded(np.zeros((5, F)))
+    features = rounded(np.zeros((5, D)))
     found = find_candidates(features, ids, ["cat"] * 5, np.ones(5, dtype=bool), k=3)
     assert (found.ids[0] >> 16).tolist() == [10, 30, 50]
 
@@ -81,7 +81,7 @@ def test_only_training_patches_are_offered_but_all_ask():
 
 def test_a_category_with_too_few_patches_is_filled_from_the_others_and_says_so():
     ids = np.array([patch_id(i, 0) for i in range(1, 6)])
-    features = rounded(np.array([0, 1, 100, 2, 3])[:, None] * np.ones((1, F)))
+    features = rounded(np.array([0, 1, 100, 2, 3])[:, None] * np.ones((1, D)))
     names = ["cat", "dog", "cat", "dog", "dog"]
     found = find_candidates(features, ids, names, np.ones(5, dtype=bool), k=3)
     assert (found.ids[0] >> 16).tolist() == [3, 2, 4]  # the far cat comes before the near dogs
@@ -90,7 +90,7 @@ def test_a_category_with_too_few_patches_is_filled_from_the_others_and_says_so()
 
 def test_a_bank_of_one_photo_gives_only_padding():
     ids = np.array([patch_id(1, o) for o in range(3)])
-    found = find_candidates(rounded(np.zeros((3, F))), ids, ["cat"] * 3, np.ones(3, bool), k=2)
+    found = find_candidates(rounded(np.zeros((3, D))), ids, ["cat"] * 3, np.ones(3, bool), k=2)
     assert not found.valid.any()
     assert (found.ids == PADDING).all()
     assert np.isinf(found.distances).all()
@@ -112,9 +112,9 @@ def test_distances_are_exact_far_from_the_origin():
 
 def test_features_too_long_for_exact_distances_are_refused():
     with pytest.raises(BankError, match="damaged"):
-        in_steps(np.full((1, F), 1e5, dtype=np.float32))
+        in_steps(np.full((1, D), 1e5, dtype=np.float32))
     with pytest.raises(BankError, match="damaged"):
-        in_steps(np.full((1, F), np.nan, dtype=np.float32))
+        in_steps(np.full((1, D), np.nan, dtype=np.float32))
 
 
 def test_the_smallest_are_those_of_a_stable_sort():

@@ -141,11 +141,11 @@ def test_another_network_leaves_the_content_and_how_far_the_rest_is_apart_is_rep
     lengths = np.maximum(np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
     assert apart.relative == pytest.approx((np.linalg.norm(x - y, axis=1) / lengths).max(), 1e-4)
     a, b = bank.candidates(ids), changed.candidates(ids)
-    shares = [len(set(p[v]) & set(q)) / v.sum() for p, q, v in zip(a.ids, b.ids, a.valid)]  # noqa: B905
+    fractions = [len(set(p[v]) & set(q)) / v.sum() for p, q, v in zip(a.ids, b.ids, a.valid)]  # noqa: B905
     assert 0.2 < overlap(bank, changed).fraction < 1
     assert overlap(bank, changed) == (
         len(ids),
-        pytest.approx(np.mean(shares)),
+        pytest.approx(np.mean(fractions)),
         (a.ids == b.ids).all(1).sum(),
         (a.ids[:, 0] == b.ids[:, 0]).sum(),
     )
@@ -171,7 +171,19 @@ def test_what_the_manifests_say_is_reported_even_of_equal_banks(bank, tmp_path):
     assert 'edits: A none; B 1, the last {"removed": [7]}' in causes
 
 
-def test_padding_is_no_candidate_that_two_banks_share():
+def test_a_setting_that_is_newer_than_a_bank_is_no_difference(bank, tmp_path):
+    copy = shutil.copytree(bank.path, tmp_path / "copy")
+    manifest = read_manifest(copy)
+    newer = ("resizer", "toy_format", "licences", "seed", "cooccurrence_steps")
+    recipe = {name: value for name, value in manifest.recipe.items() if name not in newer}
+    write_manifest(copy, replace(manifest, recipe=recipe))
+    assert compare(bank, Bank.open(copy)).causes == ()
+    write_manifest(copy, replace(manifest, recipe={**recipe, "resizer": "pillow"}))
+    (cause,) = compare(Bank.open(copy), bank).causes
+    assert cause == "setting --resizer: A pillow, B torch"
+
+
+def test_padding_is_no_candidate_that_two_banks_have_in_common():
     def bank(*ids):
         ids = np.array(ids)
         found = Candidates(ids, np.zeros(ids.shape), ids >= 0, np.zeros(ids.shape, bool))

@@ -11,17 +11,17 @@ from bank.duplicates import (
     MOST_BITS,
     MOST_COLOUR,
     WINDOW,
-    Dhashes,
+    Fingerprints,
     Groups,
-    dhash,
+    fingerprints_of,
     near_duplicates,
 )
 
 
-def picture(seed: int, side: int = 64) -> np.ndarray:
-    """Large enough areas of unlike colours that a hash has something to tell."""
+def picture(seed: int, patch_size: int = 64) -> np.ndarray:
+    """Large enough areas of unlike colours for a hash to work on."""
     cells = np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype(np.uint8)
-    rows = np.arange(side) * 8 // side
+    rows = np.arange(patch_size) * 8 // patch_size
     return cells[rows][:, rows]
 
 
@@ -30,29 +30,30 @@ def noisy(pixels: np.ndarray, seed: int, levels: int = 2) -> np.ndarray:
     return np.clip(pixels.astype(int) + noise, 0, 255).astype(np.uint8)
 
 
-def pairs_of(dhashes: Dhashes) -> set[tuple[int, int]]:
+def pairs_of(fingerprints: Fingerprints) -> set[tuple[int, int]]:
     found = set()
-    for a, b in near_duplicates(dhashes):
+    for a, b in near_duplicates(fingerprints):
         found |= {(min(x, y), max(x, y)) for x, y in zip(a.tolist(), b.tolist(), strict=True)}
     return found
 
 
-def looks_of(bits: list[int], colours: list[int] | None = None) -> Dhashes:
+def of_bits(bits: list[int], colours: list[int] | None = None) -> Fingerprints:
     """128-bit numbers as hashes; every thumbnail of one grey."""
     words = [[n >> 64, n & (1 << 64) - 1] for n in bits]
     greys = np.array(colours or [0] * len(bits), np.uint8)
-    return Dhashes(np.array(words, np.uint64), np.repeat(greys[:, None], 48, 1))
+    return Fingerprints(np.array(words, np.uint64), np.repeat(greys[:, None], 48, 1))
 
 
-@pytest.mark.parametrize("side", [1, 5, 8, 12, 64, 100])
-def test_what_is_kept_has_the_same_shape_for_a_patch_of_any_side(side):
-    dhashes = dhash(np.stack([picture(n, side) for n in range(3)]))
-    assert dhashes.bits.shape == (3, 2)
-    assert dhashes.colours.shape == (3, 48)
-    if side >= 8:
-        ramp = np.broadcast_to((np.arange(side) + 0.5) / side * 255, (side, side))
+@pytest.mark.parametrize("patch_size", [1, 5, 8, 12, 64, 100])
+def test_what_is_kept_has_the_same_shape_for_a_patch_of_any_size(patch_size):
+    fingerprints = fingerprints_of(np.stack([picture(n, patch_size) for n in range(3)]))
+    assert fingerprints.dhashes.shape == (3, 2)
+    assert fingerprints.thumbnails.shape == (3, 48)
+    if patch_size >= 8:
+        row = (np.arange(patch_size) + 0.5) / patch_size * 255
+        ramp = np.broadcast_to(row, (patch_size, patch_size))
         across = np.repeat(ramp[None, ..., None], 3, 3).astype(np.uint8)
-        thumbs = dhash(np.concatenate([across, across.swapaxes(1, 2)])).colours
+        thumbs = fingerprints_of(np.concatenate([across, across.swapaxes(1, 2)])).thumbnails
         wanted = np.broadcast_to((np.arange(4)[:, None] + 0.5) / 4 * 255, (4, 4, 3))
         two = thumbs.reshape(2, 4, 4, 3).astype(float)
         assert np.abs(two[0] - wanted).max() < 20
@@ -61,24 +62,24 @@ def test_what_is_kept_has_the_same_shape_for_a_patch_of_any_side(side):
 
 def test_a_patch_with_a_little_noise_looks_alike_and_others_do_not():
     pixels = np.stack([picture(1), picture(2), noisy(picture(1), 3), picture(4)])
-    assert pairs_of(dhash(pixels)) == {(0, 2)}
+    assert pairs_of(fingerprints_of(pixels)) == {(0, 2)}
 
 
 def test_the_same_shapes_in_other_colours_are_not_alike():
     red, blue = np.zeros((2, 64, 64, 3), np.uint8)
     red[..., 0] = picture(1)[..., 0]
     blue[..., 2] = picture(1)[..., 0]
-    assert pairs_of(dhash(np.stack([red, blue, noisy(red, 1)]))) == {(0, 2)}
+    assert pairs_of(fingerprints_of(np.stack([red, blue, noisy(red, 1)]))) == {(0, 2)}
 
 
 def test_flat_patches_are_compared_with_nothing():
     grey = np.full((4, 64, 64, 3), 90, np.uint8)
-    dhashes = dhash(noisy(grey, 1))
-    assert dhashes.flat.all()
-    assert pairs_of(dhashes) == set()
+    fingerprints = fingerprints_of(noisy(grey, 1))
+    assert fingerprints.flat.all()
+    assert pairs_of(fingerprints) == set()
     few, enough = (1 << LEAST_BITS - 1) - 1, (1 << LEAST_BITS) - 1
     full = (1 << 128) - 1
-    assert looks_of([few, enough, full ^ few, full ^ enough]).flat.tolist() == [
+    assert of_bits([few, enough, full ^ few, full ^ enough]).flat.tolist() == [
         True,
         False,
         True,
@@ -90,12 +91,12 @@ def test_the_bound_is_as_stated_wherever_the_bits_lie():
     base = int("a5" * 16, 16)
     spread = sum(1 << 16 * n for n in range(MOST_BITS))  # one in each of seven bands
     for changed in (spread, (1 << MOST_BITS) - 1, 1 << 127):
-        assert pairs_of(looks_of([base, base ^ changed])) == {(0, 1)}
+        assert pairs_of(of_bits([base, base ^ changed])) == {(0, 1)}
     for changed in ((1 << MOST_BITS + 1) - 1, spread | 1 << 112):
-        assert pairs_of(looks_of([base, base ^ changed])) == set()
+        assert pairs_of(of_bits([base, base ^ changed])) == set()
     for grey, alike in ((int(MOST_COLOUR), True), (int(MOST_COLOUR) + 1, False)):
         for colours in ([0, grey], [grey, 0]):
-            assert bool(pairs_of(looks_of([base, base], colours))) == alike
+            assert bool(pairs_of(of_bits([base, base], colours))) == alike
 
 
 @settings(max_examples=40, deadline=None)
@@ -115,18 +116,18 @@ def test_all_pairs_are_found_that_a_comparison_of_all_with_all_finds(seed, count
         for b in range(a + 1, count)
         if (bits[a] ^ bits[b]).bit_count() <= MOST_BITS
     }
-    assert pairs_of(looks_of(bits)) == wanted
+    assert pairs_of(of_bits(bits)) == wanted
 
 
 def test_in_a_crowd_each_still_finds_one_and_the_work_stays_bounded():
     crowd = 5 * WINDOW
-    blocks = list(near_duplicates(looks_of([int("a5" * 16, 16)] * crowd)))
+    blocks = list(near_duplicates(of_bits([int("a5" * 16, 16)] * crowd)))
     assert len(np.unique(np.concatenate([np.concatenate(block) for block in blocks]))) == crowd
     assert sum(len(a) for a, _ in blocks) <= 8 * WINDOW * crowd
 
 
-def doubles_one_by_one(group, images, train, pairs):
-    """The definition: a patch's doubles are the others of its group and of those paired with it."""
+def duplicates_one_by_one(group, images, train, pairs):
+    """The definition: the others of a patch's group, and all of those that are paired with it."""
     near = {(a, b) for a, b in pairs} | {(b, a) for a, b in pairs}
     found = []
     for i in range(len(group)):
@@ -147,7 +148,7 @@ def doubles_one_by_one(group, images, train, pairs):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 32))
-def test_doubles_are_counted_as_their_definition_says(seed):
+def test_duplicates_are_counted_as_their_definition_says(seed):
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 14))
     _, group = np.unique(rng.integers(0, 6, count), return_inverse=True)
@@ -157,12 +158,12 @@ def test_doubles_are_counted_as_their_definition_says(seed):
     groups = Groups(group, images, train)
 
     equal = zip(*(flags.tolist() for flags in groups.equal()), strict=True)
-    assert list(equal) == doubles_one_by_one(group, images, train, [])
+    assert list(equal) == duplicates_one_by_one(group, images, train, [])
 
     blocks = [(np.array([a]), np.array([b])) for a, b in pairs]
     alike, examples = groups.alike(blocks)
     flags = zip(*(flags.tolist() for flags in alike), strict=True)
-    assert list(flags) == doubles_one_by_one(group, images, train, pairs)
+    assert list(flags) == duplicates_one_by_one(group, images, train, pairs)
     for a, b in examples:
         assert images[a] != images[b]
         assert (group[a], group[b]) in pairs or (group[b], group[a]) in pairs

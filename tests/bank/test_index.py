@@ -11,7 +11,7 @@ from bank.index import Indexes, build_indexes
 from bank.rounding import rounded
 from pipeline.scene import patch_id
 
-F, K = 6, 5
+D, K = 6, 5
 DIGEST = "ab" * 32
 
 
@@ -28,7 +28,7 @@ def engine(request, monkeypatch):
 def a_bank(num_photos=240, seed=0, ties=False):
     random = np.random.default_rng(seed)
     ids = np.array([patch_id(3 * i, o) for i in range(num_photos) for o in (0, 2)])
-    features = random.normal(size=(len(ids), F)) * 4 + 50
+    features = random.normal(size=(len(ids), D)) * 4 + 50
     names = random.choice(["bird", "sea", "rock"], p=[0.6, 0.39, 0.01], size=len(ids))
     return rounded(features.round() if ties else features), ids, names
 
@@ -103,18 +103,18 @@ def test_a_category_the_bank_does_not_have_falls_back_to_the_nearest_of_all(tmp_
 def test_equal_distances_of_different_categories_end_in_the_order_of_their_ids(tmp_path, engine):
     features, ids, names = a_bank()
     opened = indexes(tmp_path, (np.zeros_like(features), ids, names))
-    found = opened.search(np.zeros((1, F), np.float32), ["unicorn"], K)
+    found = opened.search(np.zeros((1, D), np.float32), ["unicorn"], K)
     assert found.ids[0].tolist() == sorted(ids.tolist())[:K]
 
 
 def test_what_float32_cannot_tell_apart_is_ranked_exactly(tmp_path, engine):
     random = np.random.default_rng(0)
     ids = np.array([patch_id(i, 0) for i in range(400)])
-    place = np.zeros((400, F))
+    place = np.zeros((400, D))
     place[:, 0] = 4000.0  # whose square in float32 swallows what the second place adds
     place[:, 1] = random.permutation(400) * 2.0**-12
     found = indexes(tmp_path, (rounded(place), ids, ["bird"] * 400)).search(
-        np.zeros((1, F), np.float32), ["bird"], K
+        np.zeros((1, D), np.float32), ["bird"], K
     )
     assert found.ids[0].tolist() == ids[np.argsort(place[:, 1])[:K]].tolist()
 
@@ -160,9 +160,9 @@ def test_an_index_json_of_another_form_is_a_bank_error(tmp_path, about):
 
 
 def test_an_empty_bank_has_an_index_that_refuses_to_search(tmp_path, engine):
-    empty = (np.zeros((0, F), np.float32), np.zeros(0, np.int64), [])
+    empty = (np.zeros((0, D), np.float32), np.zeros(0, np.int64), [])
     with pytest.raises(BankError, match="empty"):
-        indexes(tmp_path, empty).search(np.zeros((1, F), np.float32), ["bird"], K)
+        indexes(tmp_path, empty).search(np.zeros((1, D), np.float32), ["bird"], K)
 
 
 def test_an_index_travels_to_another_process_as_its_path(tmp_path, engine):
@@ -190,7 +190,7 @@ def a_large_category(num_photos=1500, seed=0):
     """3,000 birds in few directions and 30 rocks."""
     random = np.random.default_rng(seed)
     ids = np.array([patch_id(3 * i, o) for i in range(num_photos) for o in (0, 2)])
-    features = random.normal(size=(len(ids), 3)) @ random.normal(size=(3, F)) + 50
+    features = random.normal(size=(len(ids), 3)) @ random.normal(size=(3, D)) + 50
     names = np.where(np.arange(len(ids)) % 100 == 7, "rock", "bird")
     return rounded(features), ids, names
 

@@ -10,7 +10,7 @@ PANDAS = """
 import pandas as pd
 
 patches = pd.read_feather("bank/coco/patches.arrow")  # Feather 2 is Arrow IPC
-found = patches.groupby("category").size()
+patches_per_category = patches.groupby("category").size()
 """
 DUCKDB = """
 import duckdb
@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 
 patches = ds.dataset("bank/coco/patches.arrow", format="ipc")  # a name that SQL may use
 candidates = ds.dataset("bank/coco/candidates.arrow", format="ipc")
-found = duckdb.sql("SELECT category, count(*) FROM patches GROUP BY category").fetchall()
+counts = duckdb.sql("SELECT category, count(*) FROM patches GROUP BY category").fetchall()
 joined = duckdb.sql("SELECT category, candidate_ids FROM patches JOIN candidates USING (patch_id)")
 """
 PYARROW = """
@@ -26,7 +26,7 @@ import pyarrow as pa
 
 with pa.memory_map("bank/coco/patches.arrow") as file:
     patches = pa.ipc.open_file(file).read_all()
-found = patches.group_by("category").aggregate([("patch_id", "count")])
+patches_per_category = patches.group_by("category").aggregate([("patch_id", "count")])
 """
 
 
@@ -50,14 +50,14 @@ def counts(toy_bank):
 
 def test_pandas_opens_the_table(opened, counts, toy_bank):
     names = opened(PANDAS)
-    assert names["found"].to_dict() == counts
+    assert names["patches_per_category"].to_dict() == counts
     assert names["patches"].columns.tolist() == Bank.open(toy_bank).table.column_names
     assert names["patches"].pixels_sha256.map(len).eq(32).all()
 
 
 def test_duckdb_queries_and_joins_the_tables(opened, counts):
     names = opened(DUCKDB)
-    assert dict(names["found"]) == counts
+    assert dict(names["counts"]) == counts
     rows = names["joined"].fetchall()
     assert len(rows) == sum(counts.values())
     assert {len(ids) for _, ids in rows} == {20}
@@ -65,6 +65,6 @@ def test_duckdb_queries_and_joins_the_tables(opened, counts):
 
 def test_pyarrow_maps_the_table(opened, counts, toy_bank):
     names = opened(PYARROW)
-    rows = names["found"].to_pylist()
+    rows = names["patches_per_category"].to_pylist()
     assert {row["category"]: row["patch_id_count"] for row in rows} == counts
     assert names["patches"].equals(Bank.open(toy_bank).table)

@@ -10,21 +10,21 @@ from bank.rounding import STEP, in_steps, rounded
 from bank.screen import Searcher, lowest, make_screens
 from pipeline.scene import patch_id
 
-F, K = 16, 7
+D, K = 16, 7
 RANDOM = np.random.default_rng(0)
 
 
 def gaussian(n):
-    return RANDOM.normal(size=(n, F))
+    return RANDOM.normal(size=(n, D))
 
 
 def in_few_directions(n):
     """Nearly flat: a coarse screen holds all but a little."""
-    return (RANDOM.normal(size=(n, 4)) * [1, 1, 1, 0.01]) @ RANDOM.normal(size=(4, F))
+    return (RANDOM.normal(size=(n, 4)) * [1, 1, 1, 0.01]) @ RANDOM.normal(size=(4, D))
 
 
 def tied(n):
-    return RANDOM.integers(0, 2, (n, F)).astype(float)
+    return RANDOM.integers(0, 2, (n, D)).astype(float)
 
 
 def duplicated(n):
@@ -32,17 +32,17 @@ def duplicated(n):
 
 
 def all_equal(n):
-    return np.full((n, F), 3.25)
+    return np.full((n, D), 3.25)
 
 
 def a_step_apart(n):
     """Far from the origin and next to one another."""
-    return 1000 + RANDOM.integers(-3, 4, (n, F)) * STEP
+    return 1000 + RANDOM.integers(-3, 4, (n, D)) * STEP
 
 
 def a_step_apart_beside_a_far_one(n):
     """Centring does not help: float32 holds their coordinates, not their squares."""
-    values = RANDOM.integers(-3, 4, (n, F)) * STEP
+    values = RANDOM.integers(-3, 4, (n, D)) * STEP
     values[: n // 2, 0] += 8000
     return values
 
@@ -75,7 +75,7 @@ def a_bank(kind, num_photos=60, per_photo=10):
 
 
 def by_the_rule(features, ids, names, train, k, scope):
-    """Sort all that may be offered by (other category, distance, id), in whole numbers."""
+    """Sort all that may be candidates by (other category, distance, id), in whole numbers."""
     steps = np.rint(features.astype(float) / STEP).astype(np.int64)
     rows = []
     for own, own_id, name in zip(steps, ids, names, strict=True):
@@ -145,7 +145,7 @@ def test_bounds_are_never_above_the_distance_and_close_to_it(kind):
     for a_screen in make_screens(steps):
         bounds = a_screen.of_queries(steps) @ a_screen.of_patches(steps).T
         assert (bounds.double().numpy() <= squared).all()
-        if a_screen.dims == F:
+        if a_screen.dims == D:
             longest = ((steps - a_screen.centre.numpy()) ** 2).sum(1).max()
             assert (squared - bounds.double().numpy()).max() <= 1e-4 * longest
 
@@ -154,9 +154,9 @@ def test_only_features_of_few_directions_get_a_coarse_screen():
     def dims(kind):
         return [s.dims for s in make_screens(in_steps(rounded(kind(500))))]
 
-    assert dims(in_few_directions) == [3, F]
-    assert dims(gaussian) == [F]
-    assert dims(all_equal) == [0, F]
+    assert dims(in_few_directions) == [3, D]
+    assert dims(gaussian) == [D]
+    assert dims(all_equal) == [0, D]
 
 
 @pytest.mark.parametrize("num_columns", [3, 50, 1300, 1311, 0])

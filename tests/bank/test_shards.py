@@ -53,10 +53,10 @@ def test_no_ids_give_no_patches(store):
     assert store.read(np.zeros((2, 0), np.int64)).shape == (2, 0, SIDE, SIDE, 3)
 
 
-@pytest.mark.parametrize("stranger", [0, 4, (1 << 40) + 1])
-def test_a_patch_that_is_not_there_is_named(store, stranger):
-    with pytest.raises(BankError, match=f"no patch {stranger} "):
-        store.read(np.array([1, stranger]))
+@pytest.mark.parametrize("unknown", [0, 4, (1 << 40) + 1])
+def test_a_patch_that_is_not_there_is_named(store, unknown):
+    with pytest.raises(BankError, match=f"no patch {unknown} "):
+        store.read(np.array([1, unknown]))
 
 
 def test_the_same_patches_make_the_same_bytes_and_leave_no_lock(tmp_path):

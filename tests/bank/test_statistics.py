@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from bank import shards as shards_module
-from bank import statistics as census_module
+from bank import statistics as statistics_module
 from bank.bank import Bank
 from bank.contents import write_vocabulary
 from bank.errors import BankError
@@ -191,7 +191,7 @@ def test_licences_are_counted_by_patch_and_by_photo(statistics):
     assert [patches for _, patches, _ in statistics.licences] == [3, 3, 1]
 
 
-def test_doubles_are_told_apart_by_where_they_are(statistics):
+def test_duplicates_are_counted_by_where_the_other_is(statistics):
     # Equal: the first and third of photo 3; its second and photo 5's first.
     assert tuple(statistics.equal) == (4, 2, 0)
     # Alike as well: photo 6's with the two of photo 3, which are in training.
@@ -202,10 +202,10 @@ def test_doubles_are_told_apart_by_where_they_are(statistics):
     assert alike == {"sea": 1, "boat": 1, "sky": 0, "kite": 0, "bus": 0}
 
 
-def test_fallback_is_a_share_of_the_candidates_that_there_are(statistics):
+def test_fallback_is_a_fraction_of_the_candidates_that_there_are(statistics):
     assert statistics.fallback == pytest.approx(6 / 13)  # one of the 14 places is padding
-    shares = {c.name: c.fallback for c in statistics.categories}
-    assert shares == {"sea": 1, "boat": 1 / 8, "sky": 1, "kite": 1, "bus": 0}
+    fractions = {c.name: c.fallback for c in statistics.categories}
+    assert fractions == {"sea": 1, "boat": 1 / 8, "sky": 1, "kite": 1, "bus": 0}
 
 
 def test_recall_is_read_where_it_is_recorded_and_exact_where_not(statistics, folder):
@@ -226,7 +226,7 @@ def test_failures_are_counted_by_reason_with_a_few_examples(statistics):
 
 
 def test_the_numbers_do_not_depend_on_how_much_is_read_at_once(statistics, folder, monkeypatch):
-    monkeypatch.setattr(census_module, "BLOCK", 1)
+    monkeypatch.setattr(statistics_module, "BLOCK", 1)
     assert collect_statistics(open_checked(folder)) == statistics
 
 

@@ -306,9 +306,9 @@ def main() -> int:
     print(text)
     if options.out:
         options.out.write_text(text + "\n", "utf-8")
-    promises = broken(results)
-    print(*promises, sep="\n", end="\n" if promises else "")
-    return 1 if promises else 0
+    broken_promises = broken(results)
+    print(*broken_promises, sep="\n", end="\n" if broken_promises else "")
+    return 1 if broken_promises else 0
 
 
 if __name__ == "__main__":

@@ -103,8 +103,8 @@ def content_of(options, seed=None, workers=0):
     """The content digest alone; `seed` shuffles the order in which shards are cut and joined."""
     options.bank.mkdir()
     dataset = read_coco(options.data, limit=options.limit)
-    recipe = CropOptions(options.image_size, options.patch_size, options.resizer)
-    tasks = plan(dataset, options.bank, options.shard_photos, recipe)
+    crops = CropOptions(options.image_size, options.patch_size, options.resizer)
+    tasks = plan(dataset, options.bank, options.shard_photos, crops)
     if seed is not None:
         random.Random(seed).shuffle(tasks)
     names = list(cut(tasks, Workforce(workers)))
@@ -204,6 +204,19 @@ def test_an_option_that_is_newer_than_the_bank_has_its_default(
     without_options(bank, ["encoder_steps"])
     with pytest.raises(BankError, match="--encoder-steps was None, asked for is 1"):
         main(same)
+
+
+@pytest.mark.parametrize(("dataset", "was"), [(None, "None"), ("vg", "vg"), ("ade", "ade")])
+def test_a_bank_of_no_or_another_dataset_was_built_otherwise(built, dataset, was):
+    without_options(built.bank, ["dataset"])
+    if dataset:
+        manifest = read_manifest(built.bank)
+        recipe = {"dataset": dataset, **manifest.recipe}
+        write_manifest(built.bank, replace(manifest, recipe=recipe))
+    with pytest.raises(
+        BankError, match=f"built otherwise: .*--dataset was {was}, asked for is toy"
+    ):
+        main(built)
 
 
 def interrupt(options):
@@ -526,13 +539,13 @@ def test_a_bank_built_by_another_protocol_is_not_taken_for_the_one_asked_for(bui
         main(other)
 
 
-def test_names_known_only_to_the_given_encoder_are_told(options, tmp_path, capsys):
+def test_names_known_only_to_the_given_encoder_are_printed(options, tmp_path, capsys):
     known = read_coco(options.data).vocabulary
     more = Vocabulary((*known.objects, "unicorn"), (*known.predicates, "left touching"))
     GraphEncoder(more, 128, 8, 2).save(tmp_path / "net.safetensors")
     check_networks(str(tmp_path / "net.safetensors"), "train", known)
-    told = "also knows 2 names that this dataset lacks: 'unicorn', 'left touching'"
-    assert told in capsys.readouterr().out
+    line = "also knows 2 names that this dataset lacks: 'unicorn', 'left touching'"
+    assert line in capsys.readouterr().out
 
 
 def test_an_sg2im_run_or_its_published_form_is_the_encoder_and_the_manifest_says_which(
@@ -561,7 +574,7 @@ def test_an_sg2im_run_or_its_published_form_is_the_encoder_and_the_manifest_says
     np.testing.assert_array_equal(opened.features(scene.patch_ids), wanted)
 
 
-def test_a_machine_with_another_codec_is_told(built, monkeypatch, capsys):
+def test_a_machine_with_another_codec_is_named(built, monkeypatch, capsys):
     main(replace(built))
     assert "otherwise" not in capsys.readouterr().out
     answers = {**codec.answers(), "JPEG": "another"}

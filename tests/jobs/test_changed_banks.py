@@ -13,7 +13,7 @@ import pytest
 
 from bank.bank import Bank
 from bank.errors import BankError
-from bank.manifest import read_manifest
+from bank.manifest import read_manifest, write_manifest
 from bank.table import column, read_table, read_vectors
 from bank.verify import verify
 from jobs import build_bank, edit_bank
@@ -369,7 +369,7 @@ def test_a_photo_that_crashes_its_worker_is_named_and_may_be_quarantined(
     check_whole(options.bank)
 
 
-def test_a_worker_that_was_killed_from_outside_accuses_no_photo(built, own_data, tmp_path, few):
+def test_of_a_worker_that_was_killed_from_outside_no_photo_is_named(built, own_data, tmp_path, few):
     _, photos = own_data
     options = replace(built, out=tmp_path / "new")
     note = options.bank / "work/attempts/train-00000"
@@ -444,6 +444,47 @@ def test_networks_are_trained_anew_where_that_is_asked_for(base, few, tmp_path):
     assert read_manifest(kept).counts == read_manifest(fresh.bank).counts
 
 
+def test_of_a_bank_older_than_an_option_networks_are_trained_anew_by_its_default(base, tmp_path):
+    steps = {"encoder_steps": 2, "cooccurrence_steps": 2}
+    old = replace(base, out=tmp_path / "old", cooccurrence="train", graph_encoder="train", **steps)
+    main(old)
+    out = [int(Bank.open(old.bank).scene_ids("train")[3])]
+    aged = shutil.copytree(old.bank, tmp_path / "aged")
+    manifest = read_manifest(aged)
+    newer = ("graph_encoder", "cooccurrence", "resizer", "seed")
+    recipe = {name: value for name, value in manifest.recipe.items() if name not in newer}
+    write_manifest(aged, replace(manifest, recipe=recipe))
+    for bank in (old.bank, aged):
+        removed(bank, out, retrain=True)
+    assert digests_of(aged) == digests_of(old.bank)
+    assert read_manifest(aged).counts == read_manifest(old.bank).counts
+    assert read_manifest(aged).counts["encoder_steps"] == 2
+    assert set(read_manifest(aged).recipe) == {*recipe, "quarantine"}
+    check_whole(aged)
+
+
+def test_an_edit_in_place_of_an_unfinished_extension_leaves_nothing_of_it(
+    built, base, tmp_path, monkeypatch
+):
+    def full(*args):
+        raise OSError(28, "No space left on device", "somewhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_bank, "assemble", full)
+        with pytest.raises(BankError, match="No space left on device"):
+            main(replace(built, limit=MORE, mode="extend"))
+    shards = read_manifest(built.bank).shards
+    assert {p.name for p in (next_version(built.bank) / "patches").iterdir()} - set(shards)
+    out = int(Bank.open(built.bank).scene_ids("train")[2])
+    removed(built.bank, [out])
+    assert {p.name for p in (built.bank / "patches").iterdir()} == set(shards)
+    assert {p.stem for p in (built.bank / "scenes").iterdir()} == set(shards)
+    check_whole(built.bank)
+    fresh = replace(base, out=tmp_path / "fresh", quarantine=(out,))
+    main(fresh)
+    assert digests_of(built.bank) == digests_of(fresh.bank)
+
+
 def test_a_photo_that_was_taken_out_is_not_taken_in_again(built, base, more, tmp_path):
     out = int(Bank.open(built.bank).scene_ids("train")[2])
     removed(built.bank, [out])
@@ -512,6 +553,6 @@ def test_a_bank_of_before_photos_arrow_says_what_to_do(built):
         removed(built.bank, [1])
 
 
-def test_no_successor_is_left_behind(built):
+def test_no_staging_folder_is_left_behind(built):
     removed(built.bank, [int(Bank.open(built.bank).scene_ids("train")[2])])
     assert not next_version(built.bank).exists()

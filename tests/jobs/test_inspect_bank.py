@@ -86,7 +86,7 @@ def accepted(bank: Path, *names: str) -> None:
     write_manifest(bank, manifest)
 
 
-def test_the_terminal_is_told_the_numbers_in_a_few_lines(bank, capsys):
+def test_the_numbers_are_printed_in_a_few_lines(bank, capsys):
     main(InspectBank(bank=bank))
     lines = capsys.readouterr().out.splitlines()
     opened = Bank.open(bank)

@@ -324,8 +324,8 @@ def test_a_jpeg_of_endless_scans_is_not_decoded():
 
 def annotated(image_id, size=SIZE):
     photo = Photo(image_id, f"photos/{image_id}.jpg", *size, "train", "", "")
-    things = tuple(AnnotatedObject(i, "field", box, None) for i, box in enumerate(BOXES))
-    return AnnotatedPhoto(photo, things)
+    objects = tuple(AnnotatedObject(i, "field", box, None) for i, box in enumerate(BOXES))
+    return AnnotatedPhoto(photo, objects)
 
 
 def cut(root, photos):

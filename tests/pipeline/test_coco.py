@@ -27,7 +27,7 @@ def photo(image_id, **more):
     return {"id": image_id, "file_name": name, "width": SIDE, "height": SIDE, **more}
 
 
-def thing(image_id, category=1, box=LARGE, **more):
+def annotation_of(image_id, category=1, box=LARGE, **more):
     return {"image_id": image_id, "category_id": category, "bbox": list(box), **more}
 
 
@@ -41,8 +41,8 @@ def files_of(train_ids=(1, 2), val_ids=(11, 12)):
     files = {}
     for split, ids in (("train", train_ids), ("val", val_ids)):
         images = [photo(i) for i in ids]
-        things = [thing(i, c) for i in ids for c in (1, 9)]
-        stuff = [thing(i, 155) for i in ids]
+        things = [annotation_of(i, c) for i in ids for c in (1, 9)]
+        stuff = [annotation_of(i, 155) for i in ids]
         files[f"instances_{split}2017"] = annotated(images, things, THINGS)
         files[f"stuff_{split}2017"] = annotated(copy.deepcopy(images), stuff, STUFF)
     return files
@@ -105,7 +105,10 @@ def test_a_photo_tells_its_file_size_licence_and_source(tmp_path, files):
 
 
 def test_an_object_must_cover_more_than_two_percent_and_no_more_is_asked(tmp_path, files):
-    files["instances_train2017"]["annotations"] += [thing(1, 9, SMALL), thing(1, 9, [0, 0, 21, 10])]
+    files["instances_train2017"]["annotations"] += [
+        annotation_of(1, 9, SMALL),
+        annotation_of(1, 9, [0, 0, 21, 10]),
+    ]
 
     objects = read_coco(put(tmp_path, files)).photos[0].objects
 
@@ -113,8 +116,8 @@ def test_an_object_must_cover_more_than_two_percent_and_no_more_is_asked(tmp_pat
 
 
 def test_objects_are_numbered_before_the_filter_things_first(tmp_path, files):
-    files["instances_train2017"]["annotations"].insert(0, thing(1, 9, SMALL))
-    files["stuff_train2017"]["annotations"].insert(0, thing(1, 183))  # "other"
+    files["instances_train2017"]["annotations"].insert(0, annotation_of(1, 9, SMALL))
+    files["stuff_train2017"]["annotations"].insert(0, annotation_of(1, 183))  # "other"
 
     objects = read_coco(put(tmp_path, files)).photos[0].objects
 
@@ -143,7 +146,7 @@ def test_a_box_turned_inside_out_is_not_large(tmp_path, files):
 
 def test_eight_objects_pass_and_nine_do_not(tmp_path, files):
     annotations = files["instances_train2017"]["annotations"]
-    annotations += [thing(1) for _ in range(5)] + [thing(2) for _ in range(6)]
+    annotations += [annotation_of(1) for _ in range(5)] + [annotation_of(2) for _ in range(6)]
 
     dataset = read_coco(put(tmp_path, files))
 
@@ -152,8 +155,8 @@ def test_eight_objects_pass_and_nine_do_not(tmp_path, files):
 
 
 def test_stuff_that_is_too_small_still_makes_a_photo_one_with_stuff(tmp_path, files):
-    files["instances_train2017"]["annotations"] += [thing(1), thing(2)]
-    files["stuff_train2017"]["annotations"] = [thing(1, 155, SMALL)]
+    files["instances_train2017"]["annotations"] += [annotation_of(1), annotation_of(2)]
+    files["stuff_train2017"]["annotations"] = [annotation_of(1, 155, SMALL)]
 
     dataset = read_coco(put(tmp_path, files))
 
@@ -204,7 +207,7 @@ def test_the_dataset_names_its_inputs_by_their_bytes(tmp_path, files):
 
 
 def test_the_protocol_counts_before_and_after_each_filter(tmp_path, files):
-    files["instances_train2017"]["annotations"].append(thing(2, 1, SMALL))
+    files["instances_train2017"]["annotations"].append(annotation_of(2, 1, SMALL))
 
     protocol = read_coco(put(tmp_path, files)).protocol
 
@@ -219,7 +222,7 @@ def test_the_protocol_counts_before_and_after_each_filter(tmp_path, files):
 def test_a_folder_of_ones_own_needs_no_stuff_files(tmp_path, files):
     own = {name: value for name, value in files.items() if name.startswith("instances")}
     for value in own.values():
-        value["annotations"] += [thing(image["id"]) for image in value["images"]]
+        value["annotations"] += [annotation_of(image["id"]) for image in value["images"]]
         for annotation in value["annotations"]:
             annotation["segmentation"] = []  # boxes alone, as many tools write it
 
@@ -345,7 +348,7 @@ def own_files(names):
     files = {}
     for number, name in enumerate(names):
         images = [photo(100 * number + i) for i in range(1, 41)]
-        things = [thing(image["id"], c) for image in images for c in (1, 9, 9)]
+        things = [annotation_of(image["id"], c) for image in images for c in (1, 9, 9)]
         files[f"instances_{name}"] = annotated(images, things, THINGS)
     return files
 
@@ -411,7 +414,9 @@ def test_a_protocol_of_ones_own_says_how_its_photos_are_split_and_nothing_of_val
 def test_photos_of_ones_own_may_have_stuff_and_a_category_called_other(tmp_path):
     files = own_files(("train",))
     ids = [image["id"] for image in files["instances_train"]["images"]]
-    files["stuff_train"] = annotated([photo(i) for i in ids], [thing(i, 183) for i in ids], STUFF)
+    files["stuff_train"] = annotated(
+        [photo(i) for i in ids], [annotation_of(i, 183) for i in ids], STUFF
+    )
     dataset = read_coco(put_own(tmp_path, files, "train"))  # by the default rules
 
     assert len(dataset.photos) == 40
@@ -610,14 +615,14 @@ def test_a_category_that_contradicts_another_is_refused(tmp_path, files, categor
 
 
 def test_a_photo_has_at_most_65536_annotations(tmp_path, files):
-    files["instances_train2017"]["annotations"] += [thing(1, 1, SMALL)] * (65_536 - 3)
+    files["instances_train2017"]["annotations"] += [annotation_of(1, 1, SMALL)] * (65_536 - 3)
     read_coco(put(tmp_path, files))  # with its stuff, 65,536
 
-    files["instances_train2017"]["annotations"] += [thing(1, 1, SMALL)]
+    files["instances_train2017"]["annotations"] += [annotation_of(1, 1, SMALL)]
     refused(put(tmp_path, files), "photo 1 has more than 65,536 annotations")
 
 
-def test_when_nothing_passes_the_counts_and_a_way_on_are_told(tmp_path, files):
+def test_when_nothing_passes_the_message_has_the_counts_and_a_way_on(tmp_path, files):
     for split in ("train", "val"):
         files[f"stuff_{split}2017"]["annotations"] = []
     refused(put(tmp_path, files), "of the 2 photos", "0 pass", "0 have stuff", "--no-require-stuff")
@@ -669,7 +674,7 @@ def test_every_ordered_pair_has_sg2ims_predicate(real, golden):
         for pair, predicate in wanted[str(photo.photo.image_id)].items():
             s, o = (int(i) for i in pair.split(","))
             num_pairs += 1
-            if (told := predicate_of(objects[s], objects[o])) != predicate:
-                wrong.append((photo.photo.image_id, pair, predicate, told))
+            if (ours := predicate_of(objects[s], objects[o])) != predicate:
+                wrong.append((photo.photo.image_id, pair, predicate, ours))
     assert not wrong
     assert num_pairs == 3270

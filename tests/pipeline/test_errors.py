@@ -1,4 +1,4 @@
-"""What the person at the keyboard is told."""
+"""What the person at the keyboard reads."""
 
 import pytest
 

@@ -63,9 +63,9 @@ def test_the_vocabulary_hash_goes_by_names_and_their_order():
 
 def test_our_own_split_is_a_function_of_the_id_in_the_shares_promised():
     splits = [own_split(image_id) for image_id in range(20_000)]
-    shares = [splits.count(split) / len(splits) for split in ("train", "val", "test")]
-    for share, promised in zip(shares, (0.8, 0.1, 0.1), strict=True):
-        assert abs(share - promised) < 0.01
+    fractions = [splits.count(split) / len(splits) for split in ("train", "val", "test")]
+    for fraction, promised in zip(fractions, (0.8, 0.1, 0.1), strict=True):
+        assert abs(fraction - promised) < 0.01
     assert splits[:12] == [own_split(image_id) for image_id in range(12)]
     # Pinned: another draw would move photos between splits of banks that are there.
     assert [own_split(i) for i in (1, 2, 3, 4, 5, 6)] == PINNED

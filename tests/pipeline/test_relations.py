@@ -282,11 +282,11 @@ def by_the_book(pixels, box_px):
     right, bottom = max(left + 1, round(x + width)), max(top + 1, round(y + height))
     part = pixels[top:bottom, left:right].astype(float)
 
-    def shares(length):
+    def weights(length):
         centres = (np.arange(16) + 0.5) * length / 16 - 0.5
         return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(length)))
 
-    return shares(part.shape[0]) @ part @ shares(part.shape[1]).T > 128 / 255
+    return weights(part.shape[0]) @ part @ weights(part.shape[1]).T > 128 / 255
 
 
 def test_masks_of_any_drawing_over_any_box_are_sg2ims():
@@ -298,9 +298,9 @@ def test_masks_of_any_drawing_over_any_box_are_sg2ims():
         (0.5, 1.5, 17, 33),
         (90, 90, 1, 1),
     )
-    for share in (0, 0.02, 0.5, 0.9, 1):
+    for fraction in (0, 0.02, 0.5, 0.9, 1):
         for height, width in ((1, 1), (3, 50), (200, 300)):
-            pixels = (rng.random((height, width)) < share).astype(np.uint8)
+            pixels = (rng.random((height, width)) < fraction).astype(np.uint8)
             for form, box in product((plain_runs, packed_runs), boxes):
                 mask = mask_over_box(form(pixels), width, height, box)
                 assert (mask == by_the_book(pixels, box)).all()
@@ -308,7 +308,7 @@ def test_masks_of_any_drawing_over_any_box_are_sg2ims():
 
 def test_masks_of_a_photo_are_those_of_its_objects_taken_alone():
     rng = np.random.default_rng(1)
-    drawings = [rng.random((H, W)) < share for share in (0.5, 0.1, 1, 0, 0.9)]
+    drawings = [rng.random((H, W)) < fraction for fraction in (0.5, 0.1, 1, 0, 0.9)]
     for pixels in drawings[::2]:  # ends in a run of ones, others of zeros: odd and even numbers
         pixels[-1, -1] = True
     forms = (packed_runs, plain_runs, packed_runs, packed_runs, plain_runs)
@@ -324,7 +324,7 @@ def test_masks_of_a_photo_are_those_of_its_objects_taken_alone():
         )
 
 
-def test_a_malformed_segmentation_is_told_with_its_photo_and_object():
+def test_a_malformed_segmentation_is_named_with_its_photo_and_object():
     photo = annotated()
     broken = replace(photo.objects[1], segmentation={"size": [H, W], "counts": [3]})
     with pytest.raises(DatasetError, match=r"photo 7 \(train2017/a.jpg\), object 1 \('c1'\)"):

@@ -81,9 +81,9 @@ def _rows(folder: Path) -> dict[int, NDArray[np.float32]]:
     rows = {}
     for entry in zip(*kinds, strict=True):
         features = np.zeros((len(words), 6), np.float32)
-        for place, thing in enumerate(entry[0]["objects"]):
-            box = [thing[side] for side in "xywh"]
-            features[words.index(thing["names"][0])] += [1, *box, place]
+        for place, object_ in enumerate(entry[0]["objects"]):
+            box = [object_[side] for side in "xywh"]
+            features[words.index(object_["names"][0])] += [1, *box, place]
         features[:, 1:] /= np.maximum(features[:, :1], 1)
         counts = Counter(word for e in entry[1:3] for word in _words(e))
         said = [counts[word] for word in words]

@@ -24,9 +24,9 @@ from tests.pipeline.visual_genome_files import (
     SMALL_RULES,
     TRAIN,
     files,
+    listed_object,
     photo,
     relation,
-    thing,
     write,
 )
 
@@ -65,7 +65,7 @@ def test_a_photo_keeps_its_names_boxes_attributes_and_relationships(tmp_path, co
 
 def test_relations_point_to_object_indices_whatever_was_left_out_before_them(tmp_path, content):
     for entry in content["objects.json"]:
-        entry["objects"].insert(0, thing(entry["image_id"], 77, "a rare name"))
+        entry["objects"].insert(0, listed_object(entry["image_id"], 77, "a rare name"))
     photo = read(tmp_path, content, min_object_count=4 - 1).photos[0]
     assert [o.object_index for o in photo.objects] == [0, 1, 2, 3, 4]
     content["objects.json"][0]["objects"][0]["w"] = 31
@@ -88,8 +88,8 @@ def test_a_size_below_zero_is_too_small_like_any_other(tmp_path, content):
 
 
 def test_an_object_id_that_occurs_twice_has_the_later_name_and_box(tmp_path, content):
-    content["objects.json"][0]["objects"].append(thing(1, 0, "dog", x=300))
-    content["objects.json"][0]["objects"].append(thing(1, 0, "man", w=10))  # not kept
+    content["objects.json"][0]["objects"].append(listed_object(1, 0, "dog", x=300))
+    content["objects.json"][0]["objects"].append(listed_object(1, 0, "man", w=10))  # not kept
     photo = read(tmp_path, content).photos[0]
     assert [o.object_index for o in photo.objects] == [0, 1, 2, 3, 4, 5]
     assert [photo.objects[i].category for i in (0, 4, 5)] == ["dog"] * 3
@@ -125,8 +125,8 @@ def test_predicates_of_validation_photos_are_taken_as_they_stand_or_mended(tmp_p
 
 def test_photos_need_three_to_thirty_objects_and_one_to_thirty_relationships(tmp_path, content):
     objects, relations = content["objects.json"], content["relationships.json"]
-    objects[0]["objects"] = [thing(1, p, NAMES[p % 4]) for p in range(30)]
-    objects[1]["objects"] = [thing(2, p, "tree") for p in range(31)]
+    objects[0]["objects"] = [listed_object(1, p, NAMES[p % 4]) for p in range(30)]
+    objects[1]["objects"] = [listed_object(2, p, "tree") for p in range(31)]
     del objects[2]["objects"][2:]
     relations[3]["relationships"] = []
     relations[4]["relationships"] *= 30
@@ -216,7 +216,10 @@ def test_the_protocol_says_what_each_filter_left_and_what_it_is_compared_with(tm
 @pytest.mark.parametrize("object_cap", ["sg2im", "9"])
 def test_literature_is_compared_with_under_the_published_rules_alone(tmp_path, content, object_cap):
     many = [
-        {"image_id": 10_000 + i, "objects": [thing(10_000 + i, p, "tree") for p in range(30)]}
+        {
+            "image_id": 10_000 + i,
+            "objects": [listed_object(10_000 + i, p, "tree") for p in range(30)],
+        }
         for i in range(67)
     ]
     content["objects.json"] += many

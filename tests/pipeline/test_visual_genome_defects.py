@@ -8,7 +8,7 @@ import pytest
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
 from pipeline.visual_genome.reader import read_visual_genome
-from tests.pipeline.visual_genome_files import SMALL_RULES, files, relation, thing, write
+from tests.pipeline.visual_genome_files import SMALL_RULES, files, listed_object, relation, write
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_an_entry_without_its_photos_id_is_left_out_and_noted(tmp_path, content,
 
 
 def test_of_a_photo_that_is_listed_twice_the_later_list_stands(tmp_path, content):
-    new = [thing(1, p, "man", x=100 + p) for p in range(3)]
+    new = [listed_object(1, p, "man", x=100 + p) for p in range(3)]
     content["objects.json"].append({"image_id": 1, "objects": new})
     links = [relation(1, 2, "near", 1)]
     content["relationships.json"].insert(0, {"image_id": 1, "relationships": links * 2})
@@ -120,7 +120,7 @@ def test_a_missing_value_is_refused_by_its_place(tmp_path, content, key):
 
 
 def test_more_objects_than_patch_ids_have_room_for_are_refused(tmp_path, content):
-    content["objects.json"][0]["objects"] = [thing(1, p, "tree") for p in range(65_537)]
+    content["objects.json"][0]["objects"] = [listed_object(1, p, "tree") for p in range(65_537)]
     assert "photo 1, entry 0, objects: Expected array of length <= 65536" in refusal(
         tmp_path, content
     )

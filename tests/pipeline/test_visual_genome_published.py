@@ -1,4 +1,4 @@
-"""The reader answers as the published rules do, told once more here as plainly as possible."""
+"""The reader answers as the published rules do, written once more here as plainly as possible."""
 
 import json
 import random
@@ -60,7 +60,9 @@ class Files:
             side = pick.choice([199, 200, 200, 201, 480, 480, 640])
             url = f"https://example.org/data/VG_100K/{image_id}.jpg"
             self.image_data.append({"image_id": image_id, "width": side, "height": 300, "url": url})
-        objects = [self.thing() for _ in range(pick.choice([2, 3, 4, 5, 8, 12, 20, 31, 40]))]
+        objects = [
+            self.listed_object() for _ in range(pick.choice([2, 3, 4, 5, 8, 12, 20, 31, 40]))
+        ]
         if len(objects) > 3 and pick.random() < 0.3:
             objects[-1]["object_id"] = objects[pick.randrange(3)]["object_id"]
         self.objects.append({"image_id": image_id, "objects": objects})
@@ -70,7 +72,7 @@ class Files:
         described = [self.described(number) for number in pick.choices(ids, k=len(ids))]
         self.attributes.append({"image_id": image_id, "attributes": described})
 
-    def thing(self):
+    def listed_object(self):
         self.next_object += 1
         width, height = (self.random.choice([31, 32, 32, 33, 80]) for _ in "wh")
         num_names = self.random.choice([0, 1, 1, 1, 2, 3])
@@ -147,9 +149,9 @@ class Published:
     def frequent_names(self, files):
         counts = Counter()
         for objects in self.train(self.objects):
-            for thing in objects:
+            for object_ in objects:
                 names = []
-                for name in thing["names"]:
+                for name in object_["names"]:
                     name = self.alias.get(name, name)
                     if name not in names:
                         names.append(name)
@@ -160,21 +162,21 @@ class Published:
     def frequent_attributes(self):
         counts = Counter()
         for objects in self.train(self.attributes):
-            for thing in objects:
-                counts.update(set(thing.get("attributes", [])))
+            for object_ in objects:
+                counts.update(set(object_.get("attributes", [])))
         self.attribute_counts = counts
         return {a for a, count in counts.items() if count >= self.rules.min_attribute_count}
 
     def table_of_objects(self):
         table = {}
         for objects in self.objects.values():
-            for thing in objects:
-                known = [self.alias.get(n, n) for n in thing["names"]]
+            for object_ in objects:
+                known = [self.alias.get(n, n) for n in object_["names"]]
                 known = [n for n in known if n in self.names]
                 least = self.rules.min_box_px
-                if known and thing["w"] >= least and thing["h"] >= least:
-                    box = tuple(thing[side] for side in "xywh")
-                    table[thing["object_id"]] = (known[0], box)
+                if known and object_["w"] >= least and object_["h"] >= least:
+                    box = tuple(object_[side] for side in "xywh")
+                    table[object_["object_id"]] = (known[0], box)
         return table
 
     def frequent_predicates(self):
@@ -201,11 +203,11 @@ class Published:
         order = sorted(self.split_of, key=lambda n: (splits.index(self.split_of[n]), n))
         for number in order:
             objects, position = [], {}
-            for place, thing in enumerate(self.objects.get(number, [])):
-                if thing["object_id"] in self.table:
-                    position[thing["object_id"]] = place
-                    name, box = self.table[thing["object_id"]]
-                    objects.append((place, name, box, self.attributes_of(number, thing)))
+            for place, object_ in enumerate(self.objects.get(number, [])):
+                if object_["object_id"] in self.table:
+                    position[object_["object_id"]] = place
+                    name, box = self.table[object_["object_id"]]
+                    objects.append((place, name, box, self.attributes_of(number, object_)))
             relations = [
                 (position[s], relation["predicate"], position[o])
                 for relation in self.relationships.get(number, [])
@@ -217,10 +219,10 @@ class Published:
                 passed[self.split_of[number], number] = objects, relations
         return passed
 
-    def attributes_of(self, number, thing):
+    def attributes_of(self, number, object_):
         found = []
         for described in self.attributes.get(number, []):
-            if described["object_id"] == thing["object_id"]:
+            if described["object_id"] == object_["object_id"]:
                 found = described.get("attributes", [])
         return tuple([a for a in found if a in self.attribute_names][:30])
 

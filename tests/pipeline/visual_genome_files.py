@@ -16,7 +16,7 @@ def box(place: int) -> dict[str, int]:
     return {"x": 10 * place, "y": 5, "w": 40 + place, "h": 50}
 
 
-def thing(image_id: int, place: int, name: str, **more: Any) -> dict[str, Any]:
+def listed_object(image_id: int, place: int, name: str, **more: Any) -> dict[str, Any]:
     number = 1000 * image_id + place
     return {"object_id": number, "names": [name], "merged_object_ids": [], **box(place), **more}
 
@@ -41,7 +41,8 @@ def files() -> dict[str, Any]:
     return {
         "image_data.json": [photo(i) for i in ids],
         "objects.json": [
-            {"image_id": i, "objects": [thing(i, p, n) for p, n in enumerate(NAMES)]} for i in ids
+            {"image_id": i, "objects": [listed_object(i, p, n) for p, n in enumerate(NAMES)]}
+            for i in ids
         ],
         "relationships.json": [
             {"image_id": i, "relationships": [relation(i, 0, "near", 1)]} for i in ids

@@ -116,8 +116,18 @@ def test_a_probe_that_cannot_be_found_is_an_error_and_no_proof(note, shard, monk
 @pytest.mark.parametrize(
     ("code", "ending"),
     [
-        ("raise ImportError('libturbo is gone')", "exit code 1: ImportError: libturbo is gone"),
-        ("import os; os.abort()", "SIGABRT: it printed nothing"),
+        (
+            "raise ImportError('libturbo is gone')",
+            r"does not start \(exit code 1: ImportError: libturbo is gone\); mend that",
+        ),
+        (
+            "import os; os.abort()",
+            r"was killed before its first photo \(SIGABRT: it printed nothing\); ",
+        ),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            r"\(SIGKILL: it printed nothing\); SIGKILL mostly means too little memory",
+        ),
     ],
 )
 def test_a_probe_that_cannot_import_its_packages_is_an_error(note, shard, tmp_path, code, ending):
@@ -133,4 +143,23 @@ def test_a_probe_that_is_stopped_from_outside_proves_nothing(note, shard, tmp_pa
     note.parent.mkdir()
     note.write_text("4")
     (tmp_path / "code/sitecustomize.py").write_text("import os; os.kill(os.getpid(), 15)")
+    assert crashing_photos(note, *shard) == ()
+
+
+@pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), 9)"])
+def test_a_proof_is_kept_where_later_probes_do_not_start(note, shard, tmp_path, end):
+    note.parent.mkdir()
+    note.write_text("4")
+    started = tmp_path / "started"
+    code = f"import os, pathlib\nstarted = pathlib.Path({str(started)!r})\n"
+    code += f"if started.exists():\n    {end}\nstarted.touch()\n"
+    (tmp_path / "code/sitecustomize.py").write_text(code + CRASHER)
+    assert crashing_photos(note, *shard) == (CrashingPhoto(4, "4.jpg", "SIGKILL"),)
+
+
+def test_a_probe_that_begins_and_then_exits_with_an_error_proves_nothing(note, shard, tmp_path):
+    note.parent.mkdir()
+    note.write_text("4")
+    exits = CRASHER.replace("os.kill(os.getpid(), getattr(signal, name))", "os._exit(3)")
+    (tmp_path / "code/sitecustomize.py").write_text(exits)
     assert crashing_photos(note, *shard) == ()

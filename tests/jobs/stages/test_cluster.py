@@ -154,7 +154,7 @@ def test_results_come_from_workers_of_any_machine(machines):
     assert sorted(on(machines, abs, range(-20, 0))) == list(range(1, 21))
 
 
-def test_a_file_that_a_worker_cannot_have_is_told_with_number_name_and_host(machines, tmp_path):
+def test_a_file_that_a_worker_cannot_have_is_reported_with_number_name_and_host(machines, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         list(on(machines, Path.read_bytes, [tmp_path / "nothing"]))
     assert caught.value.errno == errno.ENOENT
@@ -178,12 +178,12 @@ def test_workers_that_have_another_version_of_the_project_are_refused(machines, 
         list(on(machines, abs, [1]))
 
 
-def test_workers_that_cannot_import_the_project_are_told_how(machines, monkeypatch):
-    stranger = type("Task", (), {"__module__": "nowhere_to_be_found"})
+def test_workers_that_cannot_import_the_project_are_refused_with_what_to_do(machines, monkeypatch):
+    not_importable = type("Task", (), {"__module__": "nowhere_to_be_found"})
     monkeypatch.setitem(sys.modules, "nowhere_to_be_found", sys)
-    monkeypatch.setattr(sys, "Task", stranger, raising=False)
+    monkeypatch.setattr(sys, "Task", not_importable, raising=False)
     with pytest.raises(UserError, match=f"cannot import this project .*PYTHONPATH={ROOT}"):
-        list(on(machines, repr, [stranger()]))
+        list(on(machines, repr, [not_importable()]))
 
 
 def shards(data, out):

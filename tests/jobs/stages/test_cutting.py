@@ -22,8 +22,8 @@ BOXES = ((0, 0, 20, 20), (10, 5, 30, 25), (0, 16, 48, 16))
 
 def annotated(image_id: int, boxes=BOXES, size=(W, H)) -> AnnotatedPhoto:
     photo = Photo(image_id, f"photos/{image_id}.jpg", *size, "train", "CC BY", "https://e.org")
-    things = tuple(AnnotatedObject(i, "cat", tuple(box), None) for i, box in enumerate(boxes))
-    return AnnotatedPhoto(photo, things)
+    objects = tuple(AnnotatedObject(i, "cat", tuple(box), None) for i, box in enumerate(boxes))
+    return AnnotatedPhoto(photo, objects)
 
 
 def write_photo(folder: Path, image_id: int) -> Path:

@@ -1,0 +1,44 @@
+from dataclasses import replace
+
+import pytest
+
+from bank.recipe import BankSettings, complete_recipe, recipe_of
+from pipeline.coco.reader import CocoRules
+from pipeline.datasets import DatasetRules
+
+SETTINGS = (
+    BankSettings(dataset="coco"),
+    BankSettings(dataset="vg"),
+    BankSettings(dataset="toy"),
+    BankSettings(dataset="toy", toy_format="vg"),
+)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_what_a_recipe_lacks_has_its_default(settings):
+    recipe = recipe_of(settings)
+    always = {name: recipe[name] for name in ("dataset", "toy_format") if name in recipe}
+    assert complete_recipe(always) == recipe
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_what_a_recipe_has_stays(settings):
+    recipe = recipe_of(replace(settings, resizer="pillow", limit=7, encoder_steps=3), [5, 9])
+    assert recipe["quarantine"] == [5, 9]
+    assert complete_recipe(recipe) == recipe
+
+
+def test_rules_that_were_asked_for_are_in_the_recipe():
+    rules = DatasetRules(coco=CocoRules(edition="deprecated-40k"))
+    recipe = recipe_of(BankSettings(dataset="coco", rules=rules))
+    assert recipe["edition"] == "deprecated-40k"
+    assert recipe["seed"] == 0
+    assert {"rules", "toy_format", "quarantine"}.isdisjoint(recipe)
+
+
+@pytest.mark.parametrize("recipe", [{}, {"dataset": "ade"}, {"dataset": "toy", "toy_format": "x"}])
+def test_the_rules_of_an_unknown_dataset_are_not_made_up(recipe):
+    complete = complete_recipe(recipe)
+    assert complete.get("dataset") == recipe.get("dataset")
+    assert complete["cooccurrence"] == "train"
+    assert "edition" not in complete
