@@ -16,7 +16,7 @@ from bank.exact_search import PADDING
 from bank.index import Indexes
 from bank.manifest import Manifest, check_sizes, check_small, read_manifest
 from bank.shards import rows_of
-from bank.table import read_vectors
+from bank.table import column, read_vectors
 from pipeline.pack import SceneSample
 from pipeline.scene import Split, Vocabulary
 
@@ -101,6 +101,17 @@ class Bank:
         Patches of one photo lie close.
         """
         return self._vectors(self._cooccurrence, ids)
+
+    def crops(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Where patches (...) were cut from: photo (...), box (..., 4); for padding -1 and zeros.
+
+        A photo is the least image id that has its file, so one file under two ids is one photo.
+        """
+        known = ids >= 0
+        rows = self.rows(np.where(known, ids, self.patch_ids[0]))
+        corners = [column(self.table, name)[rows] for name in ("x0", "y0", "x1", "y1")]
+        boxes = np.where(known[..., None], np.stack(corners, axis=-1), 0).astype(np.float32)
+        return np.where(known, self.contents.photos_of_patches[rows], -1), boxes
 
     def candidates(self, ids: NDArray[np.int64], k: int | None = None) -> Candidates:
         """The stored candidates (O, K) of the bank's own patches (O,), or the first k of them."""

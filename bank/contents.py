@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bank.errors import BankError
@@ -16,6 +18,7 @@ from bank.shards import PatchStore
 from bank.table import (
     MEMBERS,
     PATCHES,
+    PHOTOS,
     SCENE_CONTENT,
     SCENES,
     codes,
@@ -113,6 +116,23 @@ class Contents:
         first = np.searchsorted(self.patch_ids, image_ids << 16)
         last = np.searchsorted(self.patch_ids, (image_ids + 1) << 16)
         return [self.patch_ids[a:b] for a, b in zip(first, last, strict=True)]
+
+    @cached_property
+    def photos_of_patches(self) -> NDArray[np.int64]:
+        """(B,) for each patch the least image id whose photo is the same file (SHA-256)."""
+        images = image_of(self.patch_ids)
+        path = self.folder / "photos.arrow"
+        if not path.is_file():  # banks of earlier versions
+            return images
+        photos = read_table(path, PHOTOS.names)
+        photos = photos.filter(pc.is_valid(photos["sha256"])).sort_by("image_id").combine_chunks()
+        ids = column(photos, "image_id")
+        digests = digest_column(photos, "sha256")
+        _, first, group = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+        least = ids[first][group.ravel()]  # ids rise, so the first of equal files has the least
+        rows = np.searchsorted(ids, images)
+        known = ids.take(rows, mode="clip") == images
+        return np.where(known, least.take(rows, mode="clip"), images)
 
     def shards_of_images(self, image_ids: NDArray[np.int64]) -> NDArray[np.str_]:
         """The name of the shard that holds each photo's patches and scene."""

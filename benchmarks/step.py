@@ -19,6 +19,7 @@ from model.batch import CandidateBatch, SceneBatch
 from model.config import RetrieveGANConfig
 from model.graph.network import graph_tensors
 from model.recipes import demo
+from model.retrieval.crops import Crops
 from model.retrievegan.trainer import RetrieveGANTrainer
 from pipeline.memory import keep_freed_memory
 from pipeline.options import option, run
@@ -51,11 +52,13 @@ def random_batch(config: RetrieveGANConfig, vocabulary: Vocabulary) -> SceneBatc
         torch.arange(total),
         bytes_of(total, 64, 64, 3),
         torch.rand(total, 64),
+        Crops(torch.arange(total), torch.rand(total, 4)),
         CandidateBatch(
             torch.zeros(total, k, dtype=torch.long),
             bytes_of(total, k, 64, 64, 3),
             torch.ones(total, k, dtype=torch.bool),
             torch.rand(total, k, 64),
+            Crops(torch.arange(total * k).reshape(total, k), torch.rand(total, k, 4)),
         ),
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from bank.bank import Bank
 from bank.candidates import Candidates
 from model.graph.network import GraphBatch, graph_tensors
+from model.retrieval.crops import Crops
 from pipeline.pack import SceneSample
 from pipeline.scene import MASK_SIZE
 
@@ -25,6 +26,7 @@ class CandidateBatch(NamedTuple):
     patches: Tensor  # (O, K, P, P, 3) uint8
     valid: Tensor  # (O, K) True where the candidate may be selected
     cooccurrence: Tensor  # (O, K, F) stored F_occur vectors
+    crops: Crops  # (O, K)
 
     def to(self, device: torch.device) -> "CandidateBatch":
         return moved(self, device)
@@ -40,6 +42,7 @@ class SceneBatch(NamedTuple):
     patch_ids: Tensor  # (O,)
     true_patches: Tensor  # (O, P, P, 3) uint8
     true_cooccurrence: Tensor  # (O, F)
+    true_crops: Crops  # (O,)
     candidates: CandidateBatch
 
     def to(self, device: torch.device) -> "SceneBatch":
@@ -81,7 +84,13 @@ def candidate_batch(bank: Bank, candidates: Candidates) -> CandidateBatch:
         torch.from_numpy(bank.patches(candidates.ids)),
         torch.from_numpy(selectable(bank, candidates)),
         torch.from_numpy(bank.cooccurrence(candidates.ids)),
+        crops_of(bank, candidates.ids),
     )
+
+
+def crops_of(bank: Bank, ids: NDArray[np.int64]) -> Crops:
+    """Where patches (...) were cut from; photo -1 for padding."""
+    return Crops(*(torch.from_numpy(part) for part in bank.crops(ids)))
 
 
 def with_truth(batch: SceneBatch) -> CandidateBatch:
@@ -92,6 +101,12 @@ def with_truth(batch: SceneBatch) -> CandidateBatch:
         torch.cat([candidates.patches, batch.true_patches[:, None]], 1),
         torch.cat([candidates.valid, torch.ones_like(candidates.valid[:, :1])], 1),
         torch.cat([candidates.cooccurrence, batch.true_cooccurrence[:, None]], 1),
+        Crops(
+            *(
+                torch.cat([of_candidates, of_truth[:, None]], 1)
+                for of_candidates, of_truth in zip(candidates.crops, batch.true_crops, strict=True)
+            )
+        ),
     )
 
 
@@ -107,6 +122,7 @@ def scene_batch(bank: Bank, image_ids: Iterable[int], k: int) -> SceneBatch:
         torch.from_numpy(patch_ids),
         torch.from_numpy(bank.patches(patch_ids)),
         torch.from_numpy(bank.cooccurrence(patch_ids)),
+        crops_of(bank, patch_ids),
         candidate_batch(bank, bank.candidates(patch_ids, k)),
     )
 

@@ -42,6 +42,7 @@ class RetrievalConfig:
     temperature: float = 1.0  # at 1, L_gt trains the very distribution that Gumbel noise draws from
     relaxation: Relaxation = "straight-through"
     start: Start = "random"
+    same_patch_allowed: bool = False  # two objects of a scene may be given one crop, as by eq. 2
     gt_in_candidates: bool = False  # the generation pass may select the true patch, as in the paper
 
     def __post_init__(self) -> None:

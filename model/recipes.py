@@ -26,7 +26,7 @@ from model.sg2im.trainer import Sg2ImTrainer
 
 def paper() -> RetrieveGANConfig:
     """The paper's sizes where it speaks, choices of ours where it is silent (README)."""
-    return RetrieveGANConfig()
+    return RetrieveGANConfig(retrieval=RetrievalConfig(same_patch_allowed=True))
 
 
 def demo() -> RetrieveGANConfig:

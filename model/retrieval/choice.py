@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from model.config import RetrievalConfig, Start
 from model.padding import Padding
+from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrieval.greedy import (
     Selection,
     medoid_start,
@@ -21,11 +22,11 @@ NEAREST = 3  # in training `predefined` draws one of this many nearest, as Paste
 
 
 class ChoiceDraws(NamedTuple):
-    """What `choose` needs besides features. Where nothing is learned, the drawn candidates."""
+    """What is random in the choice of a batch's patches."""
 
     noise: Tensor | None = None  # (O, K) Gumbel noise; None: off, or nothing is learned
     start: Tensor | None = None  # (N,) the slot drawn among an image's M * K candidates
-    selected: Tensor | None = None  # (O,) the candidate itself, where nothing is learned
+    rank: Tensor | None = None  # (O,) in [0, 1), which open candidate, where nothing is learned
 
 
 class TruthDraws(NamedTuple):
@@ -48,7 +49,8 @@ def draw_choice(
     noise  off: no Gumbel noise, and `predefined` takes the nearest
     """
     if rule.mode != "learned":
-        return ChoiceDraws(selected=_draw_selected(rule, valid, generator, noise=noise))
+        draws = rule.mode == "random" or noise
+        return ChoiceDraws(rank=torch.rand(len(valid), generator=generator) if draws else None)
     drawn = gumbel(tuple(valid.shape), generator) if noise else None
     start = draw_start(valid, padding, generator) if is_drawn(rule.start) else None
     return ChoiceDraws(noise=drawn, start=start)
@@ -79,28 +81,29 @@ def choose(
     valid: Tensor,
     padding: Padding,
     draws: ChoiceDraws,
+    crops: Crops,
 ) -> Selection:
     """One patch per object, by the run's rule.
 
     features  (O, K, E)  E_p of the candidates; None unless retrieval is learned
     valid     (O, K)
+    crops     (O, K)     of the candidates
     """
     if rule.mode != "learned":
-        assert draws.selected is not None
-        weights = F.one_hot(draws.selected, valid.shape[1]).float()
-        return Selection(weights, draws.selected, torch.zeros_like(draws.selected))
+        return _in_graph_order(rule, valid, padding, draws, crops)
     assert features is not None
+    unlike = None if rule.same_patch_allowed else crops
     if rule.start == "best":
         return retrieve_best(
-            features, valid, padding,
-            noise=draws.noise, temperature=rule.temperature, relaxation=rule.relaxation,
+            features, valid, padding, noise=draws.noise, temperature=rule.temperature,
+            relaxation=rule.relaxation, crops=unlike,
         )  # fmt: skip
     query = start_feature(
         features, padding, start_slot(rule.start, features, valid, padding, draws)
     )
     return retrieve(
-        features, valid, padding, query,
-        noise=draws.noise, temperature=rule.temperature, relaxation=rule.relaxation,
+        features, valid, padding, query, noise=draws.noise, temperature=rule.temperature,
+        relaxation=rule.relaxation, crops=unlike,
     )  # fmt: skip
 
 
@@ -126,11 +129,31 @@ def noise_by_default(rule: RetrievalConfig) -> bool:
     return rule.mode == "learned" and rule.start == "medoid"
 
 
-def _draw_selected(
-    rule: RetrievalConfig, valid: Tensor, generator: torch.Generator | None, *, noise: bool
-) -> Tensor:
-    """(O,) any candidate for `random`; for `predefined` the nearest, or one of three nearest."""
-    weights = valid.float().cpu()
-    if rule.mode == "predefined":
-        weights[:, NEAREST if noise else 1 :] = 0
-    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+def _in_graph_order(
+    rule: RetrievalConfig, valid: Tensor, padding: Padding, draws: ChoiceDraws, crops: Crops
+) -> Selection:
+    """Any open candidate for `random`; for `predefined` the nearest, or one of three nearest. Each
+    image's objects choose one after the other, in the order of the graph."""
+    allowed = padding.pad(valid)  # (N, M, K)
+    ranks = torch.zeros(len(valid), device=valid.device) if draws.rank is None else draws.rank
+    padded_ranks = padding.pad(ranks)
+    photo, box = (padding.pad(part) for part in crops)
+    taken = torch.zeros_like(allowed)
+    selected = torch.zeros(allowed.shape[:2], dtype=torch.long, device=valid.device)
+    every_image = torch.arange(padding.num_images, device=valid.device)
+    for place in range(allowed.shape[1]):
+        free = open_slots(allowed[:, place], taken[:, place])  # (N, K)
+        among = free.sum(-1)
+        if rule.mode == "predefined":
+            among = among.clamp_max(NEAREST)
+        nth = (padded_ranks[:, place] * among).long()  # of the open ones, nearest first
+        slot = (free & (free.cumsum(-1) == nth[:, None] + 1)).int().argmax(-1)
+        selected[:, place] = slot
+        if not rule.same_patch_allowed:
+            crop = Crops(photo[every_image, place, slot], box[every_image, place, slot])
+            of_slots = Crops(crop.photo[:, None, None], crop.box[:, None, None])
+            same = same_crop(of_slots, Crops(photo, box))
+            taken = taken | (same & padding.present[:, place, None, None])
+    index = padding.unpad(selected)
+    weights = F.one_hot(index, valid.shape[1]).float()
+    return Selection(weights, index, torch.zeros_like(index))

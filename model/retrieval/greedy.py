@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from model.config import Relaxation
 from model.padding import Padding, padding_of
+from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrieval.relaxation import log_exclusion, one_hot_of_largest, straight_through
 
 MASKED = -1e30  # the logit of what may not be chosen; finite, so that no row gives NaN
@@ -41,6 +42,7 @@ def retrieve(
     noise: Tensor | None,
     temperature: float,
     relaxation: Relaxation = "straight-through",
+    crops: Crops | None = None,
 ) -> Selection:
     """Assign one candidate to every object, the most compatible first (eqs. 1 and 2, Fig. 2b).
 
@@ -48,9 +50,14 @@ def retrieve(
     valid     (O, K)     False where the padding is; True at least once per object
     query     (N, E)     where each image starts
     noise     (O, K)     Gumbel noise, one value per candidate kept over the steps; None for none
+    crops     (O, K)     of the candidates: once one is selected, all slots of its image that show
+                         the same crop are closed, unless an object has no other. None: eq. 2 as it
+                         is, by which a scene can be given the same patch twice
     """
     padded = padding.pad(features.float())  # (N, M, K, E)
     allowed = padding.pad(valid)  # (N, M, K)
+    taken = torch.zeros_like(allowed)
+    padded_crops = None if crops is None else Crops(*(padding.pad(part) for part in crops))
     images, places, k = allowed.shape
     bias = padding.pad(noise) if noise is not None else torch.zeros_like(padded[..., 0])
     unassigned = padding.present  # (N, M) the hard mask
@@ -63,7 +70,8 @@ def retrieve(
     for step in range(places):
         active = unassigned.any(1)
         logits = bias - distances(query, padded)
-        logits = logits.masked_fill(~(allowed & unassigned[:, :, None]), MASKED)
+        closed = ~(open_slots(allowed, taken) & unassigned[:, :, None])
+        logits = logits.masked_fill(closed, MASKED)
         flat = logits.flatten(1)
         probabilities = torch.softmax(flat / temperature, dim=-1).view_as(logits)
         winner = flat.argmax(-1) // k  # (N,) the object assigned at this step
@@ -79,6 +87,10 @@ def retrieve(
         feature_sum = feature_sum + active[:, None] * feature
         query = feature_sum / (step + 1)
         bias = bias + log_exclusion(probabilities)
+        if padded_crops is not None:
+            winner_slot = (every_image, winner, own.argmax(-1))
+            crop = Crops(*(part[winner_slot][:, None, None] for part in padded_crops))
+            taken = taken | (same_crop(crop, padded_crops) & active[:, None, None])
         unassigned = unassigned & ~assigned
     return Selection(padding.unpad(weights), padding.unpad(selected), padding.unpad(steps))
 
@@ -112,6 +124,7 @@ def retrieve_best(
     noise: Tensor | None,
     temperature: float,
     relaxation: Relaxation = "straight-through",
+    crops: Crops | None = None,
 ) -> Selection:
     """`retrieve` from every candidate as the start; each image's set with the smallest summed
     distance is kept."""
@@ -127,6 +140,9 @@ def retrieve_best(
             own.repeat(trials, 1, 1), allowed.repeat(trials, 1), all_trials, starts,
             noise=None if noise is None else noise[members].repeat(trials, 1),
             temperature=temperature, relaxation=relaxation,
+            crops=None if crops is None else Crops(
+                crops.photo[members].repeat(trials, 1), crops.box[members].repeat(trials, 1, 1)
+            ),
         )  # fmt: skip
         chosen = torch.einsum("ok,oke->oe", selection.weights, own.repeat(trials, 1, 1))
         tightest = trial == summed_distances(chosen, all_trials).argmin()

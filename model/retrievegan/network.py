@@ -93,7 +93,9 @@ class RetrieveGAN(nn.Module):
             )
             if rule.gt_in_candidates:
                 candidates, features = joined, joined_features
-        selection = choose(rule, features, candidates.valid, padding, draws.choice)
+        selection = choose(
+            rule, features, candidates.valid, padding, draws.choice, candidates.crops
+        )
         if features is not None:
             cooccurrence = torch.einsum("ok,okf->of", selection.weights, candidates.cooccurrence)
 

@@ -14,12 +14,13 @@ from bank.bank import Bank
 from bank.candidates import Candidates
 from bank.exact_search import PADDING
 from model import checkpoint
-from model.batch import candidate_batch, moved
+from model.batch import candidate_batch, crops_of, moved
 from model.config import RetrievalConfig, RetrievalMode, RetrieveGANConfig
 from model.graph.frozen_encoder import embed_graphs
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
 from model.pixels import to_float, to_uint8
 from model.retrieval.choice import choose, draw_choice, noise_by_default
+from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrievegan.network import RetrieveGAN, padding_of_graph
 from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph, image_of
@@ -117,7 +118,8 @@ class RetrieveGANRun:
         batch, padding = batch.to(self.device), moved(padding, self.device)
         with torch.no_grad():
             features = self.model.embed(batch.patches) if learned else None
-            selection = choose(rule, features, batch.valid, padding, moved(draws, self.device))
+            draws = moved(draws, self.device)
+            selection = choose(rule, features, batch.valid, padding, draws, batch.crops)
         rows, slots = np.arange(len(graph.objects)), selection.selected.cpu().numpy()
         patch_ids = candidates.ids[rows, slots]
         return RetrievedPatches(
@@ -173,8 +175,8 @@ class RetrieveGANRun:
         return graph_tensors([pair], self.bank.vocabulary)
 
     def _rule(self, mode: RetrievalMode | None) -> RetrievalConfig:
-        """The run's rule of choosing, or another mode of it."""
-        rule = self.model.config.retrieval
+        """The run's rule of choosing, or another mode of it; no crop is chosen twice in a scene."""
+        rule = replace(self.model.config.retrieval, same_patch_allowed=False)
         if mode is None or mode == rule.mode:
             return rule
         if mode == "learned":
@@ -215,6 +217,7 @@ class RetrieveGANRun:
             candidates.valid[o], candidates.valid[o, 0] = False, True
             category = self.bank.credits([patch])[0]["category"]
             candidates.fallback[o] = category != graph.objects[o]
+        self._close_pinned(candidates, pin)
         empty = np.flatnonzero(~candidates.valid.any(1))
         if len(empty):
             o = int(empty[0])
@@ -223,6 +226,16 @@ class RetrieveGANRun:
                 f"banned and {len(exclude_images)} photos excluded; ban or exclude fewer"
             )
         return candidates
+
+    def _close_pinned(self, candidates: Candidates, pin: Mapping[int, int]) -> None:
+        """The crop of a pinned patch is for its object alone, unless another has nothing else."""
+        crops = crops_of(self.bank, candidates.ids)
+        for o in pin:
+            pinned = Crops(*(part[o, :1] for part in crops))
+            for other in set(range(len(candidates.ids))) - set(pin):
+                taken = same_crop(pinned, Crops(*(part[other] for part in crops)))
+                valid = torch.from_numpy(candidates.valid[other])
+                candidates.valid[other] = open_slots(valid, taken).numpy()
 
     def _check_pins(
         self,

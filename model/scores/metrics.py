@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from model.config import Start
 from model.padding import Padding
 from model.retrieval.choice import ChoiceDraws, draw_order, draw_start, is_drawn, start_slot
+from model.retrieval.crops import Crops
 from model.retrieval.greedy import (
     Selection,
     add_truth,
@@ -174,6 +175,7 @@ def oracle_choice(
     num_styles: int,
     start: Start,
     features: Tensor,
+    crops: Crops | None = None,
 ) -> Selection:
     """The greedy retrieval with the true styles as features: the choice of a perfect E_p.
 
@@ -181,28 +183,19 @@ def oracle_choice(
     valid     (O, K)
     features  (O, K, E)  the run's E_p: a start that follows from features is found by these
 
+    crops     (O, K)     as for `retrieve`; None: the same patch twice is allowed
+
     A random start is the one that a run's own choice without noise draws from a generator in the
     same state. Ties between candidates are broken evenly.
     """
     one_hot = F.one_hot(styles.clamp_min(0), num_styles).float() * STYLE_DISTANCE
     if start == "best":
-        return retrieve_best(one_hot, valid, padding, noise=None, temperature=1.0)
+        return retrieve_best(one_hot, valid, padding, noise=None, temperature=1.0, crops=crops)
     drawn = draw_start(valid, padding, generator).to(valid.device) if is_drawn(start) else None
     slot = start_slot(start, features, valid, padding, ChoiceDraws(start=drawn))
     query = start_feature(one_hot, padding, slot)
     tie_breaks = torch.rand(valid.shape, generator=generator).to(valid.device)
-    return retrieve(one_hot, valid, padding, query, noise=tie_breaks, temperature=1.0)
-
-
-def predefined_choice(valid: Tensor) -> Tensor:
-    """The nearest in the bank's features: valid (O, K) -> (O,)."""
-    return valid.int().argmax(-1)
-
-
-def random_choice(valid: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Any candidate, evenly: valid (O, K) -> (O,)."""
-    drawn = torch.multinomial(valid.float().cpu(), 1, generator=generator)[:, 0]
-    return drawn.to(valid.device)
+    return retrieve(one_hot, valid, padding, query, noise=tie_breaks, temperature=1.0, crops=crops)
 
 
 def sum_by_scene(scores: Tensor, weights: Tensor, image: Tensor, num_images: int) -> SceneSums:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from bank.bank import Bank
 from bank.table import column
-from model.batch import moved, selectable
+from model.batch import crops_of, moved, selectable
 from model.config import RetrievalConfig
 from model.padding import Padding, padding_of
 from model.retrieval.choice import choose, draw_choice
+from model.retrieval.crops import Crops
 from model.retrievegan.network import RetrieveGAN
 from model.scores import metrics
 from model.scores.metrics import PatchStyles, SceneSums
@@ -35,6 +36,7 @@ class Scenes(NamedTuple):
     padding: Padding
     candidates: Tensor  # (O, K) ids, -1 where the padding is
     valid: Tensor  # (O, K)
+    crops: Crops  # (O, K)
 
     @property
     def num_images(self) -> int:
@@ -90,6 +92,7 @@ def _scenes(bank: Bank, image_ids: NDArray[np.int64], k: int, device: torch.devi
         padding_of(image, len(samples)),
         torch.from_numpy(candidates.ids),
         torch.from_numpy(selectable(bank, candidates)).to(device),
+        moved(crops_of(bank, candidates.ids), device),
     )
 
 
@@ -219,23 +222,24 @@ def selection_methods(
     learned = replace(rule, mode="learned")
     own = embeddings.get("trained")
     if own is not None:
-        methods["learned"] = _by_embedding(learned, own, noise=False)
-        methods["learned, noise on"] = _by_embedding(learned, own, noise=True)
-    methods["untrained"] = _by_embedding(learned, embeddings["untrained"], noise=False)
-    methods["predefined"] = lambda scenes, _: metrics.predefined_choice(scenes.valid)
-    methods["random"] = lambda scenes, generator: metrics.random_choice(scenes.valid, generator)
+        methods["learned"] = _by_rule(learned, own, noise=False)
+        methods["learned, noise on"] = _by_rule(learned, own, noise=True)
+    methods["untrained"] = _by_rule(learned, embeddings["untrained"], noise=False)
+    for mode in ("predefined", "random"):
+        methods[mode] = _by_rule(replace(rule, mode=mode), None, noise=False)
     methods["start-conditioned oracle"] = _by_style(
         rule, bank, styles, own or embeddings["untrained"]
     )
     return methods
 
 
-def _by_embedding(rule: RetrievalConfig, features: Features, *, noise: bool) -> SelectionMethod:
+def _by_rule(rule: RetrievalConfig, features: Features | None, *, noise: bool) -> SelectionMethod:
     def select(scenes: Scenes, generator: torch.Generator) -> Tensor:
         draws = draw_choice(rule, scenes.valid, scenes.padding, generator, noise=noise)
-        embedded = features(scenes.candidates)
+        device = scenes.valid.device
+        embedded = None if features is None else features(scenes.candidates)
         return choose(
-            rule, embedded, scenes.valid, scenes.padding, moved(draws, scenes.valid.device)
+            rule, embedded, scenes.valid, scenes.padding, moved(draws, device), scenes.crops
         ).selected
 
     return select
@@ -254,6 +258,7 @@ def _by_style(
             num_styles=int(styles.max()) + 1,
             start=rule.start,
             features=features(scenes.candidates),
+            crops=None if rule.same_patch_allowed else scenes.crops,
         ).selected
 
     return select

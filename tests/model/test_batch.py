@@ -8,6 +8,7 @@ import torch
 from bank.candidates import Candidates
 from model.batch import CandidateBatch, ImageBatch, SceneBatch, selectable
 from model.graph.network import GraphBatch
+from model.retrieval.crops import Crops
 
 
 def found() -> Candidates:
@@ -33,12 +34,13 @@ def test_a_bank_built_over_all_categories_offers_all():
 
 def test_every_batch_moves_with_all_its_tensors_and_keeps_its_type():
     part = torch.zeros(2)
-    candidates = CandidateBatch(part, part, part, part)
+    crops = Crops(part, part)
+    candidates = CandidateBatch(part, part, part, part, crops)
     graph = GraphBatch(part, part, part)
     meta = torch.device("meta")
     for batch in (
         candidates,
-        SceneBatch(part, part, graph, part, part, part, part, candidates),
+        SceneBatch(part, part, graph, part, part, part, part, crops, candidates),
         ImageBatch(part, graph, part, None),
     ):
         there = batch.to(meta)

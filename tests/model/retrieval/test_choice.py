@@ -6,19 +6,20 @@ import torch
 from model.config import RetrievalConfig
 from model.padding import padding_of
 from model.retrieval.choice import (
-    ChoiceDraws,
     choose,
     draw_choice,
     draw_order,
     draw_start,
     draw_truth,
 )
+from model.retrieval.crops import Crops
 from model.retrieval.greedy import medoid_start, retrieve, retrieve_best, start_feature
 
 N, O, K, E = 2, 5, 4, 3
 PADDING = padding_of(torch.tensor([0, 0, 0, 1, 1]), N)
 VALID = torch.ones(O, K, dtype=torch.bool)
 VALID[1, 3] = VALID[4, 0] = VALID[4, 3] = False
+CROPS = Crops(torch.arange(O * K).reshape(O, K), torch.tensor([0.0, 0, 1, 1]).expand(O, K, 4))
 
 
 def generator(seed):
@@ -38,7 +39,7 @@ def test_learned_retrieval_draws_gumbel_noise_per_candidate_and_a_start():
     assert noises.shape == (500, O, K)
     assert noises.mean() == pytest.approx(0.5772, abs=0.05)  # Euler's constant
     assert noises.var() == pytest.approx(torch.pi**2 / 6, abs=0.1)
-    assert draws_of(rule(), 0).selected is None
+    assert draws_of(rule(), 0).rank is None
     assert draws_of(rule(), 0, noise=False).noise is None
     assert draws_of(rule(), 0, noise=False).start is not None
 
@@ -75,51 +76,48 @@ def test_the_true_patch_comes_to_every_slot_and_every_object_is_the_first_query(
     assert torch.equal(draw_order(VALID, generator(3)), draw_order(VALID, generator(3)))
 
 
+def chosen(mode, seed, *, noise, valid=VALID):
+    draws = draw_choice(rule(mode=mode), valid, PADDING, generator(seed), noise=noise)
+    return choose(rule(mode=mode), None, valid, PADDING, draws, CROPS)
+
+
 @pytest.mark.parametrize(("noise", "expected"), [(False, {0}), (True, {0, 1, 2})])
 def test_predefined_takes_the_nearest_and_with_noise_one_of_three(noise, expected):
     valid = torch.ones(O, K, dtype=torch.bool)
-    predefined = rule(mode="predefined")
     selected = torch.stack(
-        [
-            draw_choice(predefined, valid, PADDING, generator(s), noise=noise).selected
-            for s in range(60)
-        ]
+        [chosen("predefined", s, noise=noise, valid=valid).selected for s in range(60)]
     )
     assert [set(column.tolist()) for column in selected.T] == [expected] * O
 
 
 @pytest.mark.parametrize("noise", [False, True])
 def test_random_takes_any_valid_candidate(noise):
-    selected = torch.stack(
-        [draws_of(rule(mode="random"), s, noise=noise).selected for s in range(200)]
-    )
+    selected = torch.stack([chosen("random", s, noise=noise).selected for s in range(200)])
     for o, column in enumerate(selected.T):
         assert sorted(set(column.tolist())) == torch.nonzero(VALID[o])[:, 0].tolist()
 
 
+def test_where_nothing_is_learned_weights_are_one_hot_and_all_steps_0():
+    selection = chosen("random", 3, noise=True)
+    assert selection.weights.tolist() == torch.eye(K)[selection.selected].tolist()
+    assert selection.step.tolist() == [0] * O
+
+
 def test_what_is_drawn_without_learning_is_a_function_of_the_generator():
+    assert draws_of(rule(mode="predefined"), 7, noise=False).rank is None
     for mode in ("predefined", "random"):
-        one, other = (draws_of(rule(mode=mode), 7).selected for _ in range(2))
+        one, other = (draws_of(rule(mode=mode), 7).rank for _ in range(2))
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("mode", ["predefined", "random"])
 def test_an_object_with_a_single_candidate_is_given_it(mode):
     valid = torch.tensor([[True, False, False, False]] * O)
-    draws = draw_choice(rule(mode=mode), valid, PADDING, generator(0), noise=True)
-    assert draws.selected.tolist() == [0] * O
+    assert chosen(mode, 0, noise=True, valid=valid).selected.tolist() == [0] * O
     start = draw_start(torch.ones(1, 1, dtype=torch.bool), padding_of(torch.tensor([0]), 1), None)
     assert start.tolist() == [0]
     single = padding_of(torch.tensor([0, 1]), 2)
     assert draw_truth(torch.ones(2, 1, dtype=torch.bool), single, None).first.tolist() == [0, 0]
-
-
-def test_what_is_drawn_without_learning_is_chosen():
-    selected = torch.tensor([3, 0, 1, 2, 1])
-    selection = choose(rule(mode="random"), None, VALID, PADDING, ChoiceDraws(selected=selected))
-    assert torch.equal(selection.selected, selected)
-    assert selection.weights.tolist() == torch.eye(K)[selected].tolist()
-    assert selection.step.tolist() == [0] * O
 
 
 @pytest.mark.parametrize("start", ["random", "medoid", "best"])
@@ -129,7 +127,7 @@ def test_learned_retrieval_follows_every_setting_of_the_rule(start, relaxation):
     features = torch.randn(O, K, E)
     given = rule(start=start, relaxation=relaxation, temperature=0.7)
     draws = draws_of(given, 5)
-    selection = choose(given, features, VALID, PADDING, draws)
+    selection = choose(given, features, VALID, PADDING, draws, CROPS)
     settings = {"noise": draws.noise, "temperature": 0.7, "relaxation": relaxation}
     if start == "best":
         expected = retrieve_best(features, VALID, PADDING, **settings)
@@ -139,7 +137,7 @@ def test_learned_retrieval_follows_every_setting_of_the_rule(start, relaxation):
         expected = retrieve(features, VALID, PADDING, query, **settings)
     for field, value in zip(selection, expected, strict=True):
         assert torch.equal(field, value)
-    other = choose(given, features, VALID, PADDING, draws._replace(noise=draws.noise * 0))
+    other = choose(given, features, VALID, PADDING, draws._replace(noise=draws.noise * 0), CROPS)
     assert not torch.equal(other.weights, selection.weights)
 
 

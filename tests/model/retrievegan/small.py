@@ -17,6 +17,7 @@ from model.config import (
     RetrieveGANConfig,
 )
 from model.graph.network import graph_tensors
+from model.retrieval.crops import Crops
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Relation, Vocabulary
 
 VOCABULARY = Vocabulary((IMAGE, "sky", "sea", "boat", "pier"), (IN_IMAGE, *GEOMETRIC))
@@ -87,11 +88,13 @@ def small_batch(seed: int = 0) -> SceneBatch:
         torch.arange(100, 100 + O),
         pixels(O, P, P),
         torch.randn(O, F, generator=random),
+        Crops(torch.arange(900, 900 + O), torch.tensor(BOXES)),
         CandidateBatch(
             torch.arange(O * K).reshape(O, K),
             pixels(O, K, P, P),
             valid,
             torch.randn(O, K, F, generator=random),
+            Crops(torch.arange(O * K).reshape(O, K), torch.tensor(BOXES)[:, None].repeat(1, K, 1)),
         ),
     )
 

@@ -10,6 +10,7 @@ from model.padding import padding_of
 from model.pixels import to_float
 from model.recipes import demo, paper
 from model.retrieval.choice import ChoiceDraws, TruthDraws
+from model.retrieval.crops import Crops
 from model.retrievegan.network import Draws, RetrieveGAN
 from tests.model.retrievegan.small import (
     COMPOSED_PX,
@@ -210,16 +211,23 @@ def test_with_truth_every_field_gets_the_true_patch_behind_its_candidates(batch)
     assert joined.valid[:, K].all()
     assert torch.equal(joined.cooccurrence[:, :K], batch.candidates.cooccurrence)
     assert torch.equal(joined.cooccurrence[:, K], batch.true_cooccurrence)
+    for field in ("photo", "box"):
+        joined_field = getattr(joined.crops, field)
+        assert torch.equal(joined_field[:, :K], getattr(batch.candidates.crops, field))
+        assert torch.equal(joined_field[:, K], getattr(batch.true_crops, field))
 
 
 @pytest.mark.parametrize("mode", ["predefined", "random"])
 def test_without_learned_retrieval_the_drawn_candidates_are_composed(batch, mode):
     network = small_network(retrieval={"mode": mode})
     calls = calls_of(network.embedding)
+    # Object 0 has two open candidates, all others three.
+    draws = Draws(None, ChoiceDraws(rank=torch.tensor([0.5, 0.0, 0.7, 0.9, 0.4])))
     selected = torch.tensor([1, 0, 2, 2, 1])
-    draws = Draws(None, ChoiceDraws(selected=selected))
     with torch.no_grad():
         output = network(batch, draws)
+    assert torch.equal(output.selection.selected, selected)
+    with torch.no_grad():
         alone = generated(network, batch, batch.candidates.patches[torch.arange(O), selected])
     torch.testing.assert_close(output.composed, alone, atol=1e-5, rtol=1e-4)
     assert not calls
@@ -255,7 +263,10 @@ def test_a_batch_of_three_scenes_gives_three_images_of_each_kind(batch):
         patch_ids=batch.patch_ids[twice],
         true_patches=batch.true_patches[twice],
         true_cooccurrence=batch.true_cooccurrence[twice],
-        candidates=CandidateBatch(*(field[twice] for field in part)),
+        true_crops=Crops(*(field[twice] for field in batch.true_crops)),
+        candidates=CandidateBatch(
+            *(field[twice] for field in part[:-1]), Crops(*(field[twice] for field in part.crops))
+        ),
     )
     with torch.no_grad():
         output = network(three, network.draw(three, None))
@@ -380,3 +391,22 @@ def test_a_recipes_network_has_as_many_layers_and_channels_as_it_says(recipe):
 def test_the_demo_recipe_has_under_a_million_parameters():
     network = RetrieveGAN(demo(), VOCABULARY)
     assert sum(p.numel() for p in network.parameters()) < 1_000_000
+
+
+@pytest.mark.parametrize("same_patch_allowed", [False, True])
+def test_no_crop_is_composed_twice_unless_the_rule_allows_it(batch, same_patch_allowed):
+    """All candidates of a scene show the same patch, but for one other of each object."""
+    network = small_network(retrieval={"same_patch_allowed": same_patch_allowed})
+    photo = torch.tensor([[0, 1, 0], [0, 0, 2], [3, 0, 0], [0, 0, 4], [5, 0, 0]])
+    crops = Crops(photo, torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(O, K, 4))
+    patches = batch.candidates.patches.clone()
+    patches[photo == 0] = patches[0, 0]
+    batch = batch._replace(candidates=batch.candidates._replace(patches=patches, crops=crops))
+    twice = []
+    for seed in range(12):
+        with torch.no_grad():
+            draws = network.draw(batch, torch.Generator().manual_seed(seed))
+            selected = network(batch, draws).selection.selected
+        chosen = photo[torch.arange(O), selected]
+        twice += [int((chosen[own] == 0).sum()) > 1 for own in (slice(0, 3), slice(3, 5))]
+    assert any(twice) == same_patch_allowed
