@@ -11,6 +11,7 @@ from model.retrieval.choice import (
     draw_order,
     draw_start,
     draw_truth,
+    noise_by_default,
 )
 from model.retrieval.crops import Crops
 from model.retrieval.greedy import medoid_start, retrieve, retrieve_best, start_feature
@@ -139,6 +140,17 @@ def test_learned_retrieval_follows_every_setting_of_the_rule(start, relaxation):
         assert torch.equal(field, value)
     other = choose(given, features, VALID, PADDING, draws._replace(noise=draws.noise * 0), CROPS)
     assert not torch.equal(other.weights, selection.weights)
+
+
+@pytest.mark.parametrize(
+    ("mode", "start", "expected"),
+    [
+        ("learned", "random", False), ("learned", "medoid", True), ("learned", "best", False),
+        ("predefined", "medoid", False), ("random", "medoid", False),
+    ],
+)  # fmt: skip
+def test_sampling_draws_with_noise_only_where_all_draws_would_be_alike(mode, start, expected):
+    assert noise_by_default(rule(mode=mode, start=start)) == expected
 
 
 def test_the_start_is_the_feature_of_its_slot():

@@ -201,6 +201,17 @@ def test_the_true_patch_can_join_the_candidates_of_the_generation_pass(batch):
         torch.testing.assert_close(output.cooccurrence[o], vectors[o, selected])
 
 
+def test_retrieval_may_start_at_the_true_patch_where_it_is_a_candidate(batch):
+    starts = {}
+    for gt_in_candidates in (False, True):
+        network = small_network(retrieval={"gt_in_candidates": gt_in_candidates})
+        draws = [network.draw(batch, torch.Generator().manual_seed(s)).choice for s in range(60)]
+        slots = K + gt_in_candidates
+        starts[gt_in_candidates] = {int(d.start[1]) % slots for d in draws}
+        assert draws[0].noise.shape == (O, slots)
+    assert starts == {False: set(range(K)), True: set(range(K + 1))}
+
+
 def test_with_truth_every_field_gets_the_true_patch_behind_its_candidates(batch):
     joined = with_truth(batch)
     for o in range(O):
