@@ -4,14 +4,17 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from bank.bank import Bank
+from bank.contents import Contents
 from bank.errors import BankError
+from bank.table import PHOTOS, read_table, write_table
 from pipeline.coco.reader import read_coco
 from pipeline.crop import cut_patches, decode_photo, resize_photo
 from pipeline.relations import scene_of
-from pipeline.scene import SPLITS
+from pipeline.scene import SPLITS, image_of
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +191,33 @@ def test_a_small_file_with_another_byte_is_noticed_when_the_bank_is_opened(
     (bank / file).write_bytes(data)
     with pytest.raises(BankError, match=f"{file} is not as it was written"):
         Bank.open(bank)
+
+
+def test_crops_are_a_patchs_box_and_its_photo_by_file_not_by_id(toy_bank, tmp_path):
+    """Two photos, the same file: the second one's patches are of the first's."""
+    copy = tmp_path / "bank"
+    shutil.copytree(toy_bank, copy)
+    photos = read_table(copy / "photos.arrow", PHOTOS.names)
+    rows = photos.to_pylist()
+    bank = Bank.open(toy_bank)
+    first, second = sorted(int(i) for i in bank.scene_ids("train")[[3, 7]])
+    of = {row["image_id"]: row for row in rows}
+    of[first]["sha256"] = of[second]["sha256"]
+    write_table(copy / "photos.arrow", pa.Table.from_pylist(rows, PHOTOS))
+    ids = np.concatenate([bank.scene(i).patch_ids for i in (first, second)])
+    ids = np.append(ids, -1)
+    photo, box = Bank.open(copy).crops(ids)
+    assert photo.tolist() == [first] * (len(ids) - 1) + [-1]
+    assert bank.crops(ids)[0].tolist() == [*image_of(ids[:-1]).tolist(), -1]
+    table = bank.table.take(bank.rows(ids[:-1]))
+    for column, values in zip(("x0", "y0", "x1", "y1"), box[:-1].T, strict=True):
+        assert values.tolist() == pytest.approx(table.column(column).to_pylist())
+    assert not box[-1].any()
+
+
+def test_without_a_table_of_photos_every_id_is_a_photo(toy_bank, tmp_path):
+    copy = tmp_path / "bank"
+    shutil.copytree(toy_bank, copy)
+    (copy / "photos.arrow").unlink()
+    contents = Contents(copy, 64)  # as a bank of an earlier version
+    assert contents.photos_of_patches.tolist() == image_of(contents.patch_ids).tolist()

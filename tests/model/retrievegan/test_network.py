@@ -409,9 +409,9 @@ def test_no_crop_is_composed_twice_unless_the_rule_allows_it(batch, same_patch_a
     """All candidates of a scene show the same patch, but for one other of each object."""
     network = small_network(retrieval={"same_patch_allowed": same_patch_allowed})
     photo = torch.tensor([[0, 1, 0], [0, 0, 2], [3, 0, 0], [0, 0, 4], [5, 0, 0]])
-    crops = Crops(photo, torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(O, K, 4))
+    crops = Crops(photo, torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(O, K, 1))
     patches = batch.candidates.patches.clone()
-    patches[photo == 0] = patches[0, 0]
+    patches[photo == 0] = patches[0, 0].clone()
     batch = batch._replace(candidates=batch.candidates._replace(patches=patches, crops=crops))
     twice = []
     for seed in range(12):

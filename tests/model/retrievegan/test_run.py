@@ -83,15 +83,56 @@ def test_noise_is_on_by_default_only_for_learned_retrieval_from_a_fixed_start(op
 
 
 def test_predefined_takes_the_nearest_unless_noise_is_asked_for(opened):
-    nearest = opened.retrieve(GRAPH, mode="predefined", k=1).patch_ids.tolist()
+    graph = SceneGraph(("sky-other", "grass", "tree"), (Relation(0, "above", 1),))
+    nearest = opened.retrieve(graph, mode="predefined", k=1).patch_ids.tolist()
     for seed in range(4):
-        assert opened.retrieve(GRAPH, mode="predefined", seed=seed).patch_ids.tolist() == nearest
-    of_three = opened.retrieve(GRAPH, mode="predefined", k=3)
+        assert opened.retrieve(graph, mode="predefined", seed=seed).patch_ids.tolist() == nearest
+    of_three = opened.retrieve(graph, mode="predefined", k=3)
     drawn = [
-        opened.retrieve(GRAPH, mode="predefined", noise=True, seed=s).patch_ids for s in range(20)
+        opened.retrieve(graph, mode="predefined", noise=True, seed=s).patch_ids for s in range(20)
     ]
     assert of_three.patch_ids.tolist() == nearest
-    assert all(len({int(ids[o]) for ids in drawn}) == 3 for o in range(len(GRAPH.objects)))
+    assert all(len({int(ids[o]) for ids in drawn}) == 3 for o in range(len(graph.objects)))
+
+
+TREES = SceneGraph(("tree",) * 4, ())
+
+
+@pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
+@pytest.mark.parametrize("noise", [False, True])
+def test_four_trees_are_four_patches(opened, mode, noise):
+    for seed in range(6):
+        ids = opened.retrieve(TREES, mode=mode, noise=noise, seed=seed).patch_ids
+        assert len(set(ids.tolist())) == 4
+
+
+def test_sampling_repeats_no_patch_of_a_run_that_was_trained_with_repeats(bank):
+    rule = replace(demo().retrieval, same_patch_allowed=True)
+    model = RetrieveGANTrainer.for_bank(replace(demo(), retrieval=rule), bank, CPU).model
+    for seed in range(6):
+        ids = RetrieveGANRun(model, bank, CPU).retrieve(TREES, seed=seed).patch_ids
+        assert len(set(ids.tolist())) == 4
+
+
+@pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
+def test_the_patch_of_a_pinned_object_is_given_to_no_other(opened, mode):
+    for seed in range(6):
+        free = opened.retrieve(TREES, mode=mode, seed=seed).patch_ids
+        pinned = opened.retrieve(TREES, mode=mode, seed=seed, pin={3: int(free[0])}).patch_ids
+        assert pinned[3] == free[0]
+        assert len(set(pinned.tolist())) == 4
+
+
+def test_two_objects_pinned_to_one_patch_both_get_it(opened, bank):
+    patch = int(opened.retrieve(TREES, mode="predefined").patch_ids[0])
+    ids = opened.retrieve(TREES, pin={0: patch, 2: patch}).patch_ids.tolist()
+    assert ids[0] == ids[2] == patch
+    assert len({*ids}) == 3
+
+
+def test_where_bans_leave_one_patch_all_get_it(opened):
+    few = opened.retrieve(TREES, mode="predefined", k=1).patch_ids
+    assert len(set(few.tolist())) == 1
 
 
 def test_random_takes_any_candidate(opened):
@@ -105,7 +146,7 @@ def test_noise_is_off_by_default_where_the_run_starts_from_the_best(bank, monkey
     noises = []
 
     def watched(*arguments):
-        noises.append(arguments[-1].noise)
+        noises.append(arguments[4].noise)
         return choose(*arguments)
 
     monkeypatch.setattr("model.retrievegan.run.choose", watched)
