@@ -35,7 +35,8 @@ class Module:
 
 
 MODULES = (
-    *map(Module, (TRAINER, NETWORK, COMPOSITION, DECODER, DISCRIMINATORS)),
+    Module(TRAINER, (*COMMON, "tests/model/test_loop.py")),
+    *map(Module, (NETWORK, COMPOSITION, DECODER, DISCRIMINATORS)),
     *map(Module, (GREEDY, RELAXATION, EMBEDDING, CHOICE, PADDING, PIXELS)),
     Module(GRAPH, (*COMMON, "tests/model/graph"), ("twice", "box_sides")),
     Module(BATCH, (*COMMON, "tests/model/test_batch.py"), ("with_truth", "moved", "to")),

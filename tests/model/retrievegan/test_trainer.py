@@ -56,6 +56,8 @@ def test_a_new_run_predicts_the_mean_box_at_first(bank, batch):
 
 
 def test_more_candidates_than_the_bank_stores_are_refused_before_the_first_step(bank):
+    stored = replace(demo().retrieval, candidates=bank.num_candidates)
+    trainer_of(bank, small(retrieval=stored))  # all of them may be used
     config = small(retrieval=replace(demo().retrieval, candidates=10_000))
     with pytest.raises(checkpoint.RunError, match="--candidates 10000"):
         trainer_of(bank, config)
