@@ -30,7 +30,7 @@ from model.sg2im.trainer import has_masks
 from pipeline.errors import UserError
 from pipeline.options import option, run, write_json
 
-RETRIEVAL_FLAGS = ("retrieval", "relaxation", "start", "gt_in_candidates")
+RETRIEVAL_FLAGS = ("retrieval", "relaxation", "start", "gt_in_candidates", "same_patch_allowed")
 FIXED = ("recipe", "batch", "image_size", "seed", "out", *RETRIEVAL_FLAGS, "mask_loss")
 
 
@@ -54,6 +54,10 @@ class TrainOptions:
     ] = None
     start: Annotated[Start | None, option("where the generation pass starts")] = None
     gt_in_candidates: Annotated[bool, option("the true patch may be chosen in training")] = False
+    same_patch_allowed: Annotated[
+        bool | None,
+        option("two objects of a scene may be given one patch, as by eq. 2; default: recipe's"),
+    ] = None
     mask_loss: Annotated[
         float | None,
         option("sg2im: weight of the masks' cross-entropy; published: 0, advised for COCO: 0.1"),
@@ -158,6 +162,7 @@ def _retrieving(config: RetrieveGANConfig, options: TrainOptions) -> RetrieveGAN
         "relaxation": options.relaxation,
         "start": options.start,
         "gt_in_candidates": options.gt_in_candidates or None,
+        "same_patch_allowed": options.same_patch_allowed,
     }
     return replace(config, retrieval=replace(config.retrieval, **_without_none(rules)))
 

@@ -17,6 +17,7 @@ RETRIEVAL = [
     {"relaxation": "soft"},
     {"start": "best"},
     {"gt_in_candidates": True},
+    {"same_patch_allowed": True},
 ]
 
 
@@ -65,6 +66,16 @@ def test_a_config_of_before_there_were_other_networks_is_a_retrievegans():
 def test_an_unknown_key_is_refused_with_what_to_do():
     with pytest.raises(UserError, match=r"retrieval has 'temprature'.*train it again"):
         from_json({"retrieval": {"temprature": 1.0}})
+
+
+def test_only_the_paper_recipe_may_give_a_scene_the_same_patch_twice(tmp_path):
+    allowed = {
+        name: configure(options(tmp_path, recipe=name)).retrieval.same_patch_allowed
+        for name in ("paper", "demo")
+    }
+    assert allowed == {"paper": True, "demo": False}
+    given = configure(options(tmp_path, recipe="paper", same_patch_allowed=False))
+    assert not given.retrieval.same_patch_allowed
 
 
 def test_a_key_of_another_kind_of_run_is_refused():
