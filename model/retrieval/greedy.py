@@ -47,7 +47,7 @@ def retrieve(
     """Assign one candidate to every object, the most compatible first (eqs. 1 and 2, Fig. 2b).
 
     features  (O, K, E)  patch embeddings of the candidates, not normalised
-    valid     (O, K)     False where the padding is; True at least once per object
+    valid     (O, K)     True for what may be selected, at least once per object
     query     (N, E)     where each image starts
     noise     (O, K)     Gumbel noise, one value per candidate kept over the steps; None for none
     crops     (O, K)     of the candidates: once one is selected, all slots of its image that show
