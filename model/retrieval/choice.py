@@ -151,9 +151,8 @@ def _in_graph_order(
         selected[:, place] = slot
         if not rule.same_patch_allowed:
             crop = Crops(photo[every_image, place, slot], box[every_image, place, slot])
-            of_slots = Crops(crop.photo[:, None, None], crop.box[:, None, None])
-            same = same_crop(of_slots, Crops(photo, box))
-            taken = taken | (same & padding.present[:, place, None, None])
+            crop = Crops(crop.photo[:, None, None], crop.box[:, None, None])
+            taken = taken | same_crop(crop, Crops(photo, box))
     index = padding.unpad(selected)
     weights = F.one_hot(index, valid.shape[1]).float()
     return Selection(weights, index, torch.zeros_like(index))

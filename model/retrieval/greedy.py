@@ -90,7 +90,7 @@ def retrieve(
         if padded_crops is not None:
             winner_slot = (every_image, winner, own.argmax(-1))
             crop = Crops(*(part[winner_slot][:, None, None] for part in padded_crops))
-            taken = taken | (same_crop(crop, padded_crops) & active[:, None, None])
+            taken = taken | same_crop(crop, padded_crops)
         unassigned = unassigned & ~assigned
     return Selection(padding.unpad(weights), padding.unpad(selected), padding.unpad(steps))
 

@@ -396,8 +396,8 @@ FAULTS = (
     ),
     Fault(
         GREEDY,
-        "taken = taken | (same_crop(crop, padded_crops) & active[:, None, None])",
-        "taken = same_crop(crop, padded_crops) & active[:, None, None]",
+        "taken = taken | same_crop(crop, padded_crops)",
+        "taken = same_crop(crop, padded_crops)",
         "only the last crop is taken",
     ),
     Fault(
@@ -420,7 +420,7 @@ FAULTS = (
     ),
     Fault(
         CHOICE,
-        "taken = taken | (same & padding.present[:, place, None, None])",
+        "taken = taken | same_crop(crop, Crops(photo, box))",
         "pass",
         "predefined and random repeat patches",
     ),

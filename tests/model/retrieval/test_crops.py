@@ -22,12 +22,15 @@ def crops_at(photos, boxes=None):
     return Crops(photo, box)
 
 
-def select(crops, *, mode="learned", seed=0, valid=None, noise=True, allowed=False, image=None):
+def select(
+    crops, *, mode="learned", seed=0, valid=None, noise=True, allowed=False, image=None,
+    start="random",
+):  # fmt: skip
     objects = len(crops.photo)
     valid = torch.ones(objects, K, dtype=torch.bool) if valid is None else valid
     image = torch.zeros(objects, dtype=torch.long) if image is None else image
     padding = padding_of(image, int(image.max()) + 1)
-    rule = RetrievalConfig(candidates=K, mode=mode, same_patch_allowed=allowed)
+    rule = RetrievalConfig(candidates=K, mode=mode, same_patch_allowed=allowed, start=start)
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(objects, K, E, generator=generator)
     draws = draw_choice(rule, valid, padding, generator, noise=noise)
@@ -39,18 +42,29 @@ def select(crops, *, mode="learned", seed=0, valid=None, noise=True, allowed=Fal
 @pytest.mark.parametrize(
     ("other", "same"),
     [
-        ([0.0, 0.0, 0.4, 0.4], True),
-        ([0.0, 0.0, 0.4, 0.5], True),  # IoU 0.8
-        ([0.1, 0.0, 0.5, 0.4], True),  # 0.6
-        ([0.2, 0.0, 0.6, 0.4], False),  # a third
-        ([0.5, 0.5, 0.9, 0.9], False),
+        ([0.1, 0.5, 0.5, 0.7], True),
+        ([0.1, 0.5, 0.5, 0.75], True),  # IoU 0.8, below
+        ([0.2, 0.5, 0.6, 0.7], True),  # 0.6, to the right
+        ([0.1, 0.45, 0.5, 0.65], True),  # 0.6, above
+        ([0.25, 0.5, 0.65, 0.7], False),  # 0.45
+        ([0.1, 0.57, 0.5, 0.77], False),  # 0.48
         ([0.0, 0.0, 1.0, 1.0], False),  # around it
+        ([0.55, 0.8, 0.56, 0.81], False),  # apart in both directions
     ],
 )
 def test_a_crop_is_the_same_where_most_of_both_boxes_is_shared(other, same):
-    one = Crops(torch.tensor([7]), torch.tensor([[0.0, 0.0, 0.4, 0.4]]))
-    assert same_crop(one, Crops(torch.tensor([7]), torch.tensor([other]))).item() == same
-    assert not same_crop(one, Crops(torch.tensor([8]), torch.tensor([other]))).item()
+    one = Crops(torch.tensor([7]), torch.tensor([[0.1, 0.5, 0.5, 0.7]]))
+    there = Crops(torch.tensor([7]), torch.tensor([other]))
+    elsewhere = Crops(torch.tensor([8]), torch.tensor([other]))
+    for left, right in ((one, there), (there, one)):
+        assert same_crop(left, right).item() == same
+    assert not same_crop(one, elsewhere).item()
+
+
+def test_two_small_crops_far_apart_are_not_the_same():
+    corners = [[0.0, 0.0, 0.01, 0.01], [0.9, 0.9, 0.91, 0.91]]
+    left, right = (Crops(torch.tensor([7]), torch.tensor([box])) for box in corners)
+    assert not same_crop(left, right).item()
 
 
 def test_a_box_without_area_is_no_crop_of_any_other():
@@ -64,14 +78,17 @@ def test_open_are_the_valid_slots_that_are_not_taken_or_all_valid_ones():
     assert open_slots(valid, taken).tolist() == [[False, True, False], [True, True, False]]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "start"),
+    [*((mode, "random") for mode in MODES), ("learned", "medoid"), ("learned", "best")],
+)
 @pytest.mark.parametrize("noise", [False, True])
-def test_no_crop_is_selected_twice_where_every_object_has_another(mode, noise):
+def test_no_crop_is_selected_twice_where_every_object_has_another(mode, start, noise):
     """All scenes of three objects that draw their candidates from four photos."""
     for photos in product([(0, 1, 2), (0, 1, 3), (2, 0, 1), (3, 2, 1)], repeat=3):
         crops = crops_at(photos)
         for seed in range(2):
-            selected = select(crops, mode=mode, seed=seed, noise=noise).selected
+            selected = select(crops, mode=mode, seed=seed, noise=noise, start=start).selected
             chosen = crops.photo[torch.arange(3), selected].tolist()
             assert len(set(chosen)) == 3, (photos, chosen)
 
