@@ -960,4 +960,34 @@ UNCHANGED: tuple[Unchanged, ...] = (
         "Trainer.update",
         (("optimiser.zero_grad(set_to_none=True)", "optimiser.zero_grad()"),),
     ),
+    Unchanged(
+        "which of two crops stands left plays no part",
+        CHOICE,
+        "_in_graph_order",
+        (
+            (
+                "taken = taken | same_crop(crop, Crops(photo, box))",
+                "taken = taken | same_crop(Crops(photo, box), crop)",
+            ),
+        ),
+    ),
+    Unchanged(
+        "which of two crops stands left plays no part",
+        CROPS,
+        "same_crop",
+        (
+            (
+                "low = torch.maximum(left.box[..., :2], right.box[..., :2])",
+                "low = torch.maximum(right.box[..., :2], left.box[..., :2])",
+            ),
+            (
+                "high = torch.minimum(left.box[..., 2:], right.box[..., 2:])",
+                "high = torch.minimum(right.box[..., 2:], left.box[..., 2:])",
+            ),
+            (
+                "areas = [(crop.box[..., 2:] - crop.box[..., :2]).prod(-1) for crop in (left, right)]",
+                "areas = [(crop.box[..., 2:] - crop.box[..., :2]).prod(-1) for crop in (right, left)]",
+            ),
+        ),
+    ),
 )

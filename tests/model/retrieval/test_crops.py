@@ -61,6 +61,13 @@ def test_a_crop_is_the_same_where_most_of_both_boxes_is_shared(other, same):
     assert not same_crop(one, elsewhere).item()
 
 
+def test_a_half_of_a_crop_is_not_the_same():
+    whole, half = (
+        Crops(torch.tensor([7]), torch.tensor([box])) for box in (WHOLE, [0.0, 0.0, 1.0, 0.5])
+    )
+    assert not same_crop(whole, half).item()
+
+
 def test_two_small_crops_far_apart_are_not_the_same():
     corners = [[0.0, 0.0, 0.01, 0.01], [0.9, 0.9, 0.91, 0.91]]
     left, right = (Crops(torch.tensor([7]), torch.tensor([box])) for box in corners)
