@@ -17,7 +17,8 @@ import PIL
 import torch
 from PIL import features
 
-from pipeline.crop import Pixels, Resizer, decode_photo, resize_photo
+from pipeline.crop import Pixels, decode_photo, resize_photo
+from pipeline.resizer import Resizer
 
 IMAGES = Path(__file__).parent / "known_answers"
 SIZE = (37, 29)  # px, of both

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -17,9 +16,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.data_folder import DamagedMemberError, DataFolder, NoPlainFileError
 from pipeline.errors import DatasetError
+from pipeline.resizer import Resizer
 from pipeline.scene import Box
 
-Resizer = Literal["torch", "pillow"]
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 50_000_000  # what a decoder may be asked to fill: 150 MB; COCO's largest has 0.4 M

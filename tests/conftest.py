@@ -7,8 +7,10 @@ import pytest
 from jobs.build_bank import BuildBank, main
 from pipeline.arithmetic import fix_products
 from pipeline.toy.coco import write_toy
+from pipeline.waiting import wait_passively
 
-fix_products()  # as every command does
+wait_passively()  # as every command does, before torch is loaded
+fix_products()
 
 
 @pytest.fixture(scope="session")

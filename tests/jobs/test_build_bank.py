@@ -30,11 +30,12 @@ from jobs.stages.derive import check_networks
 from model.graph.frozen_encoder import embed_scenes
 from model.graph.network import GraphEncoder
 from model.loop import save
-from model.recipes import sg2im_demo, trainer_for
+from model.recipes import sg2im_demo
 from model.sg2im.published import save_published_sg2im
 from model.sg2im.run import load_network
 from model.train import TrainOptions
 from model.train import main as train
+from model.trainers import trainer_for
 from pipeline import codec
 from pipeline.coco.reader import CocoRules, read_coco
 from pipeline.datasets import DatasetRules

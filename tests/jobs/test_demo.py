@@ -20,7 +20,8 @@ from bank.bank import Bank
 from jobs.demo import DemoOptions, example_graphs, main, run_command, run_state, train_demo
 from jobs.show.sheets import CELL, GAP
 from model.loop import save
-from model.recipes import demo, paper, trainer_for
+from model.recipes import demo, paper
+from model.trainers import trainer_for
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene_graph import read_scene_graphs
