@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 DASK = [sys.executable, "-m", "dask"]
-START_S = 60  # patience of the tests, not what they take
+START_S = 600  # patience of the tests, not what they take
 
 
 def _square(x):
