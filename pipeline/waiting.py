@@ -9,9 +9,9 @@ def wait_passively() -> None:
     """Tell the OpenMP runtimes of torch and FAISS, before they are loaded, not to spin.
 
     A thread that waits for the others of its team keeps its core busy by default, also where these
-    wait for that very core: beside two busy processes a demo's training step took up to 15 times
-    as long, at most 4 times when waiting passively (benchmarks/recipes.py). Sums are the same. The
-    runtimes read this once, as they load; child processes inherit it.
+    wait for that very core: beside busy processes a demo's training step took over 25 s, and 3 to
+    5 s when waiting passively (benchmarks/recipes.py). Losses are the same. The runtimes read this
+    once, as they load; child processes inherit it.
     """
     if not any(name in os.environ for name in CHOICES):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

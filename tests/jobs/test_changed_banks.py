@@ -16,10 +16,10 @@ from bank.errors import BankError
 from bank.manifest import read_manifest, write_manifest
 from bank.table import column, read_table, read_vectors
 from bank.verify import verify
-from jobs import build_bank, edit_bank
+from jobs import edit_bank
 from jobs.build_bank import BuildBank, main
 from jobs.edit_bank import EditBank
-from jobs.stages import cutting, staging
+from jobs.stages import build, cutting, removal, staging
 from jobs.stages.staging import next_version
 from pipeline import codec
 from pipeline.coco.reader import read_coco
@@ -163,7 +163,7 @@ def test_an_extension_that_was_interrupted_leaves_the_bank_and_goes_on(
         raise OSError(28, "No space left on device", "somewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_bank, "assemble", full)
+        patch.setattr(build, "assemble", full)
         with pytest.raises(BankError, match="cannot write somewhere: No space left on device"):
             main(wanted)
     assert digests_of(built.bank) == digests_of(few)
@@ -213,7 +213,7 @@ def test_overwriting_builds_anew_while_the_old_bank_stays_in_use(built, few, mon
         raise OSError(28, "No space left on device", "somewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_bank, "assemble", full)
+        patch.setattr(build, "assemble", full)
         with pytest.raises(BankError, match="No space left on device"):
             main(wanted)
     assert digests_of(built.bank) == digests_of(few)
@@ -470,7 +470,7 @@ def test_an_edit_in_place_of_an_unfinished_extension_leaves_nothing_of_it(
         raise OSError(28, "No space left on device", "somewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_bank, "assemble", full)
+        patch.setattr(build, "assemble", full)
         with pytest.raises(BankError, match="No space left on device"):
             main(replace(built, limit=MORE, mode="extend"))
     shards = read_manifest(built.bank).shards
@@ -537,7 +537,7 @@ def test_an_edit_that_was_interrupted_leaves_the_bank_and_can_be_done_again(
         raise OSError(28, "No space left on device", "somewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(edit_bank, "assemble", full)
+        patch.setattr(removal, "assemble", full)
         with pytest.raises(BankError, match="No space left on device"):
             removed(built.bank, [out])
     assert digests_of(built.bank) == digests_of(few)
