@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-import torch
 from PIL import features
 
 from pipeline.crop import Pixels, decode_photo, resize_photo
@@ -88,6 +87,8 @@ def pillow() -> tuple[str, str]:
 
 def machine() -> dict[str, str]:
     """What besides the versions decides the last bits of networks trained here."""
+    import torch
+
     return {
         "processor": platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import simplejpeg
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
@@ -217,6 +216,8 @@ def resize_photo(photo: Pixels, image_size: int, resizer: Resizer = "torch") -> 
     if resizer == "pillow":
         image = Image.fromarray(whole)
         return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+    import torch  # here: what reads or crops photos by Pillow does without it
+
     # (1, 3, H, W), channels last. Permuted first, it would have strides that torch does not know
     # for channels last: the same pixels, by two copies more.
     pixels = torch.from_numpy(whole)[None].permute(0, 3, 1, 2)
