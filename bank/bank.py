@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bank.candidates import Candidates, Scope, read_candidates
+from bank.candidates import Candidates, read_candidates
 from bank.contents import Contents
 from bank.errors import BankError
 from bank.exact_search import PADDING
 from bank.index import Indexes
 from bank.manifest import Manifest, check_sizes, check_small, read_manifest
+from bank.recipe import Scope
 from bank.shards import rows_of
 from bank.table import column, read_vectors
 from pipeline.pack import SceneSample

@@ -4,7 +4,7 @@ first."""
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from bank.errors import BankError
 from bank.exact_search import PADDING, Neighbours
 from bank.files import written
+from bank.recipe import Scope
 from bank.rounding import STEP
 from bank.screen import Searcher
-
-Scope = Literal["category", "all"]
 
 AT_ONCE = 1 << 16  # patches asked for together with scope all
 

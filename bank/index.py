@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bank.candidates import Candidates, Scope, empty_candidates, fill
+from bank.candidates import Candidates, empty_candidates, fill
 from bank.errors import BankError
 from bank.exact_search import PADDING, Neighbours, Pool, exact_search, smallest
 from bank.own_photo import count_from_photos, from_photos
+from bank.recipe import Scope
 from bank.rounding import STEP, in_steps
 from pipeline.options import write_json
 

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from bank.candidates import Scope
-from pipeline.crop import Resizer
 from pipeline.datasets import (
     FORMATS,
     DatasetName,
@@ -17,6 +15,9 @@ from pipeline.datasets import (
     rules_of,
 )
 from pipeline.options import option, to_json
+from pipeline.resizer import Resizer
+
+Scope = Literal["category", "all"]  # whose patches are candidates
 
 TRAIN = "train"  # in place of a network's file: train it here
 SEED = 0  # of the networks that are trained here

@@ -13,12 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
-
-from bank.bank import Bank
 from model.config import RecipeName
-from model.loop import Trainer
-from model.recipes import RECIPES, trainer_for
+from model.recipes import RECIPES
 from pipeline.errors import UserError
 from pipeline.options import option, run
 
@@ -33,7 +29,7 @@ class RecipeOptions:
     steps: Annotated[int, option("timed steps of each")] = 8
 
 
-def seconds_of(trainer: Trainer[Any, Any], batch: Any) -> float:
+def seconds_of(trainer: Any, batch: Any) -> float:
     """Of one step. Its losses are numbers at the end, so the device has finished."""
     started = time.perf_counter()
     trainer.step(batch)
@@ -41,6 +37,11 @@ def seconds_of(trainer: Trainer[Any, Any], batch: Any) -> float:
 
 
 def main(options: RecipeOptions) -> None:
+    import torch
+
+    from bank.bank import Bank
+    from model.trainers import trainer_for
+
     if "cuda" in options.devices and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here: give --devices cpu")
     bank = Bank.open(options.bank)

@@ -17,16 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-
-from bank.bank import Bank
-from model import checkpoint
 from model.config import RunConfig
 from model.recipes import demo
 from pipeline.errors import UserError
 from pipeline.options import option, run
+
+if TYPE_CHECKING:
+    from bank.bank import Bank
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -114,6 +113,8 @@ def bank_flags(options: DemoOptions) -> list[object]:
 
 def train_demo(options: DemoOptions) -> None:
     """Train `options.out` anew, go on with it, or leave it as it is."""
+    from bank.bank import Bank
+
     bank = Bank.open(options.bank)
     state, reason = run_state(options.out, bank, options.num_steps)
     print(f"{options.out}: {reason}", flush=True)
@@ -128,12 +129,16 @@ def train_demo(options: DemoOptions) -> None:
         run_command("model.train", "--recipe", "demo", "--out", options.out, *flags)
 
 
-def run_state(folder: Path, bank: Bank, steps: int) -> tuple[RunState, str]:
+def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
     """Whether the run folder's training can be kept or continued, and the reason in words.
 
     An unusable run is a demo's run of another bank or with other settings, or one whose checkpoint
     cannot be read.
     """
+    import torch
+
+    from model import checkpoint
+
     if not (folder / "config.json").is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"{folder} holds something else than a run: move it, or name --out")
@@ -157,6 +162,8 @@ def run_state(folder: Path, bank: Bank, steps: int) -> tuple[RunState, str]:
 
 def demo_config(folder: Path) -> RunConfig:
     """The config of a demo's run; UserError for any other, which the demo must not replace."""
+    from model import checkpoint
+
     try:
         config, _ = checkpoint.read_run(folder)
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:

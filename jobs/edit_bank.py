@@ -7,25 +7,12 @@ that no later build takes the photos in again.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from bank.contents import read_vocabulary
-from bank.errors import BankError
-from bank.manifest import Manifest, read_manifest
-from bank.recipe import TRAIN, complete_recipe
-from bank.table import column
-from jobs.stages.assemble import assemble
-from jobs.stages.complete import Origin, complete, summary
-from jobs.stages.copy_shards import copy_shards, read_photos
-from jobs.stages.derive import DeriveOptions
-from jobs.stages.staging import building, next_version, swap_in, tidy
 from pipeline.options import option, run
-
-STEPS = ("encoder_steps", "cooccurrence_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,63 +33,9 @@ class EditBank:
 
 
 def main(options: EditBank) -> None:
-    tidy(options.bank)
-    known = read_manifest(options.bank)
-    gone = set(known.recipe.get("quarantine", ()))
-    wanted = set(options.remove_photo) - gone
-    if already := set(options.remove_photo) & gone:
-        print(f"already taken out: {' '.join(map(str, sorted(already)))}")
-    if unknown := wanted - set(column(read_photos(options.bank), "image_id").tolist()):
-        raise BankError(
-            f"{options.bank} has no photo {min(unknown)}; patches.arrow lists those that it has, "
-            f"in the column image_id"
-        )
-    if not wanted:
-        return
-    with building(options.bank) as bank:
-        staging = next_version(bank)
-        shards = copy_shards(bank, staging, wanted)
-        edited = origin(options, known, wanted)
-        vocabulary = read_vocabulary(bank / "vocabulary.json")
-        assembled = assemble(staging, list(shards), vocabulary, edited.quarantine)
-        networks = derive_options(bank, known, options.retrain)
-        manifest = complete(staging, shards, assembled, networks, edited)
-        swap_in(bank)
-    print(summary(options.bank, manifest, shards))
-    print(f"{len(wanted):,} photos are taken out; runs that were trained on them are not changed")
+    from jobs.stages.removal import remove_photos
 
-
-def origin(options: EditBank, known: Manifest, wanted: set[int]) -> Origin:
-    """As the bank was, and what is done to it now."""
-    quarantine = sorted(wanted.union(known.recipe.get("quarantine", ())))
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "edit": "removed photos",
-        "photos": sorted(wanted),
-        "networks": "trained anew" if options.retrain else "kept",
-    }
-    return Origin(
-        dataset=known.dataset,
-        recipe={**known.recipe, "quarantine": quarantine},
-        inputs=known.inputs,
-        protocol=known.protocol,
-        photos=known.counts["photos"],
-        quarantine=quarantine,
-        edits=(*known.edits, record),
-        steps={} if options.retrain else {n: known.counts[n] for n in STEPS},
-    )
-
-
-def derive_options(bank: Path, known: Manifest, retrain: bool) -> DeriveOptions:
-    """Its networks as they are; or, to train anew those that were trained here, their settings."""
-    recipe = complete_recipe(known.recipe)
-    networks: dict[str, Any] = {}
-    for name in ("graph_encoder", "cooccurrence"):
-        trained, file = retrain and recipe[name] == TRAIN, f"{name}.safetensors"
-        networks[name] = TRAIN if trained else str(bank / file)
-        networks[f"{name}_digest"] = TRAIN if trained else known.files[file].sha256
-    same = ("encoder_steps", "cooccurrence_steps", "candidates", "candidate_scope")
-    return DeriveOptions(**networks, **{name: recipe[name] for name in same})
+    remove_photos(options.bank, set(options.remove_photo), options.retrain)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
-
-from jobs.show.run_page import named_graphs, render_run
-from jobs.show.sheets import photos_folder
-from model.retrievegan.run import RetrieveGANRun
 from pipeline.options import option, run
 
 
@@ -38,6 +33,12 @@ class ReportOptions:
 
 
 def main(options: ReportOptions) -> None:
+    import torch
+
+    from jobs.show.run_page import named_graphs, render_run
+    from jobs.show.sheets import photos_folder
+    from model.retrievegan.run import RetrieveGANRun
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     opened = RetrieveGANRun.open(options.run, options.bank, device)
     graphs = named_graphs(options.graphs, opened.bank)

@@ -12,9 +12,6 @@ from typing import Annotated
 
 import tyro
 
-from bank.bank import Bank
-from bank.compare import LEVELS, SAME, compare
-from bank.verify import verify
 from pipeline.options import option, run
 
 
@@ -44,6 +41,8 @@ def main(options: VerifyBank) -> None:
 
 def is_whole(path: Path) -> bool:
     """Rehash a bank and print what was found."""
+    from bank.verify import verify
+
     verification = verify(path)
     for damage in verification.damages:
         print(f"damaged: {damage}")
@@ -56,6 +55,9 @@ def is_whole(path: Path) -> bool:
 
 def are_same(first: Path, second: Path) -> bool:
     """Print how much of two banks is the same, what differs, and what may be why."""
+    from bank.bank import Bank
+    from bank.compare import LEVELS, SAME, compare
+
     a, b = Bank.open(first), Bank.open(second)
     comparison = compare(a, b)
     for name, bank, path in (("A", a, first), ("B", b, second)):

@@ -1,11 +1,7 @@
-"""Recipes: the configuration of a run by name, and the trainer for it."""
+"""Recipes: the configuration of a run by name."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import torch
-
-from bank.bank import Bank
 from model.config import (
     DiscriminatorConfig,
     GeneratorConfig,
@@ -19,9 +15,6 @@ from model.config import (
     Sg2ImGeneratorConfig,
     Sg2ImLossWeights,
 )
-from model.loop import Trainer
-from model.retrievegan.trainer import RetrieveGANTrainer
-from model.sg2im.trainer import Sg2ImTrainer
 
 
 def paper() -> RetrieveGANConfig:
@@ -98,11 +91,3 @@ def sg2im_demo() -> Sg2ImConfig:
 RECIPES: Mapping[RecipeName, Callable[[], RunConfig]] = {
     "paper": paper, "demo": demo, "sg2im": sg2im, "sg2im-demo": sg2im_demo,
 }  # fmt: skip
-
-
-def trainer_for(config: RunConfig, bank: Bank, device: torch.device) -> Trainer[Any, Any]:
-    """A trainer of the config's kind, at step 0; RunError where the bank does not fit it."""
-    if isinstance(config, Sg2ImConfig):
-        return Sg2ImTrainer.for_bank(config, bank, device)
-    assert isinstance(config, RetrieveGANConfig)
-    return RetrieveGANTrainer.for_bank(config, bank, device)

@@ -11,10 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
-
-from bank.bank import Bank
-from model import checkpoint
 from model.config import (
     RecipeName,
     Relaxation,
@@ -24,9 +20,7 @@ from model.config import (
     Sg2ImConfig,
     Start,
 )
-from model.loop import restore, train
-from model.recipes import RECIPES, trainer_for
-from model.sg2im.trainer import has_masks
+from model.recipes import RECIPES
 from pipeline.errors import UserError
 from pipeline.options import option, run, write_json
 
@@ -83,6 +77,14 @@ class TrainOptions:
 
 
 def main(options: TrainOptions) -> None:
+    import torch
+
+    from bank.bank import Bank
+    from model import checkpoint
+    from model.loop import restore, train
+    from model.sg2im.trainer import has_masks, masks_are_not_learned
+    from model.trainers import trainer_for
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.resume is not None:
         folder = options.resume
@@ -123,11 +125,6 @@ def main(options: TrainOptions) -> None:
         )
     train(trainer, bank, folder)
     print(f"trained to step {trainer.step_number:,}: {folder}/")
-
-
-def masks_are_not_learned(config: Sg2ImConfig, bank: Bank) -> bool:
-    """The bank has masks, but the run's loss leaves them out."""
-    return config.generator.masks and not config.losses.masks and has_masks(bank)
 
 
 def configure(options: TrainOptions) -> RunConfig:

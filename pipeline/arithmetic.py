@@ -2,8 +2,6 @@
 
 import os
 
-import torch
-
 STRICT_FOR = ("AVX2", "AVX512")  # instruction sets for which MKL can promise it
 
 
@@ -13,6 +11,8 @@ def fix_products() -> None:
     Without this, two runs of one seed differed by 1e-7 in 3 of 7 processes, in none with it, at no
     cost that could be measured (benchmarks/step.py). What the user has set stays as it is.
     """
+    import torch
+
     capability = torch.backends.cpu.get_cpu_capability()
     if capability in STRICT_FOR:
         os.environ.setdefault("MKL_CBWR", f"{capability},STRICT")

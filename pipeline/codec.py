@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-import torch
 from PIL import features
 
-from pipeline.crop import Pixels, Resizer, decode_photo, resize_photo
+from pipeline.crop import Pixels, decode_photo, resize_photo
+from pipeline.resizer import Resizer
 
 IMAGES = Path(__file__).parent / "known_answers"
 SIZE = (37, 29)  # px, of both
@@ -87,6 +87,8 @@ def pillow() -> tuple[str, str]:
 
 def machine() -> dict[str, str]:
     """What besides the versions decides the last bits of networks trained here."""
+    import torch
+
     return {
         "processor": platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -6,20 +6,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Literal
 
 import numpy as np
 import simplejpeg
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.data_folder import DamagedMemberError, DataFolder, NoPlainFileError
 from pipeline.errors import DatasetError
+from pipeline.resizer import Resizer
 from pipeline.scene import Box
 
-Resizer = Literal["torch", "pillow"]
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 50_000_000  # what a decoder may be asked to fill: 150 MB; COCO's largest has 0.4 M
@@ -218,6 +216,8 @@ def resize_photo(photo: Pixels, image_size: int, resizer: Resizer = "torch") -> 
     if resizer == "pillow":
         image = Image.fromarray(whole)
         return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+    import torch  # here: what reads or crops photos by Pillow does without it
+
     # (1, 3, H, W), channels last. Permuted first, it would have strides that torch does not know
     # for channels last: the same pixels, by two copies more.
     pixels = torch.from_numpy(whole)[None].permute(0, 3, 1, 2)

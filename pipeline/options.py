@@ -17,6 +17,8 @@ import tyro
 from pipeline.arithmetic import fix_products
 from pipeline.errors import UserError, exit_code
 from pipeline.memory import keep_freed_memory
+from pipeline.version import NAME, __version__
+from pipeline.waiting import wait_passively
 
 Options = TypeVar("Options")
 
@@ -28,18 +30,27 @@ def option(help: str, name: str | None = None) -> Any:
 
 
 def run(main: Callable[[Options], None], options: type[Options], description: str | None) -> None:
-    """Parse the command line, call `main`, exit with 0, 1 (mendable) or 2 (wrong usage)."""
+    """Parse the command line, call `main`, exit with 0, 1 (mendable) or 2 (wrong usage).
+
+    A command's module imports nothing that takes long to load: torch, and all that builds on it,
+    is imported by `main`, after the process has been told how to wait.
+    """
 
     def job() -> None:
         try:
             # A paragraph for each example: lines would be run together.
             shown = re.sub(r"\n(?=python -m)", "\n\n", description or "")
+            shown += "\n--version, alone, prints the version."
             parsed = tyro.cli(options, description=shown)
         except ValueError as error:
             raise UserError(str(error)) from error
+        fix_products()
         main(parsed)
 
-    fix_products()
+    if sys.argv[1:] == ["--version"]:
+        print(f"{NAME} {__version__}")
+        return
+    wait_passively()
     keep_freed_memory()
     sys.exit(exit_code(job))
 

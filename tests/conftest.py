@@ -1,14 +1,22 @@
-"""A small toy world and a bank built from it, once per test session."""
+"""A small toy world and a bank built from it, once per test session; processes that do not stay."""
 
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.build_bank import BuildBank, main
 from pipeline.arithmetic import fix_products
 from pipeline.toy.coco import write_toy
+from pipeline.waiting import wait_passively
 
-fix_products()  # as every command does
+wait_passively()  # as every command does, before torch is loaded
+fix_products()
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +42,30 @@ def toy_bank(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     return out
+
+
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """Signals do what they do in a terminal, though the tests were started with some ignored: by
+    nohup, by cron, or behind `&` in a script."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def start(usual_signals: None) -> Iterator[Callable[..., subprocess.Popen[Any]]]:
+    """`subprocess.Popen` in a group of its own, of which nothing outlives the test."""
+    started: list[subprocess.Popen[Any]] = []
+
+    def popen(command: list[str], **settings: Any) -> subprocess.Popen[Any]:
+        started.append(subprocess.Popen(command, start_new_session=True, **settings))
+        return started[-1]
+
+    yield popen
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()  # also closes its pipes

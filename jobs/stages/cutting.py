@@ -36,7 +36,6 @@ from pipeline import codec
 from pipeline.crop import (
     PhotoError,
     Pixels,
-    Resizer,
     cut_patches,
     decode_photo,
     pixel_box,
@@ -47,6 +46,7 @@ from pipeline.data_folder import DataFolder
 from pipeline.pack import SceneSample, sample_of, write_samples
 from pipeline.plan import annotation_digest, read_plan
 from pipeline.relations import scene_of
+from pipeline.resizer import Resizer
 from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Box, LeftOut, Photo, Scene
 
 # Another decoder may give other pixels: shards cut by an earlier version are cut again.

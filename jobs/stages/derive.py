@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bank.candidates import Scope, find_candidates, write_candidates
+from bank.candidates import find_candidates, write_candidates
 from bank.contents import Contents
 from bank.errors import BankError
 from bank.files import FileDigest, json_digest, writing
 from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
-from bank.recipe import SEED, TRAIN
+from bank.recipe import SEED, TRAIN, Scope
 from bank.table import codes, read_vectors, vectors_to_fill
 from jobs.stages.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
 from model.graph import frozen_encoder

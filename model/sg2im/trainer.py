@@ -164,3 +164,8 @@ def has_masks(bank: Bank) -> bool:
     """Whether the bank has masks that can teach the network to predict some."""
     ids = bank.scene_ids("train")[:1]
     return any(bank.scene(int(i)).masks is not None for i in ids)
+
+
+def masks_are_not_learned(config: Sg2ImConfig, bank: Bank) -> bool:
+    """The bank has masks, but the run's loss leaves them out."""
+    return config.generator.masks and not config.losses.masks and has_masks(bank)

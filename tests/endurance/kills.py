@@ -39,7 +39,7 @@ from typing import Any
 
 from bank.manifest import Manifest, read_manifest
 from jobs import build_bank, edit_bank, verify_bank
-from jobs.stages import complete, derive, staging
+from jobs.stages import build, complete, derive, removal, staging
 from jobs.stages.staging import next_version
 from pipeline.options import run
 from pipeline.toy.coco import write_toy
@@ -48,22 +48,23 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0  # beyond, a command hangs
 # What tells that a stage begins: (module, function).
 STAGES: dict[str, list[tuple[Any, str]]] = {
-    "cutting": [(build_bank, "cut")],
-    "copying": [(build_bank, "copy_shards"), (edit_bank, "copy_shards")],
-    "assembling": [(build_bank, "assemble"), (edit_bank, "assemble")],
+    "cutting": [(build, "cut")],
+    "copying": [(build, "copy_shards"), (removal, "copy_shards")],
+    "assembling": [(build, "assemble"), (removal, "assemble")],
     "networks": [(derive, "graph_encoder"), (derive, "cooccurrence_network")],
     "features": [(derive, "object_features"), (derive, "patch_vectors")],
     "index": [(derive, "search_index")],
     "candidates": [(derive, "nearest_candidates")],
     "manifest": [(complete.croissant, "write_croissant"), (complete, "write_manifest")],
-    "swap": [(build_bank, "swap_in"), (edit_bank, "swap_in")],
+    "swap": [(build, "swap_in"), (removal, "swap_in")],
     "clearing": [(staging, "_clear_work")],
 }
 NAMES = list(STAGES)
 NEXT = "next"
 AFTER_ALL = ("manifest", "swap", "clearing")
 NOT_OURS = ("dask-scratch-space", "global.lock", "purge.lock")  # what Dask and torch keep
-LATE_IMPORTS = ("pandas", "torch._dynamo")  # of pyarrow and torch: once here, not in every run
+# Of pyarrow, torch and verify_bank: once here, not in every run.
+LATE_IMPORTS = ("pandas", "torch._dynamo", "bank.compare", "bank.verify")
 SMALL = ["--shard-photos", "2", "--image-size", "32", "--patch-size", "16", "--candidates", "5"]
 MODULES = {
     "build_bank": (build_bank, build_bank.BuildBank),

@@ -20,7 +20,8 @@ from bank.bank import Bank
 from jobs.demo import DemoOptions, example_graphs, main, run_command, run_state, train_demo
 from jobs.show.sheets import CELL, GAP
 from model.loop import save
-from model.recipes import demo, paper, trainer_for
+from model.recipes import demo, paper
+from model.trainers import trainer_for
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene_graph import read_scene_graphs
@@ -146,16 +147,15 @@ def miniature(toy_data, folder, **options):
     return DemoOptions(**paths, steps=1, limit=24, network_steps=1, examples=1, draws=1, **options)
 
 
-def start_demo(options, **settings):
+def start_demo(options, start=subprocess.Popen):
     flags = [
         part
         for name, value in vars(options).items()
         for part in ("--" + name.replace("_", "-"), str(value))
     ]
     command = [sys.executable, "-m", "jobs.demo", *flags]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
-    )
+    pipe = subprocess.PIPE
+    return start(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -316,8 +316,8 @@ def test_a_command_that_fails_ends_the_demo_with_its_exit_code_and_its_message_a
     assert "== training" not in stdout
 
 
-def test_ctrl_c_is_one_line_and_exit_130_and_leaves_no_process(toy_data, tmp_path):
-    process = start_demo(miniature(toy_data, tmp_path), start_new_session=True)
+def test_ctrl_c_is_one_line_and_exit_130_and_leaves_no_process(toy_data, tmp_path, start):
+    process = start_demo(miniature(toy_data, tmp_path), start)
     for line in process.stdout:
         if line.startswith("$ python -m jobs.build_bank"):
             break
@@ -374,7 +374,7 @@ def test_a_command_that_was_killed_is_named(command, capfd):
     ],
 )
 def test_a_signal_to_the_demo_stops_the_running_command_first(
-    command, tmp_path, capfd, name, raised, code
+    usual_signals, command, tmp_path, capfd, name, raised, code
 ):
     handler = signal.getsignal(signal.Signals[name])
     small = command(

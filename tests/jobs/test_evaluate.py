@@ -9,11 +9,13 @@ import torch
 
 from bank.bank import Bank
 from bank.errors import BankError
-from jobs.evaluate import Evaluate, main, scenes_to_score
+from jobs.evaluate import Evaluate, main
+from jobs.show.scoring import scenes_to_score
 from model.loop import save
-from model.recipes import demo, trainer_for
+from model.recipes import demo
 from model.retrievegan.run import bank_of, load_network
 from model.scores import retrieval as evaluation
+from model.trainers import trainer_for
 from pipeline.errors import UserError
 from pipeline.options import write_json
 

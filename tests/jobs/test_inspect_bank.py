@@ -24,8 +24,9 @@ from bank.manifest import read_manifest, write_manifest
 from bank.statistics import collect_statistics
 from bank.table import write_table
 from bank.verify import verify
-from jobs import inspect_bank
-from jobs.inspect_bank import ACROSS, CELL, InspectBank, main, show_categories, tiled
+from jobs.inspect_bank import InspectBank, main
+from jobs.show import bank_page
+from jobs.show.bank_page import ACROSS, CELL, show_categories, tiled
 from pipeline.errors import UserError
 from pipeline.scene import Vocabulary
 
@@ -205,21 +206,21 @@ def test_pictures_are_bounded_however_many_categories_there_are(bank, monkeypatc
         shown = show_categories(opened, statistics)
         return [len(c.sheet.credits) if c.sheet else 0 for c in shown]
 
-    assert max(sizes()) == min(most, inspect_bank.MOST_PER_CATEGORY)
-    monkeypatch.setattr(inspect_bank, "MOST_PICTURES", 3 * 12)
+    assert max(sizes()) == min(most, bank_page.MOST_PER_CATEGORY)
+    monkeypatch.setattr(bank_page, "MOST_PICTURES", 3 * 12)
     assert sizes() == [12, 12, 12] + [0] * 12
-    monkeypatch.setattr(inspect_bank, "MOST_PICTURES", 7200)
-    monkeypatch.setattr(inspect_bank, "MOST_CATEGORIES", 4)
+    monkeypatch.setattr(bank_page, "MOST_PICTURES", 7200)
+    monkeypatch.setattr(bank_page, "MOST_CATEGORIES", 4)
     assert len(sizes()) == 4
-    monkeypatch.setattr(inspect_bank, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(bank_page, "MOST_BYTES", 100_000)
     shown = [c.sheet for c in show_categories(opened, statistics) if c.sheet]
     assert 0 < sum(len(sheet.picture.url) for sheet in shown) <= 100_000
     assert len(shown) < 4
 
 
 def test_what_the_page_leaves_out_it_says(bank, monkeypatch):
-    monkeypatch.setattr(inspect_bank, "MOST_CATEGORIES", 4)
-    monkeypatch.setattr(inspect_bank, "MOST_PICTURES", 24)
+    monkeypatch.setattr(bank_page, "MOST_CATEGORIES", 4)
+    monkeypatch.setattr(bank_page, "MOST_PICTURES", 24)
     main(InspectBank(bank=bank))
     page = (bank / "report.html").read_text()
     assert "Only the 2 most frequent have a sheet" in page
@@ -283,11 +284,9 @@ def test_what_was_done_to_a_finished_bank_is_shown(bank):
 def test_look_alikes_of_two_photos_are_shown_one_under_the_other(bank, monkeypatch):
     opened = Bank.open(bank)
     a, b = opened.patch_ids[0], opened.patch_ids[-1]
-    real = inspect_bank.collect_statistics
     monkeypatch.setattr(
-        inspect_bank,
-        "collect_statistics",
-        lambda of: real(of)._replace(pairs=((int(a), int(b)),) * 13),
+        "bank.statistics.collect_statistics",
+        lambda of: collect_statistics(of)._replace(pairs=((int(a), int(b)),) * 13),
     )
     main(InspectBank(bank=bank))
     tags = parsed((bank / "report.html").read_text())

@@ -12,7 +12,8 @@ from PIL import Image
 from bank.bank import Bank
 from jobs.report import ReportOptions, main
 from model.loop import save
-from model.recipes import demo, trainer_for
+from model.recipes import demo
+from model.trainers import trainer_for
 from pipeline.options import write_json
 
 LOG = [{"step": step, "total": 2.0 / (step + 1), "boxes": 0.1} for step in range(30)]

@@ -8,14 +8,16 @@ import torch
 from PIL import Image
 
 from bank.bank import Bank
-from jobs.sample import SampleOptions, main, parse_pins
+from jobs.sample import SampleOptions, main
 from jobs.show.samples import CELL
+from jobs.show.sampling import parse_pins
 from jobs.show.sheets import GAP, LINE
 from model.loop import save
-from model.recipes import demo, sg2im_demo, trainer_for
+from model.recipes import demo, sg2im_demo
 from model.sg2im.network import Sg2Im
 from model.sg2im.published import save_published_sg2im
 from model.sg2im.run import load_network
+from model.trainers import trainer_for
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene import IMAGE, IN_IMAGE, SceneGraph, Vocabulary

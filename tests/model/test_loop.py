@@ -10,7 +10,8 @@ from bank.bank import Bank
 from model import checkpoint
 from model.config import RetrieveGANConfig
 from model.loop import restore, train
-from model.recipes import demo, trainer_for
+from model.recipes import demo
+from model.trainers import trainer_for
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,9 @@ from bank.bank import Bank
 from model import checkpoint
 from model.config import RetrieveGANConfig
 from model.loop import train
-from model.recipes import demo, trainer_for
+from model.recipes import demo
 from model.train import TrainOptions, main
+from model.trainers import trainer_for
 from pipeline.options import write_json
 
 CPU = torch.device("cpu")

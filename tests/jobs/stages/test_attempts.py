@@ -44,7 +44,7 @@ def shard(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     (tmp_path / "code/sitecustomize.py").write_text(CRASHER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
-    return tmp_path / "plan.json", tmp_path, asdict(CropOptions(8, 8, "torch"))
+    return tmp_path / "plan.json", tmp_path, asdict(CropOptions(8, 8, "pillow"))
 
 
 @pytest.fixture

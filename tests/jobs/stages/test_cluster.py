@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 DASK = [sys.executable, "-m", "dask"]
-START_S = 60  # patience of the tests, not what they take
+START_S = 600  # patience of the tests, not what they take
 
 
 def _square(x):
@@ -140,6 +140,12 @@ def machines(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Workers come as late as a busy machine lets them."""
+    monkeypatch.setattr(cluster, "JOIN_S", START_S)
+
+
+@pytest.fixture(autouse=True)
 def no_old_clients():
     """The garbage collector would find them in the thread of the next one, and Dask locks up."""
     yield
@@ -200,17 +206,24 @@ def content(dataset, out, done):
 
 @contextmanager
 def once(folder, count, do):
-    """Do something when `folder` holds so many files."""
+    """Do something when `folder` holds so many files, if it ever does."""
+    over = threading.Event()
 
     def watch():
+        ended = False
         while len(list(folder.glob("cut-*"))) < count:
-            time.sleep(0.005)
+            if ended:
+                return
+            ended = over.wait(0.005)
         do()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
-    yield
-    thread.join(START_S)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.fixture(scope="module")

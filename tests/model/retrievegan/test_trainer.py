@@ -9,7 +9,8 @@ from bank.bank import Bank
 from model import checkpoint
 from model.batch import mean_box, scene_batch
 from model.config import LossWeights, RetrieveGANConfig
-from model.recipes import demo, trainer_for
+from model.recipes import demo
+from model.trainers import trainer_for
 
 CPU = torch.device("cpu")
 

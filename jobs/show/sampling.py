@@ -1,0 +1,137 @@
+"""Scene graphs in, folders of images out: a run's own, and those of the methods beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from jobs.show.methods import (
+    Method,
+    RetrievalOptions,
+    RetrieveAndCompose,
+    method_of,
+    method_to_compare,
+    open_bank,
+    open_run,
+    share_options,
+)
+from jobs.show.options import SampleOptions
+from jobs.show.samples import NamedGraph, describe_graph, graph_of_scene, sample_graph
+from model.graph.vocabularies import check_names
+from model.retrievegan.run import RetrieveGANRun
+from model.sg2im.run import Sg2ImRun
+from pipeline.errors import UserError, suggestion
+from pipeline.scene import SceneGraph, Vocabulary
+from pipeline.scene_graph import read_scene_graphs
+from pipeline.sentences import sentences
+
+
+def sample(options: SampleOptions) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    opened = open_run(options.run, options.bank, device)
+    targets = read_graphs(options, opened)
+    graphs = [named for named, _ in targets]
+    if options.as_text:
+        for name, graph, photo in graphs:
+            print(sentences(graph) if photo is None else f"{name}\t{sentences(graph)}")
+        return
+    others = [method_to_compare(value, opened, device) for value in options.beside]
+    methods = [methods_for(named.graph, opened, others, options) for named in graphs]
+    for named, compared in zip(graphs, methods, strict=True):  # before anything is written
+        for method in compared:
+            check_names(named.graph, method.vocabulary, method.name)
+    seeds = range(options.seed, options.seed + options.draws)
+    for (named, out), compared in zip(targets, methods, strict=True):
+        print(sample_graph(named, compared, seeds, out, options.data))
+        print(f"{options.draws} image(s) of {describe_graph(named.graph)}: {out}/")
+
+
+def read_graphs(
+    options: SampleOptions, opened: RetrieveGANRun | Sg2ImRun
+) -> list[tuple[NamedGraph, Path]]:
+    """The graphs of the files, or of the first scenes of the split, each with its folder."""
+    targets = []
+    for file in options.graph:
+        graphs = read_scene_graphs(file, vocabulary_of(opened))
+        named = [NamedGraph(f"{n:03d}", graph) for n, graph in enumerate(graphs)]
+        targets += with_folders(named, options.folder(file.stem))
+    if options.split is not None:
+        targets += with_folders(scenes_of_split(options, opened), options.folder(options.split))
+    return targets
+
+
+def with_folders(graphs: Sequence[NamedGraph], folder: Path) -> list[tuple[NamedGraph, Path]]:
+    """A single graph is written into the folder itself, of several each into one of its name."""
+    if len(graphs) == 1:
+        return [(graphs[0], folder)]
+    return [(named, folder / named.name) for named in graphs]
+
+
+def scenes_of_split(options: SampleOptions, opened: RetrieveGANRun | Sg2ImRun) -> list[NamedGraph]:
+    assert options.split is not None
+    bank = open_bank(opened, options.run, options.bank)
+    image_ids = bank.scene_ids(options.split)[: options.scenes]
+    if not len(image_ids):
+        raise UserError(f"{bank.path} has no {options.split} scenes; give --graph FILE")
+    return [graph_of_scene(bank, int(image_id)) for image_id in image_ids]
+
+
+def vocabulary_of(opened: RetrieveGANRun | Sg2ImRun) -> Vocabulary:
+    return opened.bank.vocabulary if isinstance(opened, RetrieveGANRun) else opened.vocabulary
+
+
+def methods_for(
+    graph: SceneGraph,
+    opened: RetrieveGANRun | Sg2ImRun,
+    others: Sequence[Method],
+    options: SampleOptions,
+) -> list[Method]:
+    """The run's own method first, then those it is compared with."""
+    own = own_method(opened, graph, options)
+    return [own, *(share_options(method, own) for method in others)]
+
+
+def own_method(
+    opened: RetrieveGANRun | Sg2ImRun, graph: SceneGraph, options: SampleOptions
+) -> Method:
+    """As the run was trained, but for what the command line says."""
+    name = options.run.name
+    if isinstance(opened, RetrieveGANRun):
+        retrieval = RetrievalOptions(
+            options.retrieval,
+            options.noise,
+            options.candidates,
+            parse_pins(options.pin, graph),
+            options.ban,
+        )
+        mode = options.retrieval or opened.model.config.retrieval.mode
+        return RetrieveAndCompose(f"{name}, {mode}", opened, retrieval)
+    for flag in ("retrieval", "noise", "candidates", "pin", "ban"):
+        if getattr(options, flag) not in (None, ()):
+            raise UserError(f"--{flag}: {options.run} is of sg2im, which retrieves no patches")
+    return method_of(opened, name)
+
+
+def parse_pins(pins: Sequence[str], graph: SceneGraph) -> dict[int, int]:
+    """`2=123` or `tree=123` -> object -> patch id."""
+    patch_by_object: dict[int, int] = {}
+    for pin in pins:
+        name, equals, value = pin.rpartition("=")
+        if not equals or not value.isascii() or not value.isdigit():
+            raise UserError(f"--pin {pin}: write object=patch_id, e.g. --pin 0=123 or tree=123")
+        patch_by_object[_object_index(name, graph, pin)] = int(value)
+    return patch_by_object
+
+
+def _object_index(name: str, graph: SceneGraph, pin: str) -> int:
+    if name.isascii() and name.isdigit():
+        return int(name)
+    indices = [o for o, category in enumerate(graph.objects) if category == name]
+    if not indices:
+        raise UserError(
+            f"--pin {pin}: the graph has no {name!r}; {suggestion(name, [*graph.objects])}"
+        )
+    if len(indices) > 1:
+        several = ", ".join(str(o) for o in indices)
+        raise UserError(f"--pin {pin}: the graph has {name!r} at {several}; give one of these")
+    return indices[0]

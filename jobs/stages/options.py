@@ -1,0 +1,76 @@
+"""The options of `jobs.build_bank`: a module that loads in no time."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from bank.recipe import BankSettings
+from pipeline.datasets import FORMATS, FormatName, Rules, default_folder, flag_of, format_name
+from pipeline.options import option
+
+Mode = Literal["resume", "overwrite", "extend"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildBank(BankSettings):
+    """What shapes the bank, and how the work is done."""
+
+    data: Annotated[
+        Path | None, option("folder of the dataset; default data/<dataset>, or data/toy-vg")
+    ] = None
+    out: Annotated[
+        Path | None, option("folder of the bank; default bank/<dataset>, or bank/toy-vg")
+    ] = None
+    workers: Annotated[int, option("processes that cut patches; 0 = this one, no Dask")] = 0
+    scheduler: Annotated[str, option("address of a running Dask scheduler, instead")] = ""
+    mode: Annotated[
+        Mode,
+        option(
+            "resume: go on, and leave a finished bank as it is; overwrite: build it anew and then "
+            "replace it; extend: add photos that it lacks, as new shards"
+        ),
+    ] = "resume"
+    retry_failed: Annotated[bool, option("try the photos in failures.jsonl again")] = False
+    max_failures: Annotated[
+        int | None, option("stop unfinished where more photos than this could not be used")
+    ] = None
+    quarantine: Annotated[
+        tuple[int, ...], option("image ids to leave out untouched, as part of the recipe")
+    ] = ()
+
+    def __post_init__(self) -> None:
+        least = {"workers": 0, "max_failures": 0}
+        for name, value in asdict(self).items():
+            if type(value) is int and value < least.get(name, 1):
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is {value}; it must be at least {least.get(name, 1)}")
+        if not self.image_size <= 4096 >= self.patch_size:
+            raise ValueError("--image-size and --patch-size may be at most 4096 pixels")
+        if self.workers and self.scheduler:
+            raise ValueError("--workers starts workers here, --scheduler uses others: give one")
+        if self.retry_failed and self.mode == "overwrite":
+            raise ValueError("--mode overwrite tries every photo again: leave out --retry-failed")
+        if self.dataset != "toy" and self.toy_format != "coco":
+            raise ValueError(f"--toy-format is for --dataset toy, not {self.dataset}")
+        asked = FORMATS[self.format_name]
+        for name, other in FORMATS.items():
+            rules = getattr(self.rules, name)
+            if name != self.format_name and rules != other.rules():
+                raise ValueError(f"{_changed(rules)} is for {other.called}, not {asked.called}")
+
+    @property
+    def format_name(self) -> FormatName:
+        return format_name(self.dataset, self.toy_format)
+
+    @property
+    def bank(self) -> Path:
+        return self.out or Path("bank") / default_folder(self.dataset, self.toy_format).name
+
+
+def _changed(rules: Rules) -> str:
+    """The first flag that is not at its default."""
+    default = type(rules)()
+    changed = (name for name, value in asdict(rules).items() if value != getattr(default, name))
+    name = next(changed)
+    flag = flag_of(rules, name)
+    return flag.replace("--", "--no-") if getattr(rules, name) is False else flag

@@ -1,0 +1,106 @@
+"""What every command does before its work: it waits passively, and answers --help at once.
+
+The children run the commands with an import hook in the place of torch, so that none loads it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pipeline.version import __version__
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = (*sorted(f"jobs.{path.stem}" for path in (ROOT / "jobs").glob("*.py")), "model.train")
+HEAVY = ("torch", "faiss", "dask", "distributed", "matplotlib", "pyarrow", "tensorboard", "PIL")
+ARGUMENTS = {
+    "jobs.build_bank": ("--dataset", "toy", "--data", "nowhere", "--out", "bank"),
+    "jobs.demo": ("--out", "run", "--bank", "bank", "--data", "nowhere"),
+    "jobs.edit_bank": ("bank", "--remove-photo", "1"),
+    "jobs.evaluate": ("--run", "run"),
+    "jobs.inspect_bank": ("bank",),
+    "jobs.report": ("--run", "run"),
+    "jobs.sample": ("--run", "run", "--graph", "graph.json"),
+    "jobs.verify_bank": ("bank",),
+    "model.train": ("--bank", "bank"),
+}
+CHILD = """
+import json, os, runpy, sys
+
+class Torch:  # a finder: it learns of the first import
+    def find_spec(self, name, path=None, target=None):
+        if name in HEAVY:
+            loaded.append(name)
+        if name == "torch":
+            raise SystemExit(f"torch: {os.environ.get('OMP_WAIT_POLICY')}")
+
+HEAVY, calls = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+sys.meta_path.insert(0, Torch())
+before, seen = dict(os.environ), {}
+for command, *arguments in calls:
+    loaded = []
+    sys.argv = [command, *arguments]
+    try:
+        runpy.run_module(command, run_name="__main__", alter_sys=True)
+        end = None
+    except SystemExit as error:
+        end = error.code
+    seen[command] = [end, loaded]
+    os.environ.clear()
+    os.environ.update(before)
+json.dump(seen, open("seen.json", "w"))
+"""
+
+
+def run_all(folder, arguments, **environment):
+    """command -> how it ended, and which of the heavy modules it asked for."""
+    calls = [[command, *arguments[command]] for command in COMMANDS]
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(HEAVY), json.dumps(calls)],
+        cwd=folder,
+        env={**env, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "seen.json").read_text()), done.stdout
+
+
+def test_help_loads_no_library_that_takes_long(tmp_path):
+    seen, shown = run_all(tmp_path, dict.fromkeys(COMMANDS, ("--help",)))
+    assert seen == {command: [0, []] for command in COMMANDS}
+    for command in COMMANDS:
+        assert f"python -m {command}" in " ".join(shown.split())
+
+
+def test_every_command_waits_passively_before_torch_is_loaded(tmp_path):
+    seen, _ = run_all(tmp_path, ARGUMENTS)
+    assert {command: end for command, (end, _) in seen.items()} == dict.fromkeys(
+        COMMANDS, "torch: PASSIVE"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "policy"),
+    [
+        ("OMP_WAIT_POLICY", "ACTIVE", "ACTIVE"),
+        ("GOMP_SPINCOUNT", "1000", None),
+        ("KMP_BLOCKTIME", "200", None),
+    ],
+)
+def test_how_to_wait_is_as_the_user_has_decided(tmp_path, name, value, policy):
+    seen, _ = run_all(tmp_path, ARGUMENTS, **{name: value})
+    assert {end for end, _ in seen.values()} == {f"torch: {policy}"}
+
+
+def test_every_command_says_the_version(tmp_path):
+    seen, shown = run_all(tmp_path, dict.fromkeys(COMMANDS, ("--version",)))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert shown.splitlines() == [f"retrievegan {project['version']}"] * len(COMMANDS)
+    assert seen == {command: [None, []] for command in COMMANDS}
+    assert __version__ == project["version"]
