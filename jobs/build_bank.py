@@ -8,7 +8,7 @@ Run it again to go on with a build that was interrupted; a finished bank is left
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from jobs.stages.additions import Addition, check_addable, find_addition
 from jobs.stages.assemble import assemble, remove_other_shards
 from jobs.stages.complete import Origin, check_failures, complete, summary
 from jobs.stages.copy_shards import copy_shards
-from jobs.stages.cut import Workforce, cut, forget_failed, photos_digest, plan
+from jobs.stages.cut import Workforce, absent_folders, cut, forget_failed, photos_digest, plan
 from jobs.stages.cutting import CropOptions, CutShard
 from jobs.stages.derive import DeriveOptions, check_networks
 from jobs.stages.staging import building, next_version, swap_in, tidy
@@ -135,12 +135,20 @@ def main(options: BuildBank) -> None:
         check_same(options, known, origin)
         return
     check_networks(options.graph_encoder, options.cooccurrence, dataset.vocabulary)
+    absent = absent_folders(dataset)
     with building(options.bank) as bank:
         if known and options.mode != "overwrite":
-            add(options, bank, known, dataset, origin)
+            add(options, bank, known, dataset, absent, origin)
             return
         staging = next_version(bank) if known else bank
-        tasks = plan(dataset, staging, options.shard_photos, crops(options), quarantine=quarantine)
+        tasks = plan(
+            dataset,
+            staging,
+            options.shard_photos,
+            crops(options),
+            quarantine=quarantine,
+            never_there=absent,
+        )
         if options.retry_failed:
             forget_failed(tasks)
         shards = cut(tasks, Workforce(options.workers, options.scheduler))
@@ -165,7 +173,14 @@ def finish(
     print(summary(options.bank, manifest, shards))
 
 
-def add(options: BuildBank, bank: Path, known: Manifest, dataset: Dataset, origin: Origin) -> None:
+def add(
+    options: BuildBank,
+    bank: Path,
+    known: Manifest,
+    dataset: Dataset,
+    absent: Collection[str],
+    origin: Origin,
+) -> None:
     """Put new photos, or those that failed, into new shards beside the old ones."""
     new = options.mode == "extend"
     check_addable(options.bank, known, origin.recipe, origin.inputs, new=new)
@@ -178,7 +193,14 @@ def add(options: BuildBank, bank: Path, known: Manifest, dataset: Dataset, origi
     print(describe_addition(addition), flush=True)
     staging = next_version(bank)
     some = replace(dataset, photos=addition.photos)
-    tasks = plan(some, staging, options.shard_photos, crops(options), taken=addition.taken)
+    tasks = plan(
+        some,
+        staging,
+        options.shard_photos,
+        crops(options),
+        taken=addition.taken,
+        never_there=absent,
+    )
     added = cut(tasks, Workforce(options.workers, options.scheduler))
     scenes = sum(shard.receipt.counts["scenes"] for shard in added.values())
     if not scenes and not new:

@@ -47,6 +47,11 @@ class DataFolder:
     def has_folder(self, folder: str) -> bool:
         return (self.path / folder).is_dir() or any(folder in a.folders for a in self._archives)
 
+    def has_broken_link(self, folder: str) -> bool:
+        """Whether the folder or one that it lies in is a link that leads nowhere."""
+        paths = (self.path / folder, *(self.path / p for p in PurePosixPath(folder).parents))
+        return any(path.is_symlink() and not path.exists() for path in paths)
+
     def names(self, folder: str, suffix: str) -> list[str]:
         """Names of the files right in `folder` that end in `suffix`, sorted."""
         here = self.path / folder
