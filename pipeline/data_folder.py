@@ -146,7 +146,17 @@ class DataFolder:
         return [open_archive(path, path.stat().st_mtime_ns) for path in paths]
 
     def _archive_of(self, file: str) -> "Archive | None":
-        return next((a for a in self._archives if file in a.members), None)
+        """The first zip that has it; DatasetError where another has other bytes by that name."""
+        holding = [archive for archive in self._archives if file in archive.members]
+        for other in holding[1:]:
+            first, second = (a.members[file] for a in (holding[0], other))
+            if (first.file_size, first.CRC) != (second.file_size, second.CRC):
+                raise DatasetError(
+                    f"{holding[0].path} and {other.path.name} both hold {file}, but not the same: "
+                    f"one would hide the other; move one zip to a folder of its own, or unpack "
+                    f"both and give one of the files another name"
+                )
+        return holding[0] if holding else None
 
 
 class NoPlainFileError(OSError):

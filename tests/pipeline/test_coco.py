@@ -386,6 +386,17 @@ def test_one_file_for_all_photos_is_split_by_their_ids(tmp_path):
     assert dataset.photos[0].photo.file == "images/000000000001.jpg"
 
 
+def test_two_exports_in_zips_whose_annotation_files_have_one_name_are_refused(tmp_path):
+    for task, value in enumerate(own_files(("default", "other")).values()):
+        with zipfile.ZipFile(tmp_path / f"task_{task}.zip", "w") as archive:
+            archive.writestr("annotations/instances_default.json", json.dumps(value))
+    words = ("task_0.zip and task_1.zip both hold annotations/instances_default.json", "move one")
+    refused(tmp_path, *words, rules=OWN)
+    (tmp_path / "task_1.zip").unlink()
+    shutil.copy(tmp_path / "task_0.zip", tmp_path / "task_0 (1).zip")
+    assert len(read_coco(tmp_path, OWN).photos) == 40
+
+
 def test_a_folder_of_ones_own_with_nothing_for_training_is_refused(tmp_path):
     put_own(tmp_path, own_files(("val",)), "val")
     refused(tmp_path, "instances_val.json none is for training", rules=OWN)
