@@ -19,11 +19,12 @@ from pipeline.checks import (
     UNFIT,
     get,
     is_box,
-    is_side,
     kind_of,
     show,
+    side,
     stays_inside,
     url,
+    whole,
     words,
 )
 from pipeline.coco.layout import Part
@@ -170,9 +171,9 @@ def _read_categories(values: list[Any], known: dict[int, str], path: str) -> dic
     by_name = {name: number for number, name in known.items()}
     for position, value in enumerate(values):
         where = f"{path}, category {_label(value, position)}"
-        number, name = get(value, "id", where), get(value, "name", where)
-        if type(number) is not int:
-            raise DatasetError(f"{where}: its id {show(number)} is not a whole number")
+        given, name = get(value, "id", where), get(value, "name", where)
+        if (number := whole(given)) is None:
+            raise DatasetError(f"{where}: its id {show(given)} is not a whole number")
         if not isinstance(name, str) or not name or UNFIT.search(name) or name == IMAGE:
             raise DatasetError(f"{where}: {show(name)} cannot be the name of a category")
         if number in own:
@@ -221,40 +222,46 @@ def _read_photo(
     value: Any, position: int, licences: Mapping[int, str], place: str, path: str
 ) -> Photo:
     where = f"{path}, photo {_label(value, position)}"
-    number = get(value, "id", where)
-    if type(number) is not int or not 0 <= number <= MAX_IMAGE_ID:
+    given = get(value, "id", where)
+    number = whole(given)
+    if number is None or not 0 <= number <= MAX_IMAGE_ID:
         raise DatasetError(
-            f"{where}: its id {show(number)} is not a whole number from 0 to {MAX_IMAGE_ID}"
+            f"{where}: its id {show(given)} is not a whole number from 0 to {MAX_IMAGE_ID}"
         )
-    width, height = get(value, "width", where), get(value, "height", where)
-    for name, side in (("width", width), ("height", height)):
-        if not is_side(side):
-            raise DatasetError(
-                f"{where}: its {name} {show(side)} is not from 1 to {MAX_SIDE_PX} px"
-            )
+    width, height = _side(value, "width", where), _side(value, "height", where)
     name = get(value, "file_name", where)
     if not stays_inside(name):
         raise DatasetError(
             f"{where}: its file_name {show(name)} is not a plain relative path, with "
             f"forward slashes, that stays inside {place}/"
         )
-    licence = value.get("license")
+    licence = whole(value.get("license"))
     return Photo(
         image_id=number,
         file=str(PurePosixPath(place, name)),
         width=width,
         height=height,
         split="train",  # settled by reader.py
-        licence=licences.get(licence, "") if type(licence) is int else "",
+        licence=licences.get(licence, "") if licence is not None else "",
         source_url=url(value.get("flickr_url")) or url(value.get("coco_url")),
     )
 
 
-def _photo_of(annotation: Any, photos: Mapping[int, Gathered], place: _Place) -> Gathered:
-    image_id = get(annotation, "image_id", place)
-    if type(image_id) is not int or image_id not in photos:
+def _side(photo: Any, name: str, where: str) -> int:
+    given = get(photo, name, where)
+    if (px := side(given)) is None:
         raise DatasetError(
-            f"{place}: image_id {show(image_id)} is not among the {len(photos):,} photos "
+            f"{where}: its {name} {show(given)} is not a whole number from 1 to {MAX_SIDE_PX} px"
+        )
+    return px
+
+
+def _photo_of(annotation: Any, photos: Mapping[int, Gathered], place: _Place) -> Gathered:
+    given = get(annotation, "image_id", place)
+    image_id = whole(given)
+    if image_id is None or image_id not in photos:
+        raise DatasetError(
+            f"{place}: image_id {show(given)} is not among the {len(photos):,} photos "
             f"listed; are all annotation files from the same release?"
         )
     return photos[image_id]
@@ -268,10 +275,11 @@ def _add(
     left_out: str | None,
 ) -> None:
     """Count an annotation of its photo, and keep it where its box is large enough."""
-    category_id = get(annotation, "category_id", place)
-    if type(category_id) is not int or category_id not in categories:
+    given = get(annotation, "category_id", place)
+    category_id = whole(given)
+    if category_id is None or category_id not in categories:
         raise DatasetError(
-            f"{place}: category_id {show(category_id)} is not among the {len(categories)} "
+            f"{place}: category_id {show(given)} is not among the {len(categories)} "
             f"categories of that file; are all annotation files from the same release?"
         )
     box = get(annotation, "bbox", place)
@@ -319,7 +327,7 @@ def _segmentation(large: LargeObject) -> Any:
 def _label(value: Any, position: int) -> str:
     """How a message names an entry: by its id, or by its place where it has none."""
     number = value.get("id") if isinstance(value, dict) else None
-    return show(number) if isinstance(number, int | str) else f"at place {position}"
+    return show(number) if isinstance(number, int | float | str) else f"at place {position}"
 
 
 def _is_large(box: list[float], photo: Photo) -> bool:
@@ -332,7 +340,7 @@ def _licences(values: Any) -> dict[int, str]:
     """Licence number -> its URL, which names the version too, or else its name."""
     entries = [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
     return {
-        v["id"]: url(v.get("url")) or words(v.get("name"))
+        number: url(v.get("url")) or words(v.get("name"))
         for v in entries
-        if type(v.get("id")) is int
+        if (number := whole(v.get("id"))) is not None
     }

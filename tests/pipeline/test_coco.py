@@ -477,6 +477,51 @@ def test_where_all_photos_are_drawn_for_other_splits_the_message_says_so(tmp_pat
     refused(put_own(tmp_path, files, "images"), "drawn for validation or test", rules=OWN)
 
 
+RUNS = [[0, SIDE * SIDE], [100, SIDE * SIDE - 100]]
+WHOLE = {"id", "image_id", "category_id", "width", "height", "license"}
+
+
+@pytest.mark.parametrize("write", [float, str, lambda n: f"{n:012d}"])
+def test_whole_numbers_may_be_written_with_a_point_or_as_text(tmp_path, files, write):
+    files = json.loads(json.dumps(files))  # the categories are everyone's
+    files["instances_train2017"]["licenses"] = [{"id": 4, "url": "https://e.org/by"}]
+    files["instances_train2017"]["images"][0]["license"] = 4
+    for entry, runs in zip(files["instances_train2017"]["annotations"], RUNS, strict=False):
+        entry["segmentation"] = {"size": [SIDE, SIDE], "counts": runs}
+    plain = read_coco(put(tmp_path, files))
+    for value in files.values():
+        for entry in (*value["images"], *value["annotations"], *value["categories"]):
+            for key in entry.keys() & {
+                "id",
+                "image_id",
+                "category_id",
+                "width",
+                "height",
+                "license",
+            }:
+                entry[key] = write(entry[key])
+    for licence in files["instances_train2017"]["licenses"]:
+        licence["id"] = write(licence["id"])
+    for entry in files["instances_train2017"]["annotations"][:2]:
+        entry["segmentation"]["counts"] = [write(n) for n in entry["segmentation"]["counts"]]
+
+    written = read_coco(put(tmp_path, files))
+
+    assert written.photos == plain.photos
+    assert written.vocabulary == plain.vocabulary
+    assert written.photos[0].photo.licence == "https://e.org/by"
+    assert json.dumps(to_json(written.photos[0])) == json.dumps(to_json(plain.photos[0]))
+
+
+@pytest.mark.parametrize("number", [1.5, "1.5", "one", "", "\u0661", True, 1e300, "9" * 5000, None])
+def test_what_is_no_whole_number_is_shown_as_it_was_written(tmp_path, files, number):
+    files["instances_val2017"]["images"][0]["id"] = number
+    message = refused(
+        put(tmp_path, files), "instances_val2017.json, photo", "is not a whole number"
+    )
+    assert len(message) < 600
+
+
 # What is refused
 
 
@@ -586,6 +631,7 @@ def test_a_file_name_that_leaves_its_folder_is_refused(tmp_path, files, name):
         ({"id": "a"}, "its id 'a' is not"),
         ({"width": 0}, "its width 0 is not"),
         ({"height": 1e9}, "its height 1000000000.0 is not"),
+        ({"width": 99.5}, "its width 99.5 is not a whole number from 1 to 65535 px"),
         ({"id": 1}, "listed twice"),
         ({"id": 11}, "val2017/000000000011.jpg too"),
     ],
