@@ -27,6 +27,7 @@ from pipeline.checks import (
     whole,
     words,
 )
+from pipeline.coco.boxes import BoxTally
 from pipeline.coco.layout import Part
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
@@ -74,6 +75,7 @@ class Reading:
     left_out: str | None  # a category of which nothing is kept
     categories: dict[int, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    boxes: BoxTally = field(default_factory=BoxTally)
 
 
 class _File(msgspec.Struct):
@@ -105,6 +107,11 @@ class _Place(NamedTuple):
     def __str__(self) -> str:
         return f"{self.path}, annotation {_label(self.annotation, self.position)}"
 
+    def short(self) -> str:
+        """The same wherever the folder is."""
+        name = PurePosixPath(self.path).name
+        return f"{name}, annotation {_label(self.annotation, self.position)}"
+
 
 def read_file(
     reading: Reading, kind: Kind, part: Part, stuff_photos: frozenset[int] | None = None
@@ -128,7 +135,7 @@ def read_file(
             gathered.num_annotations += 1  # it keeps its number
             continue
         gathered.has_stuff |= kind == "stuff"
-        _add(annotation, gathered, categories, place, reading.left_out)
+        _add(annotation, gathered, categories, place, reading)
 
 
 def _read(reading: Reading, name: str) -> bytes:
@@ -272,7 +279,7 @@ def _add(
     gathered: Gathered,
     categories: Mapping[int, str],
     place: _Place,
-    left_out: str | None,
+    reading: Reading,
 ) -> None:
     """Count an annotation of its photo, and keep it where its box is large enough."""
     given = get(annotation, "category_id", place)
@@ -286,6 +293,7 @@ def _add(
     if not is_box(box):
         raise DatasetError(f"{place}: its bbox {show(box)} is not four numbers x, y, w, h in px")
     photo, index = gathered.photo, gathered.num_annotations
+    reading.boxes.add(box, photo, place.short)
     gathered.num_annotations += 1
     if index > MAX_OBJECT_INDEX:
         raise DatasetError(
@@ -293,7 +301,7 @@ def _add(
             f"a patch id has no place for more"
         )
     category = categories[category_id]
-    if _is_large(box, photo) and category != left_out:
+    if _is_large(box, photo) and category != reading.left_out:
         x, y, width, height = (float(v) for v in box)
         segmentation = annotation.get("segmentation")
         label = _label(annotation, place.position)

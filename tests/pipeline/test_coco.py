@@ -692,6 +692,80 @@ def test_a_bad_dataset_is_told_as_such(tmp_path):
         read_coco(tmp_path / "nowhere")
 
 
+# What plausible numbers cannot tell
+
+
+def notes_of(folder):
+    return read_coco(folder).protocol.notes
+
+
+def with_boxes(files, change):
+    for value in files.values():
+        for entry in value["annotations"]:
+            entry["bbox"] = change(*entry["bbox"])
+    return files
+
+
+def test_boxes_to_the_edge_and_a_pixel_beyond_are_not_worth_a_word(tmp_path, files):
+    edges = ([-1, -1, 102, 102], [0, 0, 100, 100], [80.5, 80.5, 20.4, 20.4])
+    for entry, box in zip(files["instances_train2017"]["annotations"], edges, strict=False):
+        entry["bbox"] = box
+    assert notes_of(put(tmp_path, files)) == ()
+
+
+@pytest.mark.parametrize(
+    "box", [[-1.5, 9, 20, 20], [9, -2, 20, 20], [82, 9, 20, 20], [9, 82, 20, 20]]
+)
+def test_each_box_that_reaches_beyond_its_photo_is_counted(tmp_path, files, box):
+    files["instances_train2017"]["annotations"][2]["bbox"] = box
+    (note,) = notes_of(put(tmp_path, files))
+    assert note.startswith("1 of 12 boxes reach more than 1 px beyond their photo")
+    assert f"instances_train2017.json, annotation 102: {box} in 100 x 100 px" in note
+    assert "upper left corner" in note
+    assert str(tmp_path) not in note
+
+
+def test_corners_in_place_of_sizes_are_told_to_be_that(tmp_path, files):
+    corners = with_boxes(files, lambda x, y, w, h: [x + 40, y + 40, x + w + 40, y + h + 40])
+    (note,) = notes_of(put(tmp_path, corners))
+    assert "12 of 12 boxes reach more than 1 px beyond" in note
+    assert "are they corners x0, y0, x1, y1? COCO has x, y, width, height" in note
+
+
+def test_boxes_as_shares_of_the_photo_are_told_to_be_that(tmp_path, files):
+    for entry in files["instances_val2017"]["annotations"]:
+        entry["bbox"] = [v / SIDE for v in entry["bbox"]]
+    (note,) = notes_of(put(tmp_path, files))
+    assert note.startswith("4 of 12 boxes are smaller than 2 px each way (e.g. instances_val2017")
+    assert "are they shares of the photo? COCO has px" in note
+    with_boxes(files, lambda *box: [v / SIDE for v in box])
+    message = refused(put(tmp_path, files), "12 of 12 boxes are smaller than 2 px", "shares")
+    assert "whole annotation files" not in message
+
+
+def test_a_few_tiny_boxes_are_not_worth_a_word(tmp_path, files):
+    files["instances_train2017"]["annotations"].append(annotation_of(1, 1, [5, 5, 1.5, 1.5]))
+    assert notes_of(put(tmp_path, files)) == ()
+
+
+def test_photos_with_too_few_or_too_many_objects_are_told_to_be_that(tmp_path):
+    (name, value), *_ = own_files(("train",)).items()
+    put_own(tmp_path, {}, "train")
+    path = tmp_path / "annotations" / f"{name}.json"
+    things = value["annotations"]
+    for kept, words in (
+        (things[::3], "the photos have 1 annotations each, and a scene needs 3 objects"),
+        (things[::3] + things[1:2], "have 1 to 2 annotations each, and a scene needs 3"),
+        ([], "the photos have 0 annotations each"),
+        (things * 3, "a scene has at most 8: annotate the larger things alone"),
+        ([t | {"bbox": SMALL} for t in things], "have 3.0 annotations each, and a scene needs 3 t"),
+    ):
+        path.write_text(json.dumps(value | {"annotations": kept}))
+        assert "whole annotation files" not in refused(tmp_path, words, rules=OWN)
+    path.write_text(json.dumps(value | {"images": [], "annotations": []}))
+    refused(tmp_path, "the files list no photo for training", rules=OWN)
+
+
 # sg2im's own answers on real photos
 
 
@@ -721,6 +795,10 @@ def test_the_photos_and_objects_are_sg2ims_in_its_order(real, golden):
         }
         assert len(ours) == num_photos
         assert ours == {i: scene["objects"] for i, scene in golden[folder].items()}
+
+
+def test_of_real_boxes_nothing_is_told(real):
+    assert real.protocol.notes == ()
 
 
 def test_every_ordered_pair_has_sg2ims_predicate(real, golden):
