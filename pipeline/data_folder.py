@@ -24,6 +24,9 @@ NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error)
 
 
+MACOS = "__MACOSX/"  # what its packer adds of its own to a zip
+
+
 class DataFolder:
     """Reads `a/b.jpg` from FOLDER/a/b.jpg, or else from whichever FOLDER/*.zip has that member.
 
@@ -60,6 +63,17 @@ class DataFolder:
             members = (PurePosixPath(member) for member in archive.members)
             names |= {m.name for m in members if str(m.parent) == folder}
         return sorted(name for name in names if name.endswith(suffix))
+
+    def has_anything(self) -> bool:
+        return any(not path.name.startswith(".") for path in self.path.iterdir())
+
+    def find(self, suffix: str, depth: int = 3) -> list[str]:
+        """Relative paths of the files that end in `suffix`, at most `depth` deep, sorted."""
+        patterns = ("/".join(["*"] * n) + suffix for n in range(1, depth + 1))
+        found = {str(p.relative_to(self.path)) for g in patterns for p in self.path.glob(g)}
+        for archive in self._archives:
+            found |= {m for m in archive.members if m.endswith(suffix) and m.count("/") < depth}
+        return sorted(found)
 
     def where(self, file: str) -> str:
         """How a message names the file: with the zip that holds it, if one does."""
@@ -167,6 +181,16 @@ class DamagedMemberError(DatasetError):
     """One file of a zip whose bytes are not those that were packed."""
 
 
+def _top_folder(members: list[str]) -> str:
+    """`mine/`, where a whole dataset was packed as a folder: its files count as right in the zip.
+
+    It is known by the annotations in it; in COCO's zips of photos the top folder means something.
+    """
+    tops = {member.split("/")[0] + "/" for member in members}
+    top = tops.pop() if len(tops) == 1 else ""
+    return top if any(m.startswith(f"{top}annotations/") for m in members) else ""
+
+
 class Archive:
     """An opened zip and what is in it."""
 
@@ -179,8 +203,10 @@ class Archive:
                 f"{path} is not a whole zip file ({error}); download it again, or move it away "
                 f"if it does not belong to the dataset"
             ) from error
-        files = (m for m in self._zip.infolist() if not m.filename.endswith("/"))
-        self.members = {m.filename: m for m in files if m.filename}
+        files = [m for m in self._zip.infolist() if m.filename and not m.is_dir()]
+        files = [m for m in files if not m.filename.startswith(MACOS)]
+        top = _top_folder([m.filename for m in files])
+        self.members = {m.filename.removeprefix(top): m for m in files}
         parents = {PurePosixPath(name).parent for name in self.members}
         self.folders = {str(p) for parent in parents for p in (parent, *parent.parents)}
 

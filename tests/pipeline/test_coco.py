@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.coco.reader import CocoRules, read_coco
+from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError, UserError
 from pipeline.options import to_json
 from pipeline.relations import predicate_of, scene_of
@@ -395,6 +396,61 @@ def test_two_exports_in_zips_whose_annotation_files_have_one_name_are_refused(tm
     (tmp_path / "task_1.zip").unlink()
     shutil.copy(tmp_path / "task_0.zip", tmp_path / "task_0 (1).zip")
     assert len(read_coco(tmp_path, OWN).photos) == 40
+
+
+def moved(folder, names):
+    """Each annotation file at another place, as other tools write it."""
+    for name, place in names.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "annotations" / name).rename(folder / place)
+    (folder / "annotations").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (
+            ("train/_annotations.coco.json", "valid/_annotations.coco.json"),
+            ("train/_annotations.coco.json must be annotations/instances_train.json", "nces_val"),
+        ),
+        (("result.json",), ("/result.json must be annotations/instances_train.json", "NAME/ or i")),
+        (("a/one.json", "a/two.json"), ("a/one.json must be annotations/instances_one.json",)),
+        (("a/x.json", "b/x.json"), ("b/x.json must be annotations/instances_2.json",)),
+        (("mine/annotations/instances_train.json",), ("in a folder mine/: give --data", "/mine")),
+    ],
+)
+def test_annotations_in_another_tools_place_are_named_with_the_name_to_give(
+    tmp_path, places, words
+):
+    files = own_files(("train", "val")[: len(places)])
+    put_own(tmp_path, files, "images")
+    moved(tmp_path, {f"{name}.json": place for name, place in zip(files, places, strict=True)})
+    assert "cocodataset" not in refused(tmp_path, *words, rules=OWN)
+
+
+def test_photos_without_annotations_are_not_sent_for_coco_but_an_empty_folder_is(tmp_path):
+    refused(tmp_path, "cocodataset.org", rules=OWN)
+    (tmp_path / "images").mkdir()
+    message = refused(tmp_path, "no annotation file", "annotations/instances_train", rules=OWN)
+    assert "cocodataset" not in message
+
+
+def test_a_zip_of_a_whole_dataset_may_have_it_in_one_folder(tmp_path):
+    plain = put_own(tmp_path / "plain", own_files(("train", "val")), "train", "val")
+    for name in ("train", "val"):
+        (plain / name / "1.jpg").write_bytes(b"a photo")
+    unpacked = read_coco(plain, OWN)
+    (tmp_path / "zipped").mkdir()
+    with zipfile.ZipFile(tmp_path / "zipped" / "mine.zip", "w") as archive:
+        for path in sorted(p for p in plain.rglob("*") if p.is_file()):
+            archive.write(path, f"mine/{path.relative_to(plain)}")
+        archive.writestr("__MACOSX/mine/._train", b"")
+
+    zipped = read_coco(tmp_path / "zipped", OWN)
+
+    assert zipped.photos == unpacked.photos
+    assert zipped.inputs == unpacked.inputs
+    assert DataFolder(tmp_path / "zipped").read("train/1.jpg") == b"a photo"
 
 
 def test_a_folder_of_ones_own_with_nothing_for_training_is_refused(tmp_path):
