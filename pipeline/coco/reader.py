@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from pipeline.coco.boxes import empty_masks_note
 from pipeline.coco.file import (
     MIN_AREA,
     Gathered,
@@ -102,13 +103,14 @@ def read_coco(
     if not any(photo.photo.split == "train" for photo in photos):
         raise _nothing_left(reading, counts, parts, rules)
     vocabulary = _vocabulary(reading)
+    notes = [*reading.boxes.notes(), *empty_masks_note(photos)]
     return Dataset(
         name="coco",
         folder=str(folder),
         vocabulary=vocabulary,
         photos=photos,
         inputs=dict(sorted(reading.inputs.items())),
-        protocol=_protocol(photos, vocabulary, counts, parts, rules, limit, reading.boxes.notes()),
+        protocol=_protocol(photos, vocabulary, counts, parts, rules, limit, notes),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.coco import boxes
 from pipeline.coco.reader import CocoRules, read_coco
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError, UserError
@@ -802,6 +803,44 @@ def test_boxes_as_shares_of_the_photo_are_told_to_be_that(tmp_path, files):
 def test_a_few_tiny_boxes_are_not_worth_a_word(tmp_path, files):
     files["instances_train2017"]["annotations"].append(annotation_of(1, 1, [5, 5, 1.5, 1.5]))
     assert notes_of(put(tmp_path, files)) == ()
+
+
+def outline(x, y, w, h):
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def test_segmentations_with_nothing_inside_their_box_are_counted(tmp_path, files):
+    for name in ("instances_train2017", "stuff_train2017"):
+        for entry in files[name]["annotations"]:
+            entry["segmentation"] = outline(*entry["bbox"])
+    assert notes_of(put(tmp_path, files)) == ()
+    for entry in files["instances_train2017"]["annotations"][1:3]:
+        entry["bbox"] = [10, 70, 20, 20]  # its y counted from below
+    (note,) = notes_of(put(tmp_path, files))
+    assert note.startswith("2 of 6 segmentations have nothing inside their box")
+    assert "photo 1, boat: box [10.0, 70.0, 20.0, 20.0]" in note
+    assert "boxes and polygons are of different places" in note
+
+
+def test_one_empty_mask_of_a_hundred_is_not_worth_a_word_and_a_thousand_photos_are_looked_at(
+    tmp_path, monkeypatch
+):
+    files = own_files(("train",))
+    things = files["instances_train"]["annotations"]
+    for entry in things[:100]:
+        entry["segmentation"] = outline(*entry["bbox"])
+    things[0]["segmentation"] = outline(80, 80, 10, 10)
+    put_own(tmp_path, files, "train")
+    assert read_coco(tmp_path, OWN).protocol.notes == ()
+    things[99]["segmentation"] = []
+    (tmp_path / "annotations" / "instances_train.json").write_text(
+        json.dumps(files["instances_train"])
+    )
+    (note,) = read_coco(tmp_path, OWN).protocol.notes
+    assert note.startswith("1 of 99 segmentations")
+    monkeypatch.setattr(boxes, "PHOTOS_LOOKED_AT", 13)  # of 40: every fourth
+    (note,) = read_coco(tmp_path, OWN).protocol.notes
+    assert note.startswith("1 of 27 segmentations")
 
 
 def test_photos_with_too_few_or_too_many_objects_are_told_to_be_that(tmp_path):
