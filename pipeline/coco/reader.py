@@ -20,6 +20,7 @@ from pipeline.coco.file import (
     read_file,
 )
 from pipeline.coco.layout import Part, is_official, listed_ids, parts_of
+from pipeline.coco.twice import listed_twice_note
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, UserError
@@ -103,7 +104,7 @@ def read_coco(
     if not any(photo.photo.split == "train" for photo in photos):
         raise _nothing_left(reading, counts, parts, rules)
     vocabulary = _vocabulary(reading)
-    notes = [*reading.boxes.notes(), *empty_masks_note(photos)]
+    notes = [*reading.boxes.notes(), *empty_masks_note(photos), *listed_twice_note(photos, folder)]
     return Dataset(
         name="coco",
         folder=str(folder),

@@ -843,6 +843,50 @@ def test_one_empty_mask_of_a_hundred_is_not_worth_a_word_and_a_thousand_photos_a
     assert note.startswith("1 of 27 segmentations")
 
 
+def listed_again(value, image, new):
+    """The photo once more, under another id."""
+    value["images"].append({**image, "id": new})
+    value["annotations"] += [annotation_of(new, c) for c in (1, 9, 9)]
+
+
+def test_photos_listed_twice_are_counted_and_told_where_they_are_for_training_and_held_out(
+    tmp_path,
+):
+    files = own_files(("train", "val"))
+    train, val = files["instances_train"], files["instances_val"]
+    for image in train["images"][:3]:
+        listed_again(train, image, image["id"] + 1000)
+    for image in train["images"][:2]:
+        listed_again(val, image, image["id"] + 2000)
+    put_own(tmp_path, files, "train", "val")
+    for name in ("000000000001.jpg", "000000000002.jpg"):
+        (tmp_path / "train" / name).write_bytes(b"a photo " + name.encode())
+        (tmp_path / "val" / name).write_bytes(b"a photo " + name.encode())
+
+    (note,) = read_coco(tmp_path, OWN).protocol.notes
+
+    assert note.startswith("3 photos are listed more than once under other ids")
+    assert "2 of them are both for training and held out, e.g. train/000000000001.jpg as 1" in note
+    assert "(train) and 2001 (test): numbers on these say nothing about new photos" in note
+    (tmp_path / "val" / "000000000001.jpg").write_bytes(b"another")
+    (tmp_path / "val" / "000000000002.jpg").write_bytes(b"a photo of its own, as ")
+    (note,) = read_coco(tmp_path, OWN).protocol.notes
+    assert note.startswith("3 photos are listed more than once")
+    assert "held out" not in note
+
+
+def test_photos_that_share_a_name_alone_are_not_listed_twice(tmp_path):
+    files = own_files(("train", "val"))
+    for image, other in zip(
+        files["instances_train"]["images"], files["instances_val"]["images"], strict=True
+    ):
+        other["file_name"] = image["file_name"]
+    put_own(tmp_path, files, "train", "val")
+    for split in ("train", "val"):
+        (tmp_path / split / "000000000001.jpg").write_text(split[:3])  # of one size
+    assert read_coco(tmp_path, OWN).protocol.notes == ()
+
+
 def test_photos_with_too_few_or_too_many_objects_are_told_to_be_that(tmp_path):
     (name, value), *_ = own_files(("train",)).items()
     put_own(tmp_path, {}, "train")
