@@ -35,6 +35,11 @@ def usable_segmentation(segmentation: Any, width: int, height: int) -> Any:
     if segmentation is None:
         return None
     if isinstance(segmentation, list):
+        if segmentation and all(type(value) in (int, float) for value in segmentation):
+            raise ValueError(
+                "it is one flat list of numbers where COCO has a list of polygons: put it into "
+                "another pair of brackets, [[x, y, ...]]"
+            )
         for polygon in segmentation:
             _check_polygon(polygon, width, height)
         return [polygon for polygon in segmentation if len(polygon) >= 6] or None
@@ -47,6 +52,8 @@ def usable_segmentation(segmentation: Any, width: int, height: int) -> Any:
 
 
 def _check_polygon(polygon: Any, width: int, height: int) -> None:
+    if isinstance(polygon, list) and polygon and all(isinstance(v, list) for v in polygon):
+        raise ValueError("a polygon holds lists, as points [x, y]: COCO has [x, y, x, y, ...]")
     if not isinstance(polygon, list) or len(polygon) % 2:
         raise ValueError("a polygon is a list of x and y in turn")
     if not set(map(type, polygon)) <= {int, float}:

@@ -644,6 +644,8 @@ def test_a_file_of_another_form_is_refused(tmp_path, files, value, words):
         ({"bbox": None}, "its bbox None is not four"),
         ({"segmentation": "no"}, "its segmentation is malformed"),
         ({"segmentation": [[1, 2, 3, 4, 5]]}, "its segmentation is malformed"),
+        ({"segmentation": [1, 2, 3.5, 4, 5, 6]}, "malformed: it is one flat list of numbers where"),
+        ({"segmentation": [[[1, 2], [3, 4], [5, 6]]]}, "malformed: a polygon holds lists, as poi"),
         ({"segmentation": {"size": [SIDE, SIDE], "counts": [5]}}, "its segmentation is malformed"),
     ],
 )
