@@ -30,6 +30,11 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def clip(text: str) -> str:
+    """The same for a file's name, which is shown without quotes."""
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
 def kind_of(value: Any) -> str:
     """In JSON's words."""
     names = {list: "list", dict: "object", str: "text", bool: "truth value"}

@@ -15,6 +15,7 @@ from bank.table import PATCHES, PHOTOS, SCENES, read_table
 from jobs.stages.cutting import read_shard_failures
 from jobs.stages.merge import write_merged
 from jobs.stages.receipts import WORK
+from pipeline.checks import clip
 from pipeline.scene import LeftOut, Vocabulary
 
 QUARANTINED = "quarantined"
@@ -60,8 +61,8 @@ def _none_usable(left_out: Sequence[LeftOut], failures: Path) -> str:
     row = next((r for r in left_out if r.reason not in (QUARANTINED, "box_outside")), left_out[0])
     return (
         f"not one photo could be used ({count_reasons(left_out)}), e.g. image {row.image_id}, "
-        f"{row.reason}: {row.detail}; all are in {failures}: mend them and run the command again, "
-        f"or give another --data"
+        f"{row.reason}: {clip(row.detail)}; all are in {failures}: mend them and run the "
+        f"command again, or give another --data"
     )
 
 

@@ -20,6 +20,7 @@ from jobs.stages.cutting import (
 )
 from jobs.stages.receipts import WORK, receipt_path
 from pipeline import codec
+from pipeline.checks import clip
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError
@@ -82,8 +83,9 @@ def absent_folders(dataset: Dataset) -> set[str]:
             example = (unlinked or without)[0].photo.file
             raise DatasetError(
                 f"{len(without):,} of the {len(photos):,} photos for {split} lie in folders that "
-                f"are not there, e.g. {folder.path / example}; put the photos there (or mount "
-                f"their disk), or mend the names in the annotations, and run the command again"
+                f"are not there, e.g. {folder.path / clip(example)}; put the photos there (or "
+                f"mount their disk), or mend the names in the annotations, and run the command "
+                f"again"
             )
     return absent
 

@@ -17,6 +17,7 @@ from pipeline.checks import (
     BROKEN,
     MAX_SIDE_PX,
     UNFIT,
+    clip,
     get,
     is_box,
     kind_of,
@@ -212,16 +213,17 @@ def _read_photos(file: _File, reading: Reading, part: Part, path: str) -> None:
         for known in others.values():
             if photo.image_id in known:
                 raise DatasetError(
-                    f"{where}: its id is that of {known[photo.image_id].photo.file} too; photo ids "
-                    f"must be unique over {' and '.join(reading.photos)}: number one file's anew"
+                    f"{where}: its id is that of {clip(known[photo.image_id].photo.file)} too; "
+                    f"photo ids must be unique over {' and '.join(reading.photos)}: number "
+                    f"one file's anew"
                 )
         listed.add(photo.image_id)
         before = photos.setdefault(photo.image_id, Gathered(photo)).photo
         if (before.file, before.width, before.height) != (photo.file, photo.width, photo.height):
             raise DatasetError(
-                f"{where}: {photo.file}, {photo.width} x {photo.height} px, is {before.file}, "
-                f"{before.width} x {before.height} px, in the instances file; are both from the "
-                f"same release?"
+                f"{where}: {clip(photo.file)}, {photo.width} x {photo.height} px, is "
+                f"{clip(before.file)}, {before.width} x {before.height} px, in the instances file; "
+                f"are both from the same release?"
             )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import PurePosixPath
 
+from pipeline.checks import clip
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
 from pipeline.scene import AnnotatedPhoto
@@ -53,7 +54,6 @@ def _digest(file: str, folder: DataFolder) -> str:
 
 
 def _who(group: Sequence[AnnotatedPhoto]) -> str:
-    first, second = group[0].photo, group[-1].photo
-    return (
-        f"{first.file} as {first.image_id} ({first.split}) and {second.image_id} ({second.split})"
-    )
+    first, last = group[0].photo, group[-1].photo
+    one, other = (f"{photo.image_id} ({photo.split})" for photo in (first, last))
+    return f"{clip(first.file)} as {one} and {other}"

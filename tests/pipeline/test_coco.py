@@ -297,6 +297,14 @@ def test_a_name_of_thousands_of_letters_is_shown_short(tmp_path, files):
     assert len(refused(put(tmp_path, files), "are all annotation files")) < 1000
 
 
+def test_file_names_of_thousands_of_letters_are_shown_short(tmp_path, files):
+    files["stuff_train2017"]["images"][1]["file_name"] = "x" * 5000
+    assert len(refused(put(tmp_path, files), "photo 2: train2017/xxx", "...")) < 1000
+    files["instances_train2017"]["images"][1]["file_name"] = "x" * 5000
+    files["instances_val2017"]["images"][1]["id"] = 2
+    assert len(refused(put(tmp_path, files), "photo 2: its id is that of", "...")) < 1000
+
+
 def test_without_its_id_lists_the_deprecated_edition_is_refused(tmp_path, files):
     rules = CocoRules(edition="deprecated-40k")
     words = ("no file", "train-ids.txt", "stuff_annotations_trainval2017.zip")
