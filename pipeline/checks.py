@@ -30,10 +30,30 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def clip(text: str) -> str:
+    """The same for a file's name, which is shown without quotes."""
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
 def kind_of(value: Any) -> str:
     """In JSON's words."""
     names = {list: "list", dict: "object", str: "text", bool: "truth value"}
     return names.get(type(value), "null" if value is None else "number")
+
+
+MAX_EXACT = 2**53  # up to here a float is the whole number that was written
+WRITTEN_WHOLE = re.compile("-?[0-9]{1,20}")
+
+
+def whole(value: Any) -> int | None:
+    """The whole number that is meant: tools write 7 as 7.0 or as "7" too. None for all else."""
+    if type(value) is int:
+        return value
+    if type(value) is float and value.is_integer() and abs(value) <= MAX_EXACT:
+        return int(value)
+    if isinstance(value, str) and WRITTEN_WHOLE.fullmatch(value):
+        return int(value)
+    return None
 
 
 def is_box(value: Any) -> bool:
@@ -45,9 +65,10 @@ def is_box(value: Any) -> bool:
     )
 
 
-def is_side(value: Any) -> bool:
-    """A photo's width or height in px."""
-    return type(value) is int and 1 <= value <= MAX_SIDE_PX
+def side(value: Any) -> int | None:
+    """A photo's width or height in px, or None."""
+    px = whole(value)
+    return px if px is not None and 1 <= px <= MAX_SIDE_PX else None
 
 
 def stays_inside(name: Any) -> bool:

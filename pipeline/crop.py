@@ -3,7 +3,7 @@
 import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
@@ -39,9 +39,11 @@ class PhotoError(Exception):
         self.detail = detail
 
 
-def read_photo(folder: DataFolder, file: str) -> bytes:
+def read_photo(folder: DataFolder, file: str, never_there: Collection[str] = ()) -> bytes:
     """The file's bytes. Only a file that is not there or was packed badly is the photo's fault: a
     lost mount, a forbidden folder or a failing disk must stop the build, not thin out its content.
+
+    never_there    folders that were missing when the build began: their photos are missing, too
     """
     try:
         if folder.size(file) > MAX_BYTES:
@@ -55,6 +57,8 @@ def read_photo(folder: DataFolder, file: str) -> bytes:
         raise PhotoError("photo_missing", "a pipe, socket or device in its place") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         parent = str(PurePosixPath(file).parent)
+        if parent in never_there:
+            raise PhotoError("photo_missing", f"there is no folder {parent}") from error
         if not folder.has_folder(parent):
             raise DatasetError(
                 f"the folder {folder.path / parent} is gone; put the photos back (or mount their "

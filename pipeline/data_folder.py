@@ -24,6 +24,9 @@ NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error)
 
 
+MACOS = "__MACOSX/"  # what its packer adds of its own to a zip
+
+
 class DataFolder:
     """Reads `a/b.jpg` from FOLDER/a/b.jpg, or else from whichever FOLDER/*.zip has that member.
 
@@ -47,6 +50,11 @@ class DataFolder:
     def has_folder(self, folder: str) -> bool:
         return (self.path / folder).is_dir() or any(folder in a.folders for a in self._archives)
 
+    def has_broken_link(self, folder: str) -> bool:
+        """Whether the folder or one that it lies in is a link that leads nowhere."""
+        paths = (self.path / folder, *(self.path / p for p in PurePosixPath(folder).parents))
+        return any(path.is_symlink() and not path.exists() for path in paths)
+
     def names(self, folder: str, suffix: str) -> list[str]:
         """Names of the files right in `folder` that end in `suffix`, sorted."""
         here = self.path / folder
@@ -55,6 +63,17 @@ class DataFolder:
             members = (PurePosixPath(member) for member in archive.members)
             names |= {m.name for m in members if str(m.parent) == folder}
         return sorted(name for name in names if name.endswith(suffix))
+
+    def has_anything(self) -> bool:
+        return any(not path.name.startswith(".") for path in self.path.iterdir())
+
+    def find(self, suffix: str, depth: int = 3) -> list[str]:
+        """Relative paths of the files that end in `suffix`, at most `depth` deep, sorted."""
+        patterns = ("/".join(["*"] * n) + suffix for n in range(1, depth + 1))
+        found = {str(p.relative_to(self.path)) for g in patterns for p in self.path.glob(g)}
+        for archive in self._archives:
+            found |= {m for m in archive.members if m.endswith(suffix) and m.count("/") < depth}
+        return sorted(found)
 
     def where(self, file: str) -> str:
         """How a message names the file: with the zip that holds it, if one does."""
@@ -141,7 +160,17 @@ class DataFolder:
         return [open_archive(path, path.stat().st_mtime_ns) for path in paths]
 
     def _archive_of(self, file: str) -> "Archive | None":
-        return next((a for a in self._archives if file in a.members), None)
+        """The first zip that has it; DatasetError where another has other bytes by that name."""
+        holding = [archive for archive in self._archives if file in archive.members]
+        for other in holding[1:]:
+            first, second = (a.members[file] for a in (holding[0], other))
+            if (first.file_size, first.CRC) != (second.file_size, second.CRC):
+                raise DatasetError(
+                    f"{holding[0].path} and {other.path.name} both hold {file}, but not the same: "
+                    f"one would hide the other; move one zip to a folder of its own, or unpack "
+                    f"both and give one of the files another name"
+                )
+        return holding[0] if holding else None
 
 
 class NoPlainFileError(OSError):
@@ -150,6 +179,16 @@ class NoPlainFileError(OSError):
 
 class DamagedMemberError(DatasetError):
     """One file of a zip whose bytes are not those that were packed."""
+
+
+def _top_folder(members: list[str]) -> str:
+    """`mine/`, where a whole dataset was packed as a folder: its files count as right in the zip.
+
+    It is known by the annotations in it; in COCO's zips of photos the top folder means something.
+    """
+    tops = {member.split("/")[0] + "/" for member in members}
+    top = tops.pop() if len(tops) == 1 else ""
+    return top if any(m.startswith(f"{top}annotations/") for m in members) else ""
 
 
 class Archive:
@@ -164,8 +203,10 @@ class Archive:
                 f"{path} is not a whole zip file ({error}); download it again, or move it away "
                 f"if it does not belong to the dataset"
             ) from error
-        files = (m for m in self._zip.infolist() if not m.filename.endswith("/"))
-        self.members = {m.filename: m for m in files if m.filename}
+        files = [m for m in self._zip.infolist() if m.filename and not m.is_dir()]
+        files = [m for m in files if not m.filename.startswith(MACOS)]
+        top = _top_folder([m.filename for m in files])
+        self.members = {m.filename.removeprefix(top): m for m in files}
         parents = {PurePosixPath(name).parent for name in self.members}
         self.folders = {str(p) for parent in parents for p in (parent, *parent.parents)}
 

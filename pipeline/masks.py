@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from pipeline.checks import whole
 from pipeline.scene import MASK_SIZE
 
 Mask = NDArray[np.uint8]
@@ -34,18 +35,25 @@ def usable_segmentation(segmentation: Any, width: int, height: int) -> Any:
     if segmentation is None:
         return None
     if isinstance(segmentation, list):
+        if segmentation and all(type(value) in (int, float) for value in segmentation):
+            raise ValueError(
+                "it is one flat list of numbers where COCO has a list of polygons: put it into "
+                "another pair of brackets, [[x, y, ...]]"
+            )
         for polygon in segmentation:
             _check_polygon(polygon, width, height)
         return [polygon for polygon in segmentation if len(polygon) >= 6] or None
     if not isinstance(segmentation, dict):
         raise ValueError("it is neither a list of polygons nor run lengths")
-    _check_form(segmentation, width, height)
-    if isinstance(segmentation["counts"], str):
-        _unpacked([segmentation["counts"]], width * height)
-    return {"size": [height, width], "counts": segmentation["counts"]}
+    counts = _counts_in(segmentation, width, height)
+    if isinstance(counts, str):
+        _unpacked([counts], width * height)
+    return {"size": [height, width], "counts": counts}
 
 
 def _check_polygon(polygon: Any, width: int, height: int) -> None:
+    if isinstance(polygon, list) and polygon and all(isinstance(v, list) for v in polygon):
+        raise ValueError("a polygon holds lists, as points [x, y]: COCO has [x, y, x, y, ...]")
     if not isinstance(polygon, list) or len(polygon) % 2:
         raise ValueError("a polygon is a list of x and y in turn")
     if not set(map(type, polygon)) <= {int, float}:
@@ -64,17 +72,21 @@ def _within(values: list[float], least: int, most: int) -> bool:
     )
 
 
-def _check_form(segmentation: dict[str, Any], width: int, height: int) -> None:
-    """ValueError for what cannot be run lengths of this photo; a string's content comes later."""
+def _counts_in(segmentation: dict[str, Any], width: int, height: int) -> str | list[int]:
+    """Its counts, a string's content unchecked; ValueError for what cannot be run lengths of this
+    photo."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
         raise ValueError(f"its size is not the photo's [height, width], {[height, width]}")
     if isinstance(counts, str):
-        return
-    if not isinstance(counts, list) or not all(type(c) is int and c >= 0 for c in counts):
+        return counts
+    runs = [whole(count) for count in counts] if isinstance(counts, list) else [None]
+    known = [run for run in runs if run is not None and run >= 0]
+    if len(known) < len(runs):
         raise ValueError("its counts are neither a string nor a list of whole numbers from 0")
-    if sum(counts) != width * height:
-        raise ValueError(_coverage(sum(counts), width * height))
+    if sum(known) != width * height:
+        raise ValueError(_coverage(sum(known), width * height))
+    return known
 
 
 def _coverage(covered: int, pixels: int) -> str:
@@ -139,16 +151,17 @@ def masks_over_boxes(
 def _counts_of(segmentation: Any, width: int, height: int) -> str | None:
     """Compressed run lengths, a string unchecked; None where it covers nothing."""
     if isinstance(segmentation, dict):
-        _check_form(segmentation, width, height)
-        if isinstance(segmentation["counts"], str):
-            return segmentation["counts"]
-        drawn = [coco_mask.frPyObjects(segmentation, height, width)]
+        runs = _counts_in(segmentation, width, height)
+        if isinstance(runs, str):
+            return runs
+        form = {"size": [height, width], "counts": runs}
+        drawn = [coco_mask.frPyObjects(form, height, width)]
     elif usable := usable_segmentation(segmentation, width, height):
         drawn = coco_mask.frPyObjects(usable, height, width)
     else:
         return None
-    whole = drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)
-    return str(whole["counts"], "ascii")
+    merged = drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)
+    return str(merged["counts"], "ascii")
 
 
 def _edges(box_px: BoxPx, width: int, height: int) -> tuple[int, int, int, int]:

@@ -15,6 +15,7 @@ from bank.table import PATCHES, PHOTOS, SCENES, read_table
 from jobs.stages.cutting import read_shard_failures
 from jobs.stages.merge import write_merged
 from jobs.stages.receipts import WORK
+from pipeline.checks import clip
 from pipeline.scene import LeftOut, Vocabulary
 
 QUARANTINED = "quarantined"
@@ -43,18 +44,26 @@ def assemble(
     patches, scenes, photos = (
         bank / name for name in ("patches.arrow", "scenes.index.arrow", "photos.arrow")
     )
+    names, failures = bank / "vocabulary.json", bank / "failures.jsonl"
+    write_bytes(failures, b"".join(_line(row) for row in left_out))
     if not _merge(patches, tables["patches"], PATCHES, "patch_id"):
-        reasons = count_reasons(left_out)
-        raise BankError(
-            f"not one photo could be used ({reasons or 'there is none'}): is --data right?"
-        )
+        raise BankError(_none_usable(left_out, failures))
     _merge(scenes, tables["scenes"], SCENES, "image_id")
     _merge(photos, tables["photos"], PHOTOS, "image_id")
-    names, failures = bank / "vocabulary.json", bank / "failures.jsonl"
     with written(names) as partial:
         write_vocabulary(partial, vocabulary)
-    write_bytes(failures, b"".join(_line(row) for row in left_out))
     return Assembled(tuple(left_out), (patches, scenes, photos, names, failures))
+
+
+def _none_usable(left_out: Sequence[LeftOut], failures: Path) -> str:
+    if not left_out:
+        return "not one photo could be used (there is none): is --data right?"
+    row = next((r for r in left_out if r.reason not in (QUARANTINED, "box_outside")), left_out[0])
+    return (
+        f"not one photo could be used ({count_reasons(left_out)}), e.g. image {row.image_id}, "
+        f"{row.reason}: {clip(row.detail)}; all are in {failures}: mend them and run the "
+        f"command again, or give another --data"
+    )
 
 
 def _merge(path: Path, parts: Sequence[Path], schema: pa.Schema, key: str) -> int:

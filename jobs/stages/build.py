@@ -1,7 +1,7 @@
 """Builds a bank, from the options to the bank at its place; or adds to one."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from jobs.stages.additions import Addition, check_addable, find_addition
 from jobs.stages.assemble import assemble, remove_other_shards
 from jobs.stages.complete import Origin, check_failures, complete, summary
 from jobs.stages.copy_shards import copy_shards
-from jobs.stages.cut import Workforce, cut, forget_failed, photos_digest, plan
+from jobs.stages.cut import Workforce, absent_folders, cut, forget_failed, photos_digest, plan
 from jobs.stages.cutting import CropOptions, CutShard
 from jobs.stages.derive import DeriveOptions, check_networks
 from jobs.stages.options import BuildBank
@@ -53,12 +53,20 @@ def build(options: BuildBank) -> None:
         check_same(options, known, origin)
         return
     check_networks(options.graph_encoder, options.cooccurrence, dataset.vocabulary)
+    absent = absent_folders(dataset)
     with building(options.bank) as bank:
         if known and options.mode != "overwrite":
-            add(options, bank, known, dataset, origin)
+            add(options, bank, known, dataset, absent, origin)
             return
         staging = next_version(bank) if known else bank
-        tasks = plan(dataset, staging, options.shard_photos, crops(options), quarantine=quarantine)
+        tasks = plan(
+            dataset,
+            staging,
+            options.shard_photos,
+            crops(options),
+            quarantine=quarantine,
+            never_there=absent,
+        )
         if options.retry_failed:
             forget_failed(tasks)
         shards = cut(tasks, Workforce(options.workers, options.scheduler))
@@ -83,7 +91,14 @@ def finish(
     print(summary(options.bank, manifest, shards))
 
 
-def add(options: BuildBank, bank: Path, known: Manifest, dataset: Dataset, origin: Origin) -> None:
+def add(
+    options: BuildBank,
+    bank: Path,
+    known: Manifest,
+    dataset: Dataset,
+    absent: Collection[str],
+    origin: Origin,
+) -> None:
     """Put new photos, or those that failed, into new shards beside the old ones."""
     new = options.mode == "extend"
     check_addable(options.bank, known, origin.recipe, origin.inputs, new=new)
@@ -96,7 +111,14 @@ def add(options: BuildBank, bank: Path, known: Manifest, dataset: Dataset, origi
     print(describe_addition(addition), flush=True)
     staging = next_version(bank)
     some = replace(dataset, photos=addition.photos)
-    tasks = plan(some, staging, options.shard_photos, crops(options), taken=addition.taken)
+    tasks = plan(
+        some,
+        staging,
+        options.shard_photos,
+        crops(options),
+        taken=addition.taken,
+        never_there=absent,
+    )
     added = cut(tasks, Workforce(options.workers, options.scheduler))
     scenes = sum(shard.receipt.counts["scenes"] for shard in added.values())
     if not scenes and not new:

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bank.errors import BankError
 from bank.files import FileDigest, canonical_json
@@ -20,10 +20,13 @@ from jobs.stages.cutting import (
 )
 from jobs.stages.receipts import WORK, receipt_path
 from pipeline import codec
+from pipeline.checks import clip
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
+from pipeline.errors import DatasetError
 from pipeline.plan import plan_shards, write_plan
 from pipeline.progress import progress
+from pipeline.scene import SPLITS, AnnotatedPhoto
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,13 @@ def plan(
     *,
     quarantine: Collection[int] = (),
     taken: Mapping[str, int] | None = None,
+    never_there: Collection[str] = (),
 ) -> list[ShardTask]:
     """Write a file per shard for the workers to read; returns a task for each.
 
     quarantine    image ids that no worker may touch; the other photos keep their shards
     taken         by split, how many shard numbers are in use already
+    never_there   folders whose photos are missing: `absent_folders` of the whole dataset
     """
     folder = bank / WORK / "plan"
     shutil.rmtree(folder, ignore_errors=True)
@@ -58,8 +63,35 @@ def plan(
         path = folder / f"{shard.name}.json"
         allowed = tuple(p for p in shard.photos if p.photo.image_id not in quarantine)
         write_plan(path, replace(shard, photos=allowed))
-        tasks.append(ShardTask(shard.name, path, photos, bank, options, answers))
+        gone = tuple(sorted({_folder_of(p) for p in allowed} & set(never_there)))
+        tasks.append(ShardTask(shard.name, path, photos, bank, options, answers, gone))
     return tasks
+
+
+def absent_folders(dataset: Dataset) -> set[str]:
+    """Folders that photos are said to lie in, but that are not there: of a few photos they are
+    those photos' fault, as a file name that leads nowhere is. DatasetError where most of a split
+    lies in them, or where a link leads nowhere: then something is not mounted.
+    """
+    folder = DataFolder(Path(dataset.folder))
+    absent = {f for f in {_folder_of(p) for p in dataset.photos} if not folder.has_folder(f)}
+    for split in SPLITS:
+        photos = [p for p in dataset.photos if p.photo.split == split]
+        without = [p for p in photos if _folder_of(p) in absent]
+        unlinked = [p for p in without if folder.has_broken_link(_folder_of(p))]
+        if unlinked or 2 * len(without) > len(photos):
+            example = (unlinked or without)[0].photo.file
+            raise DatasetError(
+                f"{len(without):,} of the {len(photos):,} photos for {split} lie in folders that "
+                f"are not there, e.g. {folder.path / clip(example)}; put the photos there (or "
+                f"mount their disk), or mend the names in the annotations, and run the command "
+                f"again"
+            )
+    return absent
+
+
+def _folder_of(photo: AnnotatedPhoto) -> str:
+    return str(PurePosixPath(photo.photo.file).parent)
 
 
 def forget_failed(tasks: list[ShardTask]) -> None:

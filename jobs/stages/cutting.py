@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -72,6 +72,7 @@ class ShardTask:
     bank: Path
     options: CropOptions
     codec: Mapping[str, str]  # pipeline/codec.py's answers where the build was started
+    never_there: tuple[str, ...] = ()  # folders of its photos that were missing at that time
 
     @property
     def stage(self) -> str:
@@ -144,7 +145,7 @@ def cut_shard(task: ShardTask) -> CutShard | CrashingShard:
             cuts = []
             for annotated, scene in zip(photos, usable, strict=True):
                 begin(annotated.photo.image_id)
-                cuts.append(cut_photo(scene, folder_of_photos, task.options))
+                cuts.append(cut_photo(scene, folder_of_photos, task.options, task.never_there))
         counts = _write(folder, task, photos, cuts)
         partials = {path: folder / path for path in shard_files(task.name, counts["scenes"] == 0)}
         outputs = {path: file_digest(partial) for path, partial in partials.items()}
@@ -210,7 +211,12 @@ def usable_scene(annotated: AnnotatedPhoto) -> UsableScene:
     return UsableScene(None, (*left_out, reason))
 
 
-def cut_photo(usable: UsableScene, folder: DataFolder, options: CropOptions) -> Cut:
+def cut_photo(
+    usable: UsableScene,
+    folder: DataFolder,
+    options: CropOptions,
+    never_there: Collection[str] = (),
+) -> Cut:
     """Decode a photo once, and take its patches and its small picture from it."""
     scene, left_out = usable
     if scene is None:
@@ -218,7 +224,7 @@ def cut_photo(usable: UsableScene, folder: DataFolder, options: CropOptions) -> 
     photo = scene.photo
     file = None
     try:
-        data = read_photo(folder, photo.file)
+        data = read_photo(folder, photo.file, never_there)
         file = FileDigest(sha256(data).hexdigest(), len(data))
         pixels = decode_photo(data, (photo.width, photo.height))
     except PhotoError as error:

@@ -17,15 +17,18 @@ from pipeline.checks import (
     BROKEN,
     MAX_SIDE_PX,
     UNFIT,
+    clip,
     get,
     is_box,
-    is_side,
     kind_of,
     show,
+    side,
     stays_inside,
     url,
+    whole,
     words,
 )
+from pipeline.coco.boxes import BoxTally
 from pipeline.coco.layout import Part
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
@@ -73,6 +76,7 @@ class Reading:
     left_out: str | None  # a category of which nothing is kept
     categories: dict[int, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    boxes: BoxTally = field(default_factory=BoxTally)
 
 
 class _File(msgspec.Struct):
@@ -104,6 +108,11 @@ class _Place(NamedTuple):
     def __str__(self) -> str:
         return f"{self.path}, annotation {_label(self.annotation, self.position)}"
 
+    def short(self) -> str:
+        """The same wherever the folder is."""
+        name = PurePosixPath(self.path).name
+        return f"{name}, annotation {_label(self.annotation, self.position)}"
+
 
 def read_file(
     reading: Reading, kind: Kind, part: Part, stuff_photos: frozenset[int] | None = None
@@ -127,7 +136,7 @@ def read_file(
             gathered.num_annotations += 1  # it keeps its number
             continue
         gathered.has_stuff |= kind == "stuff"
-        _add(annotation, gathered, categories, place, reading.left_out)
+        _add(annotation, gathered, categories, place, reading)
 
 
 def _read(reading: Reading, name: str) -> bytes:
@@ -170,9 +179,9 @@ def _read_categories(values: list[Any], known: dict[int, str], path: str) -> dic
     by_name = {name: number for number, name in known.items()}
     for position, value in enumerate(values):
         where = f"{path}, category {_label(value, position)}"
-        number, name = get(value, "id", where), get(value, "name", where)
-        if type(number) is not int:
-            raise DatasetError(f"{where}: its id {show(number)} is not a whole number")
+        given, name = get(value, "id", where), get(value, "name", where)
+        if (number := whole(given)) is None:
+            raise DatasetError(f"{where}: its id {show(given)} is not a whole number")
         if not isinstance(name, str) or not name or UNFIT.search(name) or name == IMAGE:
             raise DatasetError(f"{where}: {show(name)} cannot be the name of a category")
         if number in own:
@@ -204,16 +213,17 @@ def _read_photos(file: _File, reading: Reading, part: Part, path: str) -> None:
         for known in others.values():
             if photo.image_id in known:
                 raise DatasetError(
-                    f"{where}: its id is that of {known[photo.image_id].photo.file} too; photo ids "
-                    f"must be unique over {' and '.join(reading.photos)}: number one file's anew"
+                    f"{where}: its id is that of {clip(known[photo.image_id].photo.file)} too; "
+                    f"photo ids must be unique over {' and '.join(reading.photos)}: number "
+                    f"one file's anew"
                 )
         listed.add(photo.image_id)
         before = photos.setdefault(photo.image_id, Gathered(photo)).photo
         if (before.file, before.width, before.height) != (photo.file, photo.width, photo.height):
             raise DatasetError(
-                f"{where}: {photo.file}, {photo.width} x {photo.height} px, is {before.file}, "
-                f"{before.width} x {before.height} px, in the instances file; are both from the "
-                f"same release?"
+                f"{where}: {clip(photo.file)}, {photo.width} x {photo.height} px, is "
+                f"{clip(before.file)}, {before.width} x {before.height} px, in the instances file; "
+                f"are both from the same release?"
             )
 
 
@@ -221,40 +231,46 @@ def _read_photo(
     value: Any, position: int, licences: Mapping[int, str], place: str, path: str
 ) -> Photo:
     where = f"{path}, photo {_label(value, position)}"
-    number = get(value, "id", where)
-    if type(number) is not int or not 0 <= number <= MAX_IMAGE_ID:
+    given = get(value, "id", where)
+    number = whole(given)
+    if number is None or not 0 <= number <= MAX_IMAGE_ID:
         raise DatasetError(
-            f"{where}: its id {show(number)} is not a whole number from 0 to {MAX_IMAGE_ID}"
+            f"{where}: its id {show(given)} is not a whole number from 0 to {MAX_IMAGE_ID}"
         )
-    width, height = get(value, "width", where), get(value, "height", where)
-    for name, side in (("width", width), ("height", height)):
-        if not is_side(side):
-            raise DatasetError(
-                f"{where}: its {name} {show(side)} is not from 1 to {MAX_SIDE_PX} px"
-            )
+    width, height = _side(value, "width", where), _side(value, "height", where)
     name = get(value, "file_name", where)
     if not stays_inside(name):
         raise DatasetError(
             f"{where}: its file_name {show(name)} is not a plain relative path, with "
             f"forward slashes, that stays inside {place}/"
         )
-    licence = value.get("license")
+    licence = whole(value.get("license"))
     return Photo(
         image_id=number,
         file=str(PurePosixPath(place, name)),
         width=width,
         height=height,
         split="train",  # settled by reader.py
-        licence=licences.get(licence, "") if type(licence) is int else "",
+        licence=licences.get(licence, "") if licence is not None else "",
         source_url=url(value.get("flickr_url")) or url(value.get("coco_url")),
     )
 
 
-def _photo_of(annotation: Any, photos: Mapping[int, Gathered], place: _Place) -> Gathered:
-    image_id = get(annotation, "image_id", place)
-    if type(image_id) is not int or image_id not in photos:
+def _side(photo: Any, name: str, where: str) -> int:
+    given = get(photo, name, where)
+    if (px := side(given)) is None:
         raise DatasetError(
-            f"{place}: image_id {show(image_id)} is not among the {len(photos):,} photos "
+            f"{where}: its {name} {show(given)} is not a whole number from 1 to {MAX_SIDE_PX} px"
+        )
+    return px
+
+
+def _photo_of(annotation: Any, photos: Mapping[int, Gathered], place: _Place) -> Gathered:
+    given = get(annotation, "image_id", place)
+    image_id = whole(given)
+    if image_id is None or image_id not in photos:
+        raise DatasetError(
+            f"{place}: image_id {show(given)} is not among the {len(photos):,} photos "
             f"listed; are all annotation files from the same release?"
         )
     return photos[image_id]
@@ -265,19 +281,21 @@ def _add(
     gathered: Gathered,
     categories: Mapping[int, str],
     place: _Place,
-    left_out: str | None,
+    reading: Reading,
 ) -> None:
     """Count an annotation of its photo, and keep it where its box is large enough."""
-    category_id = get(annotation, "category_id", place)
-    if type(category_id) is not int or category_id not in categories:
+    given = get(annotation, "category_id", place)
+    category_id = whole(given)
+    if category_id is None or category_id not in categories:
         raise DatasetError(
-            f"{place}: category_id {show(category_id)} is not among the {len(categories)} "
+            f"{place}: category_id {show(given)} is not among the {len(categories)} "
             f"categories of that file; are all annotation files from the same release?"
         )
     box = get(annotation, "bbox", place)
     if not is_box(box):
         raise DatasetError(f"{place}: its bbox {show(box)} is not four numbers x, y, w, h in px")
     photo, index = gathered.photo, gathered.num_annotations
+    reading.boxes.add(box, photo, place.short)
     gathered.num_annotations += 1
     if index > MAX_OBJECT_INDEX:
         raise DatasetError(
@@ -285,7 +303,7 @@ def _add(
             f"a patch id has no place for more"
         )
     category = categories[category_id]
-    if _is_large(box, photo) and category != left_out:
+    if _is_large(box, photo) and category != reading.left_out:
         x, y, width, height = (float(v) for v in box)
         segmentation = annotation.get("segmentation")
         label = _label(annotation, place.position)
@@ -319,7 +337,7 @@ def _segmentation(large: LargeObject) -> Any:
 def _label(value: Any, position: int) -> str:
     """How a message names an entry: by its id, or by its place where it has none."""
     number = value.get("id") if isinstance(value, dict) else None
-    return show(number) if isinstance(number, int | str) else f"at place {position}"
+    return show(number) if isinstance(number, int | float | str) else f"at place {position}"
 
 
 def _is_large(box: list[float], photo: Photo) -> bool:
@@ -332,7 +350,7 @@ def _licences(values: Any) -> dict[int, str]:
     """Licence number -> its URL, which names the version too, or else its name."""
     entries = [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
     return {
-        v["id"]: url(v.get("url")) or words(v.get("name"))
+        number: url(v.get("url")) or words(v.get("name"))
         for v in entries
-        if type(v.get("id")) is int
+        if (number := whole(v.get("id"))) is not None
     }

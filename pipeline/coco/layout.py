@@ -1,5 +1,6 @@
 """Where a COCO-format dataset keeps its annotation files and its photos."""
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
@@ -9,6 +10,8 @@ from pipeline.errors import DatasetError
 
 Role = Literal["train", "held out", "all"]  # all: split by the photos' ids
 OFFICIAL: dict[str, Role] = {"train2017": "train", "val2017": "held out"}
+
+WHOLE_DATASET = re.compile(r".+/annotations/instances_[^/]+\.json")
 
 ID_LISTS = {  # of the 2017 stuff challenge, which annotated 40K of the training photos
     "train2017": "annotations/deprecated-challenge2017/train-ids.txt",
@@ -60,10 +63,14 @@ def parts_of(folder: DataFolder, require_stuff: bool) -> list[Part]:
 
 def _names(folder: DataFolder) -> dict[str, Role]:
     """The official ones where one of them is there or nothing is; else any
-    `annotations/instances_NAME.json`."""
+    `annotations/instances_NAME.json`. DatasetError for other exports' layouts."""
     files = folder.names("annotations", ".json")
     names = [f.removeprefix("instances_")[:-5] for f in files if f.startswith("instances_")]
-    if OFFICIAL.keys() & set(names) or not files:
+    if OFFICIAL.keys() & set(names):
+        return OFFICIAL
+    if not files:
+        if other := _other_layout(folder):
+            raise DatasetError(other)
         return OFFICIAL
     if not names:
         raise DatasetError(
@@ -79,6 +86,45 @@ def _names(folder: DataFolder) -> dict[str, Role]:
         f"{folder.path / 'annotations'}: of {listed} none is for training; name one "
         f"instances_train.json"
     )
+
+
+def _other_layout(folder: DataFolder) -> str:
+    """What to do about annotations that lie elsewhere, or photos that have none; "" where the
+    folder holds neither."""
+    if any(folder.has_folder(name) for name in OFFICIAL) or not folder.has_anything():
+        return ""
+    files = [f for f in folder.find(".json") if not f.startswith(".")]
+    if below := next((f for f in files if WHOLE_DATASET.fullmatch(f)), None):
+        place = PurePosixPath(below).parents[1]
+        unpacked = (folder.path / below).exists()
+        unpack = "" if unpacked else f"unpack {folder.where(below)}, and "
+        return f"{folder} holds all in a folder {place}/: {unpack}give --data {folder.path / place}"
+    if files:
+        listed = ", ".join(
+            f"{folder.where(f)} must be annotations/instances_{name}.json"
+            for f, name in zip(files[:3], _names_for(files), strict=False)
+        )
+        more = f", and {len(files) - 3:,} more likewise" if len(files) > 3 else ""
+        return (
+            f"{folder} has its annotations in another place than COCO: {listed}{more}; the photos "
+            f"of instances_NAME.json lie in NAME/ or images/"
+        )
+    return (
+        f"{folder} has no annotation file: put COCO's instances file there as "
+        f"annotations/instances_train.json, its photos in train/ or images/"
+    )
+
+
+def _names_for(files: Sequence[str]) -> list[str]:
+    """NAME for each: by the folder or the file's own name where these say a split."""
+    names = []
+    for file in files:
+        words = re.findall("[a-z]+", file.lower())
+        role = next(
+            (s for s in ("train", "val", "test") if any(w.startswith(s) for w in words)), ""
+        )
+        names.append(role or ("train" if len(files) == 1 else PurePosixPath(file).stem))
+    return names if len(set(names)) == len(names) else [str(i) for i in range(1, len(names) + 1)]
 
 
 def _role(name: str) -> Role:

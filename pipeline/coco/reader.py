@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from pipeline.coco.boxes import empty_masks_note
 from pipeline.coco.file import (
     MIN_AREA,
     Gathered,
@@ -19,6 +20,7 @@ from pipeline.coco.file import (
     read_file,
 )
 from pipeline.coco.layout import Part, is_official, listed_ids, parts_of
+from pipeline.coco.twice import listed_twice_note
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, UserError
@@ -100,15 +102,16 @@ def read_coco(
     counts = _by_filter({p.name: keep.counts(reading.photos[p.name], limit) for p in parts})
     photos = _split({part: some[:limit] for part, some in passed.items()}, rules)
     if not any(photo.photo.split == "train" for photo in photos):
-        raise _nothing_left(folder, counts, parts, rules)
+        raise _nothing_left(reading, counts, parts, rules)
     vocabulary = _vocabulary(reading)
+    notes = [*reading.boxes.notes(), *empty_masks_note(photos), *listed_twice_note(photos, folder)]
     return Dataset(
         name="coco",
         folder=str(folder),
         vocabulary=vocabulary,
         photos=photos,
         inputs=dict(sorted(reading.inputs.items())),
-        protocol=_protocol(photos, vocabulary, counts, parts, rules, limit),
+        protocol=_protocol(photos, vocabulary, counts, parts, rules, limit, notes),
     )
 
 
@@ -243,6 +246,7 @@ def _protocol(
     parts: Sequence[Part],
     rules: CocoRules,
     limit: int | None,
+    notes: Sequence[str],
 ) -> Protocol:
     official = is_official(parts)
     title = f"COCO-Stuff, edition {rules.edition}" if official else "photos of one's own, as COCO's"
@@ -263,6 +267,7 @@ def _protocol(
         counts=counts,
         literature=LITERATURE[rules.edition],
         not_compared=_why_not_compared(rules, limit, official),
+        notes=notes,
     )
 
 
@@ -301,7 +306,7 @@ def _why_not_compared(rules: CocoRules, limit: int | None, official: bool) -> st
 
 
 def _nothing_left(
-    folder: DataFolder,
+    reading: Reading,
     counts: Mapping[str, Mapping[str, int]],
     parts: Sequence[Part],
     rules: CocoRules,
@@ -317,13 +322,32 @@ def _nothing_left(
     elif rules.require_stuff and train["photos_considered"] < train["photos"]:
         hint = "--no-require-stuff takes photos without stuff too"
     else:
-        hint = "are these whole annotation files?"
+        hint = _why_none_passes([p for n in names for p in reading.photos[n].values()], reading)
     return DatasetError(
-        f"{folder}: of the {train['photos']:,} photos of {' and '.join(names)}, "
+        f"{reading.folder}: of the {train['photos']:,} photos of {' and '.join(names)}, "
         f"{train['photos_passed']:,} pass the filter and none is for training: "
         f"{train['photos_with_stuff']:,} have stuff; of the {train['photos_considered']:,} "
         f"considered, {train['photos_with_too_few_objects']:,} have fewer than {MIN_OBJECTS} and "
         f"{train['photos_with_too_many_objects']:,} more than {MAX_OBJECTS} objects over "
         f"{MIN_AREA:.0%} of the photo ({train['objects_large_enough']:,} such objects in all); "
         f"{hint}"
+    )
+
+
+def _why_none_passes(photos: Sequence[Gathered], reading: Reading) -> str:
+    """Where the rules leave no photo: what these are like, and what to do."""
+    if not photos:
+        return "the files list no photo for training"
+    if notes := reading.boxes.notes():
+        return "; ".join(notes)
+    if 2 * sum(len(p.objects) > MAX_OBJECTS for p in photos) > len(photos):
+        return f"a scene has at most {MAX_OBJECTS}: annotate the larger things alone"
+    annotations = [p.num_annotations for p in photos]
+    least, most = min(annotations), max(annotations)
+    if most < MIN_OBJECTS:
+        each = f"{least}" if least == most else f"{least} to {most}"
+        return f"the photos have {each} annotations each, and a scene needs {MIN_OBJECTS} objects"
+    return (
+        f"the photos have {sum(annotations) / len(photos):.1f} annotations each, and a scene needs "
+        f"{MIN_OBJECTS} that are large enough"
     )

@@ -42,12 +42,16 @@ class ReleaseCheck:
 
     def finish(self) -> None:
         if RELEASE[self._kind] == "1.4" and self._seen_objects and not self._seen_merged:
-            raise self._wrong("1.2 (no object has 'merged_object_ids')")
+            own = (
+                "; of photos of your own, merely in Visual Genome's form, give the objects "
+                '"merged_object_ids": [], which says that none was merged'
+            )
+            raise self._wrong("1.2 (no object has 'merged_object_ids')", own)
 
-    def _wrong(self, release: str) -> DatasetError:
+    def _wrong(self, release: str, otherwise: str = "") -> DatasetError:
         return DatasetError(
             f"{self._where} is of release {release}, but release {RELEASE[self._kind]} is needed: "
-            f"{DOWNLOAD.format(folder=self._folder)}"
+            f"{DOWNLOAD.format(folder=self._folder)}{otherwise}"
         )
 
 

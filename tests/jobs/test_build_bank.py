@@ -338,8 +338,27 @@ def test_photos_that_are_all_gone_stop_the_build(options, tmp_path):
     data = shutil.copytree(options.data, tmp_path / "data")
     for path in [*(data / "train2017").iterdir(), *(data / "val2017").iterdir()]:
         path.unlink()
-    with pytest.raises(BankError, match=r"not one photo could be used .*photo_missing"):
-        main(replace(options, data=data))
+    said = r"e\.g\. image \d+, photo_missing: val2017/\d+\.jpg: no such file; all"
+    for _ in range(2):  # what was left out does not make the folder another's
+        with pytest.raises(BankError, match=rf"not one .* \(28 photo_missing\), {said}") as caught:
+            main(replace(options, data=data))
+        assert f"all are in {options.bank / 'failures.jsonl'}" in str(caught.value)
+        rows = [json.loads(r) for r in (options.bank / "failures.jsonl").read_text().splitlines()]
+        assert [row["reason"] for row in rows] == ["photo_missing"] * 28
+    main(options)
+    assert (options.bank / "failures.jsonl").read_text() == ""
+
+
+def test_where_not_one_photo_can_be_used_the_bank_that_is_there_stays(built, tmp_path):
+    data = shutil.copytree(built.data, tmp_path / "data")
+    for path in [*(data / "train2017").iterdir(), *(data / "val2017").iterdir()]:
+        path.write_bytes(b"no photo")
+    before = (built.bank / "manifest.json").read_bytes()
+    with pytest.raises(BankError, match=r"28 photo_unreadable.*all are in .*next/failures\.jsonl"):
+        main(replace(built, data=data, mode="overwrite"))
+    assert (built.bank / "manifest.json").read_bytes() == before
+    assert (built.bank / "failures.jsonl").read_text() == ""
+    assert (built.bank / "work/next/failures.jsonl").read_text().count("photo_unreadable") == 28
 
 
 def test_a_folder_with_other_files_is_not_built_into(options):

@@ -292,10 +292,10 @@ def test_a_photo_that_failed_for_a_moment_is_tried_again_where_that_is_asked_for
     first = read_coco(base.data, limit=FEW).photos[0].photo.file
     read = cutting.read_photo
 
-    def not_there_yet(folder, file):
+    def not_there_yet(folder, file, *never_there):
         if file == first:
             raise PhotoError("photo_missing", "no such file")
-        return read(folder, file)
+        return read(folder, file, *never_there)
 
     with monkeypatch.context() as patch:
         patch.setattr(cutting, "read_photo", not_there_yet)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.coco import boxes
 from pipeline.coco.reader import CocoRules, read_coco
+from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError, UserError
 from pipeline.options import to_json
 from pipeline.relations import predicate_of, scene_of
@@ -295,6 +297,14 @@ def test_a_name_of_thousands_of_letters_is_shown_short(tmp_path, files):
     assert len(refused(put(tmp_path, files), "are all annotation files")) < 1000
 
 
+def test_file_names_of_thousands_of_letters_are_shown_short(tmp_path, files):
+    files["stuff_train2017"]["images"][1]["file_name"] = "x" * 5000
+    assert len(refused(put(tmp_path, files), "photo 2: train2017/xxx", "...")) < 1000
+    files["instances_train2017"]["images"][1]["file_name"] = "x" * 5000
+    files["instances_val2017"]["images"][1]["id"] = 2
+    assert len(refused(put(tmp_path, files), "photo 2: its id is that of", "...")) < 1000
+
+
 def test_without_its_id_lists_the_deprecated_edition_is_refused(tmp_path, files):
     rules = CocoRules(edition="deprecated-40k")
     words = ("no file", "train-ids.txt", "stuff_annotations_trainval2017.zip")
@@ -386,6 +396,72 @@ def test_one_file_for_all_photos_is_split_by_their_ids(tmp_path):
     assert dataset.photos[0].photo.file == "images/000000000001.jpg"
 
 
+def test_two_exports_in_zips_whose_annotation_files_have_one_name_are_refused(tmp_path):
+    for task, value in enumerate(own_files(("default", "other")).values()):
+        with zipfile.ZipFile(tmp_path / f"task_{task}.zip", "w") as archive:
+            archive.writestr("annotations/instances_default.json", json.dumps(value))
+    words = ("task_0.zip and task_1.zip both hold annotations/instances_default.json", "move one")
+    refused(tmp_path, *words, rules=OWN)
+    (tmp_path / "task_1.zip").unlink()
+    shutil.copy(tmp_path / "task_0.zip", tmp_path / "task_0 (1).zip")
+    assert len(read_coco(tmp_path, OWN).photos) == 40
+
+
+def moved(folder, names):
+    """Each annotation file at another place, as other tools write it."""
+    for name, place in names.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "annotations" / name).rename(folder / place)
+    (folder / "annotations").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (
+            ("train/_annotations.coco.json", "valid/_annotations.coco.json"),
+            ("train/_annotations.coco.json must be annotations/instances_train.json", "nces_val"),
+        ),
+        (("result.json",), ("/result.json must be annotations/instances_train.json", "NAME/ or i")),
+        (("a/one.json", "a/two.json"), ("a/one.json must be annotations/instances_one.json",)),
+        (("a/x.json", "b/x.json"), ("b/x.json must be annotations/instances_2.json",)),
+        (("mine/annotations/instances_train.json",), ("in a folder mine/: give --data", "/mine")),
+    ],
+)
+def test_annotations_in_another_tools_place_are_named_with_the_name_to_give(
+    tmp_path, places, words
+):
+    files = own_files(("train", "val")[: len(places)])
+    put_own(tmp_path, files, "images")
+    moved(tmp_path, {f"{name}.json": place for name, place in zip(files, places, strict=True)})
+    assert "cocodataset" not in refused(tmp_path, *words, rules=OWN)
+
+
+def test_photos_without_annotations_are_not_sent_for_coco_but_an_empty_folder_is(tmp_path):
+    refused(tmp_path, "cocodataset.org", rules=OWN)
+    (tmp_path / "images").mkdir()
+    message = refused(tmp_path, "no annotation file", "annotations/instances_train", rules=OWN)
+    assert "cocodataset" not in message
+
+
+def test_a_zip_of_a_whole_dataset_may_have_it_in_one_folder(tmp_path):
+    plain = put_own(tmp_path / "plain", own_files(("train", "val")), "train", "val")
+    for name in ("train", "val"):
+        (plain / name / "1.jpg").write_bytes(b"a photo")
+    unpacked = read_coco(plain, OWN)
+    (tmp_path / "zipped").mkdir()
+    with zipfile.ZipFile(tmp_path / "zipped" / "mine.zip", "w") as archive:
+        for path in sorted(p for p in plain.rglob("*") if p.is_file()):
+            archive.write(path, f"mine/{path.relative_to(plain)}")
+        archive.writestr("__MACOSX/mine/._train", b"")
+
+    zipped = read_coco(tmp_path / "zipped", OWN)
+
+    assert zipped.photos == unpacked.photos
+    assert zipped.inputs == unpacked.inputs
+    assert DataFolder(tmp_path / "zipped").read("train/1.jpg") == b"a photo"
+
+
 def test_a_folder_of_ones_own_with_nothing_for_training_is_refused(tmp_path):
     put_own(tmp_path, own_files(("val",)), "val")
     refused(tmp_path, "instances_val.json none is for training", rules=OWN)
@@ -466,6 +542,51 @@ def test_where_all_photos_are_drawn_for_other_splits_the_message_says_so(tmp_pat
     refused(put_own(tmp_path, files, "images"), "drawn for validation or test", rules=OWN)
 
 
+RUNS = [[0, SIDE * SIDE], [100, SIDE * SIDE - 100]]
+WHOLE = {"id", "image_id", "category_id", "width", "height", "license"}
+
+
+@pytest.mark.parametrize("write", [float, str, lambda n: f"{n:012d}"])
+def test_whole_numbers_may_be_written_with_a_point_or_as_text(tmp_path, files, write):
+    files = json.loads(json.dumps(files))  # the categories are everyone's
+    files["instances_train2017"]["licenses"] = [{"id": 4, "url": "https://e.org/by"}]
+    files["instances_train2017"]["images"][0]["license"] = 4
+    for entry, runs in zip(files["instances_train2017"]["annotations"], RUNS, strict=False):
+        entry["segmentation"] = {"size": [SIDE, SIDE], "counts": runs}
+    plain = read_coco(put(tmp_path, files))
+    for value in files.values():
+        for entry in (*value["images"], *value["annotations"], *value["categories"]):
+            for key in entry.keys() & {
+                "id",
+                "image_id",
+                "category_id",
+                "width",
+                "height",
+                "license",
+            }:
+                entry[key] = write(entry[key])
+    for licence in files["instances_train2017"]["licenses"]:
+        licence["id"] = write(licence["id"])
+    for entry in files["instances_train2017"]["annotations"][:2]:
+        entry["segmentation"]["counts"] = [write(n) for n in entry["segmentation"]["counts"]]
+
+    written = read_coco(put(tmp_path, files))
+
+    assert written.photos == plain.photos
+    assert written.vocabulary == plain.vocabulary
+    assert written.photos[0].photo.licence == "https://e.org/by"
+    assert json.dumps(to_json(written.photos[0])) == json.dumps(to_json(plain.photos[0]))
+
+
+@pytest.mark.parametrize("number", [1.5, "1.5", "one", "", "\u0661", True, 1e300, "9" * 5000, None])
+def test_what_is_no_whole_number_is_shown_as_it_was_written(tmp_path, files, number):
+    files["instances_val2017"]["images"][0]["id"] = number
+    message = refused(
+        put(tmp_path, files), "instances_val2017.json, photo", "is not a whole number"
+    )
+    assert len(message) < 600
+
+
 # What is refused
 
 
@@ -531,6 +652,8 @@ def test_a_file_of_another_form_is_refused(tmp_path, files, value, words):
         ({"bbox": None}, "its bbox None is not four"),
         ({"segmentation": "no"}, "its segmentation is malformed"),
         ({"segmentation": [[1, 2, 3, 4, 5]]}, "its segmentation is malformed"),
+        ({"segmentation": [1, 2, 3.5, 4, 5, 6]}, "malformed: it is one flat list of numbers where"),
+        ({"segmentation": [[[1, 2], [3, 4], [5, 6]]]}, "malformed: a polygon holds lists, as poi"),
         ({"segmentation": {"size": [SIDE, SIDE], "counts": [5]}}, "its segmentation is malformed"),
     ],
 )
@@ -575,6 +698,7 @@ def test_a_file_name_that_leaves_its_folder_is_refused(tmp_path, files, name):
         ({"id": "a"}, "its id 'a' is not"),
         ({"width": 0}, "its width 0 is not"),
         ({"height": 1e9}, "its height 1000000000.0 is not"),
+        ({"width": 99.5}, "its width 99.5 is not a whole number from 1 to 65535 px"),
         ({"id": 1}, "listed twice"),
         ({"id": 11}, "val2017/000000000011.jpg too"),
     ],
@@ -635,6 +759,162 @@ def test_a_bad_dataset_is_told_as_such(tmp_path):
         read_coco(tmp_path / "nowhere")
 
 
+# What plausible numbers cannot tell
+
+
+def notes_of(folder):
+    return read_coco(folder).protocol.notes
+
+
+def with_boxes(files, change):
+    for value in files.values():
+        for entry in value["annotations"]:
+            entry["bbox"] = change(*entry["bbox"])
+    return files
+
+
+def test_boxes_to_the_edge_and_a_pixel_beyond_are_not_worth_a_word(tmp_path, files):
+    edges = ([-1, -1, 102, 102], [0, 0, 100, 100], [80.5, 80.5, 20.4, 20.4])
+    for entry, box in zip(files["instances_train2017"]["annotations"], edges, strict=False):
+        entry["bbox"] = box
+    assert notes_of(put(tmp_path, files)) == ()
+
+
+@pytest.mark.parametrize(
+    "box", [[-1.5, 9, 20, 20], [9, -2, 20, 20], [82, 9, 20, 20], [9, 82, 20, 20]]
+)
+def test_each_box_that_reaches_beyond_its_photo_is_counted(tmp_path, files, box):
+    files["instances_train2017"]["annotations"][2]["bbox"] = box
+    (note,) = notes_of(put(tmp_path, files))
+    assert note.startswith("1 of 12 boxes reach more than 1 px beyond their photo")
+    assert f"instances_train2017.json, annotation 102: {box} in 100 x 100 px" in note
+    assert "upper left corner" in note
+    assert str(tmp_path) not in note
+
+
+def test_corners_in_place_of_sizes_are_told_to_be_that(tmp_path, files):
+    corners = with_boxes(files, lambda x, y, w, h: [x + 40, y + 40, x + w + 40, y + h + 40])
+    (note,) = notes_of(put(tmp_path, corners))
+    assert "12 of 12 boxes reach more than 1 px beyond" in note
+    assert "are they corners x0, y0, x1, y1? COCO has x, y, width, height" in note
+
+
+def test_boxes_as_shares_of_the_photo_are_told_to_be_that(tmp_path, files):
+    for entry in files["instances_val2017"]["annotations"]:
+        entry["bbox"] = [v / SIDE for v in entry["bbox"]]
+    (note,) = notes_of(put(tmp_path, files))
+    assert note.startswith("4 of 12 boxes are smaller than 2 px each way (e.g. instances_val2017")
+    assert "are they shares of the photo? COCO has px" in note
+    with_boxes(files, lambda *box: [v / SIDE for v in box])
+    message = refused(put(tmp_path, files), "12 of 12 boxes are smaller than 2 px", "shares")
+    assert "whole annotation files" not in message
+
+
+def test_a_few_tiny_boxes_are_not_worth_a_word(tmp_path, files):
+    files["instances_train2017"]["annotations"].append(annotation_of(1, 1, [5, 5, 1.5, 1.5]))
+    assert notes_of(put(tmp_path, files)) == ()
+
+
+def outline(x, y, w, h):
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def test_segmentations_with_nothing_inside_their_box_are_counted(tmp_path, files):
+    for name in ("instances_train2017", "stuff_train2017"):
+        for entry in files[name]["annotations"]:
+            entry["segmentation"] = outline(*entry["bbox"])
+    assert notes_of(put(tmp_path, files)) == ()
+    for entry in files["instances_train2017"]["annotations"][1:3]:
+        entry["bbox"] = [10, 70, 20, 20]  # its y counted from below
+    (note,) = notes_of(put(tmp_path, files))
+    assert note.startswith("2 of 6 segmentations have nothing inside their box")
+    assert "photo 1, boat: box [10.0, 70.0, 20.0, 20.0]" in note
+    assert "boxes and polygons are of different places" in note
+
+
+def test_one_empty_mask_of_a_hundred_is_not_worth_a_word_and_a_thousand_photos_are_looked_at(
+    tmp_path, monkeypatch
+):
+    files = own_files(("train",))
+    things = files["instances_train"]["annotations"]
+    for entry in things[:100]:
+        entry["segmentation"] = outline(*entry["bbox"])
+    things[0]["segmentation"] = outline(80, 80, 10, 10)
+    put_own(tmp_path, files, "train")
+    assert read_coco(tmp_path, OWN).protocol.notes == ()
+    things[99]["segmentation"] = []
+    (tmp_path / "annotations" / "instances_train.json").write_text(
+        json.dumps(files["instances_train"])
+    )
+    (note,) = read_coco(tmp_path, OWN).protocol.notes
+    assert note.startswith("1 of 99 segmentations")
+    monkeypatch.setattr(boxes, "PHOTOS_LOOKED_AT", 13)  # of 40: every fourth
+    (note,) = read_coco(tmp_path, OWN).protocol.notes
+    assert note.startswith("1 of 27 segmentations")
+
+
+def listed_again(value, image, new):
+    """The photo once more, under another id."""
+    value["images"].append({**image, "id": new})
+    value["annotations"] += [annotation_of(new, c) for c in (1, 9, 9)]
+
+
+def test_photos_listed_twice_are_counted_and_told_where_they_are_for_training_and_held_out(
+    tmp_path,
+):
+    files = own_files(("train", "val"))
+    train, val = files["instances_train"], files["instances_val"]
+    for image in train["images"][:3]:
+        listed_again(train, image, image["id"] + 1000)
+    for image in train["images"][:2]:
+        listed_again(val, image, image["id"] + 2000)
+    put_own(tmp_path, files, "train", "val")
+    for name in ("000000000001.jpg", "000000000002.jpg"):
+        (tmp_path / "train" / name).write_bytes(b"a photo " + name.encode())
+        (tmp_path / "val" / name).write_bytes(b"a photo " + name.encode())
+
+    (note,) = read_coco(tmp_path, OWN).protocol.notes
+
+    assert note.startswith("3 photos are listed more than once under other ids")
+    assert "2 of them are both for training and held out, e.g. train/000000000001.jpg as 1" in note
+    assert "(train) and 2001 (test): numbers on these say nothing about new photos" in note
+    (tmp_path / "val" / "000000000001.jpg").write_bytes(b"another")
+    (tmp_path / "val" / "000000000002.jpg").write_bytes(b"a photo of its own, as ")
+    (note,) = read_coco(tmp_path, OWN).protocol.notes
+    assert note.startswith("3 photos are listed more than once")
+    assert "held out" not in note
+
+
+def test_photos_that_share_a_name_alone_are_not_listed_twice(tmp_path):
+    files = own_files(("train", "val"))
+    for image, other in zip(
+        files["instances_train"]["images"], files["instances_val"]["images"], strict=True
+    ):
+        other["file_name"] = image["file_name"]
+    put_own(tmp_path, files, "train", "val")
+    for split in ("train", "val"):
+        (tmp_path / split / "000000000001.jpg").write_text(split[:3])  # of one size
+    assert read_coco(tmp_path, OWN).protocol.notes == ()
+
+
+def test_photos_with_too_few_or_too_many_objects_are_told_to_be_that(tmp_path):
+    (name, value), *_ = own_files(("train",)).items()
+    put_own(tmp_path, {}, "train")
+    path = tmp_path / "annotations" / f"{name}.json"
+    things = value["annotations"]
+    for kept, words in (
+        (things[::3], "the photos have 1 annotations each, and a scene needs 3 objects"),
+        (things[::3] + things[1:2], "have 1 to 2 annotations each, and a scene needs 3"),
+        ([], "the photos have 0 annotations each"),
+        (things * 3, "a scene has at most 8: annotate the larger things alone"),
+        ([t | {"bbox": SMALL} for t in things], "have 3.0 annotations each, and a scene needs 3 t"),
+    ):
+        path.write_text(json.dumps(value | {"annotations": kept}))
+        assert "whole annotation files" not in refused(tmp_path, words, rules=OWN)
+    path.write_text(json.dumps(value | {"images": [], "annotations": []}))
+    refused(tmp_path, "the files list no photo for training", rules=OWN)
+
+
 # sg2im's own answers on real photos
 
 
@@ -664,6 +944,10 @@ def test_the_photos_and_objects_are_sg2ims_in_its_order(real, golden):
         }
         assert len(ours) == num_photos
         assert ours == {i: scene["objects"] for i, scene in golden[folder].items()}
+
+
+def test_of_real_boxes_nothing_is_told(real):
+    assert real.protocol.notes == ()
 
 
 def test_every_ordered_pair_has_sg2ims_predicate(real, golden):

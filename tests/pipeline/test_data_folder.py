@@ -80,6 +80,17 @@ def test_a_forked_child_opens_the_zip_anew(folder):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_two_zips_may_hold_the_same_file_but_not_two_by_one_name(folder, tmp_path):
+    pack(tmp_path / "task_2.zip", {"a/2.jpg": b"two", "b/c/3.json": b"[]", "a/1.jpg": b"hidden"})
+    again = DataFolder(tmp_path)
+    assert again.read("a/2.jpg") == b"two"
+    assert again.read("a/1.jpg") == b"unpacked"
+    for ask in (again.has, again.read, again.where, lambda f: again.read_input(f, {}, 100)):
+        with pytest.raises(DatasetError, match=r"some\.zip and task_2\.zip both hold b/c/3\.json"):
+            ask("b/c/3.json")
+    assert again.names("b/c", ".json") == ["3.json"]
+
+
 def test_what_is_no_zip_is_refused_by_name(tmp_path):
     (tmp_path / "photos.zip").write_bytes(b"PK half of it")
     with pytest.raises(DatasetError, match=r"photos\.zip is not a whole zip file"):

@@ -250,7 +250,7 @@ def test_what_covers_nothing_is_no_mask(segmentation):
         ("text", "neither a list of polygons nor run lengths"),
         ([[1, 2, 3, 4, 5, 6, 7]], "x and y in turn"),
         ([[1, 2, 3, 4, 5, "6"]], "not a number"),
-        ([1, 2, 3, 4, 5, 6], "x and y in turn"),
+        ([1, 2, 3, 4, 5, 6], "one flat list of numbers"),
         ([[1, float("nan"), 4, 4, 1, 4]], "reaches y = nan"),
         ([[1, 1, float("nan"), 4, 1, 4]], "reaches x = nan"),
         ([[1, 1, 4, -2 * H, 1, 4]], f"reaches y = {-2 * H}"),

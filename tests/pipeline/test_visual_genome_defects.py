@@ -238,6 +238,14 @@ def test_objects_and_relationships_of_release_1_2_are_refused(tmp_path, content,
     said = refusal(tmp_path, content)
     assert f"{kind}.json is of release 1.2 (no object has 'merged_object_ids')" in said
     assert "release 1.4 is needed: download it from visualgenome.org" in said
+    assert 'merely in Visual Genome\'s form, give the objects "merged_object_ids": []' in said
+
+
+def test_one_object_with_merged_object_ids_is_enough(tmp_path, content):
+    objects = old(content["objects.json"], with_ids=True)
+    objects[0]["objects"][0]["merged_object_ids"] = []
+    content["objects.json"] = objects
+    assert read_visual_genome(write(tmp_path, content), SMALL_RULES).photos
 
 
 @pytest.mark.parametrize("kind", ["objects", "relationships", "attributes", "image_data"])

@@ -9,12 +9,15 @@ import simplejpeg
 
 from bank.errors import BankError
 from bank.table import read_table
+from jobs.stages.cut import absent_folders
 from jobs.stages.cutting import CropOptions, ShardTask, cut_shard, read_shard_failures
 from jobs.stages.receipts import receipt_path
 from pipeline import codec
+from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError
 from pipeline.plan import Shard, annotation_digest, write_plan
-from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Photo
+from pipeline.protocol import state
+from pipeline.scene import IMAGE, IN_IMAGE, AnnotatedObject, AnnotatedPhoto, Photo, Vocabulary
 
 W, H = 48, 32
 BOXES = ((0, 0, 20, 20), (10, 5, 30, 25), (0, 16, 48, 16))
@@ -24,6 +27,12 @@ def annotated(image_id: int, boxes=BOXES, size=(W, H)) -> AnnotatedPhoto:
     photo = Photo(image_id, f"photos/{image_id}.jpg", *size, "train", "CC BY", "https://e.org")
     objects = tuple(AnnotatedObject(i, "cat", tuple(box), None) for i, box in enumerate(boxes))
     return AnnotatedPhoto(photo, objects)
+
+
+def placed(image_id: int, folder: str, **more: str) -> AnnotatedPhoto:
+    """With its photo said to lie in another folder."""
+    whole = annotated(image_id)
+    return replace(whole, photo=replace(whole.photo, file=f"{folder}/{image_id}.jpg", **more))
 
 
 def write_photo(folder: Path, image_id: int) -> Path:
@@ -41,6 +50,12 @@ def task_for(root: Path, *photos: AnnotatedPhoto, bank: str = "bank") -> ShardTa
     return ShardTask(
         "train-00000", plan, root / "data", root / bank, CropOptions(16, 8, "torch"), {}
     )
+
+
+def dataset_of(data: Path, *photos: AnnotatedPhoto) -> Dataset:
+    names = Vocabulary((IMAGE, "cat"), (IN_IMAGE,))
+    protocol = state("some photos", photos, names, rules={}, counts={}, literature={})
+    return Dataset("own", str(data), names, photos, {}, protocol)
 
 
 @pytest.fixture
@@ -119,6 +134,35 @@ def test_a_lost_photo_folder_stops_the_build(tmp_path, data):
     with pytest.raises(DatasetError, match="is gone"):
         cut_shard(task_for(tmp_path, annotated(3)))
     assert not receipt_path(tmp_path / "bank", "cut-train-00000").exists()
+
+
+def test_a_folder_never_there_costs_its_photos_and_one_lost_meanwhile_stops(tmp_path, data):
+    astray = [placed(5, "photos/more"), placed(6, "https:/e.org")]
+    dataset = dataset_of(data, annotated(3), annotated(4), *astray)
+    assert absent_folders(dataset) == {"photos/more", "https:/e.org"}
+    task = task_for(tmp_path, *dataset.photos)
+    with pytest.raises(DatasetError, match="photos/more is gone"):
+        cut_shard(task)
+
+    done = cut_shard(replace(task, never_there=("https:/e.org", "photos/more")))
+
+    assert done.receipt.counts["scenes"] == 2
+    left_out = read_shard_failures(tmp_path / "bank", "train-00000")
+    assert [r.reason for r in left_out] == ["photo_missing"] * 2
+    assert left_out[0].detail == "photos/more/5.jpg: there is no folder photos/more"
+
+
+def test_where_most_photos_or_a_link_lead_into_nothing_the_build_does_not_begin(tmp_path, data):
+    astray = [placed(i, "photos/disk") for i in (5, 6)]
+    others = [annotated(i) for i in (3, 4, 7)]
+    assert absent_folders(dataset_of(data, *others, *astray)) == {"photos/disk"}
+    with pytest.raises(DatasetError, match="1 of the 1 photos for val lie"):
+        absent_folders(dataset_of(data, *others, placed(5, "photos/disk", split="val")))
+    with pytest.raises(DatasetError, match=r"2 of the 3 photos for train .*photos/disk/5\.jpg"):
+        absent_folders(dataset_of(data, annotated(3), *astray))
+    (data / "photos/disk").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match="mount"):
+        absent_folders(dataset_of(data, *others, *astray[1:]))
 
 
 def test_a_shard_that_is_there_is_not_cut_again(tmp_path, data):
