@@ -35,8 +35,6 @@ def exit_code(job: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output (`| head`) has gone
-        return 0
     except KeyboardInterrupt:
         print(
             "interrupted; what was finished is kept: run the command again (a training goes on "
