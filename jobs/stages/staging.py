@@ -4,7 +4,6 @@ A new bank is built in its own folder. A finished bank is never changed in place
 is built in `work/next`, as if that were a bank of its own, and then takes the bank's place.
 """
 
-import errno
 import fcntl
 import os
 import shutil
@@ -16,17 +15,9 @@ from bank.errors import BankError
 from bank.files import PARTIAL, WRITE_ERRORS, os_error, put_in_place
 from bank.manifest import NAME, is_finished, read_manifest
 from jobs.stages.receipts import WORK
+from pipeline.errors import DISK_ERRORS
 
 KEPT = "what was finished is kept: run the command again when that is mended"
-# A full or failing disk, a target that may not be written, a mount that is gone.
-DISK_ERRORS = frozenset(
-    getattr(errno, name)
-    for name in (
-        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENXIO", "ENODEV"),
-        *("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "EREMOTEIO"),
-    )
-    if hasattr(errno, name)
-)
 
 
 @contextmanager
