@@ -72,5 +72,5 @@ def _of_the_system(error: OSError) -> str:
     elif error.errno in IN_THE_WAY:
         mend = "move it away, or name another"
     else:
-        mend = "mend this and run the command again (what was finished is kept)"
+        mend = "mend this, or name another place, and run the command again"
     return f"{where}{error.strerror}; {mend}"
