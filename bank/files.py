@@ -15,6 +15,10 @@ from safetensors import SafetensorError
 # What libraries raise where a file cannot be written: LMDB, safetensors, and faiss the last.
 WRITE_ERRORS = (OSError, lmdb.Error, SafetensorError, RuntimeError)
 NUMBERS = {os.strerror(number): number for number in errno.errorcode}
+# What a file system says of a call that it does not know.
+UNSUPPORTED = frozenset((errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP))
+NO_FOLDERS = frozenset((errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM))
+BLOCK = 1 << 20
 PARTIAL = ".partial"  # how the names of what is not whole end
 
 
@@ -42,15 +46,23 @@ def json_digest(value: Any) -> str:
 
 def put_in_place(partial: Path, path: Path) -> None:
     """Give a finished file its name: its bytes reach the disk before its name does."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+    _sync(partial)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Where the file system can: some cannot sync, or even open, a folder (SMB, some FUSE)."""
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED and not (error.errno in NO_FOLDERS and path.is_dir()):
+            raise
 
 
 def os_error(error: Exception, path: Path) -> OSError | None:
@@ -88,10 +100,18 @@ def writing(path: Path) -> Iterator[None]:
 def reserve(file: IO[bytes], size: int) -> None:
     """Make the file `size` bytes long, all of them on the disk: OSError where it is full. To write
     into the holes of a mapped file would then crash the process (SIGBUS)."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)
-    else:  # macOS
+    if not hasattr(os, "posix_fallocate"):  # macOS
         file.truncate(size)
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        for start in range(0, size, BLOCK):
+            file.write(bytes(min(BLOCK, size - start)))
+        file.flush()
+        file.seek(0)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """Patch pixels on disk: patch id -> raw RGB, one LMDB environment per shard."""
 
+import errno
 import functools
 import hashlib
 import os
+import resource
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bank.errors import BankError
+from pipeline.errors import MORE_HANDLES
 
 MEBIBYTE = 1 << 20
 
@@ -65,6 +68,11 @@ def _environment(file: _ShardFile) -> Any:
     try:
         return lmdb.open(path, readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:
+        if os.strerror(errno.EMFILE) in str(error):
+            raise BankError(
+                f"{path}/data.mdb cannot be opened: too many open files; {MORE_HANDLES}, or build "
+                f"the bank with a larger --shard-photos"
+            ) from error
         raise BankError(
             f"{path}/data.mdb cannot be opened ({error}); `python -m jobs.verify_bank` says what "
             f"else is damaged"
@@ -73,6 +81,13 @@ def _environment(file: _ShardFile) -> Any:
 
 # It also forbids using a handle that came through a fork, as a DataLoader worker would.
 os.register_at_fork(after_in_child=_environment.cache_clear)
+
+
+def most_open() -> int:
+    """Shards that may be open at once: half of what this process may open leaves room for all else
+    that it reads."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if allowed == resource.RLIM_INFINITY else max(1, allowed // 2)
 
 
 def close_shards() -> None:
@@ -179,6 +194,8 @@ def open_shard(path: Path) -> Any:
     except FileNotFoundError as error:
         raise BankError(f"{path}/data.mdb is missing; build the bank again") from error
     identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
+    if _environment.cache_info().currsize >= most_open():
+        close_shards()
     return _environment(_ShardFile(identity, path))
 
 

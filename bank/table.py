@@ -136,7 +136,7 @@ def sound(what: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise BankError(
-            f"{what} is missing or damaged ({ascii(line[:150])[1:-1]}); "
+            f"{what} is missing or damaged ({repr(line[:150])[1:-1]}); "
             f"`python -m jobs.verify_bank BANK` names all that is damaged"
         ) from error
 

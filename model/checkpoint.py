@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,11 +49,41 @@ def save(
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     partial = run / (NAME + ".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(run / NAME)
+    try:
+        with writing(run, NAME):
+            with partial.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(run / NAME)
+    finally:
+        with suppress(OSError):  # why it could not be written says more
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(run: Path, file: str) -> Iterator[None]:
+    """RunError where a file of the run cannot be written: why, and what is kept."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch ends with a RuntimeError of its own
+        reason = system_error(error)
+        if reason is None:
+            raise
+        if not (run / "config.json").is_file():
+            mend = "mend this, or name another --out"
+        elif (run / NAME).is_file():
+            mend = f"the last checkpoint is kept: mend this and go on with --resume {run}"
+        else:
+            mend = f"there was no checkpoint yet: mend this and start again with --resume {run}"
+        raise RunError(f"cannot write {run / file}: {reason.strerror}; {mend}") from error
+
+
+def system_error(error: BaseException | None) -> OSError | None:
+    """The system's own error behind what a library raises."""
+    while error is not None and not (isinstance(error, OSError) and error.errno is not None):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def load(run: Path, device: torch.device) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from model.loader import LoadBatch, training_batches
 from pipeline.progress import progress
 
 GRID_SCENES = 6
+LOG, CURVES = "log.jsonl", "tensorboard"
 
 Config = TypeVar("Config", bound=RunConfig)
 Batch = TypeVar("Batch")
@@ -130,24 +131,30 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
         first_step=first,
         workers=config.workers,
     )
-    _keep_log_until(run / "log.jsonl", first)
-    writer = SummaryWriter(str(run / "tensorboard"), purge_step=first)
+    with checkpoint.writing(run, LOG):
+        _keep_log_until(run / LOG, first)
+    with checkpoint.writing(run, CURVES):
+        writer = SummaryWriter(str(run / CURVES), purge_step=first)
     started = time.monotonic()
-    with (run / "log.jsonl").open("a", 1, "utf-8") as log:  # a line at a time
+    with (run / LOG).open("ab", 0) as log:  # without a buffer: closing it has nothing to write
         for step in progress(range(first, config.steps), "training", config.steps - first, "step"):
             values = trainer.step(next(batches))
-            log.write(json.dumps({"step": step, **values}) + "\n")
-            for name, value in values.items():
-                writer.add_scalar(f"loss/{name}", value, step)
+            with checkpoint.writing(run, LOG):
+                log.write(f"{json.dumps({'step': step, **values})}\n".encode())
+            with checkpoint.writing(run, CURVES):
+                for name, value in values.items():
+                    writer.add_scalar(f"loss/{name}", value, step)
             if step == first and trainer.device.type == "cpu":
                 _print_estimate(config, config.steps - first, time.monotonic() - started)
             done = step + 1
             if done % config.grid_every == 0 or done == config.steps:
                 grid = trainer.image_grid(trainer.load_batch(bank, grid_scenes(bank)))
-                grid.save(run / f"samples-{done:06d}.png")
+                with checkpoint.writing(run, picture := f"samples-{done:06d}.png"):
+                    grid.save(run / picture)
             if done % config.checkpoint_every == 0 or done == config.steps:
                 save(trainer, bank, run)
-    writer.close()
+    with checkpoint.writing(run, CURVES):
+        writer.close()
 
 
 def grid_scenes(bank: Bank) -> NDArray[np.int64]:

@@ -114,8 +114,11 @@ def main(options: TrainOptions) -> None:
         folder = options.out or new_run(Path("runs"), bank.path.name)
         if (folder / "config.json").exists():
             raise UserError(f"{folder} holds a run already: --resume {folder}, or another --out")
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--out {folder} is a file; name a folder")
+    with checkpoint.writing(folder, "config.json"):
         folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", {"bank": str(bank.path), "train": config})
+        write_json(folder / "config.json", {"bank": str(bank.path), "train": config})
     size = sum(p.numel() for p in trainer.model.parameters())
     print(f"{folder}: recipe {config.recipe}, {size:,} parameters, {device}", flush=True)
     if isinstance(config, Sg2ImConfig) and masks_are_not_learned(config, bank):

@@ -10,11 +10,12 @@ from pathlib import PurePosixPath
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.data_folder import DamagedMemberError, DataFolder, NoPlainFileError
 from pipeline.errors import DatasetError
+from pipeline.photo_bytes import PNG, START_OF_IMAGE, only_pixels, what_it_is, without_strays
 from pipeline.resizer import Resizer
 from pipeline.scene import Box
 
@@ -81,8 +82,10 @@ def decode_photo(data: bytes, size_wh: tuple[int, int]) -> Pixels:
     carried out. Transparency is dropped, of several frames the first counts, and 16-bit values
     give their higher byte.
     """
-    if data[:3] == b"\xff\xd8\xff":
+    if data.startswith(START_OF_IMAGE):
         return _decode_jpeg(data, size_wh)
+    if data.startswith(PNG):
+        return _decode_png(data, size_wh)
     return _decode_other(data, size_wh)
 
 
@@ -107,6 +110,15 @@ def _is_turned(data: bytes) -> bool:
 
 def _decode_jpeg(data: bytes, size_wh: tuple[int, int]) -> Pixels:
     try:
+        return _decode_strictly(data, size_wh)
+    except PhotoError as error:
+        if "extraneous bytes before marker" not in error.detail:
+            raise
+    return _decode_strictly(without_strays(data), size_wh)
+
+
+def _decode_strictly(data: bytes, size_wh: tuple[int, int]) -> Pixels:
+    try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise _unreadable(str(error)) from error
@@ -127,6 +139,20 @@ def _count_scans(data: bytes) -> int:
     """`data.count(b"\\xff\\xda")`, in a quarter of its time."""
     values = np.frombuffer(data, np.uint8)
     return int(np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA)))
+
+
+def _decode_png(data: bytes, size_wh: tuple[int, int]) -> Pixels:
+    """Where it cannot be read whole, its pixels alone: Pillow reads no text of a megabyte, and
+    nothing at all where a text's checksum is wrong."""
+    try:
+        return _decode_other(data, size_wh)
+    except PhotoError as error:
+        if error.reason != "photo_unreadable":
+            raise
+        try:
+            return _decode_other(only_pixels(data), size_wh)
+        except PhotoError:
+            raise error from None
 
 
 def _decode_other(data: bytes, size_wh: tuple[int, int]) -> Pixels:
@@ -158,6 +184,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             raise
         except Image.DecompressionBombError as error:
             raise PhotoError("photo_too_large", str(error)) from error
+        except UnidentifiedImageError as error:
+            raise _unreadable(what_it_is(data) or _first_line(error)) from error
         # Its readers meet damage with KeyError, struct.error, TypeError and more of the kind.
         except Exception as error:
             raise _unreadable(_first_line(error)) from error

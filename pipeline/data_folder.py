@@ -7,6 +7,7 @@ import lzma
 import os
 import stat
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from pipeline.errors import DatasetError
 
 # What the system says where there is no such file, nor could be: of a link to itself, say.
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+SAYS_UTF_8, UNICODE_PATH = 0x800, 0x7075  # a flag of a zip's member, and a part of its extra field
 
 # What unpacking raises for bytes that are not those that were packed.
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error)
@@ -48,7 +50,8 @@ class DataFolder:
         return plain or self._archive_of(file) is not None
 
     def has_folder(self, folder: str) -> bool:
-        return (self.path / folder).is_dir() or any(folder in a.folders for a in self._archives)
+        here = any((self.path / form).is_dir() for form in _forms(folder))
+        return here or any(_composed(folder) in a.folders for a in self._archives)
 
     def has_broken_link(self, folder: str) -> bool:
         """Whether the folder or one that it lies in is a link that leads nowhere."""
@@ -57,11 +60,11 @@ class DataFolder:
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """Names of the files right in `folder` that end in `suffix`, sorted."""
-        here = self.path / folder
+        here = self._path(folder)
         names = {p.name for p in here.iterdir() if p.is_file()} if here.is_dir() else set()
         for archive in self._archives:
             members = (PurePosixPath(member) for member in archive.members)
-            names |= {m.name for m in members if str(m.parent) == folder}
+            names |= {m.name for m in members if str(m.parent) == _composed(folder)}
         return sorted(name for name in names if name.endswith(suffix))
 
     def has_anything(self) -> bool:
@@ -79,7 +82,7 @@ class DataFolder:
         """How a message names the file: with the zip that holds it, if one does."""
         if self._status(file) is None and (archive := self._archive_of(file)):
             return f"{archive.path}, {file}"
-        return str(self.path / file)
+        return str(self._path(file))
 
     def size(self, file: str) -> int:
         """Bytes, unpacked; OSError as `open`."""
@@ -93,19 +96,22 @@ class DataFolder:
         except OSError:
             return None
 
+    def _path(self, file: str) -> Path:
+        """Of the unpacked file, in the form of Unicode in which its name is there."""
+        first, *others = (self.path / form for form in _forms(file))
+        if not others or _status(first) is not None:
+            return first
+        return next((path for path in others if _status(path) is not None), first)
+
     def _status(self, file: str) -> os.stat_result | None:
         """Of the unpacked file; None where there is none."""
-        try:
-            return (self.path / file).stat()
-        except OSError as error:
-            if error.errno in NOT_THERE:
-                return None
-            raise
+        return _status(self._path(file))
 
     def _stamp(self, file: str) -> tuple[int, int]:
         if (status := self._status(file)) is None:
             if archive := self._archive_of(file):
-                return archive.members[file].file_size, archive.members[file].CRC
+                member = archive.members[_composed(file)]
+                return member.file_size, member.CRC
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / file))
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             # Opening a pipe waits for a writer, reading a device may never end.
@@ -119,7 +125,7 @@ class DataFolder:
         self._stamp(file)  # looks before it waits for a pipe
         archive = self._archive_of(file) if self._status(file) is None else None
         if archive is None:
-            with (self.path / file).open("rb") as opened:
+            with self._path(file).open("rb") as opened:
                 yield opened
             return
         try:
@@ -161,9 +167,10 @@ class DataFolder:
 
     def _archive_of(self, file: str) -> "Archive | None":
         """The first zip that has it; DatasetError where another has other bytes by that name."""
-        holding = [archive for archive in self._archives if file in archive.members]
+        name = _composed(file)
+        holding = [archive for archive in self._archives if name in archive.members]
         for other in holding[1:]:
-            first, second = (a.members[file] for a in (holding[0], other))
+            first, second = (a.members[name] for a in (holding[0], other))
             if (first.file_size, first.CRC) != (second.file_size, second.CRC):
                 raise DatasetError(
                     f"{holding[0].path} and {other.path.name} both hold {file}, but not the same: "
@@ -171,6 +178,28 @@ class DataFolder:
                     f"both and give one of the files another name"
                 )
         return holding[0] if holding else None
+
+
+def _composed(name: str) -> str:
+    """With a letter and its accents as one character: the form that most systems write. macOS and
+    the zips it makes take them apart."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _forms(name: str) -> list[str]:
+    """The name as it is given, and in the other forms that show as the same."""
+    if name.isascii():
+        return [name]
+    return list(dict.fromkeys((name, _composed(name), unicodedata.normalize("NFD", name))))
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return None
+        raise
 
 
 class NoPlainFileError(OSError):
@@ -205,18 +234,38 @@ class Archive:
             ) from error
         files = [m for m in self._zip.infolist() if m.filename and not m.is_dir()]
         files = [m for m in files if not m.filename.startswith(MACOS)]
-        top = _top_folder([m.filename for m in files])
-        self.members = {m.filename.removeprefix(top): m for m in files}
+        by_name = {_composed(_name(m)): m for m in files}
+        top = _top_folder(list(by_name))
+        self.members = {name.removeprefix(top): m for name, m in by_name.items()}
         parents = {PurePosixPath(name).parent for name in self.members}
         self.folders = {str(p) for parent in parents for p in (parent, *parent.parents)}
 
     def open(self, member: str) -> BinaryIO:
         try:
-            return self._zip.open(self.members[member])  # type: ignore[return-value]
+            return self._zip.open(self.members[_composed(member)])  # type: ignore[return-value]
         except (NotImplementedError, RuntimeError) as error:  # a method unknown, or encrypted
             raise DatasetError(
                 f"{self.path}, {member} cannot be unpacked ({error}); unpack the zip by hand"
             ) from error
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """A member's name where the zip does not say that it is UTF-8, as macOS and older zippers
+    write it: by its own record of it, or as UTF-8 if it can be that."""
+    name = member.filename
+    if name.isascii() or member.flag_bits & SAYS_UTF_8:
+        return name
+    written = name.encode("cp437")  # as zipfile has read it
+    extra = member.extra
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        if kind == UNICODE_PATH and extra[5:9] == struct.pack("<I", zlib.crc32(written)):
+            written = extra[9 : 4 + size]
+        extra = extra[4 + size :]
+    try:
+        return written.decode()
+    except UnicodeDecodeError:
+        return name
 
 
 @functools.cache

@@ -1,9 +1,24 @@
 """What the person at the keyboard can mend: one clear line, exit code 1, no traceback."""
 
+import errno
 import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+
+# A full or failing disk, a place that may not be written, a mount that is gone.
+DISK_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENXIO", "ENODEV"),
+        *("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)
+)
+# A file where a folder should be, or a folder where a file should be.
+IN_THE_WAY = frozenset((errno.EEXIST, errno.ENOTDIR, errno.EISDIR))
+NO_HANDLES = frozenset((errno.EMFILE, errno.ENFILE))
+MORE_HANDLES = "allow more open files, `ulimit -n 4096`"
 
 
 class UserError(Exception):
@@ -35,8 +50,11 @@ def exit_code(job: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output (`| head`) has gone
-        return 0
+    except OSError as error:
+        if error.errno not in DISK_ERRORS | IN_THE_WAY | NO_HANDLES:
+            raise
+        print(f"error: {_of_the_system(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
             "interrupted; what was finished is kept: run the command again (a training goes on "
@@ -45,3 +63,14 @@ def exit_code(job: Callable[[], None]) -> int:
         )
         return 130
     return 0
+
+
+def _of_the_system(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in NO_HANDLES:
+        mend = f"{MORE_HANDLES}, and run the command again"
+    elif error.errno in IN_THE_WAY:
+        mend = "move it away, or name another"
+    else:
+        mend = "mend this, or name another place, and run the command again"
+    return f"{where}{error.strerror}; {mend}"

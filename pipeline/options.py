@@ -17,6 +17,7 @@ import tyro
 from pipeline.arithmetic import fix_products
 from pipeline.errors import UserError, exit_code
 from pipeline.memory import keep_freed_memory
+from pipeline.output import lost_output, prepare_streams, use_utf_8
 from pipeline.version import NAME, __version__
 from pipeline.waiting import wait_passively
 
@@ -47,12 +48,18 @@ def run(main: Callable[[Options], None], options: type[Options], description: st
         fix_products()
         main(parsed)
 
+    use_utf_8()
+    prepare_streams()
     if sys.argv[1:] == ["--version"]:
         print(f"{NAME} {__version__}")
         return
     wait_passively()
     keep_freed_memory()
-    sys.exit(exit_code(job))
+    code = exit_code(job)
+    if (lost := lost_output()) and not code:
+        print(f"error: the work is done, but not all it printed: {lost.strerror}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
 
 
 def to_json(value: Any) -> Any:

@@ -132,5 +132,5 @@ def _box(value: Any, where: str) -> Box:
 
 def _show(value: Any) -> str:
     """As JSON, short enough for a line."""
-    text = json.dumps(value)
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= 60 else text[:57] + "..."

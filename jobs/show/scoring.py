@@ -164,7 +164,7 @@ def foreign_annotations(styles: Path, bank: Bank) -> Path | None:
 
 def append_scores(path: Path, scores: Sequence[Score], protocol: Mapping[str, Any]) -> None:
     """Add one JSON line per score to the file, each with the protocol."""
-    lines = [json.dumps({**asdict(s), **protocol}) + "\n" for s in scores]
+    lines = [json.dumps({**asdict(s), **protocol}, ensure_ascii=False) + "\n" for s in scores]
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(lines))
 

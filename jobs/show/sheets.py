@@ -1,5 +1,6 @@
 """Sheets of labelled images: patches, and the photos that they were cut from."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from bank.bank import Bank
+from bank.table import read_table
 from pipeline.checks import stays_inside
 from pipeline.crop import PhotoError, Pixels, decode_photo, read_photo
 from pipeline.data_folder import DataFolder
@@ -31,18 +33,23 @@ class Source(NamedTuple):
     licence: str
     source_url: str
     view: Image.Image  # the photo with the patch's box drawn
-    original: bool  # False: the photo is not on this disk, the view is of the bank's copy
+    original: bool  # False: that photo is not on this disk, the view is of the bank's copy
 
 
 def sources_of(bank: Bank, patch_ids: Sequence[int], photos: Path | None) -> list[Source]:
-    """The source of each patch. Where its photo is not in the folder `photos`, the view is of the
-    bank's own, smaller copy."""
+    """The source of each patch. Where its photo is not in the folder `photos`, or is another than
+    the patch was cut from, the view is of the bank's own, smaller copy."""
     sources = []
     rows = bank.rows(np.asarray(patch_ids, np.int64))
+    digests = {} if photos is None else photo_digests(bank)
     for credit, row in zip(
         bank.credits(list(patch_ids)), bank.table.take(rows).to_pylist(), strict=True
     ):
-        photo = None if photos is None else _photo(photos, credit["file"], row)
+        photo = (
+            None
+            if photos is None
+            else _photo(photos, credit["file"], row, digests.get(credit["image_id"]))
+        )
         original = photo is not None
         pixels = bank.scene(credit["image_id"]).image if photo is None else photo
         size = (row["source_width"], row["source_height"])
@@ -69,12 +76,25 @@ def photos_folder(bank: Bank, data: Path | None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _photo(folder: Path, file: str, row: dict[str, int]) -> Pixels | None:
-    """The photo's pixels; None if the file is gone, cannot be decoded, or has another size."""
+def photo_digests(bank: Bank) -> dict[int, str]:
+    """SHA-256 of the photos' files, by image id; none in banks of earlier versions."""
+    path = bank.path / "photos.arrow"
+    if not path.is_file():
+        return {}
+    table = read_table(path, ("image_id", "sha256"))
+    ids, digests = (table[name].to_pylist() for name in ("image_id", "sha256"))
+    return {id_: d.hex() for id_, d in zip(ids, digests, strict=True) if d is not None}
+
+
+def _photo(folder: Path, file: str, row: dict[str, int], sha256: str | None) -> Pixels | None:
+    """The photo's pixels; None if the file is gone, is not the one with that SHA-256 (another
+    dataset's photos have the same names), or cannot be decoded."""
     if not stays_inside(file):  # somebody else's bank may name any path
         return None
     try:
         data = read_photo(DataFolder(folder), file)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return None
         return decode_photo(data, (row["source_width"], row["source_height"]))
     except (PhotoError, DatasetError):
         return None

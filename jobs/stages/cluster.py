@@ -9,6 +9,7 @@ is one line, and its own logs are kept from the user.
 import functools
 import importlib
 import logging
+import os
 import socket
 import sys
 import tempfile
@@ -27,6 +28,7 @@ Result = TypeVar("Result")
 
 IN_FLIGHT_PER_WORKER = 2  # one that runs, one that waits its turn
 JOIN_S = 30  # how long a scheduler may take to answer, and its first worker to come
+LOOPBACK, LOOPBACK_S = "127.0.0.1", 10
 POLL_S = 5.0  # between two polls of the workers
 STARTS = 3  # of workers here: Dask replaces one that dies, but not while it starts
 NO_WORKERS_TIMEOUT_S = 60.0  # how long a build waits for others once its last worker has gone
@@ -53,7 +55,23 @@ def results(
 
 def _dask() -> Any:
     # Only a build with workers pays for this import, and its functions have no types.
-    return importlib.import_module("distributed")
+    with _reading_configuration():
+        return importlib.import_module("distributed")
+
+
+@contextmanager
+def _reading_configuration() -> Iterator[None]:
+    """UserError for what Dask raises where its own settings are malformed, when it is imported or
+    when it first uses them."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = _first_line(error).removesuffix(", original error message:").strip("'")
+        raise UserError(
+            f"Dask cannot use its own configuration ({reason[:200]}): mend the YAML files in "
+            f"{os.environ.get('DASK_CONFIG', '~/.config/dask and /etc/dask')} and the DASK_ "
+            f"variables, or use --workers 0"
+        ) from error
 
 
 @contextmanager
@@ -61,14 +79,29 @@ def _started(workers: int) -> Iterator[tuple[Any, str]]:
     """A client of worker processes on this machine; one that dies is replaced."""
     with ExitStack() as stack:
         try:
-            cluster = stack.enter_context(_local_cluster(workers))
-            client = stack.enter_context(_dask().Client(cluster))
+            _check_loopback()
+            with _reading_configuration():
+                cluster = stack.enter_context(_local_cluster(workers))
+                client = stack.enter_context(_dask().Client(cluster))
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"cannot start {workers} workers ({_first_line(_origin(error))}); they need room "
                 f"in {_temporary()} (or name another folder in TMPDIR), or use --workers 0"
             ) from error
         yield client, "the Dask scheduler of this build"
+
+
+def _check_loopback() -> None:
+    """UserError where processes of this machine cannot talk to each other: Dask would wait for
+    ever."""
+    try:
+        with socket.create_server((LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname(), LOOPBACK_S).close()
+    except OSError as error:
+        raise UserError(
+            f"workers here need the loopback network, and {LOOPBACK} does not answer "
+            f"({error.strerror or error}): bring it up (`ip link set lo up`), or use --workers 0"
+        ) from error
 
 
 def _local_cluster(workers: int) -> Any:

@@ -8,25 +8,20 @@ import errno
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bank.errors import BankError
-from bank.files import PARTIAL, WRITE_ERRORS, os_error, put_in_place
+from bank.files import PARTIAL, UNSUPPORTED, WRITE_ERRORS, os_error, put_in_place
 from bank.manifest import NAME, is_finished, read_manifest
 from jobs.stages.receipts import WORK
+from pipeline.errors import DISK_ERRORS
 
+# Of Lustre mounted without flock, NFS without its lock daemon, some FUSE.
+NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}
 KEPT = "what was finished is kept: run the command again when that is mended"
-# A full or failing disk, a target that may not be written, a mount that is gone.
-DISK_ERRORS = frozenset(
-    getattr(errno, name)
-    for name in (
-        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENXIO", "ENODEV"),
-        *("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "EREMOTEIO"),
-    )
-    if hasattr(errno, name)
-)
 
 
 @contextmanager
@@ -105,6 +100,14 @@ def _take(lock: int, bank: Path) -> None:
         raise BankError(
             f"another build is writing {bank}; wait for it, or name another --out"
         ) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(
+            f"note: {bank} lies on a file system without locks ({error.strerror}): see to it that "
+            f"no other build writes it at the same time",
+            file=sys.stderr,
+        )
 
 
 def next_version(bank: Path) -> Path:

@@ -2,6 +2,9 @@ import hashlib
 import multiprocessing
 import pickle
 import shutil
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -86,6 +89,47 @@ def test_reading_leaves_no_lock_file(store):
 def test_a_store_can_be_sent_to_another_process(store):
     store.read(np.array([1]))
     assert np.array_equal(pickle.loads(pickle.dumps(store)).read(np.array([7]))[0], pixels(7))
+
+
+FEW = 64  # open files that a process is allowed
+READ_MANY = """
+    import resource, sys
+    from pathlib import Path
+    import numpy as np
+    from bank.shards import PatchStore, close_shards
+    folder, side, few = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    names = sorted(path.name for path in folder.iterdir())
+    ids = np.arange(len(names))
+    digests = np.zeros((len(names), 32), np.uint8)
+    store = PatchStore(folder, ids, ids.astype(np.int32), names, side, digests)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, few))
+    for _ in range(2):
+        print(store.read(ids, check=False).sum(), store.read(ids[::-1], check=False).sum())
+    if len(sys.argv) > 4:
+        close_shards()
+        held = []
+        try:
+            while True:
+                held.append(open(folder / names[0] / "data.mdb"))
+        except OSError:
+            store.read(ids, check=False)
+"""
+
+
+def read_many(folder, *more):
+    script = [sys.executable, "-c", textwrap.dedent(READ_MANY), folder, SIDE, FEW, *more]
+    return subprocess.run([*map(str, script)], capture_output=True, text=True, check=False)
+
+
+def test_more_shards_than_files_may_be_open_are_read_all_the_same(tmp_path):
+    for shard in range(3 * FEW):
+        write(tmp_path / f"{shard:03d}", [shard])
+    total = sum(int(pixels(shard).sum()) for shard in range(3 * FEW))
+    done = read_many(tmp_path)
+    assert done.stdout.split() == [str(total)] * 4, done.stderr
+    refused = read_many(tmp_path, "with all of them held by others")
+    assert "too many open files; allow more open files, `ulimit -n 4096`" in refused.stderr
+    assert "--shard-photos" in refused.stderr
 
 
 def _child(store, answers):

@@ -1,5 +1,7 @@
 """What a run is saved as, and which checkpoints a run cannot go on from."""
 
+import errno
+import os
 from dataclasses import replace
 
 import pytest
@@ -73,3 +75,49 @@ def test_a_checkpoint_cut_short_is_one_clear_line(bank, tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(checkpoint.RunError, match="cannot be read"):
         restore(trainer, bank, tmp_path)
+
+
+class FullDisk:
+    """A file of a disk that has room for `room` bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        self.room -= memoryview(data).nbytes
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(data)
+
+    def flush(self):
+        self.file.flush()
+
+
+@pytest.mark.parametrize("room", [0, 1000, 1_000_000])
+def test_a_full_disk_is_one_line_that_leaves_the_last_checkpoint_and_nothing_else(
+    bank, tmp_path, monkeypatch, room
+):
+    trainer = trainer_of(bank, small())
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    write = torch.save
+    monkeypatch.setattr(torch, "save", lambda state, file: write(state, FullDisk(file, room)))
+    full = rf"cannot write {tmp_path}/checkpoint\.pt: No space left on device; "
+    with pytest.raises(checkpoint.RunError, match=f"{full}there was no checkpoint yet"):
+        save(trainer, bank, tmp_path)
+    assert list(tmp_path.iterdir()) == [config]
+    monkeypatch.setattr(torch, "save", write)
+    save(trainer, bank, tmp_path)
+    monkeypatch.setattr(torch, "save", lambda state, file: write(state, FullDisk(file, room)))
+    trainer.step_number = 3
+    kept = rf"the last checkpoint is kept: mend this and go on with --resume {tmp_path}"
+    with pytest.raises(checkpoint.RunError, match=full + kept):
+        save(trainer, bank, tmp_path)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / checkpoint.NAME, config]
+    restore(trainer, bank, tmp_path)
+    assert trainer.step_number == 0
+
+
+def test_what_torch_cannot_do_for_other_reasons_stays_what_it_is(tmp_path):
+    with pytest.raises(RuntimeError, match="out of memory"), checkpoint.writing(tmp_path, "file"):
+        raise RuntimeError("CUDA out of memory")

@@ -64,3 +64,13 @@ def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path
 def test_an_image_larger_than_the_banks_is_refused_before_the_first_step(bank):
     with pytest.raises(checkpoint.RunError, match=r"256 px, but those of .* are of 128 px"):
         trainer_of(bank, small(image_px=256))
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "tensorboard", "samples-000004.png"])
+def test_a_file_of_a_run_that_cannot_be_written_is_one_line(bank, tmp_path, name):
+    if name == "tensorboard":
+        (tmp_path / name).write_text("a file")
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(checkpoint.RunError, match=rf"cannot write {tmp_path}/{name}: "):
+        train(trainer_of(bank, small()), bank, tmp_path)

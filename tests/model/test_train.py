@@ -1,6 +1,7 @@
 """The training command: how a run goes on, and what cannot change then."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -59,3 +60,21 @@ def test_a_run_without_a_checkpoint_starts_again_with_the_same_losses(bank, tmp_
     write_json(stopped / "config.json", {"bank": str(bank.path), "train": config})
     main(TrainOptions(resume=stopped))
     assert losses_of(stopped) == losses_of(whole)
+
+
+def test_a_file_in_the_place_of_a_new_run_is_one_line(bank, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(checkpoint.UserError, match=r"--out .*run is a file; name a folder"):
+        main(TrainOptions(bank=bank.path, recipe="demo", out=tmp_path / "run"))
+    with pytest.raises(
+        checkpoint.UserError, match=r"cannot write .*Not a directory; mend this, or name"
+    ):
+        main(TrainOptions(bank=bank.path, recipe="demo", out=tmp_path / "run/new"))
+
+
+def test_a_run_that_may_not_be_written_is_one_line(bank, tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o555)
+    with pytest.raises(checkpoint.UserError, match=r"cannot write .*Permission denied"):
+        main(TrainOptions(bank=bank.path, recipe="demo", out=tmp_path / "run"))

@@ -7,6 +7,7 @@ turned is seen.
 import base64
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from jobs.stages.cutting import CropOptions, ShardTask, cut_shard, read_shard_fa
 from pipeline.crop import MAX_BYTES, MAX_SCANS, PhotoError, decode_photo, read_photo
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
+from pipeline.photo_bytes import without_strays
 from pipeline.plan import Shard, write_plan
 from pipeline.scene import AnnotatedObject, AnnotatedPhoto, Photo
 
@@ -228,6 +230,104 @@ def test_a_photo_cut_short_is_left_out_in_any_format(form):
     whole = saved(Image.fromarray(noise), form)
     for kept in (0.2, 0.6, 0.9):
         assert reason(whole[: int(len(whole) * kept)]) in ("photo_cut_short", "photo_unreadable")
+
+
+def strays(data, stray=b"\0"):
+    """The JPEG with bytes before each of its segments but the first, one place at a time."""
+    at = [m.start() for m in re.finditer(rb"\xff[\xc0-\xc4\xda\xdb\xdd\xe0-\xef\xfe]", data)]
+    scans = [data.index(b"\xff\xda")] if b"\xff\xc2" not in data else []
+    return [data[:i] + stray + data[i:] for i in at if not scans or i <= scans[0]]
+
+
+@pytest.mark.parametrize("stray", [b"\0", b"\0\x01\x02", b"\xff\0", b"\xff\xff"])
+@pytest.mark.parametrize("name", ["JPEG", "JPEG that asks for a quarter turn"])
+def test_bytes_between_the_segments_of_a_jpeg_cost_nothing_since_its_pixels_are_whole(name, stray):
+    whole = COLOURED[name]
+    assert len(strays(whole)) > 4
+    for odd in strays(whole, stray):
+        assert np.array_equal(decode_photo(odd, SIZE), decode_photo(whole, SIZE))
+
+
+def test_bytes_before_a_later_scans_tables_cost_nothing_and_those_after_a_scan_are_damage():
+    whole = COLOURED["progressive JPEG"]
+    first = whole.index(b"\xff\xda")
+    tables = whole.index(b"\xff\xc4", first)  # right after the first scan's pixels
+    scan = whole.index(b"\xff\xda", tables)  # after these tables
+    odd = whole[:scan] + b"\0" + whole[scan:]
+    assert np.array_equal(decode_photo(odd, SIZE), decode_photo(whole, SIZE))
+    damaged = whole[:tables] + b"\1\2\3\4\5\6\7\x08" + whole[tables:]
+    assert without_strays(damaged) == damaged
+    assert reason(damaged) == "photo_unreadable"
+
+
+def test_a_jpeg_with_bytes_between_its_segments_is_left_out_where_it_is_cut_short_too():
+    noise = np.random.default_rng(0).integers(0, 256, (H, W, 3), np.uint8)
+    for odd in strays(saved(Image.fromarray(noise), "JPEG")):
+        assert reason(odd[: len(odd) * 3 // 4]) == "photo_cut_short"
+
+
+def chunk(kind, content, checksum=None):
+    checksum = zlib.crc32(kind + content) if checksum is None else checksum
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+LONG = zlib.compress(b" " * 5_000_000)
+BESIDE = {
+    "a long text": chunk(b"zTXt", b"Comment\0\0" + LONG),
+    "a long text of many languages": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG),
+    "a text with a wrong checksum": chunk(b"tEXt", b"Comment\0good", 1),
+    "a time with a wrong checksum": chunk(b"tIME", bytes(7), 1),
+    "a profile that is none": chunk(b"iCCP", b"x\0\0none"),
+}
+
+
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_lies_beside_the_pixels_of_a_png_costs_nothing(beside, before):
+    for name in ("PNG", "palette", "RGBA, half transparent"):
+        whole = COLOURED[name]
+        at = whole.index(before) - 4
+        odd = whole[:at] + BESIDE[beside] + whole[at:]
+        assert np.array_equal(decode_photo(odd, SIZE), decode_photo(whole, SIZE))
+
+
+def test_a_png_whose_pixels_are_damaged_is_left_out_whatever_lies_beside_them():
+    damaged = bytearray(COLOURED["PNG"])
+    damaged[damaged.index(b"IDAT") + 30] ^= 255
+    for beside in ("a long text", "a text with a wrong checksum"):
+        at = damaged.index(b"IDAT") - 4
+        assert reason(bytes(damaged[:at] + BESIDE[beside] + damaged[at:])) == "photo_unreadable"
+
+
+def iso(brand):
+    return struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"mif1" + bytes(500)
+
+
+KINDS = {
+    "an AVIF (or HEIC) photo, which is not read: convert it to JPEG or PNG": [
+        iso(b"avif"),
+        iso(b"heic"),
+        iso(b"mif1"),
+    ],
+    "a video, which is not read": [iso(b"isom"), iso(b"mp42")],
+    "a JPEG XL photo, which is not read": [b"\xff\x0a" + bytes(99), b"\0\0\0\x0cJXL \r\n"],
+    "a JPEG 2000 photo, which is not read": [UNREADABLE["a JPEG 2000"]],
+    "a PDF, which is not read": [UNREADABLE["a PDF"]],
+    "an SVG drawing, which is not read": [b"<svg xmlns='http://www.w3.org/2000/svg'/>"],
+    "a web page, no photo": [HTML],
+    "an empty file, no photo": [b""],
+    "a pointer of Git LFS": [b"version https://git-lfs.github.com/spec/v1\noid sha256:0"],
+    "cannot identify image file": [b"no photo at all"],
+}
+
+
+@pytest.mark.parametrize("said", KINDS)
+def test_a_file_that_is_not_read_is_told_to_be_what_it_is_and_what_to_do(said):
+    for data in KINDS[said]:
+        with pytest.raises(PhotoError) as caught:
+            decode_photo(data, SIZE)
+        assert caught.value.reason == "photo_unreadable"
+        assert caught.value.detail.startswith(said)
 
 
 def test_a_turned_photo_is_taken_as_stored_and_one_annotated_as_turned_says_so():

@@ -1,7 +1,10 @@
 import hashlib
 import os
 import pickle
+import struct
+import unicodedata
 import zipfile
+import zlib
 
 import pytest
 
@@ -192,3 +195,69 @@ def test_a_name_that_is_no_text_in_its_own_header_costs_that_photo(tmp_path):
     with pytest.raises(PhotoError) as caught:
         read_photo(DataFolder(tmp_path), "\u00e9.jpg")
     assert caught.value.reason == "photo_unreadable"
+
+
+# Names in other forms: what is shown alike is one name
+
+COMPOSED = unicodedata.normalize("NFC", "Fotos-\u00e9t\u00e9/caf\u00e9.jpg")
+APART = unicodedata.normalize("NFD", COMPOSED)
+
+
+@pytest.mark.parametrize(("lies", "asked"), [(COMPOSED, APART), (APART, COMPOSED)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_name_is_found_in_whatever_form_of_unicode_it_lies(tmp_path, lies, asked, packed):
+    if packed:
+        pack(tmp_path / "some.zip", {lies: b"a photo"})
+    else:
+        (tmp_path / lies).parent.mkdir()
+        (tmp_path / lies).write_bytes(b"a photo")
+    folder = DataFolder(tmp_path)
+    for name in (lies, asked):
+        assert folder.has(name)
+        assert folder.read(name) == b"a photo"
+        assert folder.stamp(name)[0] == folder.size(name) == 7
+        parent, file = name.split("/")
+        assert folder.has_folder(parent)
+        (found,) = folder.names(parent, ".jpg")
+        assert unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", file)
+    assert read_photo(folder, asked) == b"a photo"
+
+
+def test_of_two_names_that_show_alike_each_is_read_as_it_is_asked_for(tmp_path):
+    for name in (COMPOSED, APART):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(ascii(name))
+    for name in (COMPOSED, APART):
+        assert DataFolder(tmp_path).read(name).decode() == ascii(name)
+
+
+def unsaid(path, name, written, extra=b""):
+    """A zip whose member's name is the bytes `written`, without a word that they are UTF-8."""
+    stand_in = "x" * len(written)
+    member = zipfile.ZipInfo(stand_in)
+    member.extra = extra
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, b"a photo")
+    path.write_bytes(path.read_bytes().replace(stand_in.encode(), written))
+
+
+@pytest.mark.parametrize("name", [COMPOSED, APART, "\u81ea\u884c\u8f66.jpg", "\u0444\u043e.jpg"])
+def test_a_zip_that_does_not_say_that_its_names_are_utf_8_is_read_as_such(tmp_path, name):
+    unsaid(tmp_path / "some.zip", name, name.encode())
+    assert DataFolder(tmp_path).read(name) == b"a photo"
+
+
+def test_a_zips_own_record_of_a_name_counts_before_its_bytes_of_an_old_code_page(tmp_path):
+    name, written = "\u0444\u043e\u0442\u043e.jpg", "\u0444\u043e\u0442\u043e.jpg".encode("cp866")
+    record = b"\1" + struct.pack("<I", zlib.crc32(written)) + name.encode()
+    other = struct.pack("<HH", 0x5455, 5) + bytes(5)  # a time
+    extra = other + struct.pack("<HH", 0x7075, len(record)) + record
+    unsaid(tmp_path / "some.zip", name, written, extra)
+    assert DataFolder(tmp_path).read(name) == b"a photo"
+
+
+def test_a_name_of_an_old_code_page_without_a_record_is_only_missing(tmp_path):
+    written = "\u0444\u043e\u0442\u043e.jpg".encode("cp866")
+    unsaid(tmp_path / "some.zip", "", written)
+    assert not DataFolder(tmp_path).has("\u0444\u043e\u0442\u043e.jpg")
+    assert DataFolder(tmp_path).has(written.decode("cp437"))

@@ -1,5 +1,8 @@
 """What the person at the keyboard reads."""
 
+import errno
+import os
+
 import pytest
 
 from pipeline.errors import UserError, exit_code, suggestion
@@ -33,3 +36,23 @@ def test_a_bug_keeps_its_traceback():
 
     with pytest.raises(KeyError):
         exit_code(job)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EMFILE])
+def test_a_disk_that_takes_no_more_is_one_line_with_the_file_and_what_to_do(capsys, number):
+    def job():
+        raise OSError(number, os.strerror(number), "runs/1/metrics.jsonl")
+
+    assert exit_code(job) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: runs/1/metrics.jsonl: {os.strerror(number)}; ")
+    assert ("ulimit -n" in line) == (number == errno.EMFILE)
+
+
+def test_a_file_where_a_folder_is_to_be_written_is_one_line(capsys, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    assert exit_code(lambda: (tmp_path / "run").mkdir(exist_ok=True)) == 1
+    assert exit_code(lambda: (tmp_path / "run/samples").mkdir(parents=True)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(str(tmp_path / "run") in line and "name another" in line for line in lines)

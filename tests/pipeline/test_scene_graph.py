@@ -144,6 +144,11 @@ def test_a_misspelt_key_is_not_passed_over():
     refused({"objects": ["sea"], "relationship": []}, "did you mean 'relationships'")
 
 
+def test_a_name_is_shown_as_it_is_written_and_half_a_character_by_its_number():
+    refused({"objects": ["\u81ea\u884c\u8f66"]}, 'unknown name "\u81ea\u884c\u8f66"')
+    refused({"objects": ["\ud800"]}, r'unknown name "\ud800"')
+
+
 @pytest.mark.parametrize("value", [5, "sea", None])
 def test_what_is_no_graph_is_refused(value):
     refused(value, "is not a scene graph")

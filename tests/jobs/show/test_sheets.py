@@ -1,5 +1,7 @@
 """Which picture of a photo is shown, and how a sheet is filled."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,28 +15,49 @@ def bank(toy_bank):
     return Bank.open(toy_bank)
 
 
-def test_the_photo_is_shown_where_it_is_at_hand_else_the_packed_picture(bank, tmp_path):
-    patch = int(bank.patch_ids[0])
-    (credit,) = bank.credits([patch])
-    row = bank.table.take(bank.rows(np.array([patch]))).to_pylist()[0]
+@pytest.fixture
+def patch(bank):
+    return int(bank.patch_ids[0])
+
+
+def packed_view(bank, patch):
+    (packed,) = sources_of(bank, [patch], None)
+    assert not packed.original
+    return packed.view
+
+
+def test_the_photo_is_shown_where_it_is_at_hand_else_the_packed_picture(
+    bank, patch, toy_data, tmp_path
+):
     (packed,) = sources_of(bank, [patch], tmp_path)
     assert not packed.original
-    path = tmp_path / credit["file"]
-    path.parent.mkdir(parents=True)
-    Image.new("RGB", (row["source_width"], row["source_height"]), (0, 0, 255)).save(path)
-    (shown,) = sources_of(bank, [patch], tmp_path)
+    (shown,) = sources_of(bank, [patch], toy_data)
     assert shown.original
     assert shown.view.size == packed.view.size
     colours = {colour for _, colour in shown.view.getcolors(1 << 20)}
     assert BOX_COLOUR in colours
 
 
-def test_a_photo_that_has_changed_since_is_not_shown(bank, tmp_path):
-    patch = int(bank.patch_ids[0])
+def test_a_photo_of_another_dataset_with_the_same_name_and_size_is_not_shown(bank, patch, tmp_path):
+    row = bank.table.take(bank.rows(np.array([patch]))).to_pylist()[0]
     path = tmp_path / bank.credits([patch])[0]["file"]
     path.parent.mkdir(parents=True)
-    Image.new("RGB", (31, 17)).save(path)
-    (shown,) = sources_of(bank, [patch], tmp_path)
+    size = (row["source_width"], row["source_height"])
+    for other in (Image.new("RGB", size, (255, 0, 255)), Image.new("RGB", (31, 17))):
+        other.save(path)
+        (shown,) = sources_of(bank, [patch], tmp_path)
+        assert not shown.original
+        assert np.array_equal(shown.view, packed_view(bank, patch))
+
+
+def test_the_photos_of_a_bank_that_has_no_digests_of_them_are_not_shown(
+    toy_bank, patch, toy_data, tmp_path
+):
+    older = tmp_path / "bank"
+    shutil.copytree(toy_bank, older)
+    bank = Bank.open(older)
+    (older / "photos.arrow").unlink()
+    (shown,) = sources_of(bank, [patch], toy_data)
     assert not shown.original
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from contextlib import contextmanager
@@ -120,6 +121,40 @@ class Cluster:
     def close(self):
         for process in self.processes:
             kill(process)
+
+
+def test_a_machine_without_loopback_network_is_one_line_at_once(monkeypatch):
+    monkeypatch.setattr(cluster, "LOOPBACK", "192.0.2.1")  # an address that no machine has
+    with pytest.raises(UserError, match=r"need the loopback network, .* or use --workers 0"):
+        list(results(_square, [1], 1))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "distributed: [unclosed\n a: : b",
+        "only a text",
+        "distributed:\n  comm:\n    timeouts:\n      connect: soon\n",
+    ],
+    ids=["no YAML", "no settings", "no time"],
+)
+def test_a_configuration_of_dask_that_is_malformed_is_one_line(tmp_path, settings):
+    (tmp_path / "dask.yaml").write_text(settings)
+    script = """
+        from jobs.stages.cluster import results
+        from pipeline.errors import exit_code
+        if __name__ == "__main__":
+            raise SystemExit(exit_code(lambda: list(results(len, ["task"], 1))))
+    """
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(script))
+    environment = {**os.environ, "DASK_CONFIG": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: Dask cannot use its own configuration (")
+    assert f"mend the YAML files in {tmp_path}" in line
+    assert line.endswith("or use --workers 0")
 
 
 def kill(process):
