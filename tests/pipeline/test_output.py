@@ -57,6 +57,16 @@ def test_work_goes_on_to_its_end_where_the_reader_of_its_output_has_gone(start, 
     assert (tmp_path / "made").read_text() == "done"
 
 
+def test_of_a_reader_that_has_gone_nothing_is_said_where_errors_are_read(start, tmp_path):
+    with (tmp_path / "errors").open("wb") as errors:
+        process = start(stdout=subprocess.PIPE, stderr=errors)
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdin.close()
+        assert process.wait(60) == 0
+    assert set((tmp_path / "errors").read_text().splitlines()) == {"and says so"}
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_output_that_finds_no_room_stops_no_work_but_is_told(start, tmp_path):
     with open("/dev/full", "wb") as full, start(stdout=full, stderr=subprocess.PIPE) as process:
