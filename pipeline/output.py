@@ -16,7 +16,7 @@ UTF_8 = "utf-8"
 
 
 class Output(io.TextIOWrapper):
-    """Text to a file descriptor; where that takes no more, to nowhere, and `error` says why."""
+    """Text to a file descriptor; what that does not take is lost, and `error` says why first."""
 
     error: OSError | None = None
 
@@ -27,20 +27,14 @@ class Output(io.TextIOWrapper):
             encoding = self.encoding
             return self.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except OSError as error:
-            self._lose(error)
+            self.error = self.error or error
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError as error:
-            self._lose(error)
-
-    def _lose(self, error: OSError) -> None:
-        self.error = self.error or error
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())  # what is still in buffers must not fail again
-        os.close(nowhere)
+            self.error = self.error or error
 
 
 def use_utf_8() -> None:
