@@ -145,6 +145,8 @@ def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
         return "new", f"a new run of {steps:,} steps"
     config = demo_config(folder)
     replaced = "it is replaced by a new run"
+    if not (folder / checkpoint.NAME).is_file():
+        return "unusable", f"it was stopped before its first checkpoint; {replaced}"
     try:
         state = checkpoint.load(folder, torch.device("cpu"))
     except UserError as error:

@@ -42,7 +42,7 @@ def run(main: Callable[[Options], None], options: type[Options], description: st
             # A paragraph for each example: lines would be run together.
             shown = re.sub(r"\n(?=python -m)", "\n\n", description or "")
             shown += "\n--version, alone, prints the version."
-            parsed = tyro.cli(options, description=shown)
+            parsed = tyro.cli(options, prog=_command(), description=shown)
         except ValueError as error:
             raise UserError(str(error)) from error
         fix_products()
@@ -60,6 +60,12 @@ def run(main: Callable[[Options], None], options: type[Options], description: st
         print(f"error: the work is done, but not all it printed: {lost.strerror}", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+def _command() -> str | None:
+    """What the user typed, and can type again: `python -m jobs.sample`."""
+    spec = sys.modules["__main__"].__spec__
+    return f"python -m {spec.name}" if spec and spec.name != "__main__" else None
 
 
 def to_json(value: Any) -> Any:

@@ -104,3 +104,11 @@ def test_every_command_says_the_version(tmp_path):
     assert shown.splitlines() == [f"retrievegan {project['version']}"] * len(COMMANDS)
     assert seen == {command: [None, []] for command in COMMANDS}
     assert __version__ == project["version"]
+
+
+@pytest.mark.parametrize("command", ["jobs.inspect_bank", "model.train"])
+def test_a_usage_line_names_the_command_as_it_can_be_typed(command):
+    asked = [sys.executable, "-m", command, "--nonsense"]
+    run = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert f"python -m {command} --help" in " ".join(run.stderr.replace("│", " ").split())

@@ -71,7 +71,9 @@ def test_a_run_by_other_settings_or_without_a_checkpoint_is_replaced(bank, run):
     assert run_state(run, bank, STEPS)[0] == "unusable"
     write_json(run / "config.json", {"bank": str(bank.path), "train": demo()})
     (run / "checkpoint.pt").unlink()
-    assert run_state(run, bank, STEPS)[0] == "unusable"
+    state, why = run_state(run, bank, STEPS)
+    assert state == "unusable"
+    assert why == "it was stopped before its first checkpoint; it is replaced by a new run"
 
 
 @pytest.fixture
