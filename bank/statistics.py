@@ -165,11 +165,11 @@ def collect_statistics(bank: Bank) -> Statistics:
 
 def read_fingerprints(bank: Bank) -> Fingerprints:
     """Of every patch, shard by shard."""
-    dhashes, thumbnails = fingerprints = Fingerprints.empty(len(bank))
+    fingerprints = Fingerprints.empty(len(bank))
     for rows in progress(_blocks(bank), "patches", len(bank), "patch", size=len):
         # Unchecked: the whole file has just been compared with its digest.
         pixels = bank.contents.patches.read(bank.patch_ids[rows], check=False)
-        dhashes[rows], thumbnails[rows] = fingerprints_of(pixels)
+        fingerprints.dhashes[rows], fingerprints.thumbnails[rows] = fingerprints_of(pixels)
     return fingerprints
 
 
