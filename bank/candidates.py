@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from bank.errors import BankError
 from bank.exact_search import PADDING, Neighbours
 from bank.files import written
+from bank.pruned_search import Searcher
 from bank.recipe import Scope
 from bank.rounding import STEP
-from bank.screen import Searcher
 
 AT_ONCE = 1 << 16  # patches asked for together with scope all
 

@@ -4,9 +4,10 @@ It is defined here only, in three forms: membership of ids in photos (`from_phot
 a table of queries by ids (`from_own_photo`), its pairs alone (`PatchesByPhoto`). Equal files under
 another image id are not excluded yet.
 
-The candidates that a bank stores are found by bank/screen.py, which always applies it: a query is a
-patch, and its photo follows from its id. A graph that is given to `Bank.search` has no photo: the
-caller names those to leave out, `exclude_images=[image_id]`, and without that nothing is left out.
+The candidates that a bank stores are found by bank/pruned_search.py, which always applies it: a
+query is a patch, and its photo follows from its id. A graph that is given to `Bank.search` has no
+photo: the caller names those to leave out, `exclude_images=[image_id]`, and without that nothing is
+left out.
 """
 
 import numpy as np

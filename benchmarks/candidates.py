@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from bank.candidates import find_candidates
 from bank.index import Indexes, build_indexes, faiss
+from bank.pruned_search import Searcher
 from bank.rounding import rounded
-from bank.screen import Searcher
 from pipeline.options import option, run
 from pipeline.scene import patch_id
 

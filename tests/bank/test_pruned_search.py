@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from bank import screen
+from bank import pruned_search
 from bank.candidates import find_candidates
+from bank.pruned_search import Searcher, lowest, make_lower_bounds
 from bank.rounding import STEP, in_steps, rounded
-from bank.screen import Searcher, lowest, make_screens
 from pipeline.scene import patch_id
 
 D, K = 16, 7
@@ -19,7 +19,7 @@ def gaussian(n):
 
 
 def in_few_directions(n):
-    """Nearly flat: a coarse screen holds all but a little."""
+    """Nearly flat: a coarse bound holds all but a little."""
     return (RANDOM.normal(size=(n, 4)) * [1, 1, 1, 0.01]) @ RANDOM.normal(size=(4, D))
 
 
@@ -92,9 +92,9 @@ def by_the_rule(features, ids, names, train, k, scope):
 def blocks(monkeypatch):
     """Sizes that let a small bank go through every branch."""
     for name, size in {"SMALL": 20, "CELLS": 3000, "COLUMNS": 150, "ROWS": 7}.items():
-        monkeypatch.setattr(screen, name, size)
-    monkeypatch.setattr(screen, "PREPARED", 50)
-    monkeypatch.setattr(screen, "MARGIN", 2)
+        monkeypatch.setattr(pruned_search, name, size)
+    monkeypatch.setattr(pruned_search, "PREPARED", 50)
+    monkeypatch.setattr(pruned_search, "MARGIN", 2)
 
 
 @pytest.mark.parametrize("scope", ["category", "all"])
@@ -120,18 +120,18 @@ def test_the_default_sizes_find_what_the_exact_search_finds(monkeypatch):
     ids = np.array([patch_id(i, o) for i in range(1500) for o in range(4)])
     bank = (rounded(in_few_directions(6000)), ids, ["cat"] * 6000, np.ones(6000, bool))
     asked = []
-    screened = Searcher._screened
+    search_by_bound = Searcher._search_by_bound
     monkeypatch.setattr(
         Searcher,
-        "_screened",
+        "_search_by_bound",
         lambda self, number, rows, *rest: (
-            asked.append((number, len(rows))) or screened(self, number, rows, *rest)
+            asked.append((number, len(rows))) or search_by_bound(self, number, rows, *rest)
         ),
     )
     found = find_candidates(*bank, k=K)
-    assert sum(rows for number, rows in asked if number == 0) == 6000  # by the coarse screen
+    assert sum(rows for number, rows in asked if number == 0) == 6000  # by the coarse bound
     assert sum(rows for number, rows in asked if number) < 60
-    monkeypatch.setattr(screen, "SMALL", 6000)
+    monkeypatch.setattr(pruned_search, "SMALL", 6000)
     asked.clear()
     for mine, exact in zip(found, find_candidates(*bank, k=K), strict=True):
         np.testing.assert_array_equal(mine, exact)
@@ -142,17 +142,17 @@ def test_the_default_sizes_find_what_the_exact_search_finds(monkeypatch):
 def test_bounds_are_never_above_the_distance_and_close_to_it(kind):
     steps = in_steps(rounded(kind(400)))
     squared = ((steps[:, None] - steps) ** 2).sum(2)
-    for a_screen in make_screens(steps):
-        bounds = a_screen.of_queries(steps) @ a_screen.of_patches(steps).T
+    for bound in make_lower_bounds(steps):
+        bounds = bound.of_queries(steps) @ bound.of_patches(steps).T
         assert (bounds.double().numpy() <= squared).all()
-        if a_screen.dims == D:
-            longest = ((steps - a_screen.centre.numpy()) ** 2).sum(1).max()
+        if bound.dims == D:
+            longest = ((steps - bound.centre.numpy()) ** 2).sum(1).max()
             assert (squared - bounds.double().numpy()).max() <= 1e-4 * longest
 
 
-def test_only_features_of_few_directions_get_a_coarse_screen():
+def test_only_features_of_few_directions_get_a_coarse_bound():
     def dims(kind):
-        return [s.dims for s in make_screens(in_steps(rounded(kind(500))))]
+        return [s.dims for s in make_lower_bounds(in_steps(rounded(kind(500))))]
 
     assert dims(in_few_directions) == [3, D]
     assert dims(gaussian) == [D]

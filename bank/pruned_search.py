@@ -1,9 +1,9 @@
 """Nearest neighbours of very many queries: float32 rules out nearly all, exact distances decide.
 
-The result is that of `bank/exact_search.py`, bit for bit. A `Screen` gives float32 numbers that are
-surely no larger than the true distances; the few patches with the lowest are ranked by exact
+The result is that of `bank/exact_search.py`, bit for bit. A `LowerBound` gives float32 numbers that
+are surely no larger than the true distances; the few patches with the lowest are ranked by exact
 distances; where the k-th of these is nearer than the lowest bound left out, no other patch can be
-among the k nearest. Queries for which that cannot be said go to a finer screen, in the end to the
+among the k nearest. Queries for which that cannot be said go to a finer bound, in the end to the
 exact search.
 """
 
@@ -26,12 +26,12 @@ COLUMNS = 1 << 15  # ... and how many of them belong to one query
 ROWS = 1 << 6  # queries whose proposals are ranked at once
 PREPARED = 1 << 14  # patches turned into float64 at once
 LEAST_GROUP = 4  # columns whose lowest is looked at first; fewer do not pay
-MARGIN = 16  # patches ranked beyond the k nearest by the first screen
+MARGIN = 16  # patches ranked beyond the k nearest by the first bound
 SMALL = 1 << 11  # so few patches are searched exactly at once, which is faster
-TAIL = 3e-4  # fraction of the variance that a coarse screen may leave out of its directions
+TAIL = 3e-4  # fraction of the variance that a coarse bound may leave out of its directions
 
 
-class Screen:
+class LowerBound:
     """Lower bounds of squared distances, in rounding steps, as one float32 product.
 
     Vectors are centred and turned (an orthogonal basis keeps distances); the first `dims`
@@ -68,7 +68,7 @@ class Screen:
         return kept, torch.linalg.vector_norm(kept, dim=1, keepdim=True)
 
 
-def make_screens(sample: NDArray[np.float64]) -> list[Screen]:
+def make_lower_bounds(sample: NDArray[np.float64]) -> list[LowerBound]:
     """A coarse one, where few directions hold nearly all variance, and one of all directions."""
     vectors = torch.from_numpy(sample)
     centre = vectors.mean(0).round()
@@ -79,7 +79,7 @@ def make_screens(sample: NDArray[np.float64]) -> list[Screen]:
     num_dims = len(centre)
     coarse = int((left_out > TAIL * left_out[0]).sum())
     dims = [coarse, num_dims] if 2 * coarse < num_dims else [num_dims]
-    return [Screen(centre, basis, d) for d in dims]
+    return [LowerBound(centre, basis, d) for d in dims]
 
 
 class Searcher:
@@ -99,24 +99,24 @@ class Searcher:
         self.features, self.ids, self.pool_rows = features, ids, pool_rows
         self.photos = image_of(ids)
         self.by_photo = PatchesByPhoto(ids[pool_rows])
-        self.prepared: dict[int, Tensor] = {}  # screen -> (n, dims + 4), at its first use
+        self.prepared: dict[int, Tensor] = {}  # bound -> (n, dims + 4), at its first use
         self.cells = torch.empty(0)
 
     @cached_property
-    def screens(self) -> list[Screen]:
+    def lower_bounds(self) -> list[LowerBound]:
         every = max(1, len(self.pool_rows) // PREPARED)
-        return make_screens(in_steps(self.features[self.pool_rows[::every]]))
+        return make_lower_bounds(in_steps(self.features[self.pool_rows[::every]]))
 
     def search(self, rows: NDArray[np.int64], columns: Sequence[range], k: int) -> Neighbours:
         """The k nearest in some columns for each of some patches, none of its own photo."""
         neighbours = no_neighbours(len(rows), k)
         unsure = np.arange(len(rows))
         small = sum(map(len, columns)) <= SMALL
-        for number in range(0 if small else len(self.screens)):
+        for number in range(0 if small else len(self.lower_bounds)):
             wanted = (k + MARGIN) * 4**number
             asked, unsure = unsure, unsure[:0]
             for places in _blocks(asked, self._rows_at_once(columns)):
-                near, sure = self._screened(number, rows[places], columns, k, wanted)
+                near, sure = self._search_by_bound(number, rows[places], columns, k, wanted)
                 neighbours.ids[places], neighbours.squared[places] = near
                 unsure = np.append(unsure, places[~sure])
         if len(unsure):
@@ -131,12 +131,12 @@ class Searcher:
         widest = max((min(len(part), COLUMNS) for part in columns), default=1)
         return max(1, min(PREPARED, CELLS // max(1, widest)))
 
-    def _screened(
+    def _search_by_bound(
         self, number: int, rows: NDArray[np.int64], columns: Sequence[range], k: int, wanted: int
     ) -> tuple[Neighbours, NDArray[np.bool_]]:
         """The k nearest of `wanted` proposals, and which rows' are surely the k nearest of all."""
         patches = self._patches(number)
-        queries = self.screens[number].of_queries(in_steps(self.features[rows]))
+        queries = self.lower_bounds[number].of_queries(in_steps(self.features[rows]))
         own_rows, own_columns = map(torch.from_numpy, self.by_photo.own_pairs(self.photos[rows]))
         lows = torch.empty(len(rows), 0)
         proposed = torch.empty(len(rows), 0, dtype=torch.int64)  # columns
@@ -155,11 +155,11 @@ class Searcher:
     def _patches(self, number: int) -> Tensor:
         """(n, dims + 4) of the whole pool, kept from the first time it is asked for."""
         if number not in self.prepared:
-            screen = self.screens[number]
-            whole = torch.empty(len(self.pool_rows), screen.dims + 4)
+            bound = self.lower_bounds[number]
+            whole = torch.empty(len(self.pool_rows), bound.dims + 4)
             for columns in _blocks(np.arange(len(self.pool_rows)), PREPARED):
                 steps = in_steps(self.features[self.pool_rows[columns]])
-                whole[columns[0] : columns[-1] + 1] = screen.of_patches(steps)
+                whole[columns[0] : columns[-1] + 1] = bound.of_patches(steps)
             self.prepared[number] = whole
         return self.prepared[number]
 
