@@ -7,28 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bank.bank import Bank
 from model import checkpoint
 from model.config import RetrieveGANConfig
 from model.loop import restore, save
 from model.recipes import demo
-from model.trainers import trainer_for
-
-CPU = torch.device("cpu")
-
-
-def small(**parts) -> RetrieveGANConfig:
-    config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2, decay_from=1.0)
-    return replace(config, **parts)
-
-
-@pytest.fixture(scope="module")
-def bank(toy_bank):
-    return Bank.open(toy_bank)
-
-
-def trainer_of(bank, config):
-    return trainer_for(config, bank, CPU)
+from tests.model.small_runs import small, trainer_of
 
 
 def test_a_bank_with_other_candidates_is_refused_when_a_run_goes_on(bank, tmp_path):

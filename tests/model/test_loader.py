@@ -2,18 +2,11 @@
 
 from functools import partial
 
-import pytest
 import torch
 
-from bank.bank import Bank
 from model.batch import scene_batch
 from model.loader import training_batches
 from pipeline.stream import BatchSampler
-
-
-@pytest.fixture(scope="module")
-def bank(toy_bank):
-    return Bank.open(toy_bank)
 
 
 def batches_of(bank, *, workers, first_step=0, count=3):

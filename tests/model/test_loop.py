@@ -1,37 +1,13 @@
 """The training loop: what it writes, and that an interruption costs nothing."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 
-from bank.bank import Bank
 from model import checkpoint
-from model.config import RetrieveGANConfig
 from model.loop import restore, train
-from model.recipes import demo
-from model.trainers import trainer_for
-
-CPU = torch.device("cpu")
-
-
-def small(**parts) -> RetrieveGANConfig:
-    config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2, decay_from=1.0)
-    return replace(config, **parts)
-
-
-@pytest.fixture(scope="module")
-def bank(toy_bank):
-    return Bank.open(toy_bank)
-
-
-def trainer_of(bank, config):
-    return trainer_for(config, bank, CPU)
-
-
-def losses_of(run):
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+from tests.model.small_runs import losses_of, small, trainer_of
 
 
 def test_a_resumed_run_has_the_losses_of_one_that_was_never_interrupted(bank, tmp_path):

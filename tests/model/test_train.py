@@ -1,40 +1,14 @@
 """The training command: how a run goes on, and what cannot change then."""
 
-import json
 import os
-from dataclasses import replace
 
 import pytest
-import torch
 
-from bank.bank import Bank
 from model import checkpoint
-from model.config import RetrieveGANConfig
 from model.loop import train
-from model.recipes import demo
 from model.train import TrainOptions, main
-from model.trainers import trainer_for
 from pipeline.options import write_json
-
-CPU = torch.device("cpu")
-
-
-def small(**parts) -> RetrieveGANConfig:
-    config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2, decay_from=1.0)
-    return replace(config, **parts)
-
-
-@pytest.fixture(scope="module")
-def bank(toy_bank):
-    return Bank.open(toy_bank)
-
-
-def trainer_of(bank, config):
-    return trainer_for(config, bank, CPU)
-
-
-def losses_of(run):
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+from tests.model.small_runs import losses_of, small, trainer_of
 
 
 def test_a_run_beyond_its_last_step_is_not_called_trained(bank, tmp_path):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from bank.bank import Bank
 from bank.errors import BankError
 from model.checkpoint import RunError
 from model.loop import save
@@ -20,11 +19,6 @@ from pipeline.scene import Box, Relation, SceneGraph
 
 CPU = torch.device("cpu")
 GRAPH = SceneGraph(("sky-other", "grass", "tree", "tree"), (Relation(0, "above", 1),))
-
-
-@pytest.fixture(scope="module")
-def bank(toy_bank):
-    return Bank.open(toy_bank)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bank.bank import Bank
 from model import checkpoint
 from model.batch import mean_box, scene_batch
 from model.config import LossWeights, RetrieveGANConfig
@@ -18,11 +17,6 @@ CPU = torch.device("cpu")
 def small(**parts) -> RetrieveGANConfig:
     config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2, decay_from=1.0)
     return replace(config, **parts)
-
-
-@pytest.fixture(scope="module")
-def bank(toy_bank):
-    return Bank.open(toy_bank)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from bank.bank import Bank
 from model import checkpoint
 from model.batch import image_batch
 from model.config import (
@@ -49,11 +48,6 @@ def small(**parts) -> Sg2ImConfig:
         losses=Sg2ImLossWeights(),
     )
     return replace(config, **parts)
-
-
-@pytest.fixture(scope="module")
-def bank(toy_bank):
-    return Bank.open(toy_bank)
 
 
 @pytest.fixture
