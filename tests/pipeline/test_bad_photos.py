@@ -260,6 +260,15 @@ def test_bytes_before_a_later_scans_tables_cost_nothing_and_those_after_a_scan_a
     assert reason(damaged) == "photo_unreadable"
 
 
+def test_restart_markers_in_a_scan_end_no_scan():
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    whole = saved(Image.fromarray(noise), "JPEG", restart_marker_blocks=1)
+    assert len(whole) > 1 << 16  # as far as a segment's length reaches, if it were one
+    scan = whole.index(b"\xff\xda")
+    assert b"\xff\xd1" in whole[scan:]
+    assert without_strays(whole[:scan] + b"\0" + whole[scan:]) == whole
+
+
 def test_a_jpeg_with_bytes_between_its_segments_is_left_out_where_it_is_cut_short_too():
     noise = np.random.default_rng(0).integers(0, 256, (H, W, 3), np.uint8)
     for odd in strays(saved(Image.fromarray(noise), "JPEG")):

@@ -5,11 +5,13 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.coco import boxes
 from pipeline.coco.reader import CocoRules, read_coco
+from pipeline.coco.twice import listed_twice_note
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError, UserError
 from pipeline.options import to_json
@@ -815,6 +817,12 @@ def test_a_few_tiny_boxes_are_not_worth_a_word(tmp_path, files):
     assert notes_of(put(tmp_path, files)) == ()
 
 
+def test_thin_boxes_are_not_tiny(tmp_path, files):
+    for entry in files["instances_val2017"]["annotations"]:
+        entry["bbox"][2] = 1.5
+    assert notes_of(put(tmp_path, files)) == ()
+
+
 def outline(x, y, w, h):
     return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
@@ -895,6 +903,31 @@ def test_photos_that_share_a_name_alone_are_not_listed_twice(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split / "000000000001.jpg").write_text(split[:3])  # of one size
     assert read_coco(tmp_path, OWN).protocol.notes == ()
+
+
+def test_photos_listed_twice_among_those_held_out_are_not_in_training(tmp_path):
+    photos = [
+        SimpleNamespace(photo=SimpleNamespace(file="a.jpg", image_id=i, split=split))
+        for i, split in enumerate(("val", "test"))
+    ]
+    (note,) = listed_twice_note(photos, DataFolder(tmp_path))
+    assert note.startswith("1 photos are listed more than once")
+    assert "for training" not in note
+
+
+def test_photos_of_one_name_are_read_only_where_their_sizes_are_equal(tmp_path, monkeypatch):
+    files = {"a/x.jpg": b"one", "b/x.jpg": b"one", "c/x.jpg": b"another", "d/y.jpg": b"one"}
+    photos, read = [], []
+    for number, (file, content) in enumerate(files.items()):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_bytes(content)
+        photo = SimpleNamespace(file=file, image_id=number, split="train")
+        photos.append(SimpleNamespace(photo=photo))
+    plain = DataFolder.read
+    monkeypatch.setattr(DataFolder, "read", lambda f, name: read.append(name) or plain(f, name))
+    (note,) = listed_twice_note(photos, DataFolder(tmp_path))
+    assert note.startswith("1 photos are listed more than once")
+    assert sorted(read) == ["a/x.jpg", "b/x.jpg"]
 
 
 def test_photos_with_too_few_or_too_many_objects_are_told_to_be_that(tmp_path):
