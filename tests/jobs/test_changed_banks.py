@@ -268,6 +268,23 @@ def test_photos_that_fail_again_leave_the_bank_as_it_was(built, own_data, capsys
     check_whole(bad.bank)
 
 
+def test_a_photo_whose_folder_was_never_there_costs_itself_when_it_is_tried_again_too(
+    built, own_data, capsys
+):
+    data, photos = own_data
+    for path in (data / "annotations").glob("*_train2017.json"):
+        value = json.loads(path.read_text())
+        for image in value["images"]:
+            if image["id"] == photos[0].image_id:
+                image["file_name"] = "nowhere/" + image["file_name"]
+        path.write_text(json.dumps(value))
+    bad = replace(built, data=data, out=built.bank.with_name("bad"))
+    main(bad)
+    assert reasons_of(bad.bank) == {photos[0].image_id: "photo_missing"}
+    main(replace(bad, retry_failed=True))
+    assert "all 1 photos failed again" in capsys.readouterr().out
+
+
 def test_too_many_failures_leave_the_bank_unfinished(built, own_data, few):
     data, photos = own_data
     paths = [data / photo.file for photo in photos[:2]]
