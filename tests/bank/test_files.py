@@ -49,3 +49,13 @@ def test_room_is_reserved_where_the_file_system_can_only_be_written_to(
         file.write(b"start")
     made = (tmp_path / "file").read_bytes()
     assert (len(made), made[:5], any(made[5:])) == (3_000_001, b"start", False)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refused, raising=False)
+    with (tmp_path / "file").open("wb") as file, pytest.raises(OSError, match="No space left"):
+        reserve(file, 3_000_001)
+    assert (tmp_path / "file").stat().st_size == 0

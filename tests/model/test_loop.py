@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from model import checkpoint
+from model import checkpoint, loop
 from model.loop import restore, train
 from tests.model.small_runs import losses_of, small, trainer_of
 
@@ -49,4 +49,11 @@ def test_a_file_of_a_run_that_cannot_be_written_is_one_line(bank, tmp_path, name
     else:
         (tmp_path / name).mkdir()
     with pytest.raises(checkpoint.RunError, match=rf"cannot write {tmp_path}/{name}: "):
+        train(trainer_of(bank, small()), bank, tmp_path)
+
+
+def test_a_disk_that_is_full_at_a_steps_line_of_the_log_is_one_line(bank, tmp_path, monkeypatch):
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    monkeypatch.setattr(loop, "_keep_log_until", lambda *_: None)  # it would read without end
+    with pytest.raises(checkpoint.RunError, match=r"log\.jsonl: No space left on device"):
         train(trainer_of(bank, small()), bank, tmp_path)
