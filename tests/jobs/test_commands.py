@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.arithmetic import STRICT_FOR
 from pipeline.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -112,3 +113,26 @@ def test_a_usage_line_names_the_command_as_it_can_be_typed(command):
     run = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 2
     assert f"python -m {command} --help" in " ".join(run.stderr.replace("│", " ").split())
+
+
+def test_every_command_sums_in_one_order_before_its_work():
+    child = """
+import os
+from dataclasses import dataclass
+from pipeline.options import run
+
+@dataclass(frozen=True)
+class Options:
+    pass
+
+def main(_):
+    import torch
+    print(torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR"))
+
+run(main, Options, None)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "MKL_CBWR"}
+    asked = [sys.executable, "-c", child]
+    shown = subprocess.check_output(asked, cwd=ROOT, env=environment, text=True)
+    capability, order = shown.split()
+    assert order == (f"{capability},STRICT" if capability in STRICT_FOR else "None")
