@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from bank.errors import BankError
 from bank.exact_search import PADDING, Neighbours
-from bank.files import written
 from bank.pruned_search import Searcher
 from bank.recipe import Scope
 from bank.rounding import STEP
+from bank.table import write_table
 
 AT_ONCE = 1 << 16  # patches asked for together with scope all
 
@@ -128,12 +128,7 @@ def write_candidates(path: Path, patch_ids: NDArray[np.int64], candidates: Candi
             "fallback": rows_of(candidates.fallback),
         }
     )
-    with (
-        written(path) as partial,
-        pa.OSFile(str(partial), "wb") as sink,
-        pa.ipc.new_file(sink, table.schema) as writer,
-    ):
-        writer.write_table(table)
+    write_table(path, table)
 
 
 def read_candidates(path: Path) -> tuple[NDArray[np.int64], Candidates]:

@@ -29,6 +29,7 @@ from bank.table import (
     rows_digest,
     sound,
 )
+from pipeline.files import write_bytes
 from pipeline.pack import Member, SamplePlace, SceneSample, read_sample, sample_digest
 from pipeline.scene import Split, Vocabulary, image_of
 
@@ -158,7 +159,7 @@ class Contents:
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
-    path.write_bytes(canonical_json(vocabulary.to_json()) + b"\n")
+    write_bytes(path, canonical_json(vocabulary.to_json()) + b"\n")
 
 
 def read_vocabulary(path: Path) -> Vocabulary:

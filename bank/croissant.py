@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bank.files import FileDigest, write_bytes
+from bank.files import FileDigest
 from bank.manifest import FORMAT, Manifest
 from bank.table import PATCHES, read_table
+from pipeline.files import write_bytes
 
 NAME = "croissant.json"
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"

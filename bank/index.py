@@ -12,7 +12,6 @@ import functools
 import importlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from bank.exact_search import PADDING, Neighbours, Pool, exact_search, smallest
 from bank.own_photo import count_from_photos, from_photos
 from bank.recipe import Scope
 from bank.rounding import STEP, in_steps
+from pipeline.files import written_folder
 from pipeline.options import write_json
 
 try:
@@ -87,30 +87,36 @@ def build_indexes(
     """
     names = np.asarray(categories, dtype=np.str_)
     order = np.lexsort((ids, names))
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     parts: dict[str, Part] = {}
     ordered_names, starts = np.unique(names[order], return_index=True)
     bounds = [*starts.tolist(), len(ids)]
-    for number, name in enumerate(ordered_names.tolist()):
-        start, stop = bounds[number], bounds[number + 1]
-        rows = order[start:stop]
-        pool = Pool(ids[rows], np.ascontiguousarray(features[rows], dtype=np.float32))
-        path = partial / f"{number:05d}.faiss"
-        parts[name] = _write_faiss(path, pool, ivf=len(rows) > ivf_above)._replace(
-            start=start, stop=stop
-        )
-    np.save(partial / "ids.npy", ids[order].astype(np.int64))
-    np.save(partial / "vectors.npy", features[order].astype(np.float32))
-    about = {
-        "format": FORMAT,
-        "bank": bank_digest,
-        "categories": {name: {"size": part.size, **part._asdict()} for name, part in parts.items()},
-    }
-    write_json(partial / "index.json", about)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with written_folder(folder) as partial:
+        for number, name in enumerate(ordered_names.tolist()):
+            start, stop = bounds[number], bounds[number + 1]
+            rows = order[start:stop]
+            pool = Pool(ids[rows], np.ascontiguousarray(features[rows], dtype=np.float32))
+            path = partial / f"{number:05d}.faiss"
+            parts[name] = _write_faiss(path, pool, ivf=len(rows) > ivf_above)._replace(
+                start=start, stop=stop
+            )
+        _save(partial / "ids.npy", ids[order].astype(np.int64))
+        _save(partial / "vectors.npy", features[order].astype(np.float32))
+        about = {
+            "format": FORMAT,
+            "bank": bank_digest,
+            "categories": {
+                name: {"size": part.size, **part._asdict()} for name, part in parts.items()
+            },
+        }
+        write_json(partial / "index.json", about)
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    """As np.save, which of a disk that fills up knows only how much it took."""
+    with path.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(array.data)
 
 
 def _write_faiss(path: Path, pool: Pool, *, ivf: bool) -> Part:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bank.errors import BankError
-from bank.files import FileDigest, file_digest, json_digest, write_bytes
+from bank.files import FileDigest, file_digest, json_digest
 from pipeline.checks import show
+from pipeline.files import write_bytes
 
 FORMAT = 1
 NAME = "manifest.json"

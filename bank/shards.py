@@ -1,6 +1,5 @@
 """Patch pixels on disk: patch id -> raw RGB, one LMDB environment per shard."""
 
-import errno
 import functools
 import hashlib
 import os
@@ -8,6 +7,7 @@ import resource
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import lmdb
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bank.errors import BankError
-from pipeline.errors import MORE_HANDLES
+from pipeline.errors import MORE_HANDLES, NO_HANDLES
+from pipeline.files import reserve, writing
 
 MEBIBYTE = 1 << 20
 
@@ -41,16 +42,24 @@ def write_patches(folder: Path, patches: Iterable[tuple[int, bytes]], size: int)
     200 times faster than one per patch) and no uninitialised memory (LMDB's default).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # lock=False: one writer on a new folder needs no lock.mdb, and none is left behind.
-    # sync=False: `put_in_place` syncs it before it gives the file its name (bank/files.py).
-    env = lmdb.open(os.fspath(folder), map_size=size, lock=False, sync=False)
+    written = MEBIBYTE  # bytes, at the least
     try:
-        with env.begin(write=True) as txn:
+        # lock=False: one writer on a new folder needs no lock.mdb, and none is left behind.
+        # sync=False: `put_in_place` syncs it before it gives the file its name.
+        with (
+            lmdb.open(os.fspath(folder), map_size=size, lock=False, sync=False) as env,
+            env.begin(write=True) as txn,
+        ):
             for patch_id, pixels in patches:
                 if not txn.put(_key(patch_id), pixels, append=True):
                     raise ValueError(f"patch {patch_id} comes out of order or twice")
-    finally:
-        env.close()
+                written += len(pixels)
+    except lmdb.Error:
+        # LMDB has no number for what failed, and calls a full disk an input/output error: the
+        # system says why it takes no more.
+        with writing(folder / "data.mdb"), TemporaryFile(dir=folder) as file:
+            reserve(file, written)
+        raise
 
 
 @dataclass(frozen=True)
@@ -64,18 +73,23 @@ class _ShardFile:
 @functools.cache
 def _environment(file: _ShardFile) -> Any:
     """This process's one handle on a shard: LMDB forbids opening a file twice."""
-    path = os.fspath(file.folder)
+    path = file.folder / "data.mdb"
     try:
-        return lmdb.open(path, readonly=True, lock=False, readahead=False, create=False)
-    except lmdb.Error as error:
-        if os.strerror(errno.EMFILE) in str(error):
-            raise BankError(
-                f"{path}/data.mdb cannot be opened: too many open files; {MORE_HANDLES}, or build "
-                f"the bank with a larger --shard-photos"
-            ) from error
+        path.open("rb").close()  # LMDB has no number for what the system refuses
+        return lmdb.open(
+            os.fspath(file.folder), readonly=True, lock=False, readahead=False, create=False
+        )
+    except OSError as error:
+        if error.errno not in NO_HANDLES:
+            raise
         raise BankError(
-            f"{path}/data.mdb cannot be opened ({error}); `python -m jobs.verify_bank` says what "
-            f"else is damaged"
+            f"{path} cannot be opened: too many open files; {MORE_HANDLES}, or build the bank with "
+            f"a larger --shard-photos"
+        ) from error
+    except lmdb.Error as error:
+        raise BankError(
+            f"{path} cannot be opened ({error}); `python -m jobs.verify_bank` says what else is "
+            f"damaged"
         ) from error
 
 

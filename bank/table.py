@@ -12,8 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bank.errors import BankError
-from bank.files import PARTIAL, canonical_json, reserve, writing, written
+from bank.files import canonical_json
 from pipeline.crop import Pixels
+from pipeline.files import PARTIAL, reserve, writing, written
 from pipeline.pack import Member, SamplePlace, SceneSample, sample_digest
 from pipeline.scene import Scene
 

@@ -20,9 +20,9 @@ class InspectBank:
 
 
 def main(options: InspectBank) -> None:
-    from bank.files import write_bytes
     from bank.statistics import collect_statistics, open_checked
     from jobs.show.bank_page import lines, render
+    from pipeline.files import write_bytes
 
     bank = open_checked(options.bank)
     statistics = collect_statistics(bank)

@@ -38,6 +38,7 @@ def main(options: ReportOptions) -> None:
     from jobs.show.run_page import named_graphs, render_run
     from jobs.show.sheets import photos_folder
     from model.retrievegan.run import RetrieveGANRun
+    from pipeline.files import write_bytes
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     opened = RetrieveGANRun.open(options.run, options.bank, device)
@@ -46,10 +47,7 @@ def main(options: ReportOptions) -> None:
     seeds = range(options.seed, options.seed + options.draws)
     page = render_run(options.run, opened, graphs, seeds, photos)
     out = options.out or options.run / "report.html"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, "utf-8")
-    partial.replace(out)
+    write_bytes(out, page.encode())
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 

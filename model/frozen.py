@@ -1,7 +1,6 @@
 """The bank's frozen networks: files that execute nothing, training that is the same every time."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.files import write_bytes
 
 THREADS = 2  # of a training, on every machine: part of what makes it the same everywhere
 
@@ -23,12 +23,7 @@ def write_network(path: Path, network: nn.Module, kind: str, about: Mapping[str,
     weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     # One entry, because the order of several is not fixed.
     header = {"network": json.dumps({"kind": kind, **about}, sort_keys=True)}
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        # Not safetensors' save_file: it leaves a file of a random name behind when it is killed.
-        file.write(save(weights, metadata=header))
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_bytes(path, save(weights, metadata=header))
 
 
 def read_network(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

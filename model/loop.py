@@ -19,6 +19,7 @@ from bank.bank import Bank
 from model import checkpoint
 from model.config import RunConfig
 from model.loader import LoadBatch, training_batches
+from pipeline.files import write_bytes
 from pipeline.progress import progress
 
 GRID_SCENES = 6
@@ -190,9 +191,8 @@ def _keep_log_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_text("utf-8").splitlines()
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(f"{line}\n" for line in lines if _is_before(line, step)), "utf-8")
-    partial.replace(path)
+    kept = "".join(f"{line}\n" for line in lines if _is_before(line, step))
+    write_bytes(path, kept.encode())
 
 
 def _is_before(line: str, step: int) -> bool:

@@ -16,6 +16,7 @@ import tyro
 
 from pipeline.arithmetic import fix_products
 from pipeline.errors import UserError, exit_code
+from pipeline.files import write_bytes
 from pipeline.memory import keep_freed_memory
 from pipeline.output import lost_output, prepare_streams, use_utf_8
 from pipeline.version import NAME, __version__
@@ -82,7 +83,5 @@ def to_json(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write under a temporary name, then rename: a reader never meets half a file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(to_json(value), indent=1, ensure_ascii=False) + "\n", "utf-8")
-    partial.replace(path)
+    text = json.dumps(to_json(value), indent=1, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode())

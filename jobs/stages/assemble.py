@@ -10,12 +10,13 @@ import pyarrow as pa
 
 from bank.contents import write_vocabulary
 from bank.errors import BankError
-from bank.files import canonical_json, write_bytes, written
+from bank.files import canonical_json
 from bank.table import PATCHES, PHOTOS, SCENES, read_table
 from jobs.stages.cutting import read_shard_failures
 from jobs.stages.merge import write_merged
 from jobs.stages.receipts import WORK
 from pipeline.checks import clip
+from pipeline.files import write_bytes
 from pipeline.scene import LeftOut, Vocabulary
 
 QUARANTINED = "quarantined"
@@ -50,8 +51,7 @@ def assemble(
         raise BankError(_none_usable(left_out, failures))
     _merge(scenes, tables["scenes"], SCENES, "image_id")
     _merge(photos, tables["photos"], PHOTOS, "image_id")
-    with written(names) as partial:
-        write_vocabulary(partial, vocabulary)
+    write_vocabulary(names, vocabulary)
     return Assembled(tuple(left_out), (patches, scenes, photos, names, failures))
 
 

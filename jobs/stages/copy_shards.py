@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from bank.contents import Contents
 from bank.errors import BankError
-from bank.files import FileDigest, canonical_json, file_digest, put_in_place
+from bank.files import FileDigest, canonical_json, file_digest
 from bank.manifest import Manifest, check_sizes, read_manifest
 from bank.shards import map_size, write_patches
 from bank.table import PHOTOS, SCENES, column, read_table, scene_row, write_table
 from jobs.stages.cutting import CutShard, shard_files
 from jobs.stages.receipts import WORK, Receipt
+from pipeline.files import put_in_place
 from pipeline.pack import write_samples
 from pipeline.scene import LeftOut, image_of
 

@@ -20,14 +20,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from bank.errors import BankError
-from bank.files import (
-    FileDigest,
-    canonical_json,
-    file_digest,
-    json_digest,
-    put_in_place,
-    writing,
-)
+from bank.files import FileDigest, canonical_json, file_digest, json_digest
 from bank.shards import map_size, write_patches
 from bank.table import PATCHES, PHOTOS, SCENES, patch_rows, save_table, scene_row
 from jobs.stages.attempts import CrashingPhoto, attempt, crashing_photos
@@ -43,6 +36,7 @@ from pipeline.crop import (
     resize_photo,
 )
 from pipeline.data_folder import DataFolder
+from pipeline.files import put_in_place, writing
 from pipeline.pack import SceneSample, sample_of, write_samples
 from pipeline.plan import annotation_digest, read_plan
 from pipeline.relations import scene_of
@@ -138,7 +132,7 @@ def cut_shard(task: ShardTask) -> CutShard | CrashingShard:
     if crashing := crashing_photos(task.note, task.plan, task.photos, asdict(task.options)):
         task.note.write_text(str(crashing[0].image_id), "ascii")  # the next run tries it first
         return CrashingShard(task.name, crashing)
-    with _workspace(task) as folder, writing(folder):
+    with _workspace(task) as folder:
         # All scenes before all pixels: in turn, each would push the other out of the caches.
         usable = [usable_scene(p) for p in photos]
         with attempt(task.note) as begin:
@@ -146,7 +140,8 @@ def cut_shard(task: ShardTask) -> CutShard | CrashingShard:
             for annotated, scene in zip(photos, usable, strict=True):
                 begin(annotated.photo.image_id)
                 cuts.append(cut_photo(scene, folder_of_photos, task.options, task.never_there))
-        counts = _write(folder, task, photos, cuts)
+        with writing(folder):
+            counts = _write(folder, task, photos, cuts)
         partials = {path: folder / path for path in shard_files(task.name, counts["scenes"] == 0)}
         outputs = {path: file_digest(partial) for path, partial in partials.items()}
         receipt = Receipt(task.stage, key, outputs, counts)

@@ -3,7 +3,6 @@
 Each stage is skipped where an earlier run has left its receipt.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 from bank.candidates import find_candidates, write_candidates
 from bank.contents import Contents
 from bank.errors import BankError
-from bank.files import FileDigest, json_digest, writing
+from bank.files import FileDigest, json_digest
 from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
 from bank.recipe import SEED, TRAIN, Scope
 from bank.table import codes, read_vectors, vectors_to_fill
-from jobs.stages.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
+from jobs.stages.receipts import Receipt, digests, find_receipt, leave_receipt
 from model.graph import frozen_encoder
 from model.graph.frozen_encoder import embed_scenes, train_graph_encoder
 from model.graph.vocabularies import compare_vocabularies, listed
@@ -88,8 +87,7 @@ class Derivation:
         key = json_digest([self.content_digest, inputs, version("torch")])
         if done := find_receipt(self.bank, name, key):
             return done
-        with writing(self.bank / outputs[0]):
-            make()
+        make()
         receipt = Receipt(name, key, digests(self.bank, self._files(outputs)))
         leave_receipt(self.bank, receipt)
         return receipt
@@ -226,11 +224,8 @@ def search_index(derivation: Derivation, features: Receipt) -> Receipt:
         ids, vectors = read_vectors(bank / "features.arrow", "feature")
         train = training_rows(contents)
         categories = np.array(contents.strings("category"), object)[train].tolist()
-        partial = bank / WORK / "index"
-        shutil.rmtree(partial, ignore_errors=True)
-        build_indexes(partial, vectors[train], ids[train], categories, derivation.content_digest)
-        shutil.rmtree(bank / "index", ignore_errors=True)
-        partial.rename(bank / "index")
+        digest = derivation.content_digest
+        build_indexes(bank / "index", vectors[train], ids[train], categories, digest)
 
     return derivation.stage("index", [_digests(features), INDEX_FORMAT], ("index",), make)
 

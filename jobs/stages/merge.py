@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bank.files import PARTIAL, writing
 from bank.table import column, write_table
+from pipeline.files import PARTIAL, writing
 
 ROWS_AT_ONCE = 1 << 16  # a multiple of 8, so that whole bytes of validity bits are appended
 

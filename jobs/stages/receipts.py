@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bank.errors import BankError
-from bank.files import FileDigest, canonical_json, file_digest, write_bytes
+from bank.files import FileDigest, canonical_json, file_digest
+from pipeline.files import write_bytes
 
 WORK = "work"  # what only an unfinished bank has
 

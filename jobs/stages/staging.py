@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bank.errors import BankError
-from bank.files import PARTIAL, UNSUPPORTED, WRITE_ERRORS, os_error, put_in_place
 from bank.manifest import NAME, is_finished, read_manifest
 from jobs.stages.receipts import WORK
 from pipeline.errors import DISK_ERRORS
+from pipeline.files import PARTIAL, UNSUPPORTED, put_in_place
 
 # Of Lustre mounted without flock, NFS without its lock daemon, some FUSE.
 NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}
@@ -40,11 +40,11 @@ def building(bank: Path) -> Iterator[Path]:
             finally:
                 if not next_version(bank).is_dir():
                     _clear_work(bank)
-    except WRITE_ERRORS as error:
-        cause = os_error(error, bank)
-        if cause is None or cause.errno not in DISK_ERRORS:
+    except OSError as error:
+        if error.errno is None or error.errno not in DISK_ERRORS:
             raise
-        raise BankError(f"cannot write {cause.filename}: {cause.strerror}; {KEPT}") from error
+        where, why = error.filename or bank, os.strerror(error.errno)
+        raise BankError(f"cannot write {where}: {why}; {KEPT}") from error
 
 
 def _remove_attempts(bank: Path) -> None:

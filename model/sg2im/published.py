@@ -6,7 +6,6 @@ more than sg2im's own reader, and calls every unused category number alike.
 """
 
 import io
-import os
 import re
 import reprlib
 import zipfile
@@ -23,6 +22,7 @@ from model.graph.network import GraphEncoder
 from model.graph.vocabularies import listed
 from model.sg2im.network import Sg2Im
 from pipeline.errors import UserError
+from pipeline.files import write_bytes
 from pipeline.scene import IMAGE, IN_IMAGE, MASK_SIZE, Vocabulary
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -118,12 +118,9 @@ def save_published_sg2im(path: Path, network: Sg2Im) -> None:
     weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     nothing = dict.fromkeys(("d_obj_kwargs", "d_obj_state", "d_img_kwargs", "d_img_state"))
     checkpoint = {"args": {}, "model_kwargs": about, "model_state": weights, **nothing}
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save(checkpoint, file, _use_new_zipfile_serialization=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer, _use_new_zipfile_serialization=False)
+    write_bytes(path, buffer.getvalue())
 
 
 @contextmanager

@@ -6,7 +6,6 @@ comes from a random stream of its own, so nothing that is written beside the pix
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from pipeline.errors import DatasetError
+from pipeline.files import written_folder
 from pipeline.options import write_json
 from pipeline.progress import progress
 from pipeline.toy.painting import CHOICES, paint
@@ -79,23 +79,18 @@ def write_world(
     """
     if _is_of(folder, world) and is_whole(folder):
         return
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    styles = {str(image_id): style for image_id, style in write(partial).items()}
-    side = {"num_styles": len(STYLES), "names": [s.name for s in STYLES]}
-    side |= {"parameters": asdict(world), "styles": styles}
-    write_json(partial / "styles.json", side)
-    if folder.exists():
-        _check_nothing_else(folder, {path.name for path in partial.iterdir()})
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    with written_folder(folder) as partial:
+        styles = {str(image_id): style for image_id, style in write(partial).items()}
+        side = {"num_styles": len(STYLES), "names": [s.name for s in STYLES]}
+        side |= {"parameters": asdict(world), "styles": styles}
+        write_json(partial / "styles.json", side)
+        if folder.exists():
+            _check_nothing_else(folder, {path.name for path in partial.iterdir()})
 
 
 def _check_nothing_else(folder: Path, names: set[str]) -> None:
     """DatasetError where replacing the folder would take more than an older world's files."""
     if others := sorted({path.name for path in folder.iterdir()} - names):
-        shutil.rmtree(folder.with_name(folder.name + ".partial"))
         raise DatasetError(
             f"{folder} holds {others[0]!r} beside an older toy world, or a toy world in another "
             f"dataset's files: name another folder for this one, or empty it"

@@ -1,21 +1,16 @@
 """A handful of disks here, all by `python -m tests.endurance.disks`."""
 
-import errno
-import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import lmdb
 import numpy as np
 import pytest
-from safetensors import SafetensorError
 
 from bank.errors import BankError
-from bank.files import reserve, writing
 from jobs.stages.receipts import WORK
 from jobs.stages.staging import building
+from pipeline.files import reserve
 from tests.endurance.disks import has_namespaces
 
 ROOT = Path(__file__).parents[2]
@@ -37,38 +32,6 @@ def test_full_and_lost_disks_are_one_line_and_a_rerun_goes_on():
     assert sum("No space left on device" in row for row in rows) >= 2
     assert sum("was taken away" in row for row in rows) == 1
     assert sum("put the photos back" in row for row in rows) == 1
-
-
-# What libraries say
-
-
-@pytest.mark.parametrize(
-    ("error", "number"),
-    [
-        (OSError(errno.EROFS, "whatever"), errno.EROFS),
-        (OSError("1000000 requested and 262112 written"), errno.EIO),  # numpy
-        (lmdb.Error("mdb_txn_commit: Input/output error"), errno.EIO),
-        (lmdb.DiskError("mdb_txn_commit: No space left on device"), errno.ENOSPC),
-        (SafetensorError("I/O error: No space left on device (os error 28)"), errno.ENOSPC),
-        (RuntimeError("write error in a: 1 != 4 (No space left on device)"), errno.ENOSPC),  # faiss
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
-)
-def test_what_a_library_says_of_a_file_that_cannot_be_written_gets_number_and_name(error, number):
-    with pytest.raises(OSError, match=re.escape(os.strerror(number))) as caught, writing(Path("a")):
-        raise error
-    assert (caught.value.errno, caught.value.filename) == (number, "a")
-
-
-def test_the_name_that_the_system_gave_stays():
-    with pytest.raises(FileNotFoundError, match="nowhere") as caught, writing(Path("a")):
-        Path("nowhere").read_bytes()
-    assert caught.value.filename == "nowhere"
-
-
-def test_other_errors_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="shapes"), writing(Path("a")):
-        raise RuntimeError("shapes cannot be multiplied")
 
 
 def test_a_reserved_file_has_no_holes(tmp_path):

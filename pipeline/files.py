@@ -1,0 +1,110 @@
+"""Files and folders that are either whole or not there."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+# What a file system says of a call that it does not know.
+UNSUPPORTED = frozenset((errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP))
+NO_FOLDERS = frozenset((errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM))
+BLOCK = 1 << 20
+PARTIAL = ".partial"  # how the names of what is not whole end
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with written(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A path to write to; the file takes its real name only when the `with` block ends well.
+
+    Several processes may write one file: each has a path of its own.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            put_in_place(partial, path)
+    finally:
+        with suppress(OSError):  # why it could not be written says more
+            partial.unlink()
+
+
+@contextmanager
+def written_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill; it replaces `path` only when the `with` block ends well.
+
+    One process at a time: it first removes what a killed one has left.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with writing(path):
+            partial.mkdir(parents=True)
+            yield partial
+            for file in partial.rglob("*"):
+                _sync(file)
+            if path.exists():
+                shutil.rmtree(path)
+            put_in_place(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give what is finished its name: its bytes reach the disk before its name does."""
+    _sync(partial)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Where the file system can: some cannot sync, or even open, a folder (SMB, some FUSE)."""
+    try:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED and not (error.errno in NO_FOLDERS and path.is_dir()):
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An OSError of the system comes with its number, its words and a name: `path` where it has
+    none, or that of what is not whole."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        named = error.filename is not None and PARTIAL not in os.fsdecode(error.filename)
+        name = error.filename if named else os.fspath(path)
+        raise OSError(error.errno, os.strerror(error.errno), name) from error
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Make the file `size` bytes long, all of them on the disk: OSError where it is full. To write
+    into the holes of a mapped file would then crash the process (SIGBUS)."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        file.truncate(size)
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        for start in range(0, size, BLOCK):
+            file.write(bytes(min(BLOCK, size - start)))
+        file.flush()
+        file.seek(0)
