@@ -1,15 +1,25 @@
 """A handful of disks here, all by `python -m tests.endurance.disks`."""
 
+import errno
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 
+from bank import index
 from bank.errors import BankError
+from bank.index import build_indexes
+from bank.shards import write_patches
+from bank.table import vectors_to_fill, write_table
 from jobs.stages.receipts import WORK
 from jobs.stages.staging import building
+from model.frozen import write_network
 from pipeline.files import reserve
 from tests.endurance.disks import has_namespaces
 
@@ -32,6 +42,74 @@ def test_full_and_lost_disks_are_one_line_and_a_rerun_goes_on():
     assert sum("No space left on device" in row for row in rows) >= 2
     assert sum("was taken away" in row for row in rows) == 1
     assert sum("put the photos back" in row for row in rows) == 1
+
+
+# What the libraries that write a bank's files say of a disk that takes no more
+
+SMALL = 1 << 16  # bytes that a file may have
+ROWS = 4 * SMALL
+
+
+def write_patches_of_a_shard(folder):
+    write_patches(folder, ((number, bytes(12288)) for number in range(100)), 1 << 24)
+
+
+def write_index(folder):
+    vectors, ids = np.zeros((ROWS, 2), np.float32), np.arange(ROWS)
+    build_indexes(folder / "index", vectors, ids, ["sea"] * ROWS, "digest")
+
+
+def write_index_without_faiss(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "faiss", None)
+        write_index(folder)
+
+
+def write_features(folder):
+    with vectors_to_fill(folder / "features.arrow", np.arange(ROWS), 2, "feature"):
+        pass
+
+
+def write_patch_table(folder):
+    write_table(folder / "patches.arrow", pa.table({"patch_id": np.arange(ROWS)}))
+
+
+def write_weights(folder):
+    write_network(folder / "weights.safetensors", torch.nn.Linear(ROWS, 1), "linear", {})
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (write_patches_of_a_shard, "data.mdb"),
+        (write_index, "index"),
+        (write_index_without_faiss, "index"),
+        (write_features, "features.arrow"),
+        (write_patch_table, "patches.arrow"),
+        (write_weights, "weights.safetensors"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_told_by_number_and_name(tmp_path, write, name):
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, most))
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)) as caught:
+            write(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir() if path.name != "data.mdb"] == []
+
+
+def test_only_the_system_says_that_a_disk_takes_no_more(tmp_path):
+    words = f"DefaultCPUAllocator: can't allocate memory ({os.strerror(errno.ENOSPC)})"
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"), building(tmp_path / "bank"):
+        raise RuntimeError(words)
+    with (
+        pytest.raises(BankError, match="/b: No space left"),
+        building(tmp_path / "b"),
+    ):
+        raise OSError(errno.ENOSPC, "in the words of a library")
 
 
 def test_a_reserved_file_has_no_holes(tmp_path):
