@@ -1,8 +1,11 @@
 """The bank's frozen networks: files that execute nothing, training that is the same every time."""
 
 import json
+import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +14,27 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim import Adam
 
 from pipeline.errors import UserError
 from pipeline.files import write_bytes
+from pipeline.progress import progress
 
 THREADS = 2  # of a training, on every machine: part of what makes it the same everywhere
+SAVE_EVERY_S = 15.0
+TRAINING = "training, format 1"
 
 
 def write_network(path: Path, network: nn.Module, kind: str, about: Mapping[str, Any]) -> None:
     """Write a `.safetensors`; the same network gives the same bytes."""
-    weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    _write(path, network.state_dict(), {"kind": kind, **about})
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    values = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # One entry, because the order of several is not fixed.
-    header = {"network": json.dumps({"kind": kind, **about}, sort_keys=True)}
-    write_bytes(path, save(weights, metadata=header))
+    header = {"network": json.dumps(about, sort_keys=True)}
+    write_bytes(path, save(values, metadata=header))
 
 
 def read_network(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -76,3 +87,62 @@ def repeatable(seed: int) -> Iterator[None]:
 def rng_of_step(seed: int, step: int) -> np.random.Generator:
     """The random choices of one training step: the same whatever came before it."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+
+
+@dataclass(frozen=True)
+class SavedTraining:
+    """The file in which a network's training is saved as it goes: weights, optimiser, step.
+
+    A training that finds it goes on from there and ends in the same bytes as one that never
+    stopped. `key` stands for all that decides the network: what was saved under another is not
+    used, nor is a file that cannot be read.
+    """
+
+    path: Path
+    key: str
+
+    def save(self, step: int, network: nn.Module, optimiser: Adam) -> None:
+        """`step` is how many have been taken."""
+        tensors = network.state_dict()
+        for number, moments in optimiser.state_dict()["state"].items():
+            tensors |= {f"{number}/{name}": tensor for name, tensor in moments.items()}
+        _write(self.path, tensors, {"kind": TRAINING, "key": self.key, "step": step})
+
+    def load(self, network: nn.Module, optimiser: Adam) -> int:
+        """Fill both from the file; returns how many steps have been taken, 0 without a file."""
+        try:
+            tensors, about = read_network(self.path, TRAINING)
+        except UserError:
+            return 0
+        if about["key"] != self.key:
+            return 0
+        weights, moments = {}, defaultdict[int, dict[str, Tensor]](dict)
+        for place, tensor in tensors.items():
+            number, _, name = place.rpartition("/")
+            if number:
+                moments[int(number)][name] = tensor
+            else:
+                weights[name] = tensor
+        network.load_state_dict(weights)
+        groups = optimiser.state_dict()["param_groups"]
+        optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        step: int = about["step"]
+        return step
+
+
+def training_steps(
+    what: str, steps: int, network: nn.Module, optimiser: Adam, saved: SavedTraining | None
+) -> Iterator[int]:
+    """The steps that are left of a training, which is saved now and then between two of them.
+
+    A step draws from `rng_of_step` alone and sets the learning rate by its number.
+    """
+    done = saved.load(network, optimiser) if saved else 0
+    last = time.monotonic()
+    for step in progress(range(steps), what, steps, "steps"):
+        if step < done:
+            continue
+        yield step
+        if saved and time.monotonic() - last >= SAVE_EVERY_S:
+            saved.save(step + 1, network, optimiser)
+            last = time.monotonic()

@@ -56,11 +56,7 @@ def exit_code(job: Callable[[], None]) -> int:
         print(f"error: {_of_the_system(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "interrupted; what was finished is kept: run the command again (a training goes on "
-            "from its last checkpoint: --resume)",
-            file=sys.stderr,
-        )
+        print("interrupted; what was finished is kept: run the command again", file=sys.stderr)
         return 130
     return 0
 

@@ -21,7 +21,8 @@ from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
 from bank.recipe import SEED, TRAIN, Scope
 from bank.table import codes, read_vectors, vectors_to_fill
-from jobs.stages.receipts import Receipt, digests, find_receipt, leave_receipt
+from jobs.stages.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
+from model.frozen import SavedTraining
 from model.graph import frozen_encoder
 from model.graph.frozen_encoder import embed_scenes, train_graph_encoder
 from model.graph.vocabularies import compare_vocabularies, listed
@@ -84,13 +85,20 @@ class Derivation:
         self, name: str, inputs: Any, outputs: tuple[str, ...], make: Callable[[], None]
     ) -> Receipt:
         """Run `make`, which writes `outputs` (files or folders), unless that has been done."""
-        key = json_digest([self.content_digest, inputs, version("torch")])
+        key = self._key(inputs)
         if done := find_receipt(self.bank, name, key):
             return done
         make()
         receipt = Receipt(name, key, digests(self.bank, self._files(outputs)))
         leave_receipt(self.bank, receipt)
         return receipt
+
+    def _key(self, inputs: Any) -> str:
+        return json_digest([self.content_digest, inputs, version("torch")])
+
+    def training(self, name: str, inputs: Any) -> SavedTraining:
+        """Where a network's training is saved until its stage has been done."""
+        return SavedTraining(self.bank / WORK / f"{name}.safetensors", self._key(inputs))
 
     def _files(self, outputs: tuple[str, ...]) -> Iterator[Path]:
         for output in outputs:
@@ -114,38 +122,47 @@ def graph_encoder(derivation: Derivation) -> Receipt:
     """graph_encoder.safetensors: trained on the bank's training graphs, or read from a file."""
     contents, options = derivation.contents, derivation.options
     path = derivation.bank / "graph_encoder.safetensors"
+    name, inputs = "graph-encoder", [options.graph_encoder_digest, derivation.encoder_steps, SEED]
 
     def make() -> None:
         if options.graph_encoder == TRAIN:
             scenes = list(contents.iterate(contents.scene_ids("train"), image=False))
             network = train_graph_encoder(
-                scenes, contents.vocabulary, steps=derivation.encoder_steps, seed=SEED
+                scenes,
+                contents.vocabulary,
+                steps=derivation.encoder_steps,
+                seed=SEED,
+                saved=derivation.training(name, inputs),
             )
         else:
             network = load_graph_encoder(Path(options.graph_encoder))
         network.save(path)
 
-    inputs = [options.graph_encoder_digest, derivation.encoder_steps, SEED]
-    return derivation.stage("graph-encoder", inputs, (path.name,), make)
+    return derivation.stage(name, inputs, (path.name,), make)
 
 
 def cooccurrence_network(derivation: Derivation) -> Receipt:
     """cooccurrence.safetensors: trained on the bank's training photos, or read from a file."""
     contents, options = derivation.contents, derivation.options
     path = derivation.bank / "cooccurrence.safetensors"
+    inputs = [options.cooccurrence_digest, derivation.cooccurrence_steps, SEED]
+    name = "cooccurrence"
 
     def make() -> None:
         if options.cooccurrence == TRAIN:
             photos = contents.patches_of_images(contents.scene_ids("train"))
             network = train_cooccurrence(
-                contents.patches.read, photos, steps=derivation.cooccurrence_steps, seed=SEED
+                contents.patches.read,
+                photos,
+                steps=derivation.cooccurrence_steps,
+                seed=SEED,
+                saved=derivation.training(name, inputs),
             )
         else:
             network = CooccurrenceNetwork.load(Path(options.cooccurrence))
         network.save(path)
 
-    inputs = [options.cooccurrence_digest, derivation.cooccurrence_steps, SEED]
-    return derivation.stage("cooccurrence", inputs, (path.name,), make)
+    return derivation.stage(name, inputs, (path.name,), make)
 
 
 def check_networks(encoder: str, f_occur: str, vocabulary: Vocabulary) -> None:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bank.rounding import rounded
-from model.frozen import repeatable, rng_of_step
+from model.frozen import SavedTraining, repeatable, rng_of_step, training_steps
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
 from pipeline.errors import UserError
-from pipeline.progress import progress
 from pipeline.scene import Relation, Vocabulary
 
 GRAPHS_PER_STEP = 16
@@ -57,10 +56,12 @@ def train_graph_encoder(
     steps: int,
     seed: int,
     sizes: Mapping[str, int] | None = None,
+    saved: SavedTraining | None = None,
 ) -> GraphEncoder:
     """Learn to predict boxes (l1) and, where masks are known, masks (cross-entropy).
 
-    `sizes` overrides the published widths: embedding, hidden, layers.
+    `sizes` overrides the published widths: embedding, hidden, layers. With `saved`, training is
+    saved there as it goes, and goes on from there.
     """
     targets = [
         _Target((tuple(s.objects), tuple(s.triples)), torch.tensor(s.boxes), s.masks)
@@ -73,18 +74,17 @@ def train_graph_encoder(
         encoder = GraphEncoder(vocabulary, masks=with_masks, **(sizes or {}))
         start_at_mean_box(encoder, torch.cat([t.boxes for t in targets]).mean(0))
         optimizer = torch.optim.Adam(encoder.parameters(), lr=LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-        for step in progress(range(steps), "graph encoder", steps, "steps"):
+        for step in training_steps("graph encoder", steps, encoder, optimizer, saved):
             random = rng_of_step(seed, step)
             chosen = random.integers(len(targets), size=GRAPHS_PER_STEP)
             loss = _loss(encoder, [targets[i] for i in chosen], random)
             if not loss.isfinite():
                 raise RuntimeError(f"graph encoder: the loss is {loss.item()} at step {step}")
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * _rate(step, steps)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
             optimizer.step()
-            schedule.step()
     return encoder.eval().requires_grad_(False)
 
 

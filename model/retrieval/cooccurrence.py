@@ -13,14 +13,15 @@ from torch.nn import functional as F
 
 from bank.rounding import rounded
 from model.frozen import (
+    SavedTraining,
     built_from,
     read_network,
     repeatable,
     rng_of_step,
+    training_steps,
     write_network,
 )
 from pipeline.errors import UserError
-from pipeline.progress import progress
 
 KIND = "co-occurrence network, format 1"
 
@@ -112,11 +113,13 @@ def train_cooccurrence(
     *,
     steps: int,
     seed: int,
+    saved: SavedTraining | None = None,
 ) -> CooccurrenceNetwork:
     """Learn from photos alone which patches go together: two patches of each photo of a step.
 
     patches_of        patch ids (B,) -> their pixels (B, P, P, 3)
     image_to_patches  patch ids of each training photo; those with fewer than two are passed over
+    saved             where training is saved as it goes, and from where it goes on
     """
     photos = [patches for patches in image_to_patches if len(patches) > 1]
     if len(photos) < 2:
@@ -127,7 +130,7 @@ def train_cooccurrence(
     with repeatable(seed):
         network = CooccurrenceNetwork()
         optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-        for step in progress(range(steps), "co-occurrence", steps, "steps"):
+        for step in training_steps("co-occurrence", steps, network, optimizer, saved):
             patches, photo = _batch(patches_of, photos, rng_of_step(seed, step))
             loss = triplet_loss(network(patches), photo)
             if not loss.isfinite():

@@ -1,11 +1,20 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from bank.contents import Contents
 from bank.errors import BankError
-from jobs.stages.derive import Derivation, DeriveOptions, object_features, training_rows
-from jobs.stages.receipts import Receipt
+from jobs.stages.derive import (
+    Derivation,
+    DeriveOptions,
+    cooccurrence_network,
+    graph_encoder,
+    object_features,
+    training_rows,
+)
+from jobs.stages.receipts import WORK, Receipt
+from model import frozen
 
 OPTIONS = DeriveOptions("train", "train", 1, "train", "train", 1, 20, "category")
 PATCH_SIZE = 64
@@ -37,3 +46,39 @@ def test_only_patches_of_training_photos_become_candidates(toy_bank):
     splits = contents.strings("split")
     assert training_rows(contents).tolist() == [split == "train" for split in splits]
     assert 0 < training_rows(contents).sum() < len(splits)
+
+
+@pytest.mark.parametrize("network", [graph_encoder, cooccurrence_network])
+def test_a_network_whose_training_was_stopped_comes_out_as_if_it_was_not(
+    tmp_path, toy_bank, network, monkeypatch
+):
+    """What decides the derived digest."""
+    options = replace(OPTIONS, encoder_steps=4, cooccurrence_steps=4)
+    whole = bank_of(tmp_path / "whole", toy_bank, options)
+    receipt = network(whole)
+    save = frozen.SavedTraining.save
+    steps = []
+
+    def save_and_stop(self, step, *networks):
+        save(self, step, *networks)
+        steps.append(step)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(frozen, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(frozen.SavedTraining, "save", save_and_stop)
+    stopped = bank_of(tmp_path / "stopped", toy_bank, options)
+    with pytest.raises(KeyboardInterrupt):
+        network(stopped)
+    assert network(stopped).outputs == receipt.outputs
+    assert steps == [1, 2, 3, 4]
+    left = [path.name for path in stopped.bank.iterdir() if path.name.endswith(".safetensors")]
+    assert left == list(receipt.outputs)  # the state lies in the work folder
+
+
+def bank_of(folder, toy_bank, options):
+    shutil.copytree(toy_bank, folder)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    (folder / WORK).mkdir()
+    return Derivation(Contents(folder, PATCH_SIZE), "", options)

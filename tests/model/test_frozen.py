@@ -1,0 +1,69 @@
+"""Trainings of the bank's networks that are stopped and go on."""
+
+import pytest
+import torch
+from torch import nn
+
+from model import frozen
+from model.frozen import SavedTraining, repeatable, rng_of_step, training_steps
+
+STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def save_every_step(monkeypatch):
+    monkeypatch.setattr(frozen, "SAVE_EVERY_S", 0.0)
+
+
+def train(saved, stop_at=STEPS):
+    """A network's weights after all steps, and which of them were taken."""
+    taken = []
+    with repeatable(seed=0):
+        network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        unused = nn.Linear(2, 2)  # as a head whose masks no photo of the steps had
+        optimiser = torch.optim.Adam([*network.parameters(), *unused.parameters()], lr=0.1)
+        for step in training_steps("a network", STEPS, network, optimiser, saved):
+            if step == stop_at:
+                raise KeyboardInterrupt
+            taken.append(step)
+            inputs = torch.from_numpy(rng_of_step(0, step).normal(size=(5, 3))).float()
+            optimiser.param_groups[0]["lr"] = 0.1 * (1 - step / STEPS)
+            optimiser.zero_grad()
+            network(inputs).square().sum().backward()
+            optimiser.step()
+    return network.state_dict(), taken
+
+
+def equal(one, other):
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_training_that_was_stopped_goes_on_and_ends_in_the_same_weights(tmp_path):
+    saved = SavedTraining(tmp_path / "training.safetensors", "key")
+    whole, _ = train(None)
+    for stop_at in (2, 5):
+        with pytest.raises(KeyboardInterrupt):
+            train(saved, stop_at)
+    weights, taken = train(saved)
+    assert taken == [5]
+    assert equal(weights, whole)
+
+
+def test_what_was_saved_for_another_network_or_is_damaged_is_not_used(tmp_path):
+    saved = SavedTraining(tmp_path / "training.safetensors", "key")
+    whole, _ = train(None)
+    with pytest.raises(KeyboardInterrupt):
+        train(saved, stop_at=3)
+    weights, taken = train(SavedTraining(saved.path, "of another bank"))
+    assert taken == list(range(STEPS))
+    assert equal(weights, whole)
+    saved.path.write_bytes(saved.path.read_bytes()[:-1])
+    assert train(saved)[1] == list(range(STEPS))
+
+
+def test_the_progress_of_a_training_counts_the_steps_that_were_taken_before(tmp_path, capsys):
+    saved = SavedTraining(tmp_path / "training.safetensors", "key")
+    with pytest.raises(KeyboardInterrupt):
+        train(saved, stop_at=3)
+    train(saved)
+    assert "a network: 6 steps in" in capsys.readouterr().err
