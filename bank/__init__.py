@@ -7,6 +7,8 @@ patches.arrow                 one row per patch, sorted by patch id (bank/table.
 scenes/<split>-<nnnnn>.tar    WebDataset: picture, graph and masks of each scene (pipeline/pack.py)
 scenes.index.arrow            image id -> tar and offsets, for reading in any order
 vocabulary.json               names of objects and predicates, in order
+photos.arrow                  one row per photo: shard, SHA-256 of its file (which counts as content,
+                              unlike its path) and of its annotations
 ---- the content ends here; what follows is derived from it ----
 graph_encoder.safetensors     the network behind features.arrow
 cooccurrence.safetensors      the network behind cooccurrence.arrow
@@ -16,7 +18,6 @@ index/                        search by category, training patches only
 candidates.arrow              patch id -> K training patches from other photos, the nearest of its
                               category first, then of any (`fallback`)
 ---- in neither digest: where the bank comes from, and what describes it ----
-photos.arrow                  one row per photo: shard, SHA-256 of its file and of its annotations
 failures.jsonl                every photo or object left out, with a reason code
 croissant.json                for search engines and dataset hubs (bank/croissant.py)
 report.html                   numbers and contact sheets, by `python -m jobs.inspect_bank`

@@ -5,7 +5,7 @@ not grow with what differs.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bank.bank import Bank
-from bank.manifest import is_derived
+from bank.manifest import Manifest, is_derived
 from bank.recipe import complete_recipe
-from bank.table import PATCHES, PHOTOS, SCENE_CONTENT, column, read_table, whole_column
+from bank.table import PATCH_CONTENT, PHOTOS, SCENE_CONTENT, column, read_table, whole_column
 from pipeline.scene import image_of
 
 LEVELS = (
@@ -77,7 +77,7 @@ class Overlap(NamedTuple):
 def compare(a: Bank, b: Bank) -> Comparison:
     """Two whole banks."""
     common = _Common.of(a.patch_ids, b.patch_ids)
-    patches = [*_only_in_one(a, b, common), *_patches(a, b, common)]
+    patches = [*_only_in_one(a, b, common), *_patches(a, b, common, PATCH_CONTENT)]
     content = [*patches, *_scenes(a, b), *_names(a, b), *_photos(a, b)]
     reached = (
         common.all,
@@ -86,7 +86,8 @@ def compare(a: Bank, b: Bank) -> Comparison:
         a.manifest.derived_digest == b.manifest.derived_digest,
         a.manifest.files == b.manifest.files,
     )
-    differences = (*content, *_derived(a, b, common), *_files(a, b))
+    places = _patches(a, b, common, ("photo_file",))
+    differences = (*content, *_derived(a, b, common), *places, *_files(a, b))
     # Each holds only where those before it do.
     return Comparison(sum(reached), tuple(_causes(a, b)), differences)
 
@@ -124,6 +125,7 @@ def _causes(a: Bank, b: Bank) -> Iterator[str]:
         ("version of", ours.versions, theirs.versions),
         ("machine's", ours.machine, theirs.machine),
         ("left out for", ours.left_out, theirs.left_out),
+        ("rule of", _rule(ours), _rule(theirs)),
     )
     for what, mine, other in entries:
         yield from _unlike(what, mine, other)
@@ -148,6 +150,10 @@ def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _short(digests: Mapping[str, str]) -> dict[str, str]:
     return {name: f"{digest[:12]}..." for name, digest in digests.items()}
+
+
+def _rule(manifest: Manifest) -> dict[str, int]:
+    return {"the content digest": manifest.content_rule}
 
 
 def _edits(edits: tuple[Mapping[str, Any], ...]) -> str:
@@ -192,9 +198,9 @@ def _left_out(bank: Bank, patch_id: int) -> str:
     return ""
 
 
-def _patches(a: Bank, b: Bank, common: _Common) -> Iterator[str]:
-    """A line for each column of patches.arrow in which common patches differ."""
-    for name in PATCHES.names:
+def _patches(a: Bank, b: Bank, common: _Common, names: Sequence[str]) -> Iterator[str]:
+    """A line for each of these columns of patches.arrow in which common patches differ."""
+    for name in names:
         unlike = _unlike_rows(a.table, b.table, name, common)
         if not len(unlike):
             continue

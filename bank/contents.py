@@ -17,7 +17,9 @@ from bank.files import canonical_json, file_digest
 from bank.shards import PatchStore
 from bank.table import (
     MEMBERS,
+    PATCH_CONTENT,
     PATCHES,
+    PHOTO_CONTENT,
     PHOTOS,
     SCENE_CONTENT,
     SCENES,
@@ -33,6 +35,7 @@ from pipeline.files import write_bytes
 from pipeline.pack import Member, SamplePlace, SceneSample, read_sample, sample_digest
 from pipeline.scene import Split, Vocabulary, image_of
 
+CONTENT_RULE = 2  # of `content_digest`; banks of earlier versions have 1
 CREDITS = ("patch_id", "image_id", "category", "licence", "source_url", "photo_file")
 
 
@@ -169,17 +172,24 @@ def read_vocabulary(path: Path) -> Vocabulary:
         raise BankError(f"{path} is missing or damaged ({error}); build the bank again") from error
 
 
-def content_digest(folder: Path, replaced: Mapping[str, bytes] | None = None) -> str:
-    """The root over vocabulary, patches and scenes, whatever shards they lie in.
+def content_digest(
+    folder: Path, replaced: Mapping[str, bytes] | None = None, rule: int = CONTENT_RULE
+) -> str:
+    """The root over vocabulary, patches, scenes and their photos, whatever shards they lie in.
 
-    `replaced` gives columns of digests computed anew from pixels and scenes, end to end.
+    replaced    columns of digests computed anew from pixels and scenes, end to end
+    rule        2: a photo counts by its image id and the SHA-256 of its file; 1: by its path
     """
-    patches = read_table(folder / "patches.arrow", PATCHES.names).select(PATCHES.names)
+    patches = read_table(folder / "patches.arrow", PATCHES.names)
     scenes = read_table(folder / "scenes.index.arrow", SCENES.names).select(SCENE_CONTENT)
     parts = [
-        "retrievegan bank content 1",
+        f"retrievegan bank content {rule}",
         file_digest(folder / "vocabulary.json").sha256,
-        rows_digest(patches, replaced),
+        rows_digest(patches.select(PATCHES.names if rule == 1 else PATCH_CONTENT), replaced),
         rows_digest(scenes, replaced),
     ]
+    if rule > 1:
+        photos = read_table(folder / "photos.arrow", PHOTOS.names).select(PHOTO_CONTENT)
+        with_scene = pc.is_in(photos["image_id"], value_set=scenes["image_id"])
+        parts.append(rows_digest(photos.filter(with_scene)))
     return hashlib.sha256(canonical_json(parts)).hexdigest()

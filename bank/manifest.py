@@ -43,6 +43,7 @@ class Manifest:
     codec: Mapping[str, str] = field(default_factory=dict)  # pipeline/codec.py's answers there
     machine: Mapping[str, str] = field(default_factory=dict)  # what else decides last bits
     edits: tuple[Mapping[str, Any], ...] = ()  # what was done to the bank once it was finished
+    content_rule: int = 1  # by which the content digest was computed: bank/contents.py
     format: int = FORMAT
     manifest_digest: str = ""  # SHA-256 of manifest.json as it would be without these 64 digits
 

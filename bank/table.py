@@ -50,7 +50,8 @@ SCENES = pa.schema(
 )
 DIGESTED_AT_ONCE = 1 << 16  # rows
 
-# What a scene is, apart from where it lies: only this enters the content digest.
+# What a patch and a scene are, apart from where they lie: only this enters the content digest.
+PATCH_CONTENT = tuple(name for name in PATCHES.names if name != "photo_file")
 SCENE_CONTENT = ("image_id", "split", "sample_sha256")
 
 # Of each photo that was planned, whether or not it gave a scene.
@@ -63,6 +64,7 @@ PHOTOS = pa.schema(
         ("sha256", pa.binary(32)),  # ... likewise
     ]
 )
+PHOTO_CONTENT = ("image_id", "sha256")
 
 
 def patch_rows(scene: Scene, patches: Pixels) -> list[dict[str, Any]]:

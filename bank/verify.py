@@ -21,7 +21,7 @@ from pipeline.scene import image_of
 
 PATCHES_AT_ONCE = 512
 UNKNOWN = "cannot be computed"
-TABLES = ("patches.arrow", "scenes.index.arrow", "vocabulary.json")
+TABLES = ("patches.arrow", "scenes.index.arrow", "photos.arrow", "vocabulary.json")
 
 
 class Verification(NamedTuple):
@@ -86,7 +86,7 @@ def _check_contents(
     file cut short would end this process.
     """
     whole = {path for path, digest in files.items() if manifest.files[path] == digest}
-    if not whole.issuperset(TABLES):
+    if not whole.issuperset(manifest.files.keys() & TABLES):
         return UNKNOWN, []
     try:
         contents = Contents(bank, manifest.recipe["patch_size"])
@@ -99,7 +99,8 @@ def _check_contents(
             "pixels_sha256": _replaced(contents.patches.digests, patches),
             "sample_sha256": _replaced(contents.sample_digests, scenes),
         }
-        return content_digest(bank, {n: d for n, d in replaced.items() if d is not None}), damages
+        known = {name: digests for name, digests in replaced.items() if digests is not None}
+        return content_digest(bank, known, manifest.content_rule), damages
     except BankError as error:
         return UNKNOWN, [str(error)]
 

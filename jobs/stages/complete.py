@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bank import croissant
-from bank.contents import Contents, content_digest
+from bank.contents import CONTENT_RULE, Contents, content_digest
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, derived_digest, write_manifest
@@ -72,6 +72,7 @@ def complete(
         codec=dict(codec.answers()),
         machine=codec.machine(),
         edits=origin.edits,
+        content_rule=CONTENT_RULE,
     )
     croissant.write_croissant(staging, manifest)
     described = {croissant.NAME: file_digest(staging / croissant.NAME)}

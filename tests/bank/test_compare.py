@@ -11,7 +11,9 @@ from bank import compare as comparing
 from bank.bank import Bank
 from bank.candidates import Candidates
 from bank.compare import LEVELS, _Common, _unlike_rows, compare, gap, overlap
+from bank.contents import content_digest
 from bank.manifest import read_manifest, write_manifest
+from bank.verify import verify
 from jobs.build_bank import BuildBank, main
 from jobs.verify_bank import VerifyBank
 from jobs.verify_bank import main as verify_bank
@@ -71,6 +73,21 @@ def test_another_size_of_shard_is_the_same_bank_in_other_files(bank, other):
     )
     assert all(line.startswith("files: ") for line in found.differences)
     assert found.differences[-1].startswith("files: 3 shards in A, 7 in B")
+
+
+def test_photos_in_another_folder_are_the_same_photos(bank, other, options, tmp_path):
+    data = shutil.copytree(options.data, tmp_path / "data")
+    (data / "images").mkdir()
+    (data / "train2017").rename(data / "images" / "train2017")
+    moved = other(data=data)
+    assert (moved.content_digest, moved.manifest.derived_digest) == (
+        bank.content_digest,
+        bank.manifest.derived_digest,
+    )
+    found = compare(bank, moved)
+    assert LEVELS[found.level] == "the same content and derived parts"
+    (line,) = lines_of(found.differences, "patches: ")
+    assert " have another photo_file, the first is " in line
 
 
 def test_other_pixels_are_counted_and_measured(bank, other):
@@ -181,6 +198,17 @@ def test_a_setting_that_is_newer_than_a_bank_is_no_difference(bank, tmp_path):
     write_manifest(copy, replace(manifest, recipe={**recipe, "resizer": "pillow"}))
     (cause,) = compare(Bank.open(copy), bank).causes
     assert cause == "setting --resizer: A pillow, B torch"
+
+
+def test_a_content_digest_by_another_rule_is_reported(bank, tmp_path):
+    copy = shutil.copytree(bank.path, tmp_path / "copy")
+    older = replace(
+        read_manifest(copy), content_rule=1, content_digest=content_digest(copy, rule=1)
+    )
+    write_manifest(copy, older)
+    assert verify(copy) == ((), older.content_digest, older.derived_digest)
+    found = compare(bank, Bank.open(copy))
+    assert found.causes == ("rule of the content digest: A 2, B 1",)
 
 
 def test_padding_is_no_candidate_that_two_banks_have_in_common():

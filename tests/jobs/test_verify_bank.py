@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bank.bank import Bank
+from bank.contents import content_digest
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import read_manifest, write_manifest
@@ -66,6 +67,15 @@ def test_a_whole_bank_says_its_two_digests(bank, capsys):
         f"derived digest: {manifest.derived_digest}",
         f"content digest: {manifest.content_digest}",
     ]
+
+
+def test_a_bank_of_before_photos_arrow_is_whole(bank, capsys):
+    (bank / "photos.arrow").unlink()
+    now = read_manifest(bank)
+    files = {path: digest for path, digest in now.files.items() if path != "photos.arrow"}
+    digest = content_digest(bank, rule=1)
+    write_manifest(bank, replace(now, files=files, content_digest=digest, content_rule=1))
+    assert verified(bank, capsys)[0] == 0
 
 
 def test_one_flipped_bit_is_found_and_its_file_named(bank, capsys):
