@@ -7,8 +7,8 @@ patches.arrow                 one row per patch, sorted by patch id (bank/table.
 scenes/<split>-<nnnnn>.tar    WebDataset: picture, graph and masks of each scene (pipeline/pack.py)
 scenes.index.arrow            image id -> tar and offsets, for reading in any order
 vocabulary.json               names of objects and predicates, in order
-photos.arrow                  one row per photo: shard, SHA-256 of its file (which counts as content,
-                              unlike its path) and of its annotations
+photos.arrow                  one row per photo: shard, SHA-256 of its file and of its annotations;
+                              by id and file a photo counts as content
 ---- the content ends here; what follows is derived from it ----
 graph_encoder.safetensors     the network behind features.arrow
 cooccurrence.safetensors      the network behind cooccurrence.arrow

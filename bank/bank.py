@@ -20,6 +20,7 @@ from bank.shards import rows_of
 from bank.table import column, read_vectors
 from pipeline.pack import SceneSample
 from pipeline.scene import Split, Vocabulary
+from pipeline.wording import counted
 
 
 class Bank:
@@ -49,7 +50,9 @@ class Bank:
         return type(self).open, (self.path,)
 
     def __repr__(self) -> str:
-        return f"Bank({str(self.path)!r}, {len(self):,} patches, {self.content_digest[:12]})"
+        return (
+            f"Bank({str(self.path)!r}, {counted(len(self), 'patch')}, {self.content_digest[:12]})"
+        )
 
     def __len__(self) -> int:
         return len(self.patch_ids)

@@ -18,6 +18,7 @@ from bank.manifest import Manifest, is_derived
 from bank.recipe import complete_recipe
 from bank.table import PATCH_CONTENT, PHOTOS, SCENE_CONTENT, column, read_table, whole_column
 from pipeline.scene import image_of
+from pipeline.wording import counted
 
 LEVELS = (
     "not even the same patch ids",
@@ -182,7 +183,7 @@ def _only_in_one(a: Bank, b: Bank, common: _Common) -> Iterator[str]:
         (credit,) = bank.credits([first])
         reason = _left_out(other, first)
         yield (
-            f"patches: {alone.sum():,} are only in {name}, the first is {first}, a "
+            f"patches: {alone.sum():,} only in {name}, the first is {first}, a "
             f"{credit['category']} of photo {credit['image_id']}"
             + (f"; {other_name} left it out: {reason}" if reason else "")
         )
@@ -213,7 +214,7 @@ def _patches(a: Bank, b: Bank, common: _Common, names: Sequence[str]) -> Iterato
                 for bank, rows in ((a, common.in_a), (b, common.in_b))
             ]
             yield (
-                f"patches: {len(unlike):,} have another {name}, the first is {first}: "
+                f"patches: {len(unlike):,} with another {name}, the first is {first}: "
                 f"A {values[0]}, B {values[1]}"
             )
 
@@ -234,8 +235,9 @@ def _unlike_rows(a: pa.Table, b: pa.Table, name: str, common: _Common) -> NDArra
 
 def _pixels(a: Bank, b: Bank, ids: NDArray[np.int64]) -> str:
     (credit,) = a.credits([int(ids[0])])
+    photos = counted(len(np.unique(image_of(ids))), "photo")
     line = (
-        f"patches: {len(ids):,} have other pixels, of {len(np.unique(image_of(ids))):,} photos, "
+        f"patches: {len(ids):,} with other pixels, of {photos}, "
         f"the first is {ids[0]} of {credit['file']}"
     )
     if a.patch_size != b.patch_size:
@@ -257,7 +259,7 @@ def _scenes(a: Bank, b: Bank) -> Iterator[str]:
         ("B", len(theirs.image_ids), len(common.in_b)),
     ):
         if num > both:
-            yield f"scenes: {num - both:,} are only in {name}"
+            yield f"scenes: {num - both:,} only in {name}"
     for what in SCENE_CONTENT:
         unlike = _unlike_rows(ours.scenes, theirs.scenes, what, common)
         if not len(unlike):
@@ -265,9 +267,9 @@ def _scenes(a: Bank, b: Bank) -> Iterator[str]:
         first = int(ours.image_ids[common.in_a[unlike[0]]])
         if what == "sample_sha256":
             parts = ", ".join(_unlike_parts(a, b, first))
-            yield f"scenes: {len(unlike):,} say other things, the first is {first} ({parts})"
+            yield f"scenes: {len(unlike):,} with other contents, the first is {first} ({parts})"
         else:
-            yield f"scenes: {len(unlike):,} have another {what}, the first is {first}"
+            yield f"scenes: {len(unlike):,} with another {what}, the first is {first}"
 
 
 def _unlike_parts(a: Bank, b: Bank, image_id: int) -> Iterator[str]:
@@ -304,7 +306,7 @@ def _photos(a: Bank, b: Bank) -> Iterator[str]:
         unlike = _unlike_rows(ours, theirs, name, common)
         if len(unlike):
             first = ids[common.in_a[unlike[0]]]
-            yield f"photos: {len(unlike):,} had other {what}, the first is {first}"
+            yield f"photos: {len(unlike):,} with other {what}, the first is {first}"
 
 
 # What is derived from it
@@ -389,12 +391,9 @@ def _files(a: Bank, b: Bank) -> Iterator[str]:
             if is_derived(path) is wanted and ours.get(path) != theirs.get(path)
         ]
         if unlike:
-            yield (
-                f"files: {len(unlike):,} {what} ones are not the same bytes, the first is "
-                f"{unlike[0]}"
-            )
+            yield (f"files: {len(unlike):,} {what} with other bytes, the first is {unlike[0]}")
     if a.manifest.shards.keys() != b.manifest.shards.keys():
         yield (
-            f"files: {len(a.manifest.shards):,} shards in A, {len(b.manifest.shards):,} in B "
-            "(another --shard-photos, or --mode extend)"
+            f"files: {counted(len(a.manifest.shards), 'shard')} in A, "
+            f"{len(b.manifest.shards):,} in B (another --shard-photos, or --mode extend)"
         )

@@ -17,6 +17,7 @@ from bank.files import FileDigest
 from bank.manifest import FORMAT, Manifest
 from bank.table import PATCHES, read_table
 from pipeline.files import write_bytes
+from pipeline.wording import counted
 
 NAME = "croissant.json"
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
@@ -111,8 +112,8 @@ def describe(manifest: Manifest, licences: list[str]) -> dict[str, Any]:
         "conformsTo": CONFORMS_TO,
         "name": f"RetrieveGAN patch bank of {manifest.dataset}",
         "description": (
-            f"{counts['patches']:,} object patches, {patch_size}x{patch_size} pixels, of "
-            f"{counts['categories']:,} categories, cut from {photos:,} photos of "
+            f"{counted(counts['patches'], 'object patch')}, {patch_size}x{patch_size} pixels, of "
+            f"{counted(counts['categories'], 'category')}, cut from {counted(photos, 'photo')} of "
             f"{manifest.dataset}; with the photos' scene graphs, and for every patch the nearest "
             f"training patches of other photos. Every photo keeps its own licence: see the column "
             f"licence. Content digest {manifest.content_digest}, derived digest "

@@ -18,6 +18,7 @@ from bank.shards import PatchStore, close_shards
 from pipeline.pack import sample_digest
 from pipeline.progress import progress
 from pipeline.scene import image_of
+from pipeline.wording import counted
 
 PATCHES_AT_ONCE = 512
 UNKNOWN = "cannot be computed"
@@ -171,15 +172,17 @@ def _disagreements(contents: Contents, wrong: Wrong) -> Iterator[str]:
     """One line for each shard with wrong patches or scenes."""
     rows = np.array(sorted(wrong.digests), np.int64)
     ids = wrong.ids[rows]
-    shards = contents.shards_of_images(image_of(ids) if wrong.folder == "patches" else ids)
+    patches = wrong.folder == "patches"
+    shards = contents.shards_of_images(image_of(ids) if patches else ids)
+    noun = "patch" if patches else "scene"
     for shard in sorted(set(shards.tolist())):
         places = np.flatnonzero(shards == shard)
         what = (
-            "differ from their recorded SHA-256"
+            "with another SHA-256 than recorded"
             if any(wrong.digests[row] for row in rows[places].tolist())
-            else "could not be read, as their file is damaged"
+            else "that cannot be read, as their file is damaged"
         )
         yield (
-            f"{wrong.folder}/{shard}: {len(places):,} {wrong.folder} {what}, the first is "
+            f"{wrong.folder}/{shard}: {counted(len(places), noun)} {what}, the first is "
             f"{ids[places[0]]}"
         )

@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from pipeline.options import option, run
+from pipeline.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,8 @@ def is_whole(path: Path) -> bool:
     verification = verify(path)
     for damage in verification.damages:
         print(f"damaged: {damage}")
-    count = len(verification.damages)
-    print(f"{path}: {count or 'no'} {'damages' if count > 1 else 'damage'} found")
+    found = counted(len(verification.damages), "damage") if verification.damages else "no damage"
+    print(f"{path}: {found} found")
     print(f"derived digest: {verification.derived_digest}")
     print(f"content digest: {verification.content_digest}", flush=True)
     return not verification.damages
@@ -61,8 +62,8 @@ def are_same(first: Path, second: Path) -> bool:
     a, b = Bank.open(first), Bank.open(second)
     comparison = compare(a, b)
     for name, bank, path in (("A", a, first), ("B", b, second)):
-        photos = len(bank.contents.image_ids)
-        print(f"{name}: {path}, {len(bank):,} patches of {photos:,} photos")
+        photos = counted(len(bank.contents.image_ids), "photo")
+        print(f"{name}: {path}, {counted(len(bank), 'patch')} of {photos}")
     for title, lines in (
         ("what differs, the first first:", comparison.differences),
         ("what may be why, by the manifests:", comparison.causes),

@@ -139,7 +139,7 @@ def training_steps(
     """
     done = saved.load(network, optimiser) if saved else 0
     last = time.monotonic()
-    for step in progress(range(steps), what, steps, "steps"):
+    for step in progress(range(steps), what, steps, "step"):
         if step < done:
             continue
         yield step

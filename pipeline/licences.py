@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pipeline.errors import UserError
+from pipeline.wording import counted
 
 UNKNOWN = "unknown"  # stands for photos whose licence is not stated
 
@@ -39,7 +40,9 @@ class Accepted:
             counts = Counter[str]()
             for licence, count in stated.items():
                 counts[short_name(licence)] += count
-            listed = ", ".join(f"{name} ({count:,} photos)" for name, count in counts.most_common())
+            listed = ", ".join(
+                f"{name} ({counted(count, 'photo')})" for name, count in counts.most_common()
+            )
             raise UserError(f"--licences {unknown[0]}: no photo has it; there are {listed}")
 
 

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from pipeline.wording import counted
+
 T = TypeVar("T")
 
 LINE_EVERY_S = 10.0
@@ -16,11 +18,13 @@ def progress(
     items: Iterable[T],
     what: str,
     total: int,
-    unit: str = "it",
+    unit: str = "item",
     *,
     size: Callable[[T], int] | None = None,
 ) -> Iterator[T]:
     """Pass `items` on and show how far they are; `total` is how many there will be.
+
+    unit    the singular, or "B": bytes
 
     With `size`, an item counts for so many units: `progress(chunks, ..., unit="B", size=len)`.
     """
@@ -52,8 +56,8 @@ def _bar(
 
 
 def _count(done: int, unit: str) -> str:
-    return f"{done / 1e6:,.0f}" if unit == "B" else f"{done:,}"
+    return tqdm.format_sizeof(done) if unit == "B" else f"{done:,}"
 
 
 def _amount(done: int, unit: str) -> str:
-    return f"{_count(done, unit)} {'MB' if unit == 'B' else unit}"
+    return f"{_count(done, unit)}B" if unit == "B" else counted(done, unit)

@@ -107,8 +107,8 @@ def _boxes(value: Any, objects: tuple[str, ...], where: str) -> tuple[Box, ...]:
     if not isinstance(value, list) or len(value) != len(objects):
         count = len(value) if isinstance(value, list) else _show(value)
         raise UserError(
-            f"{where}: 'boxes' should hold one box for each of the {len(objects)} objects, "
-            f"not {count}"
+            f"{where}: 'boxes' should hold a box for each object: {len(objects)} in all, not "
+            f"{count}"
         )
     return tuple(_box(entry, f"{where}: box {i}") for i, entry in enumerate(value))
 

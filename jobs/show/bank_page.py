@@ -23,6 +23,7 @@ from pipeline.crop import Pixels
 from pipeline.licences import short_name
 from pipeline.options import to_json
 from pipeline.progress import progress
+from pipeline.wording import counted
 
 # What keeps the page under 30 MB, whatever the bank holds.
 MOST_PICTURES = 7200  # patches shown
@@ -66,8 +67,8 @@ def lines(path: Path, bank: Bank, statistics: Statistics) -> list[str]:
     recalls = [c.recall for c in statistics.categories if c.recall is not None]
     ranked = sorted(statistics.categories, key=lambda c: -c.patches)[:held]
     return [
-        f"{path}: {statistics.patches:,} patches of {held:,} categories from "
-        f"{statistics.photos:,} photos (train {train:,}, val {val:,}, test {test:,})",
+        f"{path}: {counted(statistics.patches, 'patch')} of {counted(held, 'category')} from "
+        f"{counted(statistics.photos, 'photo')} (train {train:,}, val {val:,}, test {test:,})",
         f"by category: {_listed([f'{c.name} {c.patches:,}' for c in ranked])}",
         f"boxes: median side {median:.0f} px (10 % under {tenth:.0f}, 10 % over {most:.0f}); "
         f"{_percent(statistics.enlarged)} have a side under the patch's {bank.patch_size} px, "
@@ -81,7 +82,7 @@ def lines(path: Path, bank: Bank, statistics: Statistics) -> list[str]:
         f"{_listed([f'{c.name} {c.splits[0]}' for c in statistics.thin])}; "
         f"{_percent(statistics.fallback)} of all candidates are of another category",
         f"index recall: {min(recalls, default=1):.4f} at least, "
-        f"{sum(r == 1 for r in recalls):,} of {len(recalls):,} categories exact",
+        f"{sum(r == 1 for r in recalls):,} of {counted(len(recalls), 'category')} exact",
         f"left out: {_listed([f'{f.times:,} {f.reason}' for f in statistics.failures])}",
     ]
 

@@ -9,6 +9,7 @@ import jinja2
 from PIL import Image
 
 from pipeline.crop import Pixels
+from pipeline.wording import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -23,13 +24,15 @@ class EmbeddedImage(NamedTuple):
 
 def environment() -> jinja2.Environment:
     """Where templates are found. Every value is escaped: names come from datasets and files."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["counted"] = counted
+    return environment
 
 
 def png(pixels: Pixels) -> EmbeddedImage:

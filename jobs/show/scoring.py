@@ -29,6 +29,7 @@ from model.scores.retrieval import (
 from pipeline.datasets import default_folder
 from pipeline.errors import UserError
 from pipeline.scene import image_of
+from pipeline.wording import counted
 
 CANDIDATES = 20  # K, if the bank stores as many
 DRAWS = 4  # random starts per scene, over which compatibility is averaged
@@ -174,8 +175,8 @@ def format_scores(scores: Sequence[Score], protocol: Mapping[str, Any]) -> str:
     draws = protocol["draws"]
     lines = [
         f"{protocol['run']} at step {protocol['step']:,}: split {protocol['split']}, "
-        f"{protocol['num_scenes']:,} scenes, K = {protocol['candidates']}, "
-        f"start {protocol['start']} ({draws} draw{'s' if draws > 1 else ''} per scene and row), "
+        f"{counted(protocol['num_scenes'], 'scene')}, K = {protocol['candidates']}, "
+        f"start {protocol['start']} ({counted(draws, 'draw')} per scene and row), "
         f"seed {protocol['seed']}, bank {protocol['bank'][:12]}",
         "",
         "| score | choice | value | 95 % interval | scenes | pairs |",

@@ -13,6 +13,7 @@ from pipeline import codec
 from pipeline.dataset import Dataset
 from pipeline.plan import annotation_digest
 from pipeline.scene import AnnotatedPhoto
+from pipeline.wording import counted
 
 
 class Addition(NamedTuple):
@@ -84,16 +85,16 @@ def _check_vocabulary(bank: Path, dataset: Dataset) -> None:
         names = set(has.objects + has.predicates) ^ set(asked.objects + asked.predicates)
         raise BankError(
             f"{bank} cannot be added to: its vocabulary is not that of the photos that are read "
-            f"now ({len(names)} names differ, e.g. {min(names, default='their order')}); build it "
-            f"anew with --mode overwrite"
+            f"now (names only one has: {len(names)}, e.g. {min(names, default='their order')}); "
+            f"build it anew with --mode overwrite"
         )
 
 
 def _check_none_gone(bank: Path, known: list[int], photos: Container[int]) -> None:
     if gone := [i for i in known if i not in photos]:
         raise BankError(
-            f"{bank} cannot be added to: {len(gone):,} of its photos are not among those that are "
-            f"read now, e.g. {gone[0]}; take them out with `python -m jobs.edit_bank {bank} "
+            f"{bank} cannot be added to: it has {counted(len(gone), 'photo')} that are not read "
+            f"now, e.g. {gone[0]}; take them out with `python -m jobs.edit_bank {bank} "
             f"--remove-photo {gone[0]}`, or build it anew with --mode overwrite"
         )
 

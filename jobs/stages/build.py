@@ -28,6 +28,7 @@ from pipeline.errors import UserError
 from pipeline.options import to_json
 from pipeline.resizer import Resizer
 from pipeline.scene import Vocabulary
+from pipeline.wording import counted
 
 
 def build(options: BuildBank) -> None:
@@ -123,7 +124,8 @@ def add(
     scenes = sum(shard.receipt.counts["scenes"] for shard in added.values())
     if not scenes and not new:
         shutil.rmtree(staging)
-        print(f"all {len(addition.photos):,} photos failed again; {options.bank} is as it was")
+        tried = counted(len(addition.photos), "photo")
+        print(f"{tried} tried again, in vain; {options.bank} is as it was")
         return
     shards = {**copy_shards(bank, staging, addition.failed | addition.changed), **added}
     edits = (*known.edits, edit_record(addition))
@@ -183,7 +185,7 @@ def quarantine_of(options: BuildBank, dataset: Dataset, known: Manifest | None) 
         )
     if kept := sorted(set(before) - asked):
         shown = " ".join(map(str, kept[:10])) + (" ..." if len(kept) > 10 else "")
-        print(f"quarantine: {len(kept):,} photos stay left out ({shown})", flush=True)
+        print(f"quarantine: {counted(len(kept), 'photo')} left out as before ({shown})", flush=True)
     return sorted(asked.union(before))
 
 

@@ -18,6 +18,7 @@ from jobs.stages.derive import Derivation, DeriveOptions, derive
 from jobs.stages.receipts import digests
 from pipeline import codec
 from pipeline.scene import LeftOut
+from pipeline.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def check_failures(left_out: Sequence[LeftOut], most: int) -> None:
     photos = [r for r in left_out if r.object_index is None and r.reason != QUARANTINED]
     if len(photos) > most:
         raise BankError(
-            f"{len(photos):,} photos could not be used ({count_reasons(photos)}), and "
+            f"{counted(len(photos), 'photo')} could not be used ({count_reasons(photos)}), and "
             f"--max-failures allows {most:,}; the bank stays unfinished: mend the photos and run "
             f"the command again with --retry-failed, or allow more"
         )
@@ -99,12 +100,12 @@ def _counts(
 def summary(bank: Path, manifest: Manifest, shards: Mapping[str, CutShard]) -> str:
     counts = manifest.counts
     lines = [
-        f"{counts['patches']:,} patches of {counts['categories']} categories, cut from "
-        f"{counts['scenes']:,} photos, in {bank}/"
+        f"{counted(counts['patches'], 'patch')} of {counted(counts['categories'], 'category')}, "
+        f"cut from {counted(counts['scenes'], 'photo')}, in {bank}/"
     ]
     kept = sum(not shard.fresh for shard in shards.values())
     if kept:
-        lines.append(f"{kept:,} of {len(shards):,} shards were kept from an earlier run")
+        lines.append(f"kept from an earlier run: {kept:,} of {counted(len(shards), 'shard')}")
     if manifest.left_out:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in manifest.left_out.items())
         lines.append(f"left out: {reasons}; see {bank}/failures.jsonl")

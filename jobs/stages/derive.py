@@ -33,6 +33,7 @@ from model.sg2im.run import load_graph_encoder
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scene import Vocabulary
+from pipeline.wording import counted
 
 SCENES_AT_ONCE = 256
 PATCHES_AT_ONCE = 512
@@ -184,7 +185,8 @@ def _check_names(path: Path, vocabulary: Vocabulary) -> None:
             f"{', '.join(unknown)}; give one that was trained on them, or 'train'"
         )
     if unused := [*difference.unused_objects, *difference.unused_predicates]:
-        print(f"{path} also knows {len(unused)} names that this dataset lacks: {listed(unused)}")
+        names = counted(len(unused), "name")
+        print(f"{path} also knows {names} that this dataset lacks: {listed(unused)}")
 
 
 def object_features(derivation: Derivation, encoder: Receipt) -> Receipt:
@@ -208,7 +210,7 @@ def object_features(derivation: Derivation, encoder: Receipt) -> Receipt:
                 filled += len(np.unique(rows))
             if filled != len(vectors):
                 raise BankError(
-                    f"{len(vectors) - filled:,} patches of {derivation.bank} are in no scene; "
+                    f"{derivation.bank} has {counted(len(vectors) - filled, 'patch')} in no scene; "
                     f"`python -m jobs.verify_bank {derivation.bank}` names all that is damaged"
                 )
 

@@ -14,6 +14,7 @@ from jobs.stages.complete import Origin, complete, summary
 from jobs.stages.copy_shards import copy_shards, read_photos
 from jobs.stages.derive import DeriveOptions
 from jobs.stages.staging import building, next_version, swap_in, tidy
+from pipeline.wording import counted
 
 STEPS = ("encoder_steps", "cooccurrence_steps")
 
@@ -43,7 +44,8 @@ def remove_photos(path: Path, asked: set[int], retrain: bool) -> None:
         manifest = complete(staging, shards, assembled, networks, edited)
         swap_in(bank)
     print(summary(path, manifest, shards))
-    print(f"{len(wanted):,} photos are taken out; runs that were trained on them are not changed")
+    gone_now = counted(len(wanted), "photo")
+    print(f"taken out: {gone_now}; runs that were trained on this bank are not changed")
 
 
 def origin(known: Manifest, wanted: set[int], retrain: bool) -> Origin:

@@ -24,6 +24,7 @@ from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrievegan.network import RetrieveGAN, padding_of_graph
 from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph, image_of
+from pipeline.wording import counted
 
 SMALLEST_SIDE = 0.04  # of a predicted box, as a fraction of the image's side
 
@@ -139,15 +140,12 @@ class RetrieveGANRun:
 
         `boxes` say where; by default the graph's own where it has some, else predicted ones.
         """
+        objects = counted(len(graph.objects), "object")
         if len(patches) != len(graph.objects):
-            raise UserError(
-                f"the graph has {len(graph.objects)} objects, but {len(patches)} patches were given"
-            )
+            raise UserError(f"{counted(len(patches), 'patch')} given for a graph of {objects}")
         boxes = boxes or graph.boxes or self.predict_boxes(graph)
         if len(boxes) != len(graph.objects):
-            raise UserError(
-                f"the graph has {len(graph.objects)} objects, but {len(boxes)} boxes were given"
-            )
+            raise UserError(f"{counted(len(boxes), 'box')} given for a graph of {objects}")
         batch = self._graph_batch(graph).to(self.device)
         with torch.no_grad():
             image = self.model.generate(
@@ -222,8 +220,9 @@ class RetrieveGANRun:
         if len(empty):
             o = int(empty[0])
             raise UserError(
-                f"no patch is left for object {o} ({graph.objects[o]}): {len(ban)} patches are "
-                f"banned and {len(exclude_images)} photos excluded; ban or exclude fewer"
+                f"no patch is left for object {o} ({graph.objects[o]}): "
+                f"{counted(len(ban), 'patch')} banned, {counted(len(exclude_images), 'photo')} "
+                f"excluded; ban or exclude fewer"
             )
         return candidates
 

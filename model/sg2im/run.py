@@ -17,6 +17,7 @@ from model.sg2im.network import Sg2Im
 from model.sg2im.published import is_published, load_published_graph, load_published_sg2im
 from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph, Vocabulary
+from pipeline.wording import counted
 
 WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 
@@ -101,9 +102,8 @@ class Sg2ImRun:
         node_boxes = None
         if boxes is not None:
             if len(boxes) != len(graph.objects):
-                raise UserError(
-                    f"the graph has {len(graph.objects)} objects, but {len(boxes)} boxes were given"
-                )
+                objects = counted(len(graph.objects), "object")
+                raise UserError(f"{counted(len(boxes), 'box')} given for a graph of {objects}")
             node_boxes = torch.tensor([*boxes, WHOLE], dtype=torch.float32, device=self.device)
         with torch.no_grad():
             noise = torch.Generator().manual_seed(seed)  # on the CPU: the same on every device

@@ -36,6 +36,7 @@ from pipeline.json_file import json_value
 from pipeline.masks import usable_segmentation
 from pipeline.progress import progress
 from pipeline.scene import IMAGE, MAX_IMAGE_ID, MAX_OBJECT_INDEX, AnnotatedObject, Photo
+from pipeline.wording import counted
 
 Kind = Literal["instances", "stuff"]
 
@@ -127,7 +128,7 @@ def read_file(
     categories = _read_categories(file.categories, reading.categories, path)
     _read_photos(file, reading, part, path)
     photos = reading.photos[part.name]
-    entries = progress(file.annotations, name, len(file.annotations), "annotations")
+    entries = progress(file.annotations, name, len(file.annotations), "annotation")
     for position, entry in enumerate(entries):
         annotation = _annotation(entry, path, position)
         place = _Place(path, annotation, position)
@@ -270,7 +271,7 @@ def _photo_of(annotation: Any, photos: Mapping[int, Gathered], place: _Place) ->
     image_id = whole(given)
     if image_id is None or image_id not in photos:
         raise DatasetError(
-            f"{place}: image_id {show(given)} is not among the {len(photos):,} photos "
+            f"{place}: image_id {show(given)} is not among the {counted(len(photos), 'photo')} "
             f"listed; are all annotation files from the same release?"
         )
     return photos[image_id]

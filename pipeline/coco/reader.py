@@ -38,6 +38,7 @@ from pipeline.scene import (
     Vocabulary,
 )
 from pipeline.splits import TRAIN_FRACTION, VAL_FRACTION, own_split
+from pipeline.wording import counted
 
 # COCO-Stuff's name for all that is neither thing nor named stuff.
 LEFT_OUT_CATEGORY = "other"
@@ -209,7 +210,7 @@ def _split(
     ordered = [(p, s) for s, photos in by_split.items() for p in sorted(photos, key=_image_id)]
     return tuple(
         _annotated(photo, split)
-        for photo, split in progress(ordered, "segmentations", len(ordered), "photos")
+        for photo, split in progress(ordered, "segmentations", len(ordered), "photo")
     )
 
 
@@ -324,7 +325,7 @@ def _nothing_left(
     else:
         hint = _why_none_passes([p for n in names for p in reading.photos[n].values()], reading)
     return DatasetError(
-        f"{reading.folder}: of the {train['photos']:,} photos of {' and '.join(names)}, "
+        f"{reading.folder}: of the {counted(train['photos'], 'photo')} of {' and '.join(names)}, "
         f"{train['photos_passed']:,} pass the filter and none is for training: "
         f"{train['photos_with_stuff']:,} have stuff; of the {train['photos_considered']:,} "
         f"considered, {train['photos_with_too_few_objects']:,} have fewer than {MIN_OBJECTS} and "

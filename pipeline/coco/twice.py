@@ -10,6 +10,7 @@ from pipeline.checks import clip
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
 from pipeline.scene import AnnotatedPhoto
+from pipeline.wording import counted
 
 
 def listed_twice_note(photos: Sequence[AnnotatedPhoto], folder: DataFolder) -> list[str]:
@@ -21,11 +22,12 @@ def listed_twice_note(photos: Sequence[AnnotatedPhoto], folder: DataFolder) -> l
     again = [group for group in same.values() if len(group) > 1]
     if not again:
         return []
-    note = f"{len(again):,} photos are listed more than once under other ids, e.g. {_who(again[0])}"
+    photos_again = counted(len(again), "photo")
+    note = f"{photos_again} listed more than once under other ids, e.g. {_who(again[0])}"
     across = [group for group in again if len({p.photo.split == "train" for p in group}) > 1]
     if across:
         note += (
-            f"; {len(across):,} of them are both for training and held out, e.g. "
+            f"; {len(across):,} of them both for training and held out, e.g. "
             f"{_who(across[0])}: numbers on these say nothing about new photos"
         )
     return [f"{note}; list each photo once"]

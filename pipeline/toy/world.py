@@ -116,7 +116,7 @@ def draw_photos(world: World, split: Folder) -> Iterator[DrawnPhoto]:
     """In an order that does not depend on their ids."""
     ids = _image_ids(world.train_photos + world.val_photos, world.seed)
     ids = ids[: world.train_photos] if split == "train" else ids[world.train_photos :]
-    for number, image_id in progress(enumerate(ids), f"toy {split} photos", len(ids), "photos"):
+    for number, image_id in progress(enumerate(ids), f"toy {split} photos", len(ids), "photo"):
         yield _draw(image_id, split, number, world.seed)
 
 

@@ -87,7 +87,7 @@ def test_photos_in_another_folder_are_the_same_photos(bank, other, options, tmp_
     found = compare(bank, moved)
     assert LEVELS[found.level] == "the same content and derived parts"
     (line,) = lines_of(found.differences, "patches: ")
-    assert " have another photo_file, the first is " in line
+    assert " with another photo_file, the first is " in line
 
 
 def test_other_pixels_are_counted_and_measured(bank, other):
@@ -101,7 +101,7 @@ def test_other_pixels_are_counted_and_measured(bank, other):
     unlike = bank.patch_ids[apart.any(1)]
     (line,) = lines_of(found.differences, "patches: ")
     photos = len(set((unlike >> 16).tolist()))
-    assert line.startswith(f"patches: {len(unlike)} have other pixels, of {photos} photos, ")
+    assert line.startswith(f"patches: {len(unlike)} with other pixels, of {photos} photos, ")
     mean = apart[apart.any(1)].mean()
     assert f"the first is {unlike[0]} of val2017/" in line
     assert line.endswith(f"by at most {apart.max()} of 255, {mean:.3g} on average")
@@ -117,9 +117,9 @@ def test_patches_that_one_bank_lacks_are_named_with_the_reason(bank, other, opti
     assert LEVELS[found.level] == "not even the same patch ids"
     lost = bank.patch_ids[bank.patch_ids >> 16 == photo.image_id]
     (line,) = lines_of(found.differences, "patches: ")
-    assert f"{len(lost)} are only in A, the first is {lost[0]}, a " in line
+    assert f"{len(lost)} only in A, the first is {lost[0]}, a " in line
     assert f" of photo {photo.image_id}; B left it out: photo_missing" in line
-    assert "scenes: 1 are only in A" in found.differences
+    assert "scenes: 1 only in A" in found.differences
     assert "left out for photo_missing: A none, B 1" in found.causes
 
 
@@ -131,7 +131,7 @@ def test_a_photo_that_was_replaced_is_distinguished_from_one_that_was_decoded_ot
     Image.new("RGB", (photo.width, photo.height), "red").save(data / photo.file)
     found = compare(bank, other(data=data))
     assert LEVELS[found.level] == "the same patch ids"
-    assert f"photos: 1 had other bytes, the first is {photo.image_id}" in found.differences
+    assert f"photos: 1 with other bytes, the first is {photo.image_id}" in found.differences
     assert lines_of(found.causes, "input photos: ")
 
 

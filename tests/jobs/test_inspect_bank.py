@@ -224,7 +224,7 @@ def test_what_the_page_leaves_out_it_says(bank, monkeypatch):
     main(InspectBank(bank=bank))
     page = (bank / "report.html").read_text()
     assert "Only the 2 most frequent have a sheet" in page
-    assert "11 rarer categories are not listed" in page
+    assert "Not listed: 11 rarer categories" in page
 
 
 def test_long_texts_are_cut(bank):

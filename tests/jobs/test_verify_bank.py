@@ -172,7 +172,7 @@ def test_a_changed_patch_is_found_even_where_the_manifest_was_made_to_agree(bank
     code, lines = verified(bank, capsys)
     assert code == 1
     first = int.from_bytes(key, "big")
-    assert any("patches/train-00000: 1 patches differ" in l and str(first) in l for l in lines)
+    assert any("patches/train-00000: 1 patch with another" in l and str(first) in l for l in lines)
     assert any("content digest is" in line for line in lines)
 
 
@@ -185,7 +185,7 @@ def test_a_changed_scene_is_found_even_where_the_manifest_was_made_to_agree(bank
     resign(bank, file)
     code, lines = verified(bank, capsys)
     assert code == 1
-    assert any("scenes/train-00000: 1 scenes differ" in line for line in lines)
+    assert any("scenes/train-00000: 1 scene with another" in line for line in lines)
 
 
 def test_a_shard_that_nobody_wrote_is_named(bank, capsys):

@@ -883,13 +883,13 @@ def test_photos_listed_twice_are_counted_and_told_where_they_are_for_training_an
 
     (note,) = read_coco(tmp_path, OWN).protocol.notes
 
-    assert note.startswith("3 photos are listed more than once under other ids")
-    assert "2 of them are both for training and held out, e.g. train/000000000001.jpg as 1" in note
+    assert note.startswith("3 photos listed more than once under other ids")
+    assert "2 of them both for training and held out, e.g. train/000000000001.jpg as 1" in note
     assert "(train) and 2001 (test): numbers on these say nothing about new photos" in note
     (tmp_path / "val" / "000000000001.jpg").write_bytes(b"another")
     (tmp_path / "val" / "000000000002.jpg").write_bytes(b"a photo of its own, as ")
     (note,) = read_coco(tmp_path, OWN).protocol.notes
-    assert note.startswith("3 photos are listed more than once")
+    assert note.startswith("3 photos listed more than once")
     assert "held out" not in note
 
 
@@ -911,7 +911,7 @@ def test_photos_listed_twice_among_those_held_out_are_not_in_training(tmp_path):
         for i, split in enumerate(("val", "test"))
     ]
     (note,) = listed_twice_note(photos, DataFolder(tmp_path))
-    assert note.startswith("1 photos are listed more than once")
+    assert note.startswith("1 photo listed more than once")
     assert "for training" not in note
 
 
@@ -926,7 +926,7 @@ def test_photos_of_one_name_are_read_only_where_their_sizes_are_equal(tmp_path, 
     plain = DataFolder.read
     monkeypatch.setattr(DataFolder, "read", lambda f, name: read.append(name) or plain(f, name))
     (note,) = listed_twice_note(photos, DataFolder(tmp_path))
-    assert note.startswith("1 photos are listed more than once")
+    assert note.startswith("1 photo listed more than once")
     assert sorted(read) == ["a/x.jpg", "b/x.jpg"]
 
 

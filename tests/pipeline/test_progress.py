@@ -18,9 +18,11 @@ def test_without_a_terminal_a_line_says_how_much_there_was(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert list(progress(CHUNKS, "reading", 2_500_000, "B", size=len)) == CHUNKS
-    assert capsys.readouterr().err.startswith("reading: 2 MB in 0.0 s")
-    assert list(progress([1, 2, 3], "counting", 3, "photos")) == [1, 2, 3]
+    assert capsys.readouterr().err.startswith("reading: 2.50MB in 0.0 s")
+    assert list(progress([1, 2, 3], "counting", 3, "photo")) == [1, 2, 3]
     assert capsys.readouterr().err.startswith("counting: 3 photos in 0.0 s")
+    assert list(progress([1], "counting", 1, "photo")) == [1]
+    assert capsys.readouterr().err.startswith("counting: 1 photo in 0.0 s")
 
 
 def test_lines_in_between_say_how_far_it_is(
@@ -28,7 +30,7 @@ def test_lines_in_between_say_how_far_it_is(
 ) -> None:
     monkeypatch.setattr(module, "LINE_EVERY_S", 0.0)
     list(progress(CHUNKS, "reading", 2_500_000, "B", size=len))
-    assert capsys.readouterr().err.splitlines()[0] == "reading: 1/2 MB, 0 s"
+    assert capsys.readouterr().err.splitlines()[0] == "reading: 1.00M/2.50MB, 0 s"
 
 
 def test_in_a_terminal_a_bar_counts_items_or_what_they_hold(
@@ -39,5 +41,5 @@ def test_in_a_terminal_a_bar_counts_items_or_what_they_hold(
     assert "reading: 100%" in sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert "2.50M/2.50M" in sys.stderr.getvalue()  # type: ignore[attr-defined]
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert list(progress([1, 2, 3], "counting", 3, "photos")) == [1, 2, 3]
+    assert list(progress([1, 2, 3], "counting", 3, "photo")) == [1, 2, 3]
     assert "3/3" in sys.stderr.getvalue()  # type: ignore[attr-defined]

@@ -137,7 +137,7 @@ def test_a_box_that_makes_no_sense_is_named(box, words):
 
 
 def test_every_object_has_a_box_or_none_has():
-    refused(BEACH | {"boxes": [[0, 0, 1, 1]]}, "one box for each of the 2 objects, not 1")
+    refused(BEACH | {"boxes": [[0, 0, 1, 1]]}, "a box for each object: 2 in all, not 1")
 
 
 def test_a_misspelt_key_is_not_passed_over():
