@@ -139,4 +139,4 @@ def method_to_compare(value: str, own: RetrieveGANRun | Sg2ImRun, device: torch.
             f"--beside {value}: it is neither {modes} nor a run folder or checkpoint that is there"
         )
     opened = open_run(Path(value), None, device)
-    return method_of(opened, value.rstrip("/"))
+    return method_of(opened, Path(value).resolve().name)

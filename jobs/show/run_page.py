@@ -114,7 +114,7 @@ def render_run(
         environment()
         .get_template("report.html")
         .render(
-            run=run.name,
+            run=run.resolve().name,
             dataset=bank.manifest.dataset,
             facts=facts,
             graphs=cards,

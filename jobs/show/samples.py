@@ -64,7 +64,7 @@ def sample_graph(
         compared = [method.generate(graph, seed) for method in others]
         rows.append([sample, *compared])
         for method, other in zip(others, compared, strict=True):
-            title = f"comparison.png, row {number}: {method.name}"
+            title = f"comparison.png, {method.name} (seed {seed})"
             credits.append(credits_text(title, graph, patch_sources(method, other, data)))
     if others:
         save_comparison(out, named, methods, rows)

@@ -48,7 +48,7 @@ def score(options: Evaluate) -> None:
     # on", and all rows should be of equally many draws: one.
     draws = DRAWS if is_drawn(model.config.retrieval.start) else 1
     protocol = {
-        "run": str(options.run),
+        "run": options.run.resolve().name,
         "step": step,
         "split": options.split,
         "num_scenes": len(image_ids),

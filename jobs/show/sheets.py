@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bank.bank import Bank
 from bank.table import read_table
-from pipeline.checks import stays_inside
+from pipeline.checks import clip, stays_inside
 from pipeline.crop import PhotoError, Pixels, decode_photo, read_photo
 from pipeline.data_folder import DataFolder
 from pipeline.datasets import default_folder
@@ -117,7 +117,7 @@ def _view(
 
 
 def patch_sheet(patches: Pixels, labels: Sequence[str]) -> Image.Image:
-    """Patches (n, P, P, 3), each over its label; lines of a label are split by newlines."""
+    """Patches (n, P, P, 3), each over its label."""
     cells = [
         Image.fromarray(patch).resize((CELL, CELL), Image.Resampling.BICUBIC) for patch in patches
     ]
@@ -127,29 +127,42 @@ def patch_sheet(patches: Pixels, labels: Sequence[str]) -> Image.Image:
 def sheet(
     cells: Sequence[Image.Image], labels: Sequence[str], across: int = MOST_ACROSS
 ) -> Image.Image:
-    """Images in rows of `across`, each over its label."""
+    """Images in rows of `across`, each over its label, whose lines are wrapped to its width."""
+    font = ImageFont.load_default(size=11)
     width = max(cell.width for cell in cells)
     height = max(cell.height for cell in cells)
-    lines = max(label.count("\n") + 1 for label in labels)
+    wrapped = [_wrapped(label, font, width) for label in labels]
+    lines = max(map(len, wrapped))
     across = min(len(cells), across)
     down = -(-len(cells) // across)
     step = (width + GAP, height + lines * LINE + GAP)
     page = Image.new("RGB", (across * step[0] + GAP, down * step[1] + GAP), "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=11)
-    for i, (cell, label) in enumerate(zip(cells, labels, strict=True)):
+    draw = ImageDraw.Draw(page)
+    for i, (cell, label) in enumerate(zip(cells, wrapped, strict=True)):
         x, y = GAP + i % across * step[0], GAP + i // across * step[1]
         page.paste(cell, (x, y))
-        for n, line in enumerate(label.split("\n")):
-            draw.text(
-                (x, y + height + n * LINE), _shorten(line, font, width), fill=TEXT_COLOUR, font=font
-            )
+        for n, line in enumerate(label):
+            draw.text((x, y + height + n * LINE), line, fill=TEXT_COLOUR, font=font)
     return page
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """As much of a text as fits into `width` px."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."
+def _wrapped(
+    label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
+) -> list[str]:
+    """A label's lines, none wider than `width` px: broken between words, or within one that is
+    wider by itself."""
+    lines: list[str] = []
+    for text in label.split("\n"):
+        lines.append("")
+        for word in clip(text).split(" "):
+            longer = f"{lines[-1]} {word}" if lines[-1] else word
+            if font.getlength(longer) <= width:
+                lines[-1] = longer
+                continue
+            if lines[-1]:
+                lines.append("")
+            for letter in word:
+                if font.getlength(lines[-1] + letter) > width:
+                    lines.append("")
+                lines[-1] += letter
+    return lines

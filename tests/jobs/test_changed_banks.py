@@ -131,7 +131,7 @@ def test_extending_by_the_same_photos_does_nothing(built, capsys):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"limit": 3}, "it has \d+ photos that are not read now"),
+        ({"limit": 3}, r"it has \d+ photos that are not read now"),
         ({"limit": MORE, "patch_size": 8}, "--patch-size was 16, asked for is 8"),
         ({"limit": MORE, "shard_photos": 5}, "--shard-photos was 4, asked for is 5"),
     ],

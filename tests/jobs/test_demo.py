@@ -259,7 +259,7 @@ def test_the_scores_are_of_this_run_and_bank_and_use_the_toy_worlds_styles(optio
     assert {score["metric"] for score in scores} == {"ground-truth selection", "compatibility"}
     digest = Bank.open(options.bank).content_digest
     for score in scores:
-        assert score["run"] == str(options.out)
+        assert score["run"] == options.out.name
         assert (score["step"], score["num_scenes"], score["bank"]) == (1, 12, digest)
 
 

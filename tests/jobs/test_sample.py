@@ -170,17 +170,18 @@ def test_methods_are_compared_side_by_side_and_all_are_credited(run, sg2im_run, 
     assert not random
     assert not sg2im
     text = (out / "credits.txt").read_text()
-    for row in (0, 1):
+    for seed in (0, 1):
         for method in ("predefined", "random"):
-            credit = text.split(f"comparison.png, row {row}: {method}\n")[1].split("\n\n")[0]
+            title = f"comparison.png, {method} (seed {seed})\n"
+            credit = text.split(title)[1].split("\n\n")[0]
             assert credit.count("patch ") == len(GRAPH["objects"])
-        assert f"row {row}: {sg2im_run}, sg2im\n  made of no patch" in text
+        assert f"png, {sg2im_run.name}, sg2im (seed {seed})\n  made of no patch" in text
 
 
 def test_bans_and_pins_hold_for_the_run_s_other_methods_too(run, graph, bank, tmp_path):
     options = {"run": run, "graph": (graph,), "beside": ("predefined", "random"), "draws": 4}
     main(SampleOptions(out=tmp_path / "free", **options))
-    first = (tmp_path / "free" / "credits.txt").read_text().split("predefined\n")[1]
+    first = (tmp_path / "free" / "credits.txt").read_text().split("predefined (seed 0)\n")[1]
     sky = int(first.split("0 sky-other: patch ")[1].split()[0])
     pin = (f"3={int(bank.patch_ids[-1])}",)
     main(SampleOptions(out=tmp_path / "bound", ban=(sky,), pin=pin, candidates=2, **options))

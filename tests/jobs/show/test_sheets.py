@@ -4,10 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from bank.bank import Bank
-from jobs.show.sheets import BOX_COLOUR, patch_sheet, sources_of
+from jobs.show.sheets import BOX_COLOUR, CELL, _wrapped, patch_sheet, sources_of
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,33 @@ def test_the_photos_of_a_bank_that_has_no_digests_of_them_are_not_shown(
 def test_a_sheet_holds_every_patch_in_rows():
     patches = np.zeros((11, 8, 8, 3), np.uint8)
     one = patch_sheet(patches[:1], ["a"])
-    many = patch_sheet(patches, ["a very long label that would run into its neighbour"] * 11)
+    many = patch_sheet(patches, ["a"] * 11)
     assert many.width > 7 * (one.width - 6)
     assert many.height == 2 * (one.height - 6) + 6
+
+
+@pytest.mark.parametrize(
+    ("label", "lines"),
+    [
+        ("motorcycle (here: bus)\n123", ["motorcycle (here:", "bus)", "123"]),
+        ("", [""]),
+        ("train2017/000000581929.jpg", ["train2017/0000005", "81929.jpg"]),
+        ("a 0123456789012345678901 b", ["a", "0123456789012345", "678901 b"]),
+    ],
+)
+def test_a_caption_is_wrapped_and_loses_nothing(label, lines):
+    font = ImageFont.load_default(size=11)
+    wrapped = _wrapped(label, font, CELL)
+    assert all(font.getlength(line) <= CELL for line in wrapped)
+    assert "".join(wrapped).replace(" ", "") == label.replace(" ", "").replace("\n", "")
+    assert wrapped == lines
+
+
+def test_a_sheet_has_room_for_the_lines_of_its_longest_caption():
+    patches = np.zeros((2, 8, 8, 3), np.uint8)
+    short = patch_sheet(patches, ["a", "b"])
+    long = patch_sheet(patches, ["a", "motorcycle (here: bus)"])
+    assert long.width == short.width
+    added = np.asarray(long)[short.height - 6 :]
+    assert added.shape[0] == 14 + 6
+    assert added.min() < 100  # "bus)"
