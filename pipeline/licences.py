@@ -1,6 +1,7 @@
 """Which photos may be used under the licences that a user accepts."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -15,7 +16,7 @@ PUBLIC_DOMAIN = {"zero": "cc0", "mark": "pdm"}
 
 def short_name(licence: str) -> str:
     """`cc-by-nc-sa`, `cc0` or `pdm` of a Creative Commons address; else the text itself."""
-    if not licence:
+    if not licence.strip():
         return UNKNOWN
     if match := CREATIVE_COMMONS.search(licence.lower()):
         return PUBLIC_DOMAIN.get(match[2], f"cc-{match[2]}")
@@ -27,7 +28,7 @@ class Accepted:
     dataset has none. An empty list accepts all."""
 
     def __init__(self, licences: Sequence[str]) -> None:
-        self._names = {name.strip().lower() for name in licences}
+        self._names = {_plain(name) for name in licences}
 
     def __contains__(self, licence: str) -> bool:
         return not self._names or not self._names.isdisjoint(_names_of(licence))
@@ -41,10 +42,22 @@ class Accepted:
             for licence, count in stated.items():
                 counts[short_name(licence)] += count
             listed = ", ".join(
-                f"{name} ({counted(count, 'photo')})" for name, count in counts.most_common()
+                f"{shlex.quote(_spaced(name))} ({counted(count, 'photo')})"
+                for name, count in counts.most_common()
             )
-            raise UserError(f"--licences {unknown[0]}: no photo has it; there are {listed}")
+            raise UserError(
+                f"--licences {unknown[0]}: no photo has it; give one or more of these, with "
+                f"spaces between: {listed}"
+            )
 
 
 def _names_of(licence: str) -> set[str]:
-    return {licence.lower(), short_name(licence).lower()} - {""}
+    return {_plain(licence), _plain(short_name(licence))} - {""}
+
+
+def _plain(name: str) -> str:
+    return _spaced(name).lower()
+
+
+def _spaced(name: str) -> str:
+    return " ".join(name.split())

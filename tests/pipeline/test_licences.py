@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 
 from pipeline.errors import UserError
@@ -37,6 +39,20 @@ def test_where_none_is_given_all_are_accepted():
 
 def test_a_licence_that_no_photo_has_is_refused_with_those_there_are():
     accepted = Accepted(["cc-by", "cc-bx"])
-    with pytest.raises(UserError, match=r"cc-bx: no photo has it; there are cc-by \(2 ph"):
+    with pytest.raises(UserError, match=r"cc-bx: no photo has it; give .*: cc-by \(2 photos\), "):
         accepted.check([BY, BY, ""])
     Accepted([]).check([])
+
+
+@pytest.mark.parametrize(
+    "stated", ["CC BY 4.0", " No known\n restrictions ", "it's mine", "\t", BY]
+)
+def test_what_the_refusal_lists_is_accepted_as_it_can_be_typed(stated):
+    with pytest.raises(UserError) as refused:
+        Accepted(["CC"]).check([stated])
+    message = str(refused.value)
+    assert "\n" not in message
+    listed, _, _ = message.split("with spaces between: ")[1].partition(" (1 photo)")
+    typed = Accepted(shlex.split(listed))
+    typed.check([stated])
+    assert stated in typed
