@@ -44,7 +44,8 @@ def read_photo(folder: DataFolder, file: str, never_there: Collection[str] = ())
     """The file's bytes. Only a file that is not there or was packed badly is the photo's fault: a
     lost mount, a forbidden folder or a failing disk must stop the build, not thin out its content.
 
-    never_there    folders that were missing when the build began: their photos are missing, too
+    never_there    folders that were missing, or empty, when the build began: their photos are
+                   missing, too
     """
     try:
         if folder.size(file) > MAX_BYTES:
@@ -59,11 +60,11 @@ def read_photo(folder: DataFolder, file: str, never_there: Collection[str] = ())
     except (FileNotFoundError, NotADirectoryError) as error:
         parent = str(PurePosixPath(file).parent)
         if parent in never_there:
-            raise PhotoError("photo_missing", f"there is no folder {parent}") from error
-        if not folder.has_folder(parent):
+            raise PhotoError("photo_missing", f"no folder {parent}, or an empty one") from error
+        if not folder.has_entries(parent):
             raise DatasetError(
-                f"the folder {folder.path / parent} is gone; put the photos back (or mount their "
-                f"disk) and run the command again"
+                f"the folder {folder.path / parent} is gone, or empty now; put the photos back (or "
+                f"mount their disk) and run the command again"
             ) from error
         raise PhotoError("photo_missing", "no such file") from error
     except OSError as error:

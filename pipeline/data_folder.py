@@ -53,6 +53,11 @@ class DataFolder:
         here = any((self.path / form).is_dir() for form in _forms(folder))
         return here or any(_composed(folder) in a.folders for a in self._archives)
 
+    def has_entries(self, folder: str) -> bool:
+        """Whether it is there and not empty, as it is where a disk is not mounted."""
+        here = any(_has_entries(self.path / form) for form in _forms(folder))
+        return here or any(_composed(folder) in a.folders for a in self._archives)
+
     def has_broken_link(self, folder: str) -> bool:
         """Whether the folder or one that it lies in is a link that leads nowhere."""
         paths = (self.path / folder, *(self.path / p for p in PurePosixPath(folder).parents))
@@ -191,6 +196,13 @@ def _forms(name: str) -> list[str]:
     if name.isascii():
         return [name]
     return list(dict.fromkeys((name, _composed(name), unicodedata.normalize("NFD", name))))
+
+
+def _has_entries(path: Path) -> bool:
+    try:
+        return path.is_dir() and any(path.iterdir())
+    except PermissionError:  # files whose names are known may be read all the same
+        return True
 
 
 def _status(path: Path) -> os.stat_result | None:

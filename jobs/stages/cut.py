@@ -69,12 +69,12 @@ def plan(
 
 
 def absent_folders(dataset: Dataset) -> set[str]:
-    """Folders that photos are said to lie in, but that are not there: of a few photos they are
-    those photos' fault, as a file name that leads nowhere is. DatasetError where most of a split
-    lies in them, or where a link leads nowhere: then something is not mounted.
+    """Folders that photos are said to lie in, but that are not there, or empty: of a few photos
+    they are those photos' fault, as a file name that leads nowhere is. DatasetError where most of a
+    split lies in them, or where a link leads nowhere: then something is not mounted.
     """
     folder = DataFolder(Path(dataset.folder))
-    absent = {f for f in {_folder_of(p) for p in dataset.photos} if not folder.has_folder(f)}
+    absent = {f for f in {_folder_of(p) for p in dataset.photos} if not folder.has_entries(f)}
     for split in SPLITS:
         photos = [p for p in dataset.photos if p.photo.split == split]
         without = [p for p in photos if _folder_of(p) in absent]
@@ -83,9 +83,9 @@ def absent_folders(dataset: Dataset) -> set[str]:
             example = (unlinked or without)[0].photo.file
             raise DatasetError(
                 f"{len(without):,} of the {len(photos):,} photos for {split} lie in folders that "
-                f"are not there, e.g. {folder.path / clip(example)}; put the photos there (or "
-                f"mount their disk), or mend the names in the annotations, and run the command "
-                f"again"
+                f"are not there, or empty, e.g. {folder.path / clip(example)}; put the photos "
+                f"there (or mount their disk), or mend the names in the annotations, and run the "
+                f"command again"
             )
     return absent
 

@@ -105,6 +105,7 @@ def test_the_words_for_a_bad_photo_are_the_same_in_every_run(photo):
 
 
 def test_a_missing_photo_costs_that_photo(tmp_path):
+    (tmp_path / "other.jpg").touch()
     assert reason_of(tmp_path / "none.jpg") == "photo_missing"
 
 

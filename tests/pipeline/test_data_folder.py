@@ -45,7 +45,10 @@ def test_a_file_is_read_unpacked_or_else_from_the_zip_that_has_it(folder):
 def test_folders_and_names_are_those_of_disk_and_zips_together(folder):
     assert folder.has("a/2.jpg")
     assert not folder.has("a")
-    assert [folder.has_folder(name) for name in ("a", "b", "b/c", "c")] == [True, True, True, False]
+    (folder.path / "empty").mkdir()
+    names = ("a", "b", "b/c", "c", "empty")
+    assert [folder.has_folder(name) for name in names] == [True, True, True, False, True]
+    assert [folder.has_entries(name) for name in names] == [True, True, True, False, False]
     assert folder.names("a", ".jpg") == ["1.jpg", "2.jpg"]
     assert folder.names("b", ".json") == []
 

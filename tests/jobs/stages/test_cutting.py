@@ -129,8 +129,11 @@ def test_a_shard_whose_photos_are_all_bad_leaves_no_empty_files(tmp_path, data):
     assert cut_shard(task_for(tmp_path, annotated(99))).fresh is False
 
 
-def test_a_lost_photo_folder_stops_the_build(tmp_path, data):
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_lost_photo_folder_stops_the_build(tmp_path, data, empty):
     (data / "photos").rename(data / "elsewhere")
+    if empty:
+        (data / "photos").mkdir()  # where a disk was mounted
     with pytest.raises(DatasetError, match="is gone"):
         cut_shard(task_for(tmp_path, annotated(3)))
     assert not receipt_path(tmp_path / "bank", "cut-train-00000").exists()
@@ -149,7 +152,7 @@ def test_a_folder_never_there_costs_its_photos_and_one_lost_meanwhile_stops(tmp_
     assert done.receipt.counts["scenes"] == 2
     left_out = read_shard_failures(tmp_path / "bank", "train-00000")
     assert [r.reason for r in left_out] == ["photo_missing"] * 2
-    assert left_out[0].detail == "photos/more/5.jpg: there is no folder photos/more"
+    assert left_out[0].detail == "photos/more/5.jpg: no folder photos/more, or an empty one"
 
 
 def test_where_most_photos_or_a_link_lead_into_nothing_the_build_does_not_begin(tmp_path, data):
@@ -160,6 +163,10 @@ def test_where_most_photos_or_a_link_lead_into_nothing_the_build_does_not_begin(
         absent_folders(dataset_of(data, *others, placed(5, "photos/disk", split="val")))
     with pytest.raises(DatasetError, match=r"2 of the 3 photos for train .*photos/disk/5\.jpg"):
         absent_folders(dataset_of(data, annotated(3), *astray))
+    (data / "photos/disk").mkdir()
+    with pytest.raises(DatasetError, match=r"are not there, or empty, e\.g\. .*photos/disk/5\.jpg"):
+        absent_folders(dataset_of(data, annotated(3), *astray))
+    (data / "photos/disk").rmdir()
     (data / "photos/disk").symlink_to(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="mount"):
         absent_folders(dataset_of(data, *others, *astray[1:]))
