@@ -9,7 +9,6 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.errors import UserError
 from pipeline.options import option, run
 
 
@@ -22,19 +21,15 @@ class InspectBank:
 def main(options: InspectBank) -> None:
     from bank.statistics import collect_statistics, open_checked
     from jobs.show.bank_page import lines, render
+    from jobs.show.page import check_place
     from pipeline.files import write_bytes
 
     bank = open_checked(options.bank)
+    out = options.out or options.bank / "report.html"
+    check_place(out)
     statistics = collect_statistics(bank)
     print("\n".join(lines(options.bank, bank, statistics)), flush=True)
-    out = options.out or options.bank / "report.html"
-    text = render(bank, statistics)
-    try:
-        write_bytes(out, text.encode())
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror}; name another file with --out"
-        ) from error
+    write_bytes(out, render(bank, statistics).encode())
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -35,6 +35,7 @@ class ReportOptions:
 def main(options: ReportOptions) -> None:
     import torch
 
+    from jobs.show.page import check_place
     from jobs.show.run_page import named_graphs, render_run
     from jobs.show.sheets import photos_folder
     from model.retrievegan.run import RetrieveGANRun
@@ -45,8 +46,9 @@ def main(options: ReportOptions) -> None:
     graphs = named_graphs(options.graphs, opened.bank)
     photos = photos_folder(opened.bank, options.data)
     seeds = range(options.seed, options.seed + options.draws)
-    page = render_run(options.run, opened, graphs, seeds, photos)
     out = options.out or options.run / "report.html"
+    check_place(out)
+    page = render_run(options.run, opened, graphs, seeds, photos)
     write_bytes(out, page.encode())
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
 

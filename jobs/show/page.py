@@ -1,7 +1,10 @@
 """Parts of self-contained HTML pages: the templates' environment, images as data URIs."""
 
 import base64
+import errno
 import io
+import os
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +12,7 @@ import jinja2
 from PIL import Image
 
 from pipeline.crop import Pixels
+from pipeline.errors import UserError
 from pipeline.wording import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -20,6 +24,20 @@ class EmbeddedImage(NamedTuple):
     url: str  # data:image/png;base64,...
     width: int  # px
     height: int  # px
+
+
+def check_place(path: Path) -> None:
+    """UserError where no page can be written at `path`: asked before the work that it shows."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; name another file with --out"
+        ) from error
 
 
 def environment() -> jinja2.Environment:

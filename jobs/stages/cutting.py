@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -119,6 +120,7 @@ class Cut(NamedTuple):
 def cut_shard(task: ShardTask) -> CutShard | CrashingShard:
     """Cut a shard, unless it has been cut from the same photos before."""
     _check_codec(task)
+    _check_file_names()
     if not task.plan.is_file():
         raise BankError(
             f"a worker cannot see {task.plan}: workers on other machines need the bank and the "
@@ -150,6 +152,16 @@ def cut_shard(task: ShardTask) -> CutShard | CrashingShard:
             put_in_place(partial, task.bank / path)
     leave_receipt(task.bank, receipt)
     return CutShard(task.name, receipt, fresh=True)
+
+
+def _check_file_names() -> None:
+    """Every command runs in UTF-8 mode, but a worker that was started by hand need not: a photo
+    with an accent in its name would not be there."""
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        raise BankError(
+            f"the worker on {socket.gethostname()} takes file names for {encoding}: start it with "
+            f"PYTHONUTF8=1"
+        )
 
 
 def _check_codec(task: ShardTask) -> None:

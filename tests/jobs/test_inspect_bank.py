@@ -342,7 +342,10 @@ def test_an_unfinished_or_damaged_bank_is_refused(bank):
         main(InspectBank(bank=bank))
 
 
-def test_where_the_page_cannot_be_written_another_name_is_asked_for(bank, tmp_path):
+def test_where_the_page_cannot_be_written_another_name_is_asked_for_before_the_work(
+    bank, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("bank.statistics.collect_statistics", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="name another file with --out"):
         main(InspectBank(bank=bank, out=tmp_path / "file" / "report.html"))

@@ -14,6 +14,7 @@ from jobs.report import ReportOptions, main
 from model.loop import save
 from model.recipes import demo
 from model.trainers import trainer_for
+from pipeline.errors import UserError
 from pipeline.options import write_json
 
 LOG = [{"step": step, "total": 2.0 / (step + 1), "boxes": 0.1} for step in range(30)]
@@ -40,6 +41,13 @@ def page(run, tmp_path_factory):
     graph.write_text('{"objects": ["sky-other", "grass"], "relationships": [[0, "above", 1]]}')
     main(ReportOptions(run=run, graphs=(graph,), draws=2))
     return (run / "report.html").read_text()
+
+
+def test_where_the_page_cannot_be_written_is_said_before_the_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.show.run_page.render_run", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*report\.html: .* --out"):
+        main(ReportOptions(run=run, out=tmp_path / "file" / "report.html"))
 
 
 def test_the_page_needs_no_other_file(page):

@@ -219,6 +219,12 @@ def test_a_worker_without_the_shared_folder_says_what_it_needs(tmp_path, data):
         cut_shard(task)
 
 
+def test_a_worker_that_does_not_read_file_names_in_utf_8_refuses(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "iso8859-1")
+    with pytest.raises(BankError, match=r"takes file names for iso8859-1: .* PYTHONUTF8=1"):
+        cut_shard(task_for(tmp_path, annotated(3)))
+
+
 def test_a_worker_whose_decoder_is_another_refuses(tmp_path, data):
     task = task_for(tmp_path, annotated(3))
     cut_shard(replace(task, codec=codec.answers_with("torch")))
