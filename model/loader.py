@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,19 +30,20 @@ def training_batches(
     bank: Bank,
     load_batch: LoadBatch[Batch],
     *,
-    batch: int,
+    batch_size: int,
     seed: int,
     first_step: int,
-    workers: int,
+    workers: int = 0,
+    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Training batches without end, that of step `first_step` first."""
     scenes = _Scenes(bank, load_batch)
-    order = BatchSampler(len(scenes.image_ids), batch, seed, first_step)
+    order = BatchSampler(len(scenes.image_ids), batch_size, seed, first_step)
     loader = DataLoader(
         scenes,
         sampler=order,  # yields the positions of whole batches
         batch_size=None,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
     )
     return iter(loader)

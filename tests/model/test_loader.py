@@ -11,7 +11,12 @@ from pipeline.stream import BatchSampler
 
 def batches_of(bank, *, workers, first_step=0, count=3):
     batches = training_batches(
-        bank, partial(scene_batch, k=3), batch=4, seed=7, first_step=first_step, workers=workers
+        bank,
+        partial(scene_batch, k=3),
+        batch_size=4,
+        seed=7,
+        first_step=first_step,
+        workers=workers,
     )
     return [next(batches) for _ in range(count)]
 

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from model import checkpoint, loop
+from model import loop
 from model.loop import restore, train
+from model.run_folder import RunError
 from tests.model.small_runs import losses_of, small, trainer_of
 
 
@@ -38,7 +39,7 @@ def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path
 
 
 def test_an_image_larger_than_the_banks_is_refused_before_the_first_step(bank):
-    with pytest.raises(checkpoint.RunError, match=r"256 px, but those of .* are of 128 px"):
+    with pytest.raises(RunError, match=r"256 px, but those of .* are of 128 px"):
         trainer_of(bank, small(image_px=256))
 
 
@@ -48,12 +49,12 @@ def test_a_file_of_a_run_that_cannot_be_written_is_one_line(bank, tmp_path, name
         (tmp_path / name).write_text("a file")
     else:
         (tmp_path / name).mkdir()
-    with pytest.raises(checkpoint.RunError, match=rf"cannot write {tmp_path}/{name}: "):
+    with pytest.raises(RunError, match=rf"cannot write {tmp_path}/{name}: "):
         train(trainer_of(bank, small()), bank, tmp_path)
 
 
 def test_a_disk_that_is_full_at_a_steps_line_of_the_log_is_one_line(bank, tmp_path, monkeypatch):
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
     monkeypatch.setattr(loop, "_keep_log_until", lambda *_: None)  # it would read without end
-    with pytest.raises(checkpoint.RunError, match=r"log\.jsonl: No space left on device"):
+    with pytest.raises(RunError, match=r"log\.jsonl: No space left on device"):
         train(trainer_of(bank, small()), bank, tmp_path)
