@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from model.config import RunConfig
 from model.recipes import demo
+from model.run_folder import read_run, writing_alone
 from pipeline.errors import UserError
 from pipeline.options import option, run
 
@@ -121,7 +122,8 @@ def train_demo(options: DemoOptions) -> None:
     if state == "finished":
         return
     if state == "unusable":
-        shutil.rmtree(options.out)
+        with writing_alone(options.out):
+            shutil.rmtree(options.out)
     flags = ("--bank", options.bank, "--steps", options.num_steps)
     if state == "unfinished":
         run_command("model.train", "--resume", options.out, *flags)
@@ -164,8 +166,6 @@ def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
 
 def demo_config(folder: Path) -> RunConfig:
     """The config of a demo's run; UserError for any other, which the demo must not replace."""
-    from model.run_folder import read_run
-
     try:
         config, _ = read_run(folder)
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:

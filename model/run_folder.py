@@ -1,11 +1,16 @@
-"""A run's folder: the config with which it begins. A module that loads in no time."""
+"""A run's folder: its number, its one writer, the config with which it begins. A module that loads
+in no time."""
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from model.config import RunConfig, from_json
 from pipeline.errors import UserError
+from pipeline.lock import lock
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -14,6 +19,26 @@ CONFIG = "config.json"
 
 class RunError(UserError):
     """A run folder that cannot be used as it is."""
+
+
+def new_run(runs: Path, name: str) -> Path:
+    """A new folder runs/00001-coco, or of the next free number."""
+    runs.mkdir(parents=True, exist_ok=True)
+    while True:
+        taken = [int(m[1]) for p in runs.iterdir() if (m := re.match(r"(\d{5})-", p.name))]
+        folder = runs / f"{max(taken, default=0) + 1:05d}-{name}"
+        with suppress(FileExistsError):  # another run was faster
+            folder.mkdir()
+            return folder
+
+
+@contextmanager
+def writing_alone(run: Path) -> Iterator[None]:
+    """RunError where another process writes the run."""
+    with (run / "lock").open("w") as file:
+        if not lock(file, run):
+            raise RunError(f"another training is writing {run}; wait for it, or name another --out")
+        yield
 
 
 def read_run(run: Path) -> tuple[RunConfig, Path]:

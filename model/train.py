@@ -11,7 +11,6 @@ In a run that goes on, only how it is executed may change (--device, --loader-wo
 """
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Annotated
 
 from model.config import RunConfig, Sg2ImConfig, flags_of
 from model.recipes import RECIPES
-from model.run_folder import CONFIG, RunError, read_run
+from model.run_folder import CONFIG, RunError, new_run, read_run, writing_alone
 from pipeline.errors import UserError
 from pipeline.options import option, run, write_json
 
@@ -69,10 +68,7 @@ def prepare(arguments: Sequence[str]) -> tuple[list[str], TrainOptions]:
 
 
 def main(options: TrainOptions) -> None:
-    if options.resume is None and options.bank is None:
-        raise UserError("give --bank BANK, e.g. --bank bank/coco, or --resume RUN")
-    if options.resume is not None:
-        check_unchanged(options)
+    bank_path = path_of_bank(options)
 
     from bank.bank import Bank
     from model import checkpoint
@@ -83,10 +79,20 @@ def main(options: TrainOptions) -> None:
 
     config = options.config
     device = choose_device(config.execution.device)
-    if options.resume is not None:
-        folder = options.resume
-        bank = Bank.open(options.bank or read_run(folder)[1])
-        trainer = trainer_for(config, bank, device)
+    bank = Bank.open(bank_path)
+    trainer = trainer_for(config, bank, device)
+    if (weight := asked_mask_weight(options)) and not has_masks(bank):
+        raise UserError(
+            f"--losses.masks {weight}: {bank_path} has no masks that could teach any; leave it out"
+        )
+    folder = options.resume or options.out or new_run(Path("runs"), bank.path.name)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; name a folder")
+    with checkpoint.writing(folder, CONFIG):
+        folder.mkdir(parents=True, exist_ok=True)
+    with writing_alone(folder):
+        if options.resume is None and (folder / CONFIG).exists():
+            raise UserError(f"{folder} holds a run already: --resume {folder}, or another --out")
         if (folder / checkpoint.NAME).exists():
             restore(trainer, bank, folder)
         if trainer.step_number > config.steps:
@@ -94,45 +100,32 @@ def main(options: TrainOptions) -> None:
                 f"{folder} is at step {trainer.step_number:,} already, beyond --steps "
                 f"{config.steps:,}; give a larger number"
             )
-        print(f"{folder} goes on from step {trainer.step_number:,} of {config.steps:,}")
-    else:
-        assert options.bank is not None
-        bank = Bank.open(options.bank)
-        trainer = trainer_for(config, bank, device)
-        if isinstance(config, Sg2ImConfig):
-            weight = config.losses.masks
-            unasked = flags_of(RECIPES[config.recipe]())["--losses.masks"]
-            if weight not in (0, unasked) and not has_masks(bank):
-                raise UserError(
-                    f"--losses.masks {weight}: {options.bank} has no masks that could teach any; "
-                    f"leave it out"
-                )
-        folder = options.out or new_run(Path("runs"), bank.path.name)
-        if (folder / CONFIG).exists():
-            raise UserError(f"{folder} holds a run already: --resume {folder}, or another --out")
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"--out {folder} is a file; name a folder")
-    with checkpoint.writing(folder, CONFIG):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG, {"bank": str(bank.path), "train": config})
-    size = sum(p.numel() for p in trainer.model.parameters())
-    print(f"{folder}: recipe {config.recipe}, {size:,} parameters, {device}", flush=True)
-    if isinstance(config, Sg2ImConfig) and masks_are_not_learned(config, bank):
-        print(
-            "true masks are laid out and their loss has weight 0, as published: no mask will be "
-            "learned, and sampling predicts masks; sg2im's authors advise --losses.masks 0.1 for "
-            "COCO"
-        )
-    train(trainer, bank, folder)
+        if options.resume is not None:
+            print(f"{folder} goes on from step {trainer.step_number:,} of {config.steps:,}")
+        with checkpoint.writing(folder, CONFIG):
+            write_json(folder / CONFIG, {"bank": str(bank.path), "train": config})
+        size = sum(p.numel() for p in trainer.model.parameters())
+        print(f"{folder}: recipe {config.recipe}, {size:,} parameters, {device}", flush=True)
+        if isinstance(config, Sg2ImConfig) and masks_are_not_learned(config, bank):
+            print(
+                "true masks are laid out and their loss has weight 0, as published: no mask will "
+                "be learned, and sampling predicts masks; sg2im's authors advise --losses.masks "
+                "0.1 for COCO"
+            )
+        train(trainer, bank, folder)
     print(f"trained to step {trainer.step_number:,}: {folder}/")
 
 
-def check_unchanged(options: TrainOptions) -> None:
-    """RunError, naming the flag, where more would change in a run than may."""
-    assert options.resume is not None
+def path_of_bank(options: TrainOptions) -> Path:
+    """UserError where there is none to train on, or where more would change in a run that goes on
+    than may."""
+    if options.resume is None:
+        if options.bank is None:
+            raise UserError("give --bank BANK, e.g. --bank bank/coco, or --resume RUN")
+        return options.bank
     if options.out is not None:
         raise UserError(f"--resume {options.resume} goes on in its folder; leave out --out")
-    stored, _ = read_run(options.resume)
+    stored, trained_on = read_run(options.resume)
     asked = replace(options.config, steps=stored.steps, execution=stored.execution)
     was = flags_of(stored)
     for flag, value in flags_of(asked).items():
@@ -141,13 +134,16 @@ def check_unchanged(options: TrainOptions) -> None:
                 f"{flag} is {was.get(flag)} in {options.resume} and cannot become {value}: what a "
                 f"run learns from is fixed; leave it out, or start a new run"
             )
+    return options.bank or trained_on
 
 
-def new_run(runs: Path, name: str) -> Path:
-    """runs/00001-coco, or the next free number."""
-    runs.mkdir(parents=True, exist_ok=True)
-    taken = [int(m[1]) for p in runs.iterdir() if (m := re.match(r"(\d{5})-", p.name))]
-    return runs / f"{max(taken, default=0) + 1:05d}-{name}"
+def asked_mask_weight(options: TrainOptions) -> float:
+    """Of sg2im's mask loss, where a new run is given another than its recipe's; else 0."""
+    config, recipe = options.config, RECIPES.get(options.config.recipe)
+    if options.resume is not None or not isinstance(config, Sg2ImConfig) or recipe is None:
+        return 0.0
+    weight = config.losses.masks
+    return 0.0 if weight == flags_of(recipe())["--losses.masks"] else weight
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from model.config import flags_of
 from model.loop import train
 from model.recipes import RECIPES
-from model.run_folder import RunError, read_run
+from model.run_folder import RunError, new_run, read_run, writing_alone
 from model.train import ALIASES, main
 from pipeline.errors import UserError
 from pipeline.options import write_json
@@ -186,6 +189,55 @@ def test_a_file_in_the_place_of_a_new_run_is_one_line(bank, tmp_path):
         main(options_of(*flags, tmp_path / "run"))
     with pytest.raises(UserError, match=r"cannot write .*Not a directory; mend this, or name"):
         main(options_of(*flags, tmp_path / "run/new"))
+
+
+def test_a_run_has_one_writer(bank, stopped):
+    with writing_alone(stopped), pytest.raises(RunError, match=f"is writing {stopped}; wait"):
+        main(options_of("--resume", stopped))
+    assert not (stopped / "log.jsonl").exists()
+    with writing_alone(stopped):  # the first is done
+        pass
+
+
+def test_a_new_run_does_not_begin_in_the_folder_of_another(bank, stopped):
+    with pytest.raises(UserError, match=f"holds a run already: --resume {stopped}"):
+        main(options_of("--bank", bank.path, "--recipe", "demo", "--out", stopped))
+
+
+TRAINER = """
+import os, sys, time
+from pathlib import Path
+from model.run_folder import writing_alone
+
+with writing_alone(Path(sys.argv[1])):
+    if os.fork() == 0:
+        print("a loader's process", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_loaders_process_that_outlives_its_trainer_does_not_keep_the_run_locked(stopped, start):
+    trainer = start([sys.executable, "-c", TRAINER, str(stopped)], stdout=subprocess.PIPE)
+    trainer.stdout.readline()
+    with pytest.raises(RunError, match="another training"), writing_alone(stopped):
+        pass
+    trainer.kill()
+    trainer.wait()
+    with writing_alone(stopped):
+        pass
+
+
+def test_two_new_runs_never_share_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "00007-coco").mkdir()
+    mkdir = Path.mkdir
+
+    def after_another(folder, **options):
+        if folder.name == "00008-toy" and not folder.exists():
+            mkdir(folder)
+        mkdir(folder, **options)
+
+    monkeypatch.setattr(Path, "mkdir", after_another)
+    assert new_run(tmp_path, "toy").name == "00009-toy"
 
 
 def test_a_run_that_may_not_be_written_is_one_line(bank, tmp_path):
