@@ -1,5 +1,6 @@
 """Batches of a bank's training scenes, loaded in worker processes, in an order that can resume."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -13,6 +14,11 @@ from pipeline.stream import BatchSampler
 Batch = TypeVar("Batch")
 ImageIds = NDArray[np.int64]
 LoadBatch = Callable[[Bank, ImageIds], Batch]  # image ids -> the batch of their scenes
+
+
+def _leave_group(_: int) -> None:
+    """A terminal's Ctrl-C reaches the trainer alone, which waits for its batch."""
+    os.setpgrp()
 
 
 class _Scenes(Dataset[Batch], Generic[Batch]):
@@ -45,5 +51,6 @@ def training_batches(
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_group,
     )
     return iter(loader)

@@ -20,8 +20,10 @@ from model import checkpoint
 from model.config import RunConfig
 from model.loader import LoadBatch, training_batches
 from model.run_folder import RunError
+from pipeline.errors import Stopped
 from pipeline.files import write_bytes
 from pipeline.progress import progress
+from pipeline.stopping import stop_requests
 
 GRID_SCENES = 6
 LOG, CURVES = "log.jsonl", "tensorboard"
@@ -122,7 +124,10 @@ def restore(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
 
 
 def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
-    """From the trainer's step to config.steps; log, curves, images and checkpoints go to `run`."""
+    """From the trainer's step to config.steps; log, curves, images and checkpoints go to `run`.
+
+    Stopped where Ctrl-C or SIGTERM comes first; the last finished step is saved then.
+    """
     config: RunConfig = trainer.config
     execution = config.execution
     first = trainer.step_number
@@ -140,7 +145,10 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
     with checkpoint.writing(run, CURVES):
         writer = SummaryWriter(str(run / CURVES), purge_step=first)
     started = time.monotonic()
-    with (run / LOG).open("ab", 0) as log:  # without a buffer: closing it has nothing to write
+    with (
+        stop_requests() as stopping,
+        (run / LOG).open("ab", 0) as log,  # without a buffer: closing it has nothing to write
+    ):
         for step in progress(range(first, config.steps), "training", config.steps - first, "step"):
             values = trainer.step(next(batches))
             with checkpoint.writing(run, LOG):
@@ -155,10 +163,19 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
                 grid = trainer.image_grid(trainer.load_batch(bank, grid_scenes(bank)))
                 with checkpoint.writing(run, picture := f"samples-{done:06d}.png"):
                     grid.save(run / picture)
-            if done % execution.checkpoint_every == 0 or done == config.steps:
+            stop = bool(stopping)
+            if stop or done % execution.checkpoint_every == 0 or done == config.steps:
                 save(trainer, bank, run)
+            if stop:
+                break
     with checkpoint.writing(run, CURVES):
         writer.close()
+    if trainer.step_number < config.steps:
+        raise Stopped(
+            stopping[0],
+            f"stopped at step {trainer.step_number:,}; saved: "
+            f"python -m model.train --resume {run} goes on",
+        )
 
 
 def grid_scenes(bank: Bank) -> NDArray[np.int64]:
