@@ -51,7 +51,7 @@ def main(options: RecipeOptions) -> None:
     for name in options.recipes:
         config = RECIPES[name]()
         trainers = [trainer_for(config, bank, torch.device(d)) for d in options.devices]
-        batch = trainers[0].load_batch(bank, bank.scene_ids("train")[: config.batch])
+        batch = trainers[0].load_batch(bank, bank.scene_ids("train")[: config.batch_size])
         times: list[list[float]] = [[] for _ in trainers]
         for step in range(WARM_UP + options.steps):
             for trainer, seconds in zip(trainers, times, strict=True):
@@ -61,7 +61,8 @@ def main(options: RecipeOptions) -> None:
         medians = [statistics.median(seconds) for seconds in times]
         figures = " | ".join(f"{median:.4f}" for median in medians)
         print(
-            f"| {name} | {config.batch} | {figures} | {medians[0] / medians[-1]:.1f} |", flush=True
+            f"| {name} | {config.batch_size} | {figures} | {medians[0] / medians[-1]:.1f} |",
+            flush=True,
         )
 
 

@@ -35,7 +35,7 @@ class StepOptions:
 
 
 def random_batch(config: RetrieveGANConfig, vocabulary: Vocabulary) -> SceneBatch:
-    n, k = config.batch, config.retrieval.candidates
+    n, k = config.batch_size, config.retrieval.candidates
     total = n * OBJECTS
     names = vocabulary.objects[1 : OBJECTS + 1]
     relations = [Relation(i, "above", (i + 1) % OBJECTS) for i in range(OBJECTS)]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from model.config import RunConfig
 from model.recipes import demo
+from model.run_folder import read_run, writing_alone
 from pipeline.errors import UserError
 from pipeline.options import option, run
 
@@ -121,7 +122,8 @@ def train_demo(options: DemoOptions) -> None:
     if state == "finished":
         return
     if state == "unusable":
-        shutil.rmtree(options.out)
+        with writing_alone(options.out):
+            shutil.rmtree(options.out)
     flags = ("--bank", options.bank, "--steps", options.num_steps)
     if state == "unfinished":
         run_command("model.train", "--resume", options.out, *flags)
@@ -153,7 +155,7 @@ def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
         return "unusable", f"{error}; {replaced}"
     if state["bank"] != bank.content_digest:
         return "unusable", f"it was trained on another bank than {bank.path} now is; {replaced}"
-    if replace(config, steps=steps) != replace(demo(), steps=steps):
+    if replace(config, steps=steps, execution=demo().execution) != replace(demo(), steps=steps):
         reason = "it was trained by other settings than the demo recipe's"
         return "unusable", f"{reason}; {replaced}"
     done = int(state["step"])
@@ -164,10 +166,8 @@ def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
 
 def demo_config(folder: Path) -> RunConfig:
     """The config of a demo's run; UserError for any other, which the demo must not replace."""
-    from model import checkpoint
-
     try:
-        config, _ = checkpoint.read_run(folder)
+        config, _ = read_run(folder)
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder} is no run that this version can read ({error}): remove or move the folder, "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from model.config import Device
 from pipeline.options import option, run
 
 
@@ -26,6 +27,7 @@ class ReportOptions:
         Path | None, option("the bank's photos; by default data/<dataset>, if they are there")
     ] = None
     out: Annotated[Path | None, option("file to write; by default RUN/report.html")] = None
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         if not 1 <= self.draws <= 20:
@@ -33,15 +35,14 @@ class ReportOptions:
 
 
 def main(options: ReportOptions) -> None:
-    import torch
-
     from jobs.show.page import check_place
     from jobs.show.run_page import named_graphs, render_run
     from jobs.show.sheets import photos_folder
+    from model.device import choose_device
     from model.retrievegan.run import RetrieveGANRun
     from pipeline.files import write_bytes
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(options.device)
     opened = RetrieveGANRun.open(options.run, options.bank, device)
     graphs = named_graphs(options.graphs, opened.bank)
     photos = photos_folder(opened.bank, options.data)

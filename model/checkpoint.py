@@ -1,28 +1,20 @@
 """With a run's config.json, all that it needs to go on as if it had never stopped."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from bank.bank import Bank
-from model.config import RunConfig, from_json
-from pipeline.errors import UserError
-
-Config = TypeVar("Config", bound=RunConfig)
+from model.run_folder import CONFIG, RunError
 
 FORMAT = 1
 NAME = "checkpoint.pt"
-
-
-class RunError(UserError):
-    """A run folder that cannot be used as it is."""
 
 
 def save(
@@ -70,7 +62,7 @@ def writing(run: Path, file: str) -> Iterator[None]:
         reason = system_error(error)
         if reason is None:
             raise
-        if not (run / "config.json").is_file():
+        if not (run / CONFIG).is_file():
             mend = "mend this, or name another --out"
         elif (run / NAME).is_file():
             mend = f"the last checkpoint is kept: mend this and go on with --resume {run}"
@@ -124,35 +116,9 @@ def fill(
                 torch.cuda.set_rng_state_all([each.cpu() for each in state["random_cuda"]])
     except (KeyError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"{run / NAME} does not fit {run / 'config.json'} "
+            f"{run / NAME} does not fit {run / CONFIG} "
             f"({str(error).splitlines()[0]}); was the config edited?"
         ) from error
-
-
-def read_run(run: Path) -> tuple[RunConfig, Path]:
-    """Any run's config and the bank it was trained on."""
-    path = run / "config.json"
-    if not path.is_file():
-        raise RunError(f"{run} is not a run: it has no config.json; runs are made by model.train")
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path}, line {error.lineno}: not valid JSON") from error
-    try:
-        return from_json(value["train"]), Path(value["bank"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{path} is not a run's config ({type(error).__name__}: {error})") from error
-
-
-def read_config(run: Path, kind: type[Config]) -> tuple[Config, Path]:
-    """`read_run` where only a run of that kind will do; RunError for another."""
-    config, bank = read_run(run)
-    if not isinstance(config, kind):
-        raise RunError(
-            f"{run} is a run of {config.network} (recipe {config.recipe}); here a run of "
-            f"{kind.network} is needed, e.g. of recipe {kind.small_recipe}"
-        )
-    return config, bank
 
 
 def check_bank(state: dict[str, Any], bank: Bank, run: Path) -> None:

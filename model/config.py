@@ -1,14 +1,17 @@
 """What a run is: every size, weight and rule, written to config.json before the first step.
 
-The values of the recipes are in recipes.py.
+The values of the recipes are in recipes.py. Every field is a flag of `model.train`, and the comment
+on its line is the flag's help.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pipeline.errors import UserError
+from pipeline.options import option
 
 RetrievalMode = Literal["learned", "predefined", "random"]
 Relaxation = Literal["straight-through", "soft"]
@@ -16,6 +19,7 @@ Start = Literal["random", "medoid", "best"]
 RetrieveGANRecipe = Literal["paper", "demo"]
 Sg2ImRecipe = Literal["sg2im", "sg2im-demo"]
 RecipeName = Literal[RetrieveGANRecipe, Sg2ImRecipe]
+Device = Annotated[str, option("auto (a GPU where there is one), cpu, cuda or cuda:N")]
 
 SG2IM_DECODER = (1024, 512, 256, 128, 64)  # channels of the published decoder, coarse to fine
 SG2IM_KERNEL, SG2IM_STRIDE = 4, 2  # of its discriminators' convolutions, without padding
@@ -32,61 +36,98 @@ def side_after(side: int, convolutions: int) -> int:
 class RetrievalConfig:
     """Section 2.1. What the paper leaves open is a choice of ours."""
 
-    mode: RetrievalMode = "learned"
+    mode: RetrievalMode = "learned"  # how patches are chosen
     candidates: int = 5  # K in training
-    # Side to which a patch of the bank (of side `patch_size`, 64) is resized for E_p. For
-    # composition: GeneratorConfig.patch_px; for F_occur: PATCH_PX, model/retrieval/cooccurrence.py.
-    patch_px: int = 32
-    channels: tuple[int, ...] = (64, 128, 256, 256)
-    width: int = 128  # E
+    patch_px: int = 32  # side to which a patch of the bank is resized for E_p
+    channels: tuple[int, ...] = (64, 128, 256, 256)  # of E_p
+    width: int = 128  # E, of E_p's output
     temperature: float = 1.0  # at 1, L_gt trains the very distribution that Gumbel noise draws from
-    relaxation: Relaxation = "straight-through"
-    start: Start = "random"
+    relaxation: Relaxation = "straight-through"  # the selected patch, or a soft mixture of all
+    start: Start = "random"  # where the generation pass starts
     same_patch_allowed: bool = False  # two objects of a scene may be given one crop, as by eq. 2
     gt_in_candidates: bool = False  # the generation pass may select the true patch, as in the paper
 
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"the temperature must be above 0, but is {self.temperature}")
-        if self.candidates < 1:
-            raise ValueError(f"at least 1 candidate per object is needed, not {self.candidates}")
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionConfig:
+    """How a run is executed. Nothing that it learns depends on this, but for rounding."""
+
+    device: Device = "auto"
+    loader_workers: int = 2  # processes that load batches; 0: this one
+    grid_every: int = 1000  # steps between sample grids
+    checkpoint_every: int = 1000  # steps between checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every run has."""
+    """What every run has. It is fixed for a run, but for `execution` and for more `steps`."""
 
     network: ClassVar[str]  # what is trained, in words
     small_recipe: ClassVar[str]  # that takes minutes on a CPU
 
-    recipe: str
+    recipe: RecipeName  # sizes and rules of the run
     image_px: int  # side of a generated image
-    batch: int  # scenes per step
-    steps: int
-    lr_generator: float
-    lr_discriminator: float
-    betas: tuple[float, float]
+    batch_size: int  # scenes per step
+    steps: int  # in all
+    lr_generator: float  # learning rate of Adam
+    lr_discriminator: float  # learning rate of Adam
+    betas: tuple[float, float]  # of Adam
     decay_from: float = 1.0  # fraction of the steps after which learning rates fall to 0; 1: never
-    seed: int = 0
-    workers: int = 2  # loader processes
-    grid_every: int = 1000  # steps between sample grids
-    checkpoint_every: int = 1000  # steps between checkpoints
+    seed: int = 0  # decides weights, order of scenes and noise
+    execution: Annotated[ExecutionConfig, option("", name="")] = field(
+        default_factory=ExecutionConfig
+    )
+
+    def __post_init__(self) -> None:
+        """ValueError, naming the flag, for a number that makes no sense."""
+        for flag, value in flags_of(self).items():
+            least = 0 if flag in MAY_BE_ZERO else 1
+            for number in value if isinstance(value, tuple) else (value,):
+                if type(number) is int and number < least:
+                    raise ValueError(f"{flag} must be at least {least}, not {number}")
+                if type(number) is float and not 0 <= number < math.inf:
+                    raise ValueError(f"{flag} must be 0 or more, not {number}")
+            if value == ():
+                raise ValueError(f"{flag} needs at least one number")
+        if max(self.betas) >= 1:
+            raise ValueError(f"--betas must be below 1, not {max(self.betas)}")
+        if self.decay_from > 1:
+            raise ValueError(f"--decay-from is a fraction of the steps, not {self.decay_from}")
 
     def _check_side(self, least: int) -> None:
         """The decoder doubles the size at each stage, from a start `least` times smaller."""
-        if self.image_px < 1 or self.image_px % least:
+        if self.image_px % least:
             raise ValueError(
                 f"an image of {self.image_px} px cannot be made by recipe {self.recipe}, whose "
-                f"decoder doubles its way up: --image-size must be a multiple of {least}"
+                f"decoder doubles its way up: --image-px must be a multiple of {least}"
             )
+
+
+# Whole numbers of which none may be asked for.
+MAY_BE_ZERO = ("--seed", "--loader-workers", "--generator.noise", "--generator.refine-layers",
+               "--generator.residual-blocks", "--eval-after")  # fmt: skip
+
+
+def flags_of(config: Any, prefix: str = "--") -> dict[str, Any]:
+    """The value of every field, by its flag: `--losses.gt-selection`."""
+    flags: dict[str, Any] = {}
+    for each in dataclasses.fields(config):
+        value, flag = getattr(config, each.name), prefix + each.name.replace("_", "-")
+        if isinstance(value, ExecutionConfig):
+            flags |= flags_of(value, prefix)
+        elif dataclasses.is_dataclass(value):
+            flags |= flags_of(value, f"{flag}.")
+        else:
+            flags[flag] = value
+    return flags
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphConfig:
     """The generator's own graph network."""
 
-    width: int = 128  # D
-    hidden: int = 512
+    width: int = 128  # D, of its vectors
+    hidden: int = 512  # width inside a layer
     layers: int = 5
 
 
@@ -96,20 +137,22 @@ class GeneratorConfig:
 
     patch_px: int = 64  # side to which a patch is resized for the crop encoder
     crop_channels: tuple[int, ...] = (64, 128, 256, 256)  # each halves the map
-    crop_width: int = 128
-    refine_layers: int = 4
-    refine_hidden: int = 512
+    crop_width: int = 128  # channels of a patch's map
+    refine_layers: int = 4  # graph layers that refine the patches' maps
+    refine_hidden: int = 512  # width inside such a layer
     canvas_px: int = 64  # side of the canvas on which objects are pasted
-    canvas_width: int = 256
-    residual_blocks: int = 6
+    canvas_width: int = 256  # its channels
+    residual_blocks: int = 6  # between canvas and decoder
     decoder: tuple[int, ...] = (1024, 512, 256, 128, 64)  # the last works at the image's size
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    image_channels: tuple[int, ...] = (64, 128, 256)
-    object_channels: tuple[int, ...] = (64, 128, 256)
-    object_hidden: int = 1024
+    """D_img and D_obj."""
+
+    image_channels: tuple[int, ...] = (64, 128, 256)  # of D_img
+    object_channels: tuple[int, ...] = (64, 128, 256)  # of D_obj
+    object_hidden: int = 1024  # width of D_obj's last layer
     object_px: int = 32  # side of the object crops given to D_obj
 
 
@@ -134,13 +177,6 @@ class RetrieveGANConfig(RunConfig):
     recipes: ClassVar[tuple[str, ...]] = get_args(RetrieveGANRecipe)
     small_recipe: ClassVar[str] = "demo"
 
-    recipe: str = "paper"
-    image_px: int = 128
-    batch: int = 16
-    steps: int = 140_000  # about 90 epochs of the 24,972 photos in batches of 16
-    lr_generator: float = 2.5e-4
-    lr_discriminator: float = 1e-3
-    betas: tuple[float, float] = (0.0, 0.9)
     graph: GraphConfig = field(default_factory=GraphConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -148,7 +184,10 @@ class RetrieveGANConfig(RunConfig):
     losses: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check_side(2 ** (len(self.generator.decoder) - 1))
+        if self.retrieval.temperature == 0:
+            raise ValueError("--retrieval.temperature must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,20 +214,12 @@ class Sg2ImGeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Sg2ImConfig(RunConfig):
-    """A run of sg2im, the baseline that retrieves nothing. Sizes and rules are the published ones,
-    but for the image's side: 64 there, 128 in the paper's Table 1."""
+    """A run of sg2im, the baseline that retrieves nothing."""
 
     network: ClassVar[str] = "sg2im"
     recipes: ClassVar[tuple[str, ...]] = get_args(Sg2ImRecipe)
     small_recipe: ClassVar[str] = "sg2im-demo"
 
-    recipe: str = "sg2im"
-    image_px: int = 128
-    batch: int = 32
-    steps: int = 1_000_000
-    lr_generator: float = 1e-4
-    lr_discriminator: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
     # From this step on the generator's batch normalisation uses its running statistics, and its
     # optimiser is a new one. Without it, an image depends on the others of its batch.
     eval_after: int = 100_000
@@ -198,6 +229,7 @@ class Sg2ImConfig(RunConfig):
     losses: Sg2ImLossWeights = field(default_factory=Sg2ImLossWeights)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check_side(2 ** len(self.generator.decoder))
         sizes = self.discriminator
         for what, side, channels in (

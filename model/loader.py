@@ -1,10 +1,10 @@
 """Batches of a bank's training scenes, loaded in worker processes, in an order that can resume."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,6 +14,11 @@ from pipeline.stream import BatchSampler
 Batch = TypeVar("Batch")
 ImageIds = NDArray[np.int64]
 LoadBatch = Callable[[Bank, ImageIds], Batch]  # image ids -> the batch of their scenes
+
+
+def _leave_group(_: int) -> None:
+    """A terminal's Ctrl-C reaches the trainer alone, which waits for its batch."""
+    os.setpgrp()
 
 
 class _Scenes(Dataset[Batch], Generic[Batch]):
@@ -31,19 +36,21 @@ def training_batches(
     bank: Bank,
     load_batch: LoadBatch[Batch],
     *,
-    batch: int,
+    batch_size: int,
     seed: int,
     first_step: int,
-    workers: int,
+    workers: int = 0,
+    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Training batches without end, that of step `first_step` first."""
     scenes = _Scenes(bank, load_batch)
-    order = BatchSampler(len(scenes.image_ids), batch, seed, first_step)
+    order = BatchSampler(len(scenes.image_ids), batch_size, seed, first_step)
     loader = DataLoader(
         scenes,
         sampler=order,  # yields the positions of whole batches
         batch_size=None,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_group,
     )
     return iter(loader)

@@ -19,8 +19,11 @@ from bank.bank import Bank
 from model import checkpoint
 from model.config import RunConfig
 from model.loader import LoadBatch, training_batches
+from model.run_folder import RunError
+from pipeline.errors import Stopped
 from pipeline.files import write_bytes
 from pipeline.progress import progress
+from pipeline.stopping import stop_requests
 
 GRID_SCENES = 6
 LOG, CURVES = "log.jsonl", "tensorboard"
@@ -98,7 +101,7 @@ class Trainer(ABC, Generic[Config, Batch]):
         values = {name: float(term.detach()) for name, term in terms.items()}
         for name, value in values.items():
             if not math.isfinite(value):
-                raise checkpoint.RunError(
+                raise RunError(
                     f"the loss {name!r} is {value} at step {self.step_number}; the last checkpoint "
                     f"is kept: lower the learning rate or the weight of that loss"
                 )
@@ -121,23 +124,31 @@ def restore(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
 
 
 def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
-    """From the trainer's step to config.steps; log, curves, images and checkpoints go to `run`."""
+    """From the trainer's step to config.steps; log, curves, images and checkpoints go to `run`.
+
+    Stopped where Ctrl-C or SIGTERM comes first; the last finished step is saved then.
+    """
     config: RunConfig = trainer.config
+    execution = config.execution
     first = trainer.step_number
     batches = training_batches(
         bank,
         trainer.load_batch,
-        batch=config.batch,
+        batch_size=config.batch_size,
         seed=config.seed,
         first_step=first,
-        workers=config.workers,
+        workers=execution.loader_workers,
+        pin_memory=trainer.device.type == "cuda",
     )
     with checkpoint.writing(run, LOG):
         _keep_log_until(run / LOG, first)
     with checkpoint.writing(run, CURVES):
         writer = SummaryWriter(str(run / CURVES), purge_step=first)
     started = time.monotonic()
-    with (run / LOG).open("ab", 0) as log:  # without a buffer: closing it has nothing to write
+    with (
+        stop_requests() as stopping,
+        (run / LOG).open("ab", 0) as log,  # without a buffer: closing it has nothing to write
+    ):
         for step in progress(range(first, config.steps), "training", config.steps - first, "step"):
             values = trainer.step(next(batches))
             with checkpoint.writing(run, LOG):
@@ -148,14 +159,23 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
             if step == first and trainer.device.type == "cpu":
                 _print_estimate(config, config.steps - first, time.monotonic() - started)
             done = step + 1
-            if done % config.grid_every == 0 or done == config.steps:
+            if done % execution.grid_every == 0 or done == config.steps:
                 grid = trainer.image_grid(trainer.load_batch(bank, grid_scenes(bank)))
                 with checkpoint.writing(run, picture := f"samples-{done:06d}.png"):
                     grid.save(run / picture)
-            if done % config.checkpoint_every == 0 or done == config.steps:
+            stop = bool(stopping)
+            if stop or done % execution.checkpoint_every == 0 or done == config.steps:
                 save(trainer, bank, run)
+            if stop:
+                break
     with checkpoint.writing(run, CURVES):
         writer.close()
+    if trainer.step_number < config.steps:
+        raise Stopped(
+            stopping[0],
+            f"stopped at step {trainer.step_number:,}; saved: "
+            f"python -m model.train --resume {run} goes on",
+        )
 
 
 def grid_scenes(bank: Bank) -> NDArray[np.int64]:
@@ -167,9 +187,9 @@ def grid_scenes(bank: Bank) -> NDArray[np.int64]:
 def check_image_size(config: RunConfig, bank: Bank) -> None:
     """RunError where the run's images are larger than the bank's."""
     if config.image_px > bank.image_size:
-        raise checkpoint.RunError(
+        raise RunError(
             f"the run makes images of {config.image_px} px, but those of {bank.path} are of "
-            f"{bank.image_size} px; give --image-size {bank.image_size} or less, or build the bank "
+            f"{bank.image_size} px; give --image-px {bank.image_size} or less, or build the bank "
             f"with --image-size {config.image_px}"
         )
 

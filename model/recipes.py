@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from model.config import (
     DiscriminatorConfig,
+    ExecutionConfig,
     GeneratorConfig,
     GraphConfig,
     LossWeights,
@@ -19,7 +20,16 @@ from model.config import (
 
 def paper() -> RetrieveGANConfig:
     """The paper's sizes where it speaks, choices of ours where it is silent (README)."""
-    return RetrieveGANConfig(retrieval=RetrievalConfig(same_patch_allowed=True))
+    return RetrieveGANConfig(
+        recipe="paper",
+        image_px=128,
+        batch_size=16,
+        steps=140_000,  # about 90 epochs of the 24,972 photos in batches of 16
+        lr_generator=2.5e-4,
+        lr_discriminator=1e-3,
+        betas=(0.0, 0.9),
+        retrieval=RetrievalConfig(same_patch_allowed=True),
+    )
 
 
 def demo() -> RetrieveGANConfig:
@@ -27,15 +37,13 @@ def demo() -> RetrieveGANConfig:
     return RetrieveGANConfig(
         recipe="demo",
         image_px=64,
-        batch=12,
+        batch_size=12,
         steps=500,
         lr_generator=2e-3,
         lr_discriminator=1e-3,
         betas=(0.5, 0.99),
         decay_from=0.4,
-        workers=0,
-        grid_every=100,
-        checkpoint_every=250,
+        execution=ExecutionConfig(loader_workers=0, grid_every=100, checkpoint_every=250),
         graph=GraphConfig(width=48, hidden=96, layers=3),
         retrieval=RetrievalConfig(candidates=6, channels=(24, 48, 96), width=32),
         generator=GeneratorConfig(
@@ -60,8 +68,17 @@ def demo() -> RetrieveGANConfig:
 
 
 def sg2im() -> Sg2ImConfig:
-    """The published sizes and rules at the side of the paper's Table 1."""
-    return Sg2ImConfig()
+    """The published sizes and rules, but for the image's side: 64 there, 128 in the paper's
+    Table 1."""
+    return Sg2ImConfig(
+        recipe="sg2im",
+        image_px=128,
+        batch_size=32,
+        steps=1_000_000,
+        lr_generator=1e-4,
+        lr_discriminator=1e-4,
+        betas=(0.9, 0.999),
+    )
 
 
 def sg2im_demo() -> Sg2ImConfig:
@@ -69,15 +86,13 @@ def sg2im_demo() -> Sg2ImConfig:
     return Sg2ImConfig(
         recipe="sg2im-demo",
         image_px=64,
-        batch=12,
+        batch_size=12,
         steps=1000,
         lr_generator=2e-3,
         lr_discriminator=1e-3,
         betas=(0.5, 0.99),
         decay_from=0.4,
-        workers=0,
-        grid_every=200,
-        checkpoint_every=500,
+        execution=ExecutionConfig(loader_workers=0, grid_every=200, checkpoint_every=500),
         eval_after=500,
         graph=GraphConfig(width=48, hidden=96, layers=4),
         generator=Sg2ImGeneratorConfig(noise=8, decoder=(96, 64, 48, 32, 24)),

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import signal
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -23,6 +24,14 @@ MORE_HANDLES = "allow more open files, `ulimit -n 4096`"
 
 class UserError(Exception):
     """Says what is wrong (with the value), where, and what to do."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Work that a signal ended in good order; says what was kept, and how to go on."""
+
+    def __init__(self, number: signal.Signals, message: str) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class DatasetError(UserError):
@@ -55,6 +64,9 @@ def exit_code(job: Callable[[], None]) -> int:
             raise
         print(f"error: {_of_the_system(error)}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.number
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept: run the command again", file=sys.stderr)
         return 130

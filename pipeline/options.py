@@ -1,7 +1,8 @@
 """A frozen dataclass <-> a command line and a config.json.
 
-Fields carry their help, units included, in `tyro.conf.arg(help=...)` inside `Annotated`; choices
-are `Literal`; what makes no sense together is refused with ValueError in `__post_init__`.
+Fields carry their help, units included, in `option(...)` inside `Annotated`, or in a comment on
+their line; choices are `Literal`; what makes no sense together is refused with ValueError in
+`__post_init__`.
 """
 
 import dataclasses
@@ -28,10 +29,22 @@ Options = TypeVar("Options")
 def option(help: str, name: str | None = None) -> Any:
     """What stands inside `Annotated[type, option("...")]`; the flag is the field's name, or `name`.
     A dataclass with name "" has its own fields as flags."""
-    return tyro.conf.arg(help=help, name=name)
+    return tyro.conf.arg(
+        help=help or None,
+        name=name,
+        help_behavior_hint=lambda value: "" if value in ("", "None") else f"(default: {value})",
+    )
 
 
-def run(main: Callable[[Options], None], options: type[Options], description: str | None) -> None:
+Prepare = Callable[[list[str]], tuple[list[str], Options]]
+
+
+def run(
+    main: Callable[[Options], None],
+    options: type[Options],
+    description: str | None,
+    prepare: Prepare[Options] | None = None,
+) -> None:
     """Parse the command line, call `main`, exit with 0, 1 (mendable) or 2 (wrong usage).
 
     A command's module imports nothing that takes long to load: torch, and all that builds on it,
@@ -40,10 +53,7 @@ def run(main: Callable[[Options], None], options: type[Options], description: st
 
     def job() -> None:
         try:
-            # A paragraph for each example: lines would be run together.
-            shown = re.sub(r"\n(?=python -m)", "\n\n", description or "")
-            shown += "\n--version, alone, prints the version."
-            parsed = tyro.cli(options, prog=_command(), description=shown)
+            parsed = parse(options, sys.argv[1:], description, prepare)
         except ValueError as error:
             raise UserError(str(error)) from error
         fix_products()
@@ -61,6 +71,33 @@ def run(main: Callable[[Options], None], options: type[Options], description: st
         print(f"error: the work is done, but not all it printed: {lost.strerror}", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+def parse(
+    options: type[Options],
+    arguments: list[str],
+    description: str | None = None,
+    prepare: Prepare[Options] | None = None,
+) -> Options:
+    """The arguments of a command line as options; wrong usage prints and exits.
+
+    prepare   is given the arguments as they were typed; what it returns is parsed, with the
+              defaults that it returns
+    """
+    defaults: Any = None
+    if prepare is not None:
+        arguments, defaults = prepare(arguments)
+    # A paragraph for each example: lines would be run together.
+    shown = re.sub(r"\n(?=python -m)", "\n\n", description or "")
+    parsed: Options = tyro.cli(
+        options,
+        prog=_command(),
+        description=f"{shown}\n--version, alone, prints the version.",
+        args=arguments,
+        default=defaults,
+        config=(tyro.conf.DisallowNone,),
+    )
+    return parsed
 
 
 def _command() -> str | None:

@@ -9,9 +9,9 @@ from typing import NamedTuple, get_args
 import torch
 
 from bank.bank import Bank
-from model.checkpoint import read_run
 from model.config import RetrievalMode, Sg2ImConfig
 from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
+from model.run_folder import read_run
 from model.sg2im.published import ignored_note, is_published
 from model.sg2im.run import Sg2ImRun
 from pipeline.crop import Pixels

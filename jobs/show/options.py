@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from model.config import RetrievalMode
+from model.config import Device, RetrievalMode
 from pipeline.options import option
 
 MOST_DRAWS = 1000
@@ -64,6 +64,7 @@ class SampleOptions:
             "RUN/samples/<graph file's name or split>"
         ),
     ] = None
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         if (not self.graph) == (self.split is None):
@@ -101,6 +102,7 @@ class Evaluate:
         Path | None, option("each photo's hidden style, toy only; default the toy world's")
     ] = None
     seed: Annotated[int, option("decides scenes, starts, noise and intervals")] = 0
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         for name, value in (("scenes", self.scenes), ("candidates", self.candidates)):

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from jobs.show.methods import (
     Method,
     RetrievalOptions,
@@ -17,6 +15,7 @@ from jobs.show.methods import (
 )
 from jobs.show.options import SampleOptions
 from jobs.show.samples import NamedGraph, describe_graph, graph_of_scene, sample_graph
+from model.device import choose_device
 from model.graph.vocabularies import check_names
 from model.retrievegan.run import RetrieveGANRun
 from model.sg2im.run import Sg2ImRun
@@ -27,7 +26,7 @@ from pipeline.sentences import sentences
 
 
 def sample(options: SampleOptions) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(options.device)
     opened = open_run(options.run, options.bank, device)
     targets = read_graphs(options, opened)
     graphs = [named for named, _ in targets]

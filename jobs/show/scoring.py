@@ -14,6 +14,7 @@ from bank.bank import Bank
 from bank.files import file_digest
 from jobs.show.options import Evaluate
 from model.config import RetrieveGANConfig
+from model.device import choose_device
 from model.retrieval.choice import is_drawn
 from model.retrievegan.network import RetrieveGAN
 from model.retrievegan.run import bank_of, load_network
@@ -39,7 +40,7 @@ MOST_STYLES = 1000  # in a file of styles; the toy world has twelve
 
 
 def score(options: Evaluate) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(options.device)
     model, bank, step = open_retrievegan(options, device)
     styles = read_styles(options.styles, bank)
     image_ids = scenes_to_score(bank, options)

@@ -4,11 +4,8 @@ A new bank is built in its own folder. A finished bank is never changed in place
 is built in `work/next`, as if that were a bank of its own, and then takes the bank's place.
 """
 
-import errno
-import fcntl
 import os
 import shutil
-import sys
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,10 +14,9 @@ from bank.errors import BankError
 from bank.manifest import NAME, is_finished, read_manifest
 from jobs.stages.receipts import WORK
 from pipeline.errors import DISK_ERRORS
-from pipeline.files import PARTIAL, UNSUPPORTED, put_in_place
+from pipeline.files import PARTIAL, put_in_place
+from pipeline.lock import lock
 
-# Of Lustre mounted without flock, NFS without its lock daemon, some FUSE.
-NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}
 KEPT = "what was finished is kept: run the command again when that is mended"
 
 
@@ -30,12 +26,15 @@ def building(bank: Path) -> Iterator[Path]:
     _check_ours(bank)
     try:
         (bank / WORK).mkdir(parents=True, exist_ok=True)
-        with (bank / WORK / "lock").open("w") as lock:
-            _take(lock.fileno(), bank)
+        with (bank / WORK / "lock").open("w") as file:
+            if not lock(file, bank):
+                raise BankError(
+                    f"another build is writing {bank}; wait for it, or name another --out"
+                )
             _remove_attempts(bank)
             swap_in(bank)
             try:
-                with _staying(bank, lock.fileno()):
+                with _staying(bank, file.fileno()):
                     yield bank.resolve()
             finally:
                 if not next_version(bank).is_dir():
@@ -90,23 +89,6 @@ def _check_ours(bank: Path) -> None:
     if bank.is_dir() and not ours and any(bank.iterdir()):
         raise BankError(
             f"--out {bank} holds other files and no bank; name a folder that is new or empty"
-        )
-
-
-def _take(lock: int, bank: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise BankError(
-            f"another build is writing {bank}; wait for it, or name another --out"
-        ) from error
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        print(
-            f"note: {bank} lies on a file system without locks ({error.strerror}): see to it that "
-            f"no other build writes it at the same time",
-            file=sys.stderr,
         )
 
 

@@ -22,6 +22,7 @@ from model.pixels import to_float, to_uint8
 from model.retrieval.choice import choose, draw_choice, noise_by_default
 from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrievegan.network import RetrieveGAN, padding_of_graph
+from model.run_folder import read_config
 from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph, image_of
 from pipeline.wording import counted
@@ -43,7 +44,7 @@ def load_network(run: Path, bank: Bank, device: torch.device) -> tuple[RetrieveG
 
     RunError where the bank's content is not what the run was trained on.
     """
-    config, _ = checkpoint.read_config(run, RetrieveGANConfig)
+    config, _ = read_config(run, RetrieveGANConfig)
     state = checkpoint.load(run, device)
     checkpoint.check_bank(state, bank, run)
     model = RetrieveGAN(config, bank.vocabulary).to(device)
@@ -53,7 +54,7 @@ def load_network(run: Path, bank: Bank, device: torch.device) -> tuple[RetrieveG
 
 def bank_of(run: Path, bank: Path | None = None) -> Bank:
     """The bank that a run was trained on, opened; `bank` where it has moved."""
-    _, trained_on = checkpoint.read_config(run, RetrieveGANConfig)
+    _, trained_on = read_config(run, RetrieveGANConfig)
     return Bank.open(bank or trained_on)
 
 

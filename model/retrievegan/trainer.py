@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from bank.bank import Bank
 from model import losses
 from model.batch import SceneBatch, mean_box, moved, scene_batch
-from model.checkpoint import RunError
 from model.config import RetrieveGANConfig
 from model.graph.frozen_encoder import start_at_mean_box
 from model.image_grid import patches_and_images
@@ -23,6 +22,7 @@ from model.retrievegan.discriminators import (
     crop_objects,
 )
 from model.retrievegan.network import Output, RetrieveGAN, padding_of_graph
+from model.run_folder import RunError
 from pipeline.scene import Vocabulary
 
 

@@ -12,6 +12,7 @@ from model import checkpoint
 from model.config import Sg2ImConfig
 from model.graph.network import GraphBatch, GraphEncoder, GraphEncoding, graph_tensors
 from model.graph.vocabularies import check_names
+from model.run_folder import RunError, read_config
 from model.sg2im.imagenet import denormalised
 from model.sg2im.network import Sg2Im
 from model.sg2im.published import is_published, load_published_graph, load_published_sg2im
@@ -24,14 +25,12 @@ WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 
 def load_network(run: Path, device: torch.device) -> Sg2Im:
     """The network of an sg2im run, in evaluation mode; the bank is not needed."""
-    config, _ = checkpoint.read_config(run, Sg2ImConfig)
+    config, _ = read_config(run, Sg2ImConfig)
     state = checkpoint.load(run, device)
     try:
         vocabulary = Vocabulary.from_json(state["vocabulary"])
     except (KeyError, TypeError, ValueError) as error:
-        raise checkpoint.RunError(
-            f"{run / checkpoint.NAME} has no vocabulary: was it edited?"
-        ) from error
+        raise RunError(f"{run / checkpoint.NAME} has no vocabulary: was it edited?") from error
     model = Sg2Im(vocabulary, **config.sizes).to(device)
     checkpoint.fill(run, state, {"model": model}, {})
     return model.eval()

@@ -8,17 +8,25 @@ from typing import Any
 import torch
 
 from bank.bank import Bank
-from model.config import RetrieveGANConfig, RunConfig
+from model.config import ExecutionConfig, RetrieveGANConfig, RunConfig
 from model.loop import Trainer
 from model.recipes import demo
+from model.train import TrainOptions, prepare
 from model.trainers import trainer_for
+from pipeline.options import parse
 
 CPU = torch.device("cpu")
 
 
 def small(**parts: Any) -> RetrieveGANConfig:
-    config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2, decay_from=1.0)
+    execution = ExecutionConfig(loader_workers=0, grid_every=4, checkpoint_every=2)
+    config = replace(demo(), batch_size=4, steps=4, decay_from=1.0, execution=execution)
     return replace(config, **parts)
+
+
+def options_of(*arguments: object) -> TrainOptions:
+    """As `python -m model.train` reads its command line."""
+    return parse(TrainOptions, [str(each) for each in arguments], prepare=prepare)
 
 
 def trainer_of(bank: Bank, config: RunConfig) -> Trainer[Any, Any]:

@@ -11,6 +11,7 @@ from model import checkpoint
 from model.config import RetrieveGANConfig
 from model.loop import restore, save
 from model.recipes import demo
+from model.run_folder import RunError, read_config
 from tests.model.small_runs import small, trainer_of
 
 
@@ -19,7 +20,7 @@ def test_a_bank_with_other_candidates_is_refused_when_a_run_goes_on(bank, tmp_pa
     save(trainer, bank, tmp_path)
     path = tmp_path / checkpoint.NAME
     torch.save(torch.load(path, weights_only=True) | {"derived": "e" * 64}, path)
-    with pytest.raises(checkpoint.RunError, match="other frozen networks or candidates"):
+    with pytest.raises(RunError, match="other frozen networks or candidates"):
         restore(trainer, bank, tmp_path)
 
 
@@ -30,14 +31,14 @@ def test_a_bank_with_other_candidates_is_refused_when_a_run_goes_on(bank, tmp_pa
 )  # fmt: skip
 def test_a_config_that_is_not_one_is_one_clear_line(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(checkpoint.RunError, match=r"config\.json"):
-        checkpoint.read_config(tmp_path, RetrieveGANConfig)
+    with pytest.raises(RunError, match=r"config\.json"):
+        read_config(tmp_path, RetrieveGANConfig)
 
 
 def test_a_checkpoint_that_does_not_fit_its_config_is_refused(bank, tmp_path):
     save(trainer_of(bank, small()), bank, tmp_path)
     other = replace(demo().retrieval, width=16)
-    with pytest.raises(checkpoint.RunError, match="was the config edited"):
+    with pytest.raises(RunError, match="was the config edited"):
         restore(trainer_of(bank, small(retrieval=other)), bank, tmp_path)
 
 
@@ -47,7 +48,7 @@ def test_a_checkpoint_of_another_bank_is_refused(bank, tmp_path):
     path = tmp_path / checkpoint.NAME
     state = torch.load(path, weights_only=True)
     torch.save(state | {"bank": "f" * 64}, path)
-    with pytest.raises(checkpoint.RunError, match="ffffffffffff"):
+    with pytest.raises(RunError, match="ffffffffffff"):
         restore(trainer, bank, tmp_path)
 
 
@@ -56,7 +57,7 @@ def test_a_checkpoint_cut_short_is_one_clear_line(bank, tmp_path):
     save(trainer, bank, tmp_path)
     path = tmp_path / checkpoint.NAME
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(checkpoint.RunError, match="cannot be read"):
+    with pytest.raises(RunError, match="cannot be read"):
         restore(trainer, bank, tmp_path)
 
 
@@ -86,7 +87,7 @@ def test_a_full_disk_is_one_line_that_leaves_the_last_checkpoint_and_nothing_els
     write = torch.save
     monkeypatch.setattr(torch, "save", lambda state, file: write(state, FullDisk(file, room)))
     full = rf"cannot write {tmp_path}/checkpoint\.pt: No space left on device; "
-    with pytest.raises(checkpoint.RunError, match=f"{full}there was no checkpoint yet"):
+    with pytest.raises(RunError, match=f"{full}there was no checkpoint yet"):
         save(trainer, bank, tmp_path)
     assert list(tmp_path.iterdir()) == [config]
     monkeypatch.setattr(torch, "save", write)
@@ -94,7 +95,7 @@ def test_a_full_disk_is_one_line_that_leaves_the_last_checkpoint_and_nothing_els
     monkeypatch.setattr(torch, "save", lambda state, file: write(state, FullDisk(file, room)))
     trainer.step_number = 3
     kept = rf"the last checkpoint is kept: mend this and go on with --resume {tmp_path}"
-    with pytest.raises(checkpoint.RunError, match=full + kept):
+    with pytest.raises(RunError, match=full + kept):
         save(trainer, bank, tmp_path)
     assert sorted(tmp_path.iterdir()) == [tmp_path / checkpoint.NAME, config]
     restore(trainer, bank, tmp_path)

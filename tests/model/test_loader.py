@@ -1,5 +1,6 @@
 """Batches in an order that can resume, whatever the number of loader processes."""
 
+import os
 from functools import partial
 
 import torch
@@ -11,7 +12,12 @@ from pipeline.stream import BatchSampler
 
 def batches_of(bank, *, workers, first_step=0, count=3):
     batches = training_batches(
-        bank, partial(scene_batch, k=3), batch=4, seed=7, first_step=first_step, workers=workers
+        bank,
+        partial(scene_batch, k=3),
+        batch_size=4,
+        seed=7,
+        first_step=first_step,
+        workers=workers,
     )
     return [next(batches) for _ in range(count)]
 
@@ -36,3 +42,12 @@ def test_a_run_that_goes_on_is_given_the_batches_that_it_missed(bank):
     whole = batches_of(bank, workers=0, count=5)
     rest = batches_of(bank, workers=2, first_step=3, count=2)
     assert [b.image_ids.tolist() for b in rest] == [b.image_ids.tolist() for b in whole[3:]]
+
+
+def test_ctrl_c_in_a_terminal_does_not_reach_a_loaders_process(bank):
+    def group(*_):
+        return os.getpgrp()
+
+    for workers, alone in ((0, False), (1, True)):
+        loaded = training_batches(bank, group, batch_size=4, seed=7, first_step=0, workers=workers)
+        assert (next(loaded) != os.getpgrp()) == alone

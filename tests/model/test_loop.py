@@ -1,12 +1,18 @@
 """The training loop: what it writes, and that an interruption costs nothing."""
 
 import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
-from model import checkpoint, loop
+from model import loop
 from model.loop import restore, train
+from model.run_folder import RunError
+from pipeline.errors import Stopped
 from tests.model.small_runs import losses_of, small, trainer_of
 
 
@@ -38,7 +44,7 @@ def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path
 
 
 def test_an_image_larger_than_the_banks_is_refused_before_the_first_step(bank):
-    with pytest.raises(checkpoint.RunError, match=r"256 px, but those of .* are of 128 px"):
+    with pytest.raises(RunError, match=r"256 px, but those of .* are of 128 px"):
         trainer_of(bank, small(image_px=256))
 
 
@@ -48,12 +54,82 @@ def test_a_file_of_a_run_that_cannot_be_written_is_one_line(bank, tmp_path, name
         (tmp_path / name).write_text("a file")
     else:
         (tmp_path / name).mkdir()
-    with pytest.raises(checkpoint.RunError, match=rf"cannot write {tmp_path}/{name}: "):
+    with pytest.raises(RunError, match=rf"cannot write {tmp_path}/{name}: "):
         train(trainer_of(bank, small()), bank, tmp_path)
 
 
 def test_a_disk_that_is_full_at_a_steps_line_of_the_log_is_one_line(bank, tmp_path, monkeypatch):
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
     monkeypatch.setattr(loop, "_keep_log_until", lambda *_: None)  # it would read without end
-    with pytest.raises(checkpoint.RunError, match=r"log\.jsonl: No space left on device"):
+    with pytest.raises(RunError, match=r"log\.jsonl: No space left on device"):
         train(trainer_of(bank, small()), bank, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_is_saved_and_goes_on_as_if_it_never_had_been(
+    usual_signals, bank, tmp_path, monkeypatch, number
+):
+    """The signal comes while a batch is loaded."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    stopped.mkdir()
+    uninterrupted = trainer_of(bank, small())
+    load_batch = uninterrupted.load_batch
+    train(uninterrupted, bank, whole)
+    loaded = []
+
+    def interrupted(bank, image_ids):
+        if multiprocessing.parent_process() is not None:
+            loaded.append(image_ids)
+            if len(loaded) == 2:
+                os.kill(os.getppid(), number)
+        return load_batch(bank, image_ids)
+
+    execution = replace(small().execution, loader_workers=1)
+    trainer = trainer_of(bank, small(execution=execution))
+    monkeypatch.setattr(type(trainer), "load_batch", staticmethod(interrupted))
+    with pytest.raises(Stopped, match=f"^stopped at step [12]; saved: .* --resume {stopped} goes"):
+        train(trainer, bank, stopped)
+    again = trainer_of(bank, small())
+    restore(again, bank, stopped)
+    assert again.step_number == trainer.step_number
+    train(again, bank, stopped)
+    assert losses_of(stopped) == losses_of(whole)
+    for name, network in again.networks.items():
+        weights = uninterrupted.networks[name].state_dict()
+        assert all(torch.equal(each, weights[key]) for key, each in network.state_dict().items())
+
+
+def test_signals_do_after_a_training_what_they_did_before(usual_signals, bank, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    train(trainer_of(bank, small(steps=1)), bank, tmp_path)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once(usual_signals, bank, tmp_path):
+    trainer = trainer_of(bank, small())
+    trainer.step = lambda _: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]
+    with pytest.raises(KeyboardInterrupt) as ended:
+        train(trainer, bank, tmp_path)
+    assert not isinstance(ended.value, Stopped)
+    assert not (tmp_path / "log.jsonl").read_text()
+
+
+def test_a_stop_in_the_last_step_is_a_run_that_is_done(usual_signals, bank, tmp_path):
+    trainer = trainer_of(bank, small(steps=1))
+    step = trainer.step
+    trainer.step = lambda batch: (os.kill(os.getpid(), signal.SIGINT), step(batch))[1]
+    train(trainer, bank, tmp_path)
+    assert trainer.step_number == 1
+
+
+def test_an_ignored_signal_stays_ignored(bank, tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trainer = trainer_of(bank, small(steps=2))
+    step = trainer.step
+    trainer.step = lambda batch: (os.kill(os.getpid(), signal.SIGINT), step(batch))[1]
+    try:
+        train(trainer, bank, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert trainer.step_number == 2

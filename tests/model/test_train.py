@@ -1,27 +1,173 @@
-"""The training command: how a run goes on, and what cannot change then."""
+"""The training command: its flags, how a run goes on, and what cannot change then."""
 
 import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from model import checkpoint
+from model.config import flags_of
 from model.loop import train
-from model.train import TrainOptions, main
+from model.recipes import RECIPES
+from model.run_folder import RunError, new_run, read_run, writing_alone
+from model.train import ALIASES, main
+from pipeline.errors import UserError
 from pipeline.options import write_json
-from tests.model.small_runs import losses_of, small, trainer_of
+from tests.model.small_runs import losses_of, options_of, small, trainer_of
 
 
-def test_a_run_beyond_its_last_step_is_not_called_trained(bank, tmp_path):
-    train(trainer_of(bank, small()), bank, tmp_path)
+@pytest.fixture
+def stopped(bank, tmp_path):
+    """A run that has its config and no more."""
     write_json(tmp_path / "config.json", {"bank": str(bank.path), "train": small()})
-    with pytest.raises(checkpoint.UserError, match="at step 4 already, beyond --steps 2"):
-        main(TrainOptions(resume=tmp_path, steps=2))
+    return tmp_path
 
 
-@pytest.mark.parametrize("other", [{"batch": 3}, {"recipe": "demo"}, {"gt_in_candidates": True}])
-def test_what_cannot_change_in_a_run_that_goes_on_is_refused(tmp_path, other):
-    with pytest.raises(ValueError, match="cannot change in a run that goes on"):
-        TrainOptions(resume=tmp_path, **other)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_shows_every_field_with_the_recipes_own_default(recipe, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # wider, it has two columns
+    with pytest.raises(SystemExit):
+        options_of("--recipe", recipe, "--help")
+    shown = capsys.readouterr().out
+    words = " ".join(line.strip("│ ") for line in shown.splitlines()).replace(",", "")
+    _, *parts = re.split(r" (?=--(?!\S*\bno-)\S+ (?:--|[A-Z{[]))", words)
+    by_flag = {part.split(" ")[0].rstrip(","): part for part in parts}
+    for flag, value in flags_of(RECIPES[recipe]()).items():
+        text = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        assert f"(default: {text})" in by_flag[flag]
+    assert "None" not in shown
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_without_further_flags_a_recipe_is_what_it_is(recipe):
+    assert options_of("--bank", "b", "--recipe", recipe).config == RECIPES[recipe]()
+    assert options_of("--bank", "b", f"--recipe={recipe}").config == RECIPES[recipe]()
+    assert options_of("--bank", "b").config == RECIPES["paper"]()
+
+
+def test_every_part_of_a_config_is_given_by_its_flag():
+    config = options_of(
+        *("--losses.gt-selection", 0, "--retrieval.temperature", 0.5, "--retrieval.candidates", 3),
+        *("--lr-generator", 1e-5, "--batch-size", 2, "--loader-workers", 0, "--device", "cuda:1"),
+        *("--retrieval.no-same-patch-allowed", "--generator.crop-channels", 8, 16),
+    ).config
+    paper = RECIPES["paper"]()
+    changed = {flag: v for flag, v in flags_of(config).items() if v != flags_of(paper)[flag]}
+    assert changed == {
+        "--losses.gt-selection": 0.0,
+        "--retrieval.temperature": 0.5,
+        "--retrieval.candidates": 3,
+        "--lr-generator": 1e-5,
+        "--batch-size": 2,
+        "--loader-workers": 0,
+        "--device": "cuda:1",
+        "--retrieval.same-patch-allowed": False,
+        "--generator.crop-channels": (8, 16),
+    }
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--image-size", "64"),
+        ("--retrieval", "random"),
+        ("--relaxation", "soft"),
+        ("--start=best",),
+        ("--gt-in-candidates",),
+        ("--recipe", "sg2im", "--mask-loss", "0.1"),
+    ],
+)
+def test_an_alias_is_another_name_of_a_flag(flags):
+    assert {flag.split("=")[0] for flag in flags} & ALIASES.keys()
+    spelled = []
+    for flag in flags:
+        name, *value = flag.split("=")
+        spelled.append("=".join([ALIASES.get(name, name), *value]))
+    config = options_of(*flags).config
+    assert config == options_of(*spelled).config
+    assert config != RECIPES[config.recipe]()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flag", "value"),
+    [
+        ("sg2im", "--retrieval", "random"),
+        ("sg2im-demo", "--retrieval.start", "best"),
+        ("sg2im", "--gt-in-candidates", None),
+        ("sg2im", "--losses.gt-selection", "1"),
+        ("paper", "--mask-loss", "0.1"),
+        ("demo", "--eval-after", "3"),
+    ],
+)
+def test_a_flag_of_another_kind_of_recipe_is_refused_as_it_was_typed(recipe, flag, value):
+    given = [flag] if value is None else [flag, value]
+    with pytest.raises(UserError, match=f"^{flag} does not go with recipe {recipe};"):
+        options_of("--recipe", recipe, *given)
+
+
+def test_a_run_beyond_its_last_step_is_not_called_trained(bank, stopped):
+    train(trainer_of(bank, small()), bank, stopped)
+    with pytest.raises(UserError, match="at step 4 already, beyond --steps 2"):
+        main(options_of("--resume", stopped, "--steps", 2))
+
+
+@pytest.mark.parametrize(
+    ("given", "flag", "was", "asked"),
+    [
+        (("--batch-size", 3), "--batch-size", 4, 3),
+        (("--recipe", "paper"), "--recipe", "demo", "paper"),
+        (("--gt-in-candidates",), "--retrieval.gt-in-candidates", False, True),
+        (("--seed", 1), "--seed", 0, 1),
+        (("--losses.boxes", 2), "--losses.boxes", 10.0, 2.0),
+    ],
+)
+def test_what_a_run_learns_from_is_fixed(stopped, given, flag, was, asked):
+    with pytest.raises(RunError, match=f"^{flag} is {was} in {stopped} and cannot become {asked}"):
+        main(options_of("--resume", stopped, *given))
+
+
+def test_a_run_goes_on_in_its_own_folder(stopped):
+    with pytest.raises(UserError, match="leave out --out"):
+        main(options_of("--resume", stopped, "--out", stopped / "other"))
+
+
+def test_how_a_run_is_executed_may_change_when_it_goes_on(bank, stopped):
+    train(trainer_of(bank, small(steps=2)), bank, stopped)
+    main(
+        options_of(
+            *("--resume", stopped, "--recipe", "demo", "--batch-size", 4, "--steps", 5),
+            *("--device", "cpu", "--loader-workers", 1, "--grid-every", 3, "--checkpoint-every", 9),
+        )
+    )
+    assert [row["step"] for row in losses_of(stopped)] == [0, 1, 2, 3, 4]
+    assert (stopped / "samples-000003.png").is_file()
+    config, _ = read_run(stopped)
+    assert replace(config, steps=4, execution=small().execution) == small()
+    execution = config.execution
+    assert (config.steps, execution.device, execution.loader_workers) == (5, "cpu", 1)
+
+
+def test_help_beside_resume_shows_the_runs_own_values(stopped, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        options_of("--resume", stopped, "--help")
+    assert "scenes per step (default: 4)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [("tpu", "give auto, cpu, cuda or cuda:N"), ("cuda:99", "CUDA devices are")]
+)
+def test_a_device_that_is_not_there_is_one_line(bank, tmp_path, device, said):
+    with pytest.raises(UserError, match=f"--device {device}: .*{said}"):
+        main(options_of("--bank", bank.path, "--out", tmp_path / "run", "--device", device))
+
+
+def test_neither_bank_nor_run_is_one_line():
+    with pytest.raises(UserError, match="give --bank BANK"):
+        main(options_of("--recipe", "demo"))
 
 
 def test_a_run_without_a_checkpoint_starts_again_with_the_same_losses(bank, tmp_path):
@@ -32,23 +178,71 @@ def test_a_run_without_a_checkpoint_starts_again_with_the_same_losses(bank, tmp_
     train(trainer_of(bank, config), bank, whole)
     (stopped / "log.jsonl").write_text('{"step": 0, "total": 0.0}\n')
     write_json(stopped / "config.json", {"bank": str(bank.path), "train": config})
-    main(TrainOptions(resume=stopped))
+    main(options_of("--resume", stopped))
     assert losses_of(stopped) == losses_of(whole)
 
 
 def test_a_file_in_the_place_of_a_new_run_is_one_line(bank, tmp_path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(checkpoint.UserError, match=r"--out .*run is a file; name a folder"):
-        main(TrainOptions(bank=bank.path, recipe="demo", out=tmp_path / "run"))
-    with pytest.raises(
-        checkpoint.UserError, match=r"cannot write .*Not a directory; mend this, or name"
-    ):
-        main(TrainOptions(bank=bank.path, recipe="demo", out=tmp_path / "run/new"))
+    flags = ("--bank", bank.path, "--recipe", "demo", "--out")
+    with pytest.raises(UserError, match=r"--out .*run is a file; name a folder"):
+        main(options_of(*flags, tmp_path / "run"))
+    with pytest.raises(UserError, match=r"cannot write .*Not a directory; mend this, or name"):
+        main(options_of(*flags, tmp_path / "run/new"))
+
+
+def test_a_run_has_one_writer(bank, stopped):
+    with writing_alone(stopped), pytest.raises(RunError, match=f"is writing {stopped}; wait"):
+        main(options_of("--resume", stopped))
+    assert not (stopped / "log.jsonl").exists()
+    with writing_alone(stopped):  # the first is done
+        pass
+
+
+def test_a_new_run_does_not_begin_in_the_folder_of_another(bank, stopped):
+    with pytest.raises(UserError, match=f"holds a run already: --resume {stopped}"):
+        main(options_of("--bank", bank.path, "--recipe", "demo", "--out", stopped))
+
+
+TRAINER = """
+import os, sys, time
+from pathlib import Path
+from model.run_folder import writing_alone
+
+with writing_alone(Path(sys.argv[1])):
+    if os.fork() == 0:
+        print("a loader's process", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_loaders_process_that_outlives_its_trainer_does_not_keep_the_run_locked(stopped, start):
+    trainer = start([sys.executable, "-c", TRAINER, str(stopped)], stdout=subprocess.PIPE)
+    trainer.stdout.readline()
+    with pytest.raises(RunError, match="another training"), writing_alone(stopped):
+        pass
+    trainer.kill()
+    trainer.wait()
+    with writing_alone(stopped):
+        pass
+
+
+def test_two_new_runs_never_share_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "00007-coco").mkdir()
+    mkdir = Path.mkdir
+
+    def after_another(folder, **options):
+        if folder.name == "00008-toy" and not folder.exists():
+            mkdir(folder)
+        mkdir(folder, **options)
+
+    monkeypatch.setattr(Path, "mkdir", after_another)
+    assert new_run(tmp_path, "toy").name == "00009-toy"
 
 
 def test_a_run_that_may_not_be_written_is_one_line(bank, tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     tmp_path.chmod(0o555)
-    with pytest.raises(checkpoint.UserError, match=r"cannot write .*Permission denied"):
-        main(TrainOptions(bank=bank.path, recipe="demo", out=tmp_path / "run"))
+    with pytest.raises(UserError, match=r"cannot write .*Permission denied"):
+        main(options_of("--bank", bank.path, "--recipe", "demo", "--out", tmp_path / "run"))

@@ -2,10 +2,11 @@
 
 import errno
 import os
+import signal
 
 import pytest
 
-from pipeline.errors import UserError, exit_code, suggestion
+from pipeline.errors import Stopped, UserError, exit_code, suggestion
 
 KNOWN = ["boat", "sky-other", "sea", "potted plant"]
 
@@ -28,6 +29,15 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_1(capsys):
 
     assert exit_code(job) == 1
     assert capsys.readouterr().err == "error: no photos at data/coco\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_work_that_was_stopped_in_good_order_says_so_and_nothing_else(capsys, number, code):
+    def job():
+        raise Stopped(number, "stopped at step 3; saved")
+
+    assert exit_code(job) == code
+    assert capsys.readouterr().err == "stopped at step 3; saved\n"
 
 
 def test_a_bug_keeps_its_traceback():

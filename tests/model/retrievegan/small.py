@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from model.batch import CandidateBatch, SceneBatch
 from model.config import (
     DiscriminatorConfig,
+    ExecutionConfig,
     GeneratorConfig,
     GraphConfig,
     LossWeights,
@@ -44,12 +45,12 @@ def small_config(**changes: Any) -> RetrieveGANConfig:
     config = RetrieveGANConfig(
         recipe="demo",
         image_px=IMAGE_PX,
-        batch=N,
+        batch_size=N,
         steps=4,
         lr_generator=2e-3,
         lr_discriminator=3e-3,
         betas=(0.5, 0.9),
-        workers=0,
+        execution=ExecutionConfig(loader_workers=0),
         graph=GraphConfig(width=6, hidden=8, layers=2),
         retrieval=retrieval,
         generator=GeneratorConfig(

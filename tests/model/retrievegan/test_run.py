@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from bank.errors import BankError
-from model.checkpoint import RunError
 from model.loop import save
 from model.recipes import demo
 from model.retrieval.choice import choose
 from model.retrievegan.run import SMALLEST_SIDE, RetrieveGANRun, tidy_boxes
 from model.retrievegan.trainer import RetrieveGANTrainer
+from model.run_folder import RunError
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene import Box, Relation, SceneGraph

@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from model.batch import with_truth
-from model.checkpoint import RunError
 from model.config import LossWeights
 from model.image_grid import patches_and_images
 from model.padding import padding_of
@@ -16,6 +15,7 @@ from model.recipes import paper
 from model.retrieval.greedy import medoid_start, retrieve, retrieve_best, start_feature
 from model.retrievegan.discriminators import crop_objects
 from model.retrievegan.trainer import RetrieveGANTrainer
+from model.run_folder import RunError
 from tests.model.retrievegan.small import (
     IMAGE_PX,
     VOCABULARY,

@@ -5,17 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model import checkpoint
 from model.batch import mean_box, scene_batch
 from model.config import LossWeights, RetrieveGANConfig
 from model.recipes import demo
+from model.run_folder import RunError
 from model.trainers import trainer_for
 
 CPU = torch.device("cpu")
 
 
 def small(**parts) -> RetrieveGANConfig:
-    config = replace(demo(), batch=4, steps=4, grid_every=4, checkpoint_every=2, decay_from=1.0)
+    config = replace(demo(), batch_size=4, steps=4, decay_from=1.0)
     return replace(config, **parts)
 
 
@@ -54,5 +54,5 @@ def test_more_candidates_than_the_bank_stores_are_refused_before_the_first_step(
     stored = replace(demo().retrieval, candidates=bank.num_candidates)
     trainer_of(bank, small(retrieval=stored))  # all of them may be used
     config = small(retrieval=replace(demo().retrieval, candidates=10_000))
-    with pytest.raises(checkpoint.RunError, match="--candidates 10000"):
+    with pytest.raises(RunError, match="--candidates 10000"):
         trainer_of(bank, config)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import RunError, read_config
 from model.config import RetrieveGANConfig
 from model.recipes import demo, sg2im_demo
 from model.retrievegan.run import RetrieveGANRun
+from model.run_folder import RunError, read_config
 from model.sg2im.network import Sg2Im
 from model.sg2im.published import save_published_sg2im
 from model.sg2im.run import Sg2ImRun, load_graph_encoder, load_network

@@ -13,6 +13,7 @@ from model import checkpoint
 from model.batch import image_batch
 from model.config import (
     DiscriminatorConfig,
+    ExecutionConfig,
     GraphConfig,
     Sg2ImConfig,
     Sg2ImGeneratorConfig,
@@ -20,12 +21,14 @@ from model.config import (
 )
 from model.loop import grid_scenes, restore, save, train
 from model.recipes import sg2im_demo
+from model.run_folder import RunError
 from model.sg2im.imagenet import normalised
 from model.sg2im.run import Sg2ImRun, graph_encoder_file, load_graph_encoder
 from model.sg2im.trainer import Sg2ImTrainer
-from model.train import TrainOptions, main
+from model.train import main
 from pipeline.options import write_json
 from pipeline.scene import Relation, SceneGraph
+from tests.model.small_runs import options_of
 
 CPU = torch.device("cpu")
 
@@ -34,10 +37,9 @@ def small(**parts) -> Sg2ImConfig:
     config = replace(
         sg2im_demo(),
         image_px=32,
-        batch=3,
+        batch_size=3,
         steps=6,
-        grid_every=6,
-        checkpoint_every=3,
+        execution=ExecutionConfig(loader_workers=0, grid_every=6, checkpoint_every=3),
         decay_from=1.0,
         eval_after=4,
         graph=GraphConfig(width=6, hidden=8, layers=2),
@@ -268,12 +270,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(bank, batc
     trainer.step(batch)
     with torch.no_grad():
         trainer.model.refinement_net.output_conv[2].bias.fill_(float("nan"))
-    with pytest.raises(checkpoint.RunError, match="'pixels' is nan at step 1"):
+    with pytest.raises(RunError, match="'pixels' is nan at step 1"):
         trainer.step(batch)
 
 
 def test_an_image_larger_than_the_banks_is_refused_before_the_first_step(bank):
-    with pytest.raises(checkpoint.RunError, match=r"256 px, but those of .* are of 128 px"):
+    with pytest.raises(RunError, match=r"256 px, but those of .* are of 128 px"):
         Sg2ImTrainer.for_bank(small(image_px=256), bank, CPU)
 
 
@@ -286,17 +288,17 @@ def test_other_candidates_do_not_keep_a_run_from_going_on(bank, tmp_path):
     torch.save(state | {"derived": "e" * 64}, path)
     restore(trainer, bank, tmp_path)
     torch.save(state | {"bank": "f" * 64}, path)
-    with pytest.raises(checkpoint.RunError, match="ffffffffffff"):
+    with pytest.raises(RunError, match="ffffffffffff"):
         restore(trainer, bank, tmp_path)
 
 
 def test_the_command_trains_resumes_and_says_that_no_mask_is_learned(bank, tmp_path, capsys):
     write_json(tmp_path / "config.json", {"bank": str(bank.path), "train": small(steps=1)})
-    main(TrainOptions(resume=tmp_path))
+    main(options_of("--resume", tmp_path))
     said = capsys.readouterr().out
     assert "loss has weight 0" in said
     assert "recipe sg2im-demo" in said
-    main(TrainOptions(resume=tmp_path, steps=2))
+    main(options_of("--resume", tmp_path, "--steps", 2))
     assert [row["step"] for row in losses_of(tmp_path)] == [0, 1]
 
 

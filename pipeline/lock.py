@@ -1,0 +1,33 @@
+"""One process at a time writes a folder."""
+
+import errno
+import fcntl
+import os
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.files import UNSUPPORTED
+
+# Of Lustre mounted without flock, NFS without its lock daemon, some FUSE.
+NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}
+
+
+def lock(file: IO[Any], folder: Path) -> bool:
+    """Lock an open file of the folder for as long as this process has it open; False where another
+    process has locked it. On a file system without locks a note says so, and it is True."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(
+            f"note: {folder} lies on a file system without locks ({error.strerror}): see to it "
+            f"that nothing else writes it at the same time",
+            file=sys.stderr,
+        )
+    # A forked process (a loader's) would hold the lock for as long as it lives.
+    os.register_at_fork(after_in_child=file.close)
+    return True
