@@ -58,7 +58,8 @@ class DataFolder:
 
     def has_broken_link(self, folder: str) -> bool:
         """Whether the folder or one that it lies in is a link that leads nowhere."""
-        paths = (self.path / folder, *(self.path / p for p in PurePosixPath(folder).parents))
+        forms = map(PurePosixPath, _forms(folder))
+        paths = (self.path / part for form in forms for part in (form, *form.parents))
         return any(path.is_symlink() and not path.exists() for path in paths)
 
     def names(self, folder: str, suffix: str) -> list[str]:
