@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bank.errors import BankError
@@ -109,6 +110,20 @@ def write_table(path: Path, table: pa.Table) -> None:
     """`save_table` to a path that takes its name when the bytes are on the disk."""
     with written(path) as partial:
         save_table(partial, table)
+
+
+def write_sorted(path: Path, table: pa.Table, key: str) -> None:
+    """`write_table` of the rows by rising key, with no more than a column of them in memory."""
+    order = pc.sort_indices(table.column(key))
+    with (
+        writing(path),
+        tempfile.TemporaryDirectory(prefix=path.name, suffix=PARTIAL, dir=path.parent) as folder,
+    ):
+        columns = []
+        for name in table.column_names:
+            save_table(Path(folder) / name, table.select([name]).take(order))
+            columns.append(read_table(Path(folder) / name).column(name))
+        write_table(path, pa.Table.from_arrays(columns, schema=table.schema))
 
 
 def save_table(path: Path, table: pa.Table) -> None:

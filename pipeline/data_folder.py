@@ -7,6 +7,7 @@ import lzma
 import os
 import stat
 import struct
+import sys
 import unicodedata
 import zipfile
 import zlib
@@ -26,6 +27,8 @@ SAYS_UTF_8, UNICODE_PATH = 0x800, 0x7075  # a flag of a zip's member, and a part
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error)
 
 
+LARGE_BYTES = 50_000_000  # of an annotation file: that it is being read is said
+MOST_BYTES = 20_000_000_000  # far more than the largest, which is COCO's: 1.2 GB
 MACOS = "__MACOSX/"  # what its packer adds of its own to a zip
 
 
@@ -60,7 +63,8 @@ class DataFolder:
 
     def has_broken_link(self, folder: str) -> bool:
         """Whether the folder or one that it lies in is a link that leads nowhere."""
-        paths = (self.path / folder, *(self.path / p for p in PurePosixPath(folder).parents))
+        forms = map(PurePosixPath, _forms(folder))
+        paths = (self.path / part for form in forms for part in (form, *form.parents))
         return any(path.is_symlink() and not path.exists() for path in paths)
 
     def names(self, folder: str, suffix: str) -> list[str]:
@@ -149,7 +153,7 @@ class DataFolder:
         with self.open(file) as opened:
             return opened.read()
 
-    def read_input(self, file: str, inputs: dict[str, str], most_bytes: int) -> bytes:
+    def read_input(self, file: str, inputs: dict[str, str], most_bytes: int = MOST_BYTES) -> bytes:
         """An annotation file whole, its SHA-256 noted in `inputs`; DatasetError where it cannot
         be read or is larger than any such file."""
         try:
@@ -158,6 +162,8 @@ class DataFolder:
                     f"{self.where(file)} has {size:,} bytes, more than {most_bytes:,}: this is no "
                     f"file of that kind; download it again"
                 )
+            if size > LARGE_BYTES:
+                print(f"reading {self.where(file)}, {size / 1e6:,.0f} MB", file=sys.stderr)
             data = self.read(file)
         except OSError as error:
             reason = error.strerror or error

@@ -2,10 +2,28 @@
 
 import codecs
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from pipeline.checks import BROKEN
 from pipeline.errors import DatasetError
+
+DECLINED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def decoded(data: Any, decode: Callable[[Any], Any], where: str) -> Any:
+    """What msgspec's `decode` makes of bytes or of a raw part of them. Where it declines, the
+    standard library reads them, or says why it cannot; then parts are values, which stay as they
+    are."""
+    if not isinstance(data, bytes | msgspec.Raw):
+        return data
+    try:
+        return decode(data)
+    except DECLINED:
+        return json_value(bytes(data), where, BROKEN)
 
 
 def read_json(path: Path, remedy: str) -> Any:
@@ -26,6 +44,7 @@ def json_value(data: bytes, where: str, remedy: str) -> Any:
         what = f"{where} is not UTF-8 text at byte {start + error.start:,} of {len(data):,}"
         raise DatasetError(f"{what}; {remedy}") from error
     try:
+        json.loads(text, object_pairs_hook=len)  # a file that breaks off late would fill the memory
         return json.loads(text)
     except json.JSONDecodeError as error:
         offset = start + len(text[: error.pos].encode("utf-8"))

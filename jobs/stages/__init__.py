@@ -5,7 +5,7 @@ additions.py      which photos a finished bank lacks
 cut.py            plan shards and cut them (cutting.py: one shard; cluster.py: by which workers;
                   attempts.py, probe.py: photos that crash a worker)
 copy_shards.py    shards of a finished bank, without some photos
-assemble.py       shards -> tables (merge.py), vocabulary.json, failures.jsonl
+assemble.py       shards -> tables, vocabulary.json, failures.jsonl
 derive.py         tables -> networks, vectors, index, candidates
 complete.py       all files -> croissant.json, manifest.json
 

@@ -11,9 +11,8 @@ import pyarrow as pa
 from bank.contents import write_vocabulary
 from bank.errors import BankError
 from bank.files import canonical_json
-from bank.table import PATCHES, PHOTOS, SCENES, read_table
+from bank.table import PATCHES, PHOTOS, SCENES, read_table, write_sorted
 from jobs.stages.cutting import read_shard_failures
-from jobs.stages.merge import write_merged
 from jobs.stages.receipts import WORK
 from pipeline.checks import clip
 from pipeline.files import write_bytes
@@ -67,9 +66,10 @@ def _none_usable(left_out: Sequence[LeftOut], failures: Path) -> str:
 
 
 def _merge(path: Path, parts: Sequence[Path], schema: pa.Schema, key: str) -> int:
-    """The shards' tables of one kind -> the bank's; how many rows it has."""
+    """The shards' tables of one kind -> the bank's, by rising key; how many rows it has."""
     tables = [read_table(part, schema.names) for part in parts] or [schema.empty_table()]
-    return write_merged(path, tables, schema, key)
+    write_sorted(path, pa.concat_tables(tables).select(schema.names), key)
+    return sum(table.num_rows for table in tables)
 
 
 def _line(row: LeftOut) -> bytes:

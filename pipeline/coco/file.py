@@ -5,7 +5,6 @@ message names its place. msgspec reads what is well formed; where it declines, t
 reads again and says why.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -32,7 +31,7 @@ from pipeline.coco.boxes import BoxTally
 from pipeline.coco.layout import Part
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
-from pipeline.json_file import json_value
+from pipeline.json_file import decoded
 from pipeline.masks import usable_segmentation
 from pipeline.progress import progress
 from pipeline.scene import IMAGE, MAX_IMAGE_ID, MAX_OBJECT_INDEX, AnnotatedObject, Photo
@@ -42,9 +41,7 @@ Kind = Literal["instances", "stuff"]
 
 MIN_AREA = 0.02  # of the photo; a box must cover more (sg2im)
 
-LARGE_BYTES = 50_000_000  # a file of which is said that it is being read
 LOOKED_AT = 20  # photos, to find the folder that they lie in
-MOST_BYTES = 20_000_000_000  # far more than COCO's largest, which is read whole: 1.2 GB
 
 
 class LargeObject(NamedTuple):
@@ -121,16 +118,15 @@ def read_file(
     """`stuff_photos`: stuff of other photos is as if it were not there; None: all counts."""
     name = part.instances if kind == "instances" else part.stuff
     assert name is not None
-    data = _read(reading, name)
-    file = _parse(data, reading.folder.where(name), kind)
-    del data
     path = reading.folder.where(name)
+    file = _parse(reading.folder.read_input(name, reading.inputs), path, kind)
     categories = _read_categories(file.categories, reading.categories, path)
     _read_photos(file, reading, part, path)
     photos = reading.photos[part.name]
     entries = progress(file.annotations, name, len(file.annotations), "annotation")
+    decode = msgspec.json.Decoder(_Annotation).decode
     for position, entry in enumerate(entries):
-        annotation = _annotation(entry, path, position)
+        annotation = decoded(entry, decode, f"{path}, annotation at place {position},")
         place = _Place(path, annotation, position)
         gathered = _photo_of(annotation, photos, place)
         if stuff_photos is not None and gathered.photo.image_id not in stuff_photos:
@@ -140,18 +136,10 @@ def read_file(
         _add(annotation, gathered, categories, place, reading)
 
 
-def _read(reading: Reading, name: str) -> bytes:
-    folder = reading.folder
-    if folder.has(name) and (size := folder.size(name)) > LARGE_BYTES:
-        print(f"reading {folder.where(name)}, {size / 1e6:,.0f} MB", file=sys.stderr)
-    return folder.read_input(name, reading.inputs, MOST_BYTES)
-
-
 def _parse(data: bytes, path: str, kind: Kind) -> _File:
-    try:
-        return msgspec.json.decode(data, type=_File)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        value = json_value(data, path, BROKEN)
+    value = decoded(data, msgspec.json.Decoder(_File).decode, path)
+    if isinstance(value, _File):
+        return value
     if not isinstance(value, dict):
         raise DatasetError(f"{path} holds a {kind_of(value)} where COCO has an object; {BROKEN}")
     for key in ("images", "annotations", "categories"):
@@ -159,19 +147,6 @@ def _parse(data: bytes, path: str, kind: Kind) -> _File:
             what = f"has no {key!r}" if key not in value else f"has {key!r} that is not a list"
             raise DatasetError(f"{path} {what}; COCO's {kind} files have a list of them")
     return _File(value["images"], value["annotations"], value["categories"], value.get("licenses"))
-
-
-_decode_annotation = msgspec.json.Decoder(_Annotation).decode
-
-
-def _annotation(entry: Any, path: str, position: int) -> Any:
-    """A value that is parsed, or parsed now."""
-    if not isinstance(entry, msgspec.Raw):
-        return entry
-    try:
-        return _decode_annotation(entry)
-    except (msgspec.MsgspecError, RecursionError):
-        return json_value(bytes(entry), f"{path}, annotation at place {position},", BROKEN)
 
 
 def _read_categories(values: list[Any], known: dict[int, str], path: str) -> dict[int, str]:
@@ -315,24 +290,13 @@ def _add(
 
 def annotated_object(large: LargeObject, photo: Photo) -> AnnotatedObject:
     """With its segmentation parsed and checked."""
+    where = f"{large.path}, annotation {large.label}"
+    values = decoded(large.segmentation, msgspec.json.decode, f"{where}, its segmentation")
     try:
-        segmentation = usable_segmentation(_segmentation(large), photo.width, photo.height)
+        segmentation = usable_segmentation(values, photo.width, photo.height)
     except ValueError as error:
-        raise DatasetError(
-            f"{large.path}, annotation {large.label}: its segmentation is malformed: {error}"
-        ) from error
+        raise DatasetError(f"{where}: its segmentation is malformed: {error}") from error
     return AnnotatedObject(large.object_index, large.category, large.box_px, segmentation)
-
-
-def _segmentation(large: LargeObject) -> Any:
-    entry = large.segmentation
-    if not isinstance(entry, msgspec.Raw):
-        return entry
-    try:
-        return msgspec.json.decode(entry)
-    except (msgspec.MsgspecError, RecursionError):
-        where = f"{large.path}, annotation {large.label}, its segmentation"
-        return json_value(bytes(entry), where, BROKEN)
 
 
 def _label(value: Any, position: int) -> str:

@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec import UNSET
 
+from pipeline.checks import BROKEN
 from pipeline.data_folder import DataFolder
-from pipeline.json_stream import JsonList
+from pipeline.errors import DatasetError
+from pipeline.json_file import decoded
+from pipeline.progress import progress
 from pipeline.visual_genome.layout import Kind, annotation_file
 from pipeline.visual_genome.release import ReleaseCheck
 from pipeline.visual_genome.shapes import (
@@ -39,10 +43,15 @@ class Source:
         file = annotation_file(self.folder, kind)
         where = self.folder.where(file)
         release = ReleaseCheck(where, kind, str(self.folder))
-        listed, seen = JsonList(self.folder, file), set[int]()
-        for place, value in enumerate(listed):
-            release.look_at_value(value)
-            entry = shaped(value, shape, f"{where}, {_photo_of(value)}entry {place}")
+        decode, seen = msgspec.json.Decoder(shape, strict=False).decode, set[int]()
+        listed = self._listed(file, where)
+        for place, raw in enumerate(progress(listed, file, len(listed), "photo")):
+            at = f"{where}, entry {place},"
+            entry = decoded(raw, decode, at)
+            if not isinstance(entry, shape) or entry.image_id is UNSET:
+                value = decoded(raw, msgspec.json.decode, at)
+                release.look_at_value(value)
+                entry = shaped(value, shape, f"{where}, {_photo_of(value)}entry {place}")
             release.look_at_entry(entry)
             if entry.image_id is UNSET:
                 self.without_id.setdefault(file, []).append(place)
@@ -52,7 +61,14 @@ class Source:
             seen.add(entry.image_id)
             yield entry.image_id, entry
         release.finish()
-        self.inputs[file] = listed.sha256
+
+    def _listed(self, file: str, where: str) -> list[Any]:
+        """The file's entries, raw: it is read whole, and parsed one by one."""
+        decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
+        value = decoded(self.folder.read_input(file, self.inputs), decode, where)
+        if not isinstance(value, list):
+            raise DatasetError(f"{where} holds no list, as Visual Genome's files do; {BROKEN}")
+        return value
 
     def where(self, kind: Kind, image_id: int, place: int) -> str:
         """How a message names an item of a photo's list."""

@@ -86,9 +86,12 @@ Shape = TypeVar("Shape")
 
 
 def shaped(value: Any, shape: type[Shape], where: str) -> Shape:
-    """The value as a record; DatasetError, beginning with `where`, names the place in it."""
+    """The value as a record; DatasetError, beginning with `where`, names the place in it.
+
+    Not strict: tools write 7 as 7.0 or as "7" too.
+    """
     try:
-        return convert(value, shape)
+        return convert(value, shape, strict=False)
     except ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
         path = path.rstrip("`").lstrip(".")

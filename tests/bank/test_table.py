@@ -13,6 +13,7 @@ from bank.table import (
     read_vectors,
     rows_digest,
     vectors_to_fill,
+    write_sorted,
     write_table,
     write_vectors,
 )
@@ -42,6 +43,46 @@ def test_the_bytes_do_not_show_in_which_pieces_a_table_came(tmp_path):
 def test_an_empty_table_is_a_table(tmp_path):
     write_table(tmp_path / "a.arrow", table().slice(0, 0))
     assert read_table(tmp_path / "a.arrow", ["id"]).num_rows == 0
+
+
+def shared_out(count, parts, nulls):
+    """Keys from 0, every part's rising, as splits share out photos."""
+    rng = np.random.default_rng(count)
+    part_of = rng.integers(0, parts, count)
+    rows = [
+        {
+            "key": k,
+            "name": "\u00df" * (k % 4) + str(k) * (k % 3),
+            "x": rng.random(),
+            "digest": None if nulls and k % 5 == 0 else rng.bytes(5),
+            "bytes": None if nulls and k % 3 == 0 else k * 7,
+        }
+        for k in range(count)
+    ]
+    kinds = {"key": pa.int64(), "name": pa.string(), "x": pa.float32()}
+    schema = pa.schema({**kinds, "digest": pa.binary(5), "bytes": pa.int64()})
+    return [
+        pa.Table.from_pylist([rows[k] for k in np.flatnonzero(part_of == part)], schema)
+        for part in range(parts)
+    ]
+
+
+@pytest.mark.parametrize("nulls", [False, True])
+@pytest.mark.parametrize(("count", "parts"), [(0, 1), (1, 1), (8, 3), (100, 7), (333, 40)])
+def test_what_is_written_sorted_is_the_sorted_table(tmp_path, nulls, count, parts):
+    for number, part in enumerate(tables := shared_out(count, parts, nulls)):
+        write_table(tmp_path / f"part-{number}.arrow", part)
+    mapped = [read_table(tmp_path / f"part-{number}.arrow") for number in range(parts)]
+    cut = [mapped[0].slice(0, 3), *mapped[1:], mapped[0].slice(3)]
+    for name, parts_ in (("whole", tables), ("mapped", mapped), ("cut", cut)):
+        write_sorted(tmp_path / f"{name}.arrow", pa.concat_tables(parts_), "key")
+    write_table(tmp_path / "wanted.arrow", pa.concat_tables(tables).sort_by("key"))
+    wanted = (tmp_path / "wanted.arrow").read_bytes()
+    for name in ("whole", "mapped", "cut"):
+        assert (tmp_path / f"{name}.arrow").read_bytes() == wanted
+    with pa.memory_map(str(tmp_path / "cut.arrow")) as file:
+        assert pa.ipc.open_file(file).num_record_batches == (1 if count else 0)
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".arrow"] == []
 
 
 def test_vectors_come_back_with_their_ids(tmp_path):

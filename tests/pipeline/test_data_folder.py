@@ -226,6 +226,20 @@ def test_a_name_is_found_in_whatever_form_of_unicode_it_lies(tmp_path, lies, ask
     assert read_photo(folder, asked) == b"a photo"
 
 
+@pytest.mark.parametrize(("lies", "asked"), [(COMPOSED, APART), (APART, COMPOSED)])
+def test_a_link_that_leads_nowhere_is_found_in_whatever_form_of_unicode_it_lies(
+    tmp_path, lies, asked
+):
+    parent = lies.split("/")[0]
+    folder = DataFolder(tmp_path)
+    (tmp_path / parent).symlink_to("nowhere")
+    for name in (lies, asked):
+        assert folder.has_broken_link(name)
+        assert folder.has_broken_link(name.split("/")[0])
+    (tmp_path / "nowhere").mkdir()
+    assert not folder.has_broken_link(asked)
+
+
 def test_of_two_names_that_show_alike_each_is_read_as_it_is_asked_for(tmp_path):
     for name in (COMPOSED, APART):
         (tmp_path / name).parent.mkdir()

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
+from pipeline.options import to_json
 from pipeline.visual_genome.reader import read_visual_genome
 from tests.pipeline.visual_genome_files import SMALL_RULES, files, listed_object, relation, write
 
@@ -61,9 +62,9 @@ def test_of_a_photo_that_is_listed_twice_the_later_list_stands(tmp_path, content
 HUGE = 10**400
 BAD = [
     ("image_data.json", (0, "width"), -800, "photo 1, entry 0, width -800: Expected int >= 1"),
-    ("image_data.json", (0, "height"), "600", "photo 1, entry 0, height '600': Expected int"),
+    ("image_data.json", (0, "height"), "6o0", "photo 1, entry 0, height '6o0': Expected int"),
     ("image_data.json", (0, "width"), HUGE, "photo 1, entry 0, width 1000"),
-    ("image_data.json", (1, "image_id"), "2", "entry 1, image_id '2': Expected int"),
+    ("image_data.json", (1, "image_id"), "2.5", "entry 1, image_id '2.5': Expected int"),
     ("image_data.json", (1, "image_id"), -2, "photo -2, entry 1, image_id -2: Expected int >= 0"),
     ("image_data.json", (1, "image_id"), 1 << 47, "Expected int <= 140737488355327"),
     ("image_data.json", (1, "image_id"), True, "image_id True: Expected int, got bool"),
@@ -85,12 +86,12 @@ BAD = [
     ("objects.json", (2,), None, "entry 2: Expected object, got null"),
     ("relationships.json", (1, "relationships", 0, "predicate"), 3, "photo 2, entry 1, relation"),
     ("relationships.json", (1, "relationships", 0, "subject"), [], "relationships[0].subject: "),
-    ("relationships.json", (1, "relationships", 0, "object", "object_id"), "9", "object_id '9'"),
+    ("relationships.json", (1, "relationships", 0, "object", "object_id"), "ix", "object_id 'ix'"),
     ("attributes.json", (1, "attributes", 0, "attributes"), "green", "attributes[0].attributes "),
     ("attributes.json", (1, "attributes", 0, "attributes"), [None], "attributes[0].attributes[0]"),
     ("vg_splits.json", ("val",), {}, "vg_splits.json, val: Expected array, got object"),
-    ("vg_splits.json", ("val", 1), "12", "vg_splits.json, val[1] '12': Expected int, got str"),
-    ("vg_splits.json", ("val", 1), 12.0, "vg_splits.json, val[1] 12.0: Expected int"),
+    ("vg_splits.json", ("val", 1), "b", "vg_splits.json, val[1] 'b': Expected int, got str"),
+    ("vg_splits.json", ("val", 1), 1.5, "vg_splits.json, val[1] 1.5: Expected int"),
     ("vg_splits.json", ("val", 1), 3, "val[1]: photo 3 is in 'train' already"),
     ("vg_splits.json", ("val", 1), 11, "val[1]: photo 11 is in 'val' already"),
     ("attributes.json", (1, "\ud800"), 0, r"photo 2, entry 1: '\ud800' in it is no character"),
@@ -110,6 +111,23 @@ def test_a_value_of_another_kind_is_refused_by_file_photo_and_place(
     said = refusal(tmp_path, content)
     assert said.startswith(f"{tmp_path / file}")
     assert message in said
+
+
+@pytest.mark.parametrize("write", [float, str], ids=["as a float", "as text"])
+def test_whole_numbers_may_be_written_otherwise(tmp_path, content, write):
+    (tmp_path / "plain").mkdir()
+    plain = read(tmp_path / "plain", content)
+
+    def otherwise(value):
+        if isinstance(value, dict):
+            return {key: otherwise(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [otherwise(inner) for inner in value]
+        return write(value) if type(value) is int else value
+
+    found = read(tmp_path, {n: otherwise(v) for n, v in content.items()})
+    assert found.photos == plain.photos
+    assert json.dumps(to_json(found.photos[0])) == json.dumps(to_json(plain.photos[0]))
 
 
 @pytest.mark.parametrize("key", ["object_id", "names", "x", "h"])
@@ -154,12 +172,12 @@ def test_an_unfit_predicate_or_attribute_is_refused_where_it_is_frequent(tmp_pat
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda data: data[: len(data) // 2], "is not a whole JSON list at byte"),
-        (lambda data: b'{"a": ' + data + b"}", "at byte 0 of"),
-        (lambda data: b"<html>404</html>", "a list should begin, but there is '<'"),
-        (lambda data: data[:20] + b"\xff" + data[21:], "is not UTF-8 text at byte 20 of"),
-        (lambda data: data[:-1] + b", " + b"[" * 200_000, "brackets nest too deeply"),
-        (lambda data: data[:-1] + b', {"image_id": NaN}]', "NaN is no number of JSON's"),
+        (lambda data: data[: len(data) // 2], "is not JSON at byte"),
+        (lambda data: b'{"a": ' + data + b"}", "holds no list"),
+        (lambda data: b"<html>404</html>", "is not JSON at byte 0 of"),
+        (lambda data: data[:20] + b"\xff" + data[21:], "is not UTF-8 text at byte"),
+        (lambda data: data[:-1] + b", " + b"[" * 200_000, "nests brackets too deeply"),
+        (lambda data: data[:-1] + b', {"image_id": NaN}]', "image_id nan: Expected int"),
         (lambda data: data[:-1] + b', {"image_id": 1e999}]', "image_id inf: Expected int"),
     ],
 )
