@@ -24,9 +24,9 @@ def progress(
 ) -> Iterator[T]:
     """Pass `items` on and show how far they are; `total` is how many there will be.
 
-    unit    the singular, or "B": bytes
+    unit    the singular
 
-    With `size`, an item counts for so many units: `progress(chunks, ..., unit="B", size=len)`.
+    With `size`, an item counts for so many units: `progress(blocks, ..., "patch", size=len)`.
     """
     if sys.stderr.isatty():
         yield from _bar(items, what, total, unit, size)
@@ -39,25 +39,16 @@ def progress(
         now = time.monotonic()
         if now - last >= LINE_EVERY_S:
             last = now
-            shown = f"{_count(done, unit)}/{_amount(total, unit)}"
+            shown = f"{done:,}/{counted(total, unit)}"
             print(f"{what}: {shown}, {now - start:.0f} s", file=sys.stderr)
     seconds = time.monotonic() - start
-    print(f"{what}: {_amount(done, unit)} in {seconds:.1f} s", file=sys.stderr)
+    print(f"{what}: {counted(done, unit)} in {seconds:.1f} s", file=sys.stderr)
 
 
 def _bar(
     items: Iterable[T], what: str, total: int, unit: str, size: Callable[[T], int] | None
 ) -> Iterator[T]:
-    style = {"desc": what, "total": total, "unit": unit, "unit_scale": unit == "B"}
-    with tqdm(dynamic_ncols=True, **style) as bar:
+    with tqdm(desc=what, total=total, unit=unit, dynamic_ncols=True) as bar:
         for item in items:
             yield item
             bar.update(size(item) if size else 1)
-
-
-def _count(done: int, unit: str) -> str:
-    return tqdm.format_sizeof(done) if unit == "B" else f"{done:,}"
-
-
-def _amount(done: int, unit: str) -> str:
-    return f"{_count(done, unit)}B" if unit == "B" else counted(done, unit)
