@@ -251,9 +251,9 @@ def test_boxes_come_from_the_call_else_the_graph_else_the_network(opened):
 
 def test_a_wrong_number_of_patches_or_boxes_is_refused(opened):
     patches = opened.retrieve(GRAPH).patches
-    with pytest.raises(UserError, match="4 objects, but 3 patches"):
+    with pytest.raises(UserError, match="3 patches given for a graph of 4 objects"):
         opened.generate(GRAPH, patches[:3])
-    with pytest.raises(UserError, match="4 objects, but 1 boxes"):
+    with pytest.raises(UserError, match="1 box given for a graph of 4 objects"):
         opened.generate(GRAPH, patches, [Box(0, 0, 1, 1)])
 
 

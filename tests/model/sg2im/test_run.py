@@ -89,9 +89,9 @@ def test_all_unknown_names_are_in_one_line(opened):
 def test_what_is_no_graph_is_refused(opened):
     with pytest.raises(UserError, match="no objects"):
         opened.generate(SceneGraph((), ()))
-    with pytest.raises(UserError, match="3 objects, but 1 boxes"):
+    with pytest.raises(UserError, match="1 box given for a graph of 3 objects"):
         opened.generate(GRAPH, boxes=BOXES[:1])
-    with pytest.raises(UserError, match="3 objects, but 0 boxes"):
+    with pytest.raises(UserError, match="0 boxes given for a graph of 3 objects"):
         opened.generate(GRAPH, boxes=())
 
 
