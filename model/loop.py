@@ -24,6 +24,7 @@ from pipeline.errors import Stopped
 from pipeline.files import write_bytes
 from pipeline.progress import progress
 from pipeline.stopping import stop_requests
+from pipeline.wording import counted
 
 GRID_SCENES = 6
 LOG, CURVES = "log.jsonl", "tensorboard"
@@ -200,8 +201,8 @@ def _print_estimate(config: RunConfig, steps: int, one_step_s: float) -> None:
         small = config.small_recipe
         advice = "" if config.recipe == small else f"; --recipe {small} takes minutes"
         print(
-            f"about {hours:,.0f} hours on this CPU for {steps:,} steps of recipe "
-            f"{config.recipe}{advice}",
+            f"about {counted(round(hours), 'hour')} on this CPU for {counted(steps, 'step')} of "
+            f"recipe {config.recipe}{advice}",
             flush=True,
         )
 

@@ -23,6 +23,7 @@ from pipeline.errors import UserError, suggestion
 from pipeline.scene import SceneGraph, Vocabulary
 from pipeline.scene_graph import read_scene_graphs
 from pipeline.sentences import sentences
+from pipeline.wording import counted
 
 
 def sample(options: SampleOptions) -> None:
@@ -42,7 +43,8 @@ def sample(options: SampleOptions) -> None:
     seeds = range(options.seed, options.seed + options.draws)
     for (named, out), compared in zip(targets, methods, strict=True):
         print(sample_graph(named, compared, seeds, out, options.data))
-        print(f"{options.draws} image(s) of {describe_graph(named.graph)}: {out}/")
+        images = counted(options.draws, "image")
+        print(f"{images} of {describe_graph(named.graph)}: {out}/")
 
 
 def read_graphs(

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -278,6 +279,24 @@ def test_the_report_holds_the_runs_pictures_and_scores(options, finished):
         assert row in page
 
 
+@pytest.fixture
+def commands_run_here(monkeypatch):
+    """A demo's commands run in this process, which has imported what they import."""
+
+    def run_here(command):
+        module, *flags = command[2:]
+        monkeypatch.setattr(sys, "argv", [module, *flags])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return stopped.value.code, None
+
+    monkeypatch.setattr("jobs.demo.wait_for", run_here)
+    for name in ("use_utf_8", "prepare_streams"):
+        monkeypatch.setattr(f"pipeline.options.{name}", lambda: None)
+
+
+@pytest.mark.usefixtures("commands_run_here")
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_a_second_demo_keeps_what_is_finished_and_goes_on_with_the_rest(options, finished, capfd):
     bank = [path for path in options.bank.rglob("*") if path.is_file()]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in bank}
