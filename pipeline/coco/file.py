@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 import msgspec
 
+from pipeline.boxes import BoxTally
 from pipeline.checks import (
     BROKEN,
     MAX_SIDE_PX,
@@ -27,7 +28,6 @@ from pipeline.checks import (
     whole,
     words,
 )
-from pipeline.coco.boxes import BoxTally
 from pipeline.coco.layout import Part
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pipeline.coco.boxes import empty_masks_note
+from pipeline.boxes import empty_masks_note
 from pipeline.coco.file import (
     MIN_AREA,
     Gathered,
@@ -20,7 +20,6 @@ from pipeline.coco.file import (
     read_file,
 )
 from pipeline.coco.layout import Part, is_official, listed_ids, parts_of
-from pipeline.coco.twice import listed_twice_note
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, UserError
@@ -38,6 +37,7 @@ from pipeline.scene import (
     Vocabulary,
 )
 from pipeline.splits import TRAIN_FRACTION, VAL_FRACTION, own_split
+from pipeline.twice import listed_twice_note
 from pipeline.wording import counted
 
 # COCO-Stuff's name for all that is neither thing nor named stuff.

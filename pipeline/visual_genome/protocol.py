@@ -69,7 +69,9 @@ def state_protocol(
     source: Source,
     rules: VisualGenomeRules,
     limit: int | None,
+    notes: Sequence[str],
 ) -> Protocol:
+    """`notes` are on what the photos show, after those on the files."""
     return state(
         f"Visual Genome, splits {rules.splits}",
         photos,
@@ -78,7 +80,7 @@ def state_protocol(
         counts=tally.counts(),
         literature=LITERATURE,
         not_compared=_why_not_compared(rules, limit),
-        notes=list(_notes(tally, source)),
+        notes=[*_notes(tally, source), *notes],
     )
 
 

@@ -4,19 +4,22 @@ The folder holds what visualgenome.org offers, unpacked or as the zips that it c
 sg2im's vg_splits.json.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from pipeline.boxes import BoxTally
 from pipeline.data_folder import DataFolder
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, UserError
 from pipeline.scene import SPLITS, AnnotatedObject, AnnotatedPhoto, Photo, Relation, Split
+from pipeline.twice import listed_twice_note
 from pipeline.visual_genome.annotations import Annotations, read_annotations
 from pipeline.visual_genome.attributes import frequent_ones
 from pipeline.visual_genome.cap import drawn_objects
 from pipeline.visual_genome.entries import Source
 from pipeline.visual_genome.layout import require_folder
-from pipeline.visual_genome.objects import Kept
+from pipeline.visual_genome.objects import BoxPx, Kept
 from pipeline.visual_genome.protocol import Tally, What, state_protocol
 from pipeline.visual_genome.relations import Link
 from pipeline.visual_genome.rules import (
@@ -49,16 +52,18 @@ def read_visual_genome(
     annotations = read_annotations(source, rules, tally)
     passed = _within(limit, list(_passing(annotations, tally)))
     if not any(p.photo.split == "train" for p in passed):
-        raise _nothing_left(folder, tally, rules)
+        raise _nothing_left(folder, tally, rules, annotations)
     photos = tuple(_annotated(p, annotations, rules.object_cap) for p in passed)
     _tally_scenes(photos, tally)
+    boxes = ((p.photo, o.object_index, o.box_px) for p in photos for o in p.objects)
+    notes = [*_notes_on(boxes), *listed_twice_note(photos, folder)]
     return Dataset(
         name="vg",
         folder=str(folder),
         vocabulary=annotations.vocabulary,
         photos=photos,
         inputs=dict(sorted(source.inputs.items())),
-        protocol=state_protocol(photos, annotations.vocabulary, tally, source, rules, limit),
+        protocol=state_protocol(photos, annotations.vocabulary, tally, source, rules, limit, notes),
     )
 
 
@@ -144,6 +149,14 @@ def _annotated_objects(
     )
 
 
+def _notes_on(boxes: Iterable[tuple[Photo, int, BoxPx]]) -> list[str]:
+    """A line where they are not like Visual Genome's; each with its photo and place."""
+    tally = BoxTally("Visual Genome", beyond_px=2, accepted=0.01)
+    for photo, place, box in boxes:
+        tally.add(box, photo, partial("photo {}, objects[{}]".format, photo.image_id, place))
+    return tally.notes()
+
+
 def _tally_scenes(photos: Sequence[AnnotatedPhoto], tally: Tally) -> None:
     for photo in photos:
         split: Split = photo.photo.split
@@ -152,10 +165,18 @@ def _tally_scenes(photos: Sequence[AnnotatedPhoto], tally: Tally) -> None:
         tally.add("relations_after_the_cap", split, len(photo.relations or ()))
 
 
-def _nothing_left(folder: DataFolder, tally: Tally, rules: VisualGenomeRules) -> DatasetError:
+def _nothing_left(
+    folder: DataFolder, tally: Tally, rules: VisualGenomeRules, annotations: Annotations
+) -> DatasetError:
     train = {what: counts["train"] for what, counts in tally.counts().items()}
     if not train["photos_listed"]:
         hint = f"no photo was drawn for training: give more, or {flag('splits')} sg2im"
+    elif notes := _notes_on(
+        (annotations.photos[image_id], place, listed.box(place))
+        for image_id, listed in annotations.listed.items()
+        for place in range(len(listed.ids))
+    ):
+        hint = "; ".join(notes)
     else:
         hint = (
             "are these whole files? for small ones lower --vg-min-object-count and "

@@ -9,15 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.coco import boxes
+from pipeline import boxes
 from pipeline.coco.reader import CocoRules, read_coco
-from pipeline.coco.twice import listed_twice_note
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError, UserError
 from pipeline.options import to_json
 from pipeline.relations import predicate_of, scene_of
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE
 from pipeline.splits import own_split
+from pipeline.twice import listed_twice_note
 
 SIDE = 100  # px, of every photo here
 LARGE = [10, 10, 20, 20]  # 4 % of it

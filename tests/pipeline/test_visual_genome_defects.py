@@ -8,7 +8,7 @@ import pytest
 from pipeline.data_folder import DataFolder
 from pipeline.errors import DatasetError
 from pipeline.options import to_json
-from pipeline.visual_genome.reader import read_visual_genome
+from pipeline.visual_genome.reader import _notes_on, read_visual_genome
 from tests.pipeline.visual_genome_files import SMALL_RULES, files, listed_object, relation, write
 
 
@@ -317,3 +317,47 @@ def test_a_missing_folder_of_photos_is_told_before_the_large_files_are_read(
     with pytest.raises(DatasetError, match="VG_100K"):
         read_visual_genome(DataFolder(tmp_path), SMALL_RULES)
     assert "objects.json" not in capsys.readouterr().err
+
+
+def boxes_of(content, change):
+    for entry in content["objects.json"]:
+        for object_ in entry["objects"]:
+            object_.update(change(object_))
+
+
+def test_a_few_boxes_a_little_beyond_their_photo_are_not_worth_a_word(tmp_path, content):
+    content["objects.json"][0]["objects"][0].update(x=762, w=40)  # 2 px
+    assert read(tmp_path, content).protocol.notes == ()
+    content["objects.json"][0]["objects"][0].update(x=763, w=40)
+    (note,) = read(tmp_path, content).protocol.notes
+    assert note.startswith("1 of 28 boxes reach more than 2 px beyond their photo, which Visual")
+    assert "photo 1, objects[0]: [763.0, 5.0, 40.0, 50.0] in 800 x 600 px" in note
+
+
+def test_one_in_a_hundred_boxes_may_reach_beyond_its_photo(tmp_path, content):
+    photo = read(tmp_path, content).photos[0].photo
+    boxes = [(photo, place, (0, 0, 40, 50)) for place in range(99)]
+    assert _notes_on([*boxes, (photo, 99, (790, 0, 40, 50))]) == []
+    (note,) = _notes_on([*boxes[1:], *[(photo, 99, (790, 0, 40, 50))] * 2])
+    assert note.startswith("2 of 100 boxes reach")
+
+
+def test_boxes_written_as_corners_are_told_to_be_that(tmp_path, content):
+    boxes_of(content, lambda o: {"x": 700, "y": 500, "w": 700 + o["w"], "h": 500 + o["h"]})
+    (note,) = read(tmp_path, content).protocol.notes
+    assert note.startswith("28 of 28 boxes reach more than 2 px beyond")
+    assert "are they corners x0, y0, x1, y1? Visual Genome has x, y, width, height" in note
+
+
+def test_boxes_as_shares_of_the_photo_leave_nothing_and_are_told_to_be_that(tmp_path, content):
+    boxes_of(content, lambda o: {name: o[name] / 800 for name in "xywh"})
+    with pytest.raises(DatasetError, match=r"28 of 28 boxes are smaller .*Visual Genome has px"):
+        read(tmp_path, content)
+
+
+def test_a_photo_under_two_ids_is_named_where_it_is_for_training_and_held_out(tmp_path, content):
+    first, *_, last = content["image_data.json"]
+    last["url"] = first["url"]
+    (note,) = read(tmp_path, content).protocol.notes
+    assert note.startswith("1 photo listed more than once under other ids, e.g. VG_100K/1.jpg")
+    assert "VG_100K/1.jpg as 1 (train) and 22 (test): numbers on these say nothing" in note
