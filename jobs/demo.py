@@ -23,7 +23,8 @@ from model.config import RunConfig
 from model.recipes import demo
 from model.run_folder import read_run, writing_alone
 from pipeline.errors import UserError
-from pipeline.options import option, run
+from pipeline.options import QUIET, option, run
+from pipeline.output import informs, log
 
 if TYPE_CHECKING:
     from bank.bank import Bank
@@ -71,7 +72,7 @@ class StageTimes:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        print(f"\n== {name}", flush=True)
+        log.info(f"\n== {name}")
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start
@@ -96,7 +97,7 @@ def main(options: DemoOptions) -> None:
         run_command("jobs.sample", *run_flags, "--graph", *graphs, *draws)
     with times.stage("report"):
         run_command("jobs.report", *run_flags, "--data", options.data, "--graphs", *graphs)
-    print(f"\n{times}\n")
+    log.info(f"\n{times}\n")
     print(f"images, patches and credits   {options.out}/samples/")
     print(f"open this in a browser        {options.out}/report.html")
 
@@ -118,7 +119,7 @@ def train_demo(options: DemoOptions) -> None:
 
     bank = Bank.open(options.bank)
     state, reason = run_state(options.out, bank, options.num_steps)
-    print(f"{options.out}: {reason}", flush=True)
+    log.info(f"{options.out}: {reason}")
     if state == "finished":
         return
     if state == "unusable":
@@ -190,8 +191,9 @@ def example_graphs() -> tuple[Path, ...]:
 def run_command(module: str, *flags: object) -> None:
     """Run a command in a process of its own. Where it fails, exit with its exit code: it has
     printed its own message."""
-    arguments = ["-m", module, *(str(flag) for flag in flags)]
-    print(f"$ python {shlex.join(arguments)}", flush=True)
+    quiet = () if informs() else (QUIET,)
+    arguments = ["-m", module, *(str(flag) for flag in flags), *quiet]
+    log.info(f"$ python {shlex.join(arguments)}")
     code, stopped_by = wait_for([sys.executable, *arguments])
     if stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
