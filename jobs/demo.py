@@ -29,7 +29,8 @@ from pipeline.output import informs, log
 if TYPE_CHECKING:
     from bank.bank import Bank
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+# In the repository, and where the project is installed.
+EXAMPLES = (Path(__file__).parents[1] / "examples", Path(__file__).parent / "examples")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 RunState = Literal["new", "unfinished", "finished", "unusable"]
@@ -181,9 +182,9 @@ def demo_config(folder: Path) -> RunConfig:
 
 def example_graphs() -> tuple[Path, ...]:
     """The hand-written graphs that use the toy world's names, as a user would type the files."""
-    files = sorted(EXAMPLES.glob("toy_*.json"))
+    files = sorted(file for folder in EXAMPLES for file in folder.glob("toy_*.json"))
     if not files:
-        raise UserError(f"{EXAMPLES} has no toy_*.json: is this the whole repository?")
+        raise UserError(f"{EXAMPLES[0]} has no toy_*.json: is this the whole repository?")
     here = Path.cwd()
     return tuple(f.relative_to(here) if f.is_relative_to(here) else f for f in files)
 
