@@ -11,6 +11,7 @@ In a run that goes on, only how it is executed may change (--device, --loader-wo
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,6 +70,8 @@ def prepare(arguments: Sequence[str]) -> tuple[list[str], TrainOptions]:
 
 
 def main(options: TrainOptions) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("training works in one process yet: start it without torchrun")
     bank_path = path_of_bank(options)
 
     from bank.bank import Bank
