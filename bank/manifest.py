@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -145,6 +146,8 @@ def check_small(bank: Path, manifest: Manifest) -> None:
 
 def _what_is_there(bank: Path) -> str:
     build = "`python -m jobs.build_bank`"
+    if re.match(r"\w{2,}:/", str(bank)):
+        return f"{bank} is an address: copy the bank to a disk of yours and name its folder"
     if not bank.is_dir():
         return f"there is no bank at {bank}; build one with {build}, e.g. --dataset toy"
     if (bank / "work").is_dir():

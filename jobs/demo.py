@@ -19,16 +19,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from jobs.show.options import MOST_ROWS
 from model.config import RunConfig
 from model.recipes import demo
 from model.run_folder import read_run, writing_alone
 from pipeline.errors import UserError
-from pipeline.options import option, run
+from pipeline.options import QUIET, option, run
+from pipeline.output import informs, log
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from bank.bank import Bank
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+# In the repository, and where the project is installed.
+EXAMPLES = (Path(__file__).parents[1] / "examples", Path(__file__).parent / "examples")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 RunState = Literal["new", "unfinished", "finished", "unusable"]
@@ -57,6 +61,8 @@ class DemoOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if self.draws > MOST_ROWS:
+            raise ValueError(f"--draws must be at most {MOST_ROWS}, not {self.draws}")
 
     @property
     def num_steps(self) -> int:
@@ -71,7 +77,7 @@ class StageTimes:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        print(f"\n== {name}", flush=True)
+        log.info(f"\n== {name}")
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start
@@ -84,6 +90,7 @@ class StageTimes:
 def main(options: DemoOptions) -> None:
     times = StageTimes()
     graphs = example_graphs()[: options.examples]
+    check_bank_settings(options)
     with times.stage("bank"):
         run_command("jobs.build_bank", *bank_flags(options))
     with times.stage("training"):
@@ -91,14 +98,31 @@ def main(options: DemoOptions) -> None:
     run_flags = ("--run", options.out, "--bank", options.bank)
     with times.stage("scores"):
         run_command("jobs.evaluate", *run_flags, "--styles", options.data / "styles.json")
+    draws = ("--draws", options.draws, "--data", options.data)
     with times.stage("samples"):
-        draws = ("--draws", options.draws, "--data", options.data)
         run_command("jobs.sample", *run_flags, "--graph", *graphs, *draws)
     with times.stage("report"):
-        run_command("jobs.report", *run_flags, "--data", options.data, "--graphs", *graphs)
-    print(f"\n{times}\n")
+        run_command("jobs.report", *run_flags, "--graphs", *graphs, *draws)
+    log.info(f"\n{times}\n")
     print(f"images, patches and credits   {options.out}/samples/")
     print(f"open this in a browser        {options.out}/report.html")
+
+
+def check_bank_settings(options: DemoOptions) -> None:
+    """UserError for a finished bank that was built with other settings than are asked for."""
+    from bank.manifest import is_finished, read_manifest
+
+    recipe = read_manifest(options.bank).recipe if is_finished(options.bank) else None
+    for name, flag, asked in (
+        ("limit", "--limit", options.limit),
+        ("encoder_steps", "--network-steps", options.network_steps),
+    ):
+        if recipe is not None and recipe.get(name) != asked:
+            has = f"with {flag} {recipe[name]}" if recipe.get(name) else f"without {flag}"
+            raise UserError(
+                f"{options.bank} was built {has}: ask for the same, remove that folder, or name "
+                f"another --bank"
+            )
 
 
 def bank_flags(options: DemoOptions) -> list[object]:
@@ -118,7 +142,7 @@ def train_demo(options: DemoOptions) -> None:
 
     bank = Bank.open(options.bank)
     state, reason = run_state(options.out, bank, options.num_steps)
-    print(f"{options.out}: {reason}", flush=True)
+    log.info(f"{options.out}: {reason}")
     if state == "finished":
         return
     if state == "unusable":
@@ -144,7 +168,7 @@ def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
     if not (folder / "config.json").is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"{folder} holds something else than a run: move it, or name --out")
-        return "new", f"a new run of {steps:,} steps"
+        return "new", f"a new run of {counted(steps, 'step')}"
     config = demo_config(folder)
     replaced = "it is replaced by a new run"
     if not (folder / checkpoint.NAME).is_file():
@@ -160,7 +184,8 @@ def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
         return "unusable", f"{reason}; {replaced}"
     done = int(state["step"])
     if done >= steps:
-        return "finished", f"trained already, {done:,} steps"
+        more = f"; remove it for a run of {steps:,}" if done > steps else ""
+        return "finished", f"trained already, {counted(done, 'step')}{more}"
     return "unfinished", f"{done:,} of {steps:,} steps are done"
 
 
@@ -180,9 +205,9 @@ def demo_config(folder: Path) -> RunConfig:
 
 def example_graphs() -> tuple[Path, ...]:
     """The hand-written graphs that use the toy world's names, as a user would type the files."""
-    files = sorted(EXAMPLES.glob("toy_*.json"))
+    files = sorted(file for folder in EXAMPLES for file in folder.glob("toy_*.json"))
     if not files:
-        raise UserError(f"{EXAMPLES} has no toy_*.json: is this the whole repository?")
+        raise UserError(f"{EXAMPLES[0]} has no toy_*.json: is this the whole repository?")
     here = Path.cwd()
     return tuple(f.relative_to(here) if f.is_relative_to(here) else f for f in files)
 
@@ -190,8 +215,9 @@ def example_graphs() -> tuple[Path, ...]:
 def run_command(module: str, *flags: object) -> None:
     """Run a command in a process of its own. Where it fails, exit with its exit code: it has
     printed its own message."""
-    arguments = ["-m", module, *(str(flag) for flag in flags)]
-    print(f"$ python {shlex.join(arguments)}", flush=True)
+    quiet = () if informs() else (QUIET,)
+    arguments = ["-m", module, *(str(flag) for flag in flags), *quiet]
+    log.info(f"$ python {shlex.join(arguments)}")
     code, stopped_by = wait_for([sys.executable, *arguments])
     if stopped_by == signal.SIGINT:
         raise KeyboardInterrupt

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from jobs.show.options import MOST_ROWS
 from model.config import Device
 from pipeline.options import option, run
 
@@ -30,8 +31,8 @@ class ReportOptions:
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.draws <= 20:
-            raise ValueError(f"--draws must lie in 1 to 20, not {self.draws}")
+        if not 1 <= self.draws <= MOST_ROWS:
+            raise ValueError(f"--draws must lie in 1 to {MOST_ROWS}, not {self.draws}")
 
 
 def main(options: ReportOptions) -> None:

@@ -4,8 +4,10 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -22,11 +24,15 @@ from model.loader import LoadBatch, training_batches
 from model.run_folder import RunError
 from pipeline.errors import Stopped
 from pipeline.files import write_bytes
+from pipeline.output import log
 from pipeline.progress import progress
 from pipeline.stopping import stop_requests
 from pipeline.wording import counted
 
 GRID_SCENES = 6
+# Losses shown while a run is trained, as means over so many steps; log.jsonl has all of every step.
+SHOWN = ("total", "gt_selection", "reconstruction", "pixels", "discriminator_image")
+RECENT = 20
 LOG, CURVES = "log.jsonl", "tensorboard"
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -145,20 +151,31 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
         _keep_log_until(run / LOG, first)
     with checkpoint.writing(run, CURVES):
         writer = SummaryWriter(str(run / CURVES), purge_step=first)
+    _remove_grids_after(run, first)
     started = time.monotonic()
+    recent: deque[dict[str, float]] = deque(maxlen=RECENT)
+    steps = progress(
+        range(first, config.steps),
+        "training",
+        config.steps,
+        "step",
+        done=first,
+        note=lambda: main_losses(recent),
+    )
     with (
         stop_requests() as stopping,
-        (run / LOG).open("ab", 0) as log,  # without a buffer: closing it has nothing to write
+        (run / LOG).open("ab", 0) as file,  # without a buffer: closing it has nothing to write
     ):
-        for step in progress(range(first, config.steps), "training", config.steps - first, "step"):
+        for step in steps:
             values = trainer.step(next(batches))
+            recent.append(values)
             with checkpoint.writing(run, LOG):
-                log.write(f"{json.dumps({'step': step, **values})}\n".encode())
+                file.write(f"{json.dumps({'step': step, **values})}\n".encode())
             with checkpoint.writing(run, CURVES):
                 for name, value in values.items():
                     writer.add_scalar(f"loss/{name}", value, step)
             if step == first and trainer.device.type == "cpu":
-                _print_estimate(config, config.steps - first, time.monotonic() - started)
+                _log_estimate(config, config.steps - first, time.monotonic() - started)
             done = step + 1
             if done % execution.grid_every == 0 or done == config.steps:
                 grid = trainer.image_grid(trainer.load_batch(bank, grid_scenes(bank)))
@@ -195,16 +212,29 @@ def check_image_size(config: RunConfig, bank: Bank) -> None:
         )
 
 
-def _print_estimate(config: RunConfig, steps: int, one_step_s: float) -> None:
+def main_losses(recent: Collection[Mapping[str, float]]) -> str:
+    """`total 1.32, reconstruction 0.21`: means over the latest steps, for the one who watches."""
+    means = {name: fmean(each[name] for each in recent) for name in next(iter(recent), ())}
+    return ", ".join(f"{name} {means[name]:.3g}" for name in SHOWN if name in means)
+
+
+def _log_estimate(config: RunConfig, steps: int, one_step_s: float) -> None:
     hours = one_step_s * steps / 3600
     if hours > 1:
         small = config.small_recipe
         advice = "" if config.recipe == small else f"; --recipe {small} takes minutes"
-        print(
+        log.info(
             f"about {counted(round(hours), 'hour')} on this CPU for {counted(steps, 'step')} of "
-            f"recipe {config.recipe}{advice}",
-            flush=True,
+            f"recipe {config.recipe}{advice}"
         )
+
+
+def _remove_grids_after(run: Path, step: int) -> None:
+    """Those of steps that will be taken again."""
+    for path in run.glob("samples-*.png"):
+        if path.stem[8:].isdecimal() and int(path.stem[8:]) > step:
+            with checkpoint.writing(run, path.name):
+                path.unlink()
 
 
 def _keep_log_until(path: Path, step: int) -> None:

@@ -11,6 +11,7 @@ In a run that goes on, only how it is executed may change (--device, --loader-wo
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from model.recipes import RECIPES
 from model.run_folder import CONFIG, RunError, new_run, read_run, writing_alone
 from pipeline.errors import UserError
 from pipeline.options import option, run, write_json
+from pipeline.output import log
 
 # Other names of flags.
 ALIASES = {
@@ -68,6 +70,8 @@ def prepare(arguments: Sequence[str]) -> tuple[list[str], TrainOptions]:
 
 
 def main(options: TrainOptions) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("training works in one process yet: start it without torchrun")
     bank_path = path_of_bank(options)
 
     from bank.bank import Bank
@@ -101,13 +105,13 @@ def main(options: TrainOptions) -> None:
                 f"{config.steps:,}; give a larger number"
             )
         if options.resume is not None:
-            print(f"{folder} goes on from step {trainer.step_number:,} of {config.steps:,}")
+            log.info(f"{folder} goes on from step {trainer.step_number:,} of {config.steps:,}")
         with checkpoint.writing(folder, CONFIG):
             write_json(folder / CONFIG, {"bank": str(bank.path), "train": config})
         size = sum(p.numel() for p in trainer.model.parameters())
-        print(f"{folder}: recipe {config.recipe}, {size:,} parameters, {device}", flush=True)
+        log.info(f"{folder}: recipe {config.recipe}, {size:,} parameters, {device}")
         if isinstance(config, Sg2ImConfig) and masks_are_not_learned(config, bank):
-            print(
+            log.info(
                 "true masks are laid out and their loss has weight 0, as published: no mask will "
                 "be learned, and sampling predicts masks; sg2im's authors advise --losses.masks "
                 "0.1 for COCO"

@@ -7,7 +7,6 @@ import lzma
 import os
 import stat
 import struct
-import sys
 import unicodedata
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from pipeline.errors import DatasetError
+from pipeline.output import log
 
 # What the system says where there is no such file, nor could be: of a link to itself, say.
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -163,7 +163,7 @@ class DataFolder:
                     f"file of that kind; download it again"
                 )
             if size > LARGE_BYTES:
-                print(f"reading {self.where(file)}, {size / 1e6:,.0f} MB", file=sys.stderr)
+                log.info(f"reading {self.where(file)}, {size / 1e6:,.0f} MB")
             data = self.read(file)
         except OSError as error:
             reason = error.strerror or error

@@ -3,11 +3,11 @@
 import errno
 import fcntl
 import os
-import sys
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.files import UNSUPPORTED
+from pipeline.output import log
 
 # Of Lustre mounted without flock, NFS without its lock daemon, some FUSE.
 NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}
@@ -23,10 +23,9 @@ def lock(file: IO[Any], folder: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        print(
+        log.warning(
             f"note: {folder} lies on a file system without locks ({error.strerror}): see to it "
-            f"that nothing else writes it at the same time",
-            file=sys.stderr,
+            f"that nothing else writes it at the same time"
         )
     # A forked process (a loader's) would hold the lock for as long as it lives.
     os.register_at_fork(after_in_child=file.close)

@@ -19,11 +19,17 @@ from pipeline.arithmetic import fix_products
 from pipeline.errors import UserError, exit_code
 from pipeline.files import write_bytes
 from pipeline.memory import keep_freed_memory
-from pipeline.output import lost_output, prepare_streams, use_utf_8
+from pipeline.output import lost_output, prepare_streams, show_log, use_utf_8
 from pipeline.version import NAME, __version__
 from pipeline.waiting import wait_passively
 
 Options = TypeVar("Options")
+
+QUIET = "--quiet"
+EVERYWHERE = (
+    f"{QUIET} leaves out how the work goes: results, warnings and errors are printed. --version, "
+    f"alone, prints the version."
+)
 
 
 def option(help: str, name: str | None = None) -> Any:
@@ -53,7 +59,7 @@ def run(
 
     def job() -> None:
         try:
-            parsed = parse(options, sys.argv[1:], description, prepare)
+            parsed = parse(options, arguments, description, prepare)
         except ValueError as error:
             raise UserError(str(error)) from error
         fix_products()
@@ -64,6 +70,8 @@ def run(
     if sys.argv[1:] == ["--version"]:
         print(f"{NAME} {__version__}")
         return
+    arguments = [argument for argument in sys.argv[1:] if argument != QUIET]
+    show_log(quiet=QUIET in sys.argv)
     wait_passively()
     keep_freed_memory()
     code = exit_code(job)
@@ -92,7 +100,7 @@ def parse(
     parsed: Options = tyro.cli(
         options,
         prog=_command(),
-        description=f"{shown}\n--version, alone, prints the version.",
+        description=f"{shown}\n{EVERYWHERE}",
         args=arguments,
         default=defaults,
         config=(tyro.conf.DisallowNone,),

@@ -2,10 +2,14 @@
 
 The reader of our output may go away (`| head`, a closed terminal), or the disk of a log fill up.
 What is being built or trained goes on then, unseen.
+
+What a command is there for (digests, scores, where its files lie) is printed. All else is logged:
+how the work goes as information, which --quiet silences, what its user should know as a warning.
 """
 
 import errno
 import io
+import logging
 import os
 import sys
 from typing import Any, TextIO
@@ -13,6 +17,8 @@ from typing import Any, TextIO
 # Of a pipe that nobody reads, or of a terminal that was closed: nobody misses what is printed.
 READER_GONE = (errno.EPIPE, errno.EIO)
 UTF_8 = "utf-8"
+
+log = logging.getLogger("retrievegan")
 
 
 class Output(io.TextIOWrapper):
@@ -35,6 +41,26 @@ class Output(io.TextIOWrapper):
             super().flush()
         except OSError as error:
             self.error = self.error or error
+
+
+class Lines(logging.Handler):
+    """Information on stdout, warnings on stderr, as plain lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno > logging.INFO else sys.stdout
+        print(self.format(record), file=stream, flush=True)
+
+
+def show_log(*, quiet: bool = False) -> None:
+    """Print what is logged from now on; `quiet`: warnings alone."""
+    log.handlers = [Lines()]
+    log.propagate = False
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def informs() -> bool:
+    """Whether information is shown."""
+    return log.isEnabledFor(logging.INFO)
 
 
 def use_utf_8() -> None:

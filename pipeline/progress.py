@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from pipeline.output import informs
 from pipeline.wording import counted
 
 T = TypeVar("T")
@@ -21,34 +22,38 @@ def progress(
     unit: str = "item",
     *,
     size: Callable[[T], int] | None = None,
+    done: int = 0,
+    note: Callable[[], str] = str,
 ) -> Iterator[T]:
     """Pass `items` on and show how far they are; `total` is how many there will be.
 
-    unit    the singular
-
-    With `size`, an item counts for so many units: `progress(blocks, ..., "patch", size=len)`.
+    unit  the singular
+    size  an item counts for so many units: `progress(blocks, ..., "patch", size=len)`
+    done  how many of `total` were done before
+    note  what to show beside the count
     """
-    if sys.stderr.isatty():
-        yield from _bar(items, what, total, unit, size)
+    if not informs():
+        yield from items
         return
     start = last = time.monotonic()
-    done = 0
-    for item in items:
-        yield item
-        done += size(item) if size else 1
-        now = time.monotonic()
-        if now - last >= LINE_EVERY_S:
-            last = now
-            shown = f"{done:,}/{counted(total, unit)}"
-            print(f"{what}: {shown}, {now - start:.0f} s", file=sys.stderr)
-    seconds = time.monotonic() - start
-    print(f"{what}: {counted(done, unit)} in {seconds:.1f} s", file=sys.stderr)
-
-
-def _bar(
-    items: Iterable[T], what: str, total: int, unit: str, size: Callable[[T], int] | None
-) -> Iterator[T]:
-    with tqdm(desc=what, total=total, unit=unit, dynamic_ncols=True) as bar:
+    before, lines = done, not sys.stderr.isatty()
+    with tqdm(
+        desc=what, total=total, initial=done, unit=unit, dynamic_ncols=True, disable=lines
+    ) as bar:
         for item in items:
             yield item
-            bar.update(size(item) if size else 1)
+            number = size(item) if size else 1
+            done += number
+            if not lines:
+                bar.set_postfix_str(note(), refresh=False)
+                bar.update(number)
+            elif (now := time.monotonic()) - last >= LINE_EVERY_S:
+                last = now
+                _print(f"{what}: {done:,}/{counted(total, unit)}, {now - start:.0f} s", note())
+    if lines:
+        seconds = time.monotonic() - start
+        _print(f"{what}: {counted(done - before, unit)} in {seconds:.1f} s", note())
+
+
+def _print(*parts: str) -> None:
+    print(", ".join(filter(None, parts)), file=sys.stderr)

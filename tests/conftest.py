@@ -12,11 +12,13 @@ import pytest
 
 from jobs.build_bank import BuildBank, main
 from pipeline.arithmetic import fix_products
+from pipeline.output import show_log
 from pipeline.toy.coco import write_toy
 from pipeline.waiting import wait_passively
 
 wait_passively()  # as every command does, before torch is loaded
 fix_products()
+show_log()  # ... and what is logged is printed
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Methods of generating an image from a scene graph: patches retrieved and composed, or sg2im."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from model.sg2im.published import ignored_note, is_published
 from model.sg2im.run import Sg2ImRun
 from pipeline.crop import Pixels
 from pipeline.errors import UserError
+from pipeline.output import log
 from pipeline.scene import SceneGraph, Vocabulary
 
 
@@ -98,7 +98,7 @@ def open_run(source: Path, bank: Path | None, device: torch.device) -> RetrieveG
     if is_published(source) or isinstance(read_run(source)[0], Sg2ImConfig):
         opened = Sg2ImRun.open(source, device)
         if opened.ignored:
-            print(ignored_note(source, opened.ignored), file=sys.stderr)
+            log.warning(ignored_note(source, opened.ignored))
         return opened
     return RetrieveGANRun.open(source, bank, device)
 

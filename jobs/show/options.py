@@ -8,7 +8,7 @@ from model.config import Device, RetrievalMode
 from pipeline.options import option
 
 MOST_DRAWS = 1000
-MOST_ROWS = 20  # draws of a graph in a comparison
+MOST_ROWS = 20  # draws of a graph in a comparison or a report
 
 
 @dataclass(frozen=True, kw_only=True)

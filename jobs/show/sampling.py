@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from jobs.show.methods import (
     Method,
     RetrievalOptions,
@@ -36,15 +38,19 @@ def sample(options: SampleOptions) -> None:
             print(sentences(graph) if photo is None else f"{name}\t{sentences(graph)}")
         return
     others = [method_to_compare(value, opened, device) for value in options.beside]
-    methods = [methods_for(named.graph, opened, others, options) for named in graphs]
-    for named, compared in zip(graphs, methods, strict=True):  # before anything is written
-        for method in compared:
-            check_names(named.graph, method.vocabulary, method.name)
+    methods = []
+    for named, out in targets:  # all of them before anything is written
+        try:
+            methods.append(methods_for(named.graph, opened, others, options))
+            for method in methods[-1]:
+                check_names(named.graph, method.vocabulary, method.name)
+        except UserError as error:
+            which = f" (the graph of {out})" if len(targets) > 1 else ""
+            raise UserError(f"{error}{which}") from error
     seeds = range(options.seed, options.seed + options.draws)
     for (named, out), compared in zip(targets, methods, strict=True):
         print(sample_graph(named, compared, seeds, out, options.data))
-        images = counted(options.draws, "image")
-        print(f"{images} of {describe_graph(named.graph)}: {out}/")
+        print(f"{counted(options.draws, 'image')} of {describe_graph(named.graph)}: {out}/")
 
 
 def read_graphs(
@@ -102,7 +108,7 @@ def own_method(
             options.retrieval,
             options.noise,
             options.candidates,
-            parse_pins(options.pin, graph),
+            pins_for(graph, opened, options),
             options.ban,
         )
         mode = options.retrieval or opened.model.config.retrieval.mode
@@ -113,15 +119,26 @@ def own_method(
     return method_of(opened, name)
 
 
-def parse_pins(pins: Sequence[str], graph: SceneGraph) -> dict[int, int]:
-    """`2=123` or `tree=123` -> object -> patch id."""
-    patch_by_object: dict[int, int] = {}
-    for pin in pins:
-        name, equals, value = pin.rpartition("=")
-        if not equals or not value.isascii() or not value.isdigit():
-            raise UserError(f"--pin {pin}: write object=patch_id, e.g. --pin 0=123 or tree=123")
-        patch_by_object[_object_index(name, graph, pin)] = int(value)
+def pins_for(graph: SceneGraph, opened: RetrieveGANRun, options: SampleOptions) -> dict[int, int]:
+    """Object -> patch id; UserError where a pin does not fit, or the bank lacks a patch."""
+    for patch in options.ban:
+        if not np.isin(patch, opened.bank.patch_ids):
+            raise UserError(f"--ban {patch}: {opened.bank.path} has no patch {patch}")
+    patch_by_object = {}
+    for pin in options.pin:
+        o, patch = parse_pin(pin, graph)
+        if reason := opened.reason_against(graph, o, patch, options.ban):
+            raise UserError(f"--pin {pin}: {reason}")
+        patch_by_object[o] = patch
     return patch_by_object
+
+
+def parse_pin(pin: str, graph: SceneGraph) -> tuple[int, int]:
+    """`2=123` or `tree=123` -> object, patch id."""
+    name, equals, value = pin.rpartition("=")
+    if not equals or not value.isascii() or not value.isdigit():
+        raise UserError(f"--pin {pin}: write object=patch_id, e.g. --pin 0=123 or tree=123")
+    return _object_index(name, graph, pin), int(value)
 
 
 def _object_index(name: str, graph: SceneGraph, pin: str) -> int:

@@ -29,6 +29,7 @@ from model.scores.retrieval import (
 )
 from pipeline.datasets import default_folder
 from pipeline.errors import UserError
+from pipeline.output import log
 from pipeline.scene import image_of
 from pipeline.wording import counted
 
@@ -74,9 +75,11 @@ def score(options: Evaluate) -> None:
     append_scores(options.run / METRICS, scores, protocol)
     print(format_scores(scores, protocol))
     if "trained" not in embeddings:
-        print(f"\nretrieval is {model.config.retrieval.mode} in this run: its E_p is untrained")
+        log.info(f"\nretrieval is {model.config.retrieval.mode} in this run: its E_p is untrained")
     if styles is None:
-        print("\nno compatibility: the styles of this bank's photos are not known (--styles FILE)")
+        log.info(
+            "\nno compatibility: the styles of this bank's photos are not known (--styles FILE)"
+        )
 
 
 def open_retrievegan(options: Evaluate, device: torch.device) -> tuple[RetrieveGAN, Bank, int]:

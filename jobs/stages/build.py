@@ -26,6 +26,7 @@ from pipeline.dataset import Dataset
 from pipeline.datasets import read_dataset, rules_of
 from pipeline.errors import UserError
 from pipeline.options import to_json
+from pipeline.output import log
 from pipeline.resizer import Resizer
 from pipeline.scene import Vocabulary
 from pipeline.wording import counted
@@ -38,7 +39,7 @@ def build(options: BuildBank) -> None:
         raise BankError(f"{options.bank} is no finished bank yet: build it without --mode extend")
     rules = rules_of(options.dataset, options.rules, options.toy_format)
     dataset = read_dataset(options.dataset, options.data, rules, options.limit)
-    print("\n".join(protocol.lines(dataset.protocol)), flush=True)
+    log.info("\n".join(protocol.lines(dataset.protocol)))
     print_codec(options.resizer, known)
     quarantine = quarantine_of(options, dataset, known)
     recipe = asked_recipe(options, quarantine)
@@ -107,9 +108,9 @@ def add(
         bank, known, dataset, origin.quarantine, new=new, failed=options.retry_failed
     )
     if not addition.photos:
-        print(f"{options.bank} has every photo that could be added; nothing to do")
+        log.info(f"{options.bank} has every photo that could be added; nothing to do")
         return
-    print(describe_addition(addition), flush=True)
+    log.info(describe_addition(addition))
     staging = next_version(bank)
     some = replace(dataset, photos=addition.photos)
     tasks = plan(
@@ -125,7 +126,7 @@ def add(
     if not scenes and not new:
         shutil.rmtree(staging)
         tried = counted(len(addition.photos), "photo")
-        print(f"{tried} tried again, in vain; {options.bank} is as it was")
+        log.info(f"{tried} tried again, in vain; {options.bank} is as it was")
         return
     shards = {**copy_shards(bank, staging, addition.failed | addition.changed), **added}
     edits = (*known.edits, edit_record(addition))
@@ -160,17 +161,16 @@ def crops(options: BuildBank) -> CropOptions:
 def print_codec(resizer: Resizer, known: Manifest | None) -> None:
     """Print which Pillow resizes, and where this machine's pixels differ from those of others."""
     if resizer == "pillow":
-        print("resizer: {} {}".format(*codec.pillow()), flush=True)
+        log.info("resizer: {} {}".format(*codec.pillow()))
     ours = codec.answers_with(resizer)
     for whose, other_answers in (
         ("those that this project was tested with", codec.KNOWN_ANSWERS),
         ("those that built the bank", known.codec if known else {}),
     ):
         if differing := codec.differing(ours, other_answers):
-            print(
+            log.warning(
                 f"note: {', '.join(differing)} of this machine answers otherwise than {whose}: "
                 f"what is built here is whole, but its content digest is another",
-                flush=True,
             )
 
 
@@ -185,7 +185,7 @@ def quarantine_of(options: BuildBank, dataset: Dataset, known: Manifest | None) 
         )
     if kept := sorted(set(before) - asked):
         shown = " ".join(map(str, kept[:10])) + (" ..." if len(kept) > 10 else "")
-        print(f"quarantine: {counted(len(kept), 'photo')} left out as before ({shown})", flush=True)
+        log.info(f"quarantine: {counted(len(kept), 'photo')} left out as before ({shown})")
     return sorted(asked.union(before))
 
 
@@ -238,8 +238,8 @@ def check_same(options: BuildBank, known: Manifest, origin: Origin) -> None:
             f"--mode extend; to try mended ones again: --retry-failed; to take photos out: "
             f"jobs.edit_bank)"
         )
-    print(f"{bank} is finished and was built from the same; nothing to do")
+    log.info(f"{bank} is finished and was built from the same; nothing to do")
     if next_version(bank).is_dir():
-        print(
+        log.info(
             f"a change of it is unfinished in {next_version(bank)}: give its --mode again to go on"
         )

@@ -11,7 +11,6 @@ import importlib
 import logging
 import os
 import socket
-import sys
 import tempfile
 import time
 import warnings
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from jobs.stages.project import PROJECT, code_digest
 from pipeline.errors import UserError
+from pipeline.output import log
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -326,4 +326,4 @@ def _first_line(error: BaseException) -> str:
 
 
 def _warn(line: str) -> None:
-    print(line, file=sys.stderr)
+    log.warning(line)

@@ -31,6 +31,7 @@ from model.retrieval.cooccurrence import CooccurrenceNetwork, embed_patches, tra
 from model.sg2im.published import ignored_note, is_published, load_published_graph
 from model.sg2im.run import load_graph_encoder
 from pipeline.errors import UserError
+from pipeline.output import log
 from pipeline.progress import progress
 from pipeline.scene import Vocabulary
 from pipeline.wording import counted
@@ -177,7 +178,7 @@ def check_networks(encoder: str, f_occur: str, vocabulary: Vocabulary) -> None:
 def _check_names(path: Path, vocabulary: Vocabulary) -> None:
     """UserError for a name of the dataset that the network lacks; prints names it has besides."""
     if is_published(path) and (ignored := load_published_graph(path).ignored):
-        print(ignored_note(path, ignored))
+        log.info(ignored_note(path, ignored))
     difference = compare_vocabularies(load_graph_encoder(path).vocabulary, vocabulary)
     if unknown := [*difference.unknown_objects, *difference.unknown_predicates]:
         raise UserError(
@@ -186,7 +187,7 @@ def _check_names(path: Path, vocabulary: Vocabulary) -> None:
         )
     if unused := [*difference.unused_objects, *difference.unused_predicates]:
         names = counted(len(unused), "name")
-        print(f"{path} also knows {names} that this dataset lacks: {listed(unused)}")
+        log.info(f"{path} also knows {names} that this dataset lacks: {listed(unused)}")
 
 
 def object_features(derivation: Derivation, encoder: Receipt) -> Receipt:

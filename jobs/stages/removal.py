@@ -14,6 +14,7 @@ from jobs.stages.complete import Origin, complete, summary
 from jobs.stages.copy_shards import copy_shards, read_photos
 from jobs.stages.derive import DeriveOptions
 from jobs.stages.staging import building, next_version, swap_in, tidy
+from pipeline.output import log
 from pipeline.wording import counted
 
 STEPS = ("encoder_steps", "cooccurrence_steps")
@@ -26,7 +27,7 @@ def remove_photos(path: Path, asked: set[int], retrain: bool) -> None:
     gone = set(known.recipe.get("quarantine", ()))
     wanted = asked - gone
     if already := asked & gone:
-        print(f"already taken out: {' '.join(map(str, sorted(already)))}")
+        log.info(f"already taken out: {' '.join(map(str, sorted(already)))}")
     if unknown := wanted - set(column(read_photos(path), "image_id").tolist()):
         raise BankError(
             f"{path} has no photo {min(unknown)}; patches.arrow lists those that it has, "
@@ -45,7 +46,7 @@ def remove_photos(path: Path, asked: set[int], retrain: bool) -> None:
         swap_in(bank)
     print(summary(path, manifest, shards))
     gone_now = counted(len(wanted), "photo")
-    print(f"taken out: {gone_now}; runs that were trained on this bank are not changed")
+    log.info(f"taken out: {gone_now}; runs that were trained on this bank are not changed")
 
 
 def origin(known: Manifest, wanted: set[int], retrain: bool) -> Origin:

@@ -196,7 +196,9 @@ class RetrieveGANRun:
     ) -> Candidates:
         """K candidates per object, without banned patches and those of excluded photos; a pinned
         object has its patch alone."""
-        self._check_pins(graph, pin, ban, exclude_images)
+        for o, patch in pin.items():
+            if reason := self.reason_against(graph, o, patch, ban, exclude_images):
+                raise UserError(f"pin {o}={patch}: {reason}")
         unknown = np.setdiff1d(np.array(sorted(ban), np.int64), self.bank.patch_ids)
         if len(unknown):
             raise UserError(f"ban {unknown[0]}: {self.bank.path} has no patch {unknown[0]}")
@@ -237,30 +239,24 @@ class RetrieveGANRun:
                 valid = torch.from_numpy(candidates.valid[other])
                 candidates.valid[other] = open_slots(valid, taken).numpy()
 
-    def _check_pins(
+    def reason_against(
         self,
         graph: SceneGraph,
-        pin: Mapping[int, int],
-        ban: frozenset[int],
-        exclude_images: frozenset[int],
-    ) -> None:
-        known = self.bank.patch_ids
-        for o, patch in pin.items():
-            if not 0 <= o < len(graph.objects):
-                raise UserError(
-                    f"pin {o}={patch}: the graph has no object {o}, its objects are 0 to "
-                    f"{len(graph.objects) - 1}"
-                )
-            at = int(np.searchsorted(known, patch))
-            if at == len(known) or known[at] != patch:
-                raise UserError(f"pin {o}={patch}: {self.bank.path} has no patch {patch}")
-            if patch in ban:
-                raise UserError(f"pin {o}={patch}: that patch is banned as well; choose one")
-            photo = image_of(patch)
-            if photo in exclude_images:
-                raise UserError(
-                    f"pin {o}={patch}: that patch is of photo {photo}, which is excluded"
-                )
+        o: int,
+        patch: int,
+        ban: Collection[int] = (),
+        exclude_images: Collection[int] = (),
+    ) -> str | None:
+        """Why object `o` of the graph cannot be given the patch; None where it can."""
+        if not 0 <= o < len(graph.objects):
+            return f"the graph has no object {o}, its objects are 0 to {len(graph.objects) - 1}"
+        if not np.isin(patch, self.bank.patch_ids):
+            return f"{self.bank.path} has no patch {patch}"
+        if patch in ban:
+            return "that patch is banned as well; choose one"
+        if image_of(patch) in exclude_images:
+            return f"that patch is of photo {image_of(patch)}, which is excluded"
+        return None
 
 
 def tidy_boxes(boxes: Tensor) -> Tensor:

@@ -2,6 +2,7 @@ import json
 import pickle
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -138,6 +139,9 @@ def test_an_id_that_is_not_there_is_named(bank):
 def test_what_is_no_finished_bank_says_what_it_is(tmp_path, toy_bank):
     with pytest.raises(BankError, match="there is no bank at"):
         Bank.open(tmp_path / "nowhere")
+    for address in ("https://example.org/bank", Path("http://example.org/bank"), "s3://bank"):
+        with pytest.raises(BankError, match=r"is an address: copy the bank to a disk"):
+            Bank.open(address)
     with pytest.raises(BankError, match="is not a bank"):
         Bank.open(tmp_path)
     (tmp_path / "work").mkdir()

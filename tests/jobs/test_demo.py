@@ -18,7 +18,15 @@ import torch
 from PIL import Image
 
 from bank.bank import Bank
-from jobs.demo import DemoOptions, example_graphs, main, run_command, run_state, train_demo
+from jobs.demo import (
+    DemoOptions,
+    check_bank_settings,
+    example_graphs,
+    main,
+    run_command,
+    run_state,
+    train_demo,
+)
 from jobs.show.sheets import CELL, GAP
 from model.loop import save
 from model.recipes import demo, paper
@@ -56,6 +64,23 @@ def test_where_nothing_is_a_new_run_begins(bank, tmp_path):
 def test_a_run_goes_on_until_its_steps_are_done(bank, run):
     assert run_state(run, bank, STEPS)[0] == "unfinished"
     assert run_state(run, bank, 50)[0] == "finished"
+
+
+def test_a_run_of_more_steps_than_are_asked_for_says_so(bank, run):
+    assert run_state(run, bank, 50)[1] == "trained already, 50 steps"
+    assert run_state(run, bank, 49)[1] == "trained already, 50 steps; remove it for a run of 49"
+
+
+def test_a_bank_of_other_settings_is_told_what_to_do_in_the_demo(bank):
+    options = DemoOptions(bank=bank.path, network_steps=1)  # as it was built
+    check_bank_settings(options)
+    check_bank_settings(replace(options, bank=bank.path / "nothing"))
+    for other, said in (
+        (replace(options, limit=7), "without --limit"),
+        (replace(options, network_steps=9), "with --network-steps 1"),
+    ):
+        with pytest.raises(UserError, match=f"was built {said}: .* or name another --bank"):
+            check_bank_settings(other)
 
 
 def test_a_run_of_another_bank_is_replaced(bank, run):
@@ -277,6 +302,11 @@ def test_the_report_holds_the_runs_pictures_and_scores(options, finished):
         score = json.loads(line)
         row = f"<td>{score['metric']}</td><td>{score['choice']}</td><td>{score['value']:.3f}</td>"
         assert row in page
+
+
+def test_every_command_is_given_the_number_of_draws(finished):
+    for command in ("sample", "report"):
+        assert re.search(rf"^\$ python -m jobs.{command} .*--draws 1\b", finished, re.MULTILINE)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 from bank.bank import Bank
 from jobs.sample import SampleOptions, main
 from jobs.show.samples import CELL
-from jobs.show.sampling import parse_pins
+from jobs.show.sampling import parse_pin
 from jobs.show.sheets import GAP, LINE
 from model.loop import save
 from model.recipes import demo, sg2im_demo
@@ -104,7 +104,8 @@ def test_a_list_of_graphs_gets_a_folder_each(run, tmp_path):
 
 
 def test_an_object_can_be_pinned_by_place_or_by_a_name_that_is_there_once():
-    assert parse_pins(["1=7", "sky-other=9"], SCENE) == {1: 7, 0: 9}
+    assert parse_pin("1=7", SCENE) == (1, 7)
+    assert parse_pin("sky-other=9", SCENE) == (0, 9)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,23 @@ def test_an_object_can_be_pinned_by_place_or_by_a_name_that_is_there_once():
 )
 def test_a_pin_that_cannot_be_read_is_refused_by_name(pin, message):
     with pytest.raises(UserError, match=message):
-        parse_pins([pin], SCENE)
+        parse_pin(pin, SCENE)
+
+
+def test_a_pin_or_ban_is_refused_as_typed_with_the_graph_that_it_does_not_fit(run, bank, tmp_path):
+    meadow, sea, out = (tmp_path / name for name in ("meadow.json", "sea.json", "out"))
+    meadow.write_text('{"objects": ["sky-other", "tree"]}')
+    sea.write_text('{"objects": ["sea"]}')
+    known = bank.patch_ids[0]
+    for given, said in (
+        ({"pin": ("tree=7",)}, rf"--pin tree=7: .* has no patch 7 \(the graph of {out}/meadow\)"),
+        ({"pin": (f"1={known}",)}, rf"--pin 1={known}: .* no object 1, .* of {out}/sea\)"),
+        ({"pin": (f"1={known}",), "ban": (known,)}, rf"--pin 1={known}: .* banned as well"),
+        ({"ban": (7,)}, "--ban 7: .* has no patch 7"),
+    ):
+        with pytest.raises(UserError, match=f"^{said}"):
+            main(SampleOptions(run=run, graph=(meadow, sea), out=out, **given))
+    assert not out.exists()
 
 
 def test_an_unknown_object_of_the_graph_is_refused_with_the_nearest_names(run, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model import loop
-from model.loop import restore, train
+from model.loop import main_losses, restore, train
 from model.run_folder import RunError
 from pipeline.errors import Stopped
 from tests.model.small_runs import losses_of, small, trainer_of
@@ -133,3 +133,29 @@ def test_an_ignored_signal_stays_ignored(bank, tmp_path):
     finally:
         signal.signal(signal.SIGINT, before)
     assert trainer.step_number == 2
+
+
+def test_a_run_that_goes_on_shows_how_far_it_is_in_all_and_its_losses(bank, tmp_path, capsys):
+    capsys.readouterr()
+    train(trainer_of(bank, small(steps=1)), bank, tmp_path)
+    for step in (1, 3):
+        (tmp_path / f"samples-{step:06d}.png").write_text(f"of step {step}")
+    again = trainer_of(bank, small(steps=2))
+    restore(again, bank, tmp_path)
+    train(again, bank, tmp_path)
+    grids = sorted(path.name for path in tmp_path.glob("samples-*"))
+    assert grids == ["samples-000001.png", "samples-000002.png"]  # not that of a step to come
+    assert (tmp_path / "samples-000001.png").read_text() == "of step 1"
+    line = capsys.readouterr().err.splitlines()[-1]
+    total = losses_of(tmp_path)[1]["total"]
+    assert line.startswith("training: 1 step in ")
+    assert f", total {total:.3g}, gt_selection " in line
+
+
+def test_shown_losses_are_means_over_the_latest_steps():
+    recent = [
+        {"boxes": 9.0, "total": 1.0, "pixels": 0.5},
+        {"boxes": 9.0, "total": 3.0, "pixels": 0},
+    ]
+    assert main_losses(recent) == "total 2, pixels 0.25"
+    assert main_losses([]) == ""

@@ -165,6 +165,12 @@ def test_a_device_that_is_not_there_is_one_line(bank, tmp_path, device, said):
         main(options_of("--bank", bank.path, "--out", tmp_path / "run", "--device", device))
 
 
+def test_several_processes_are_refused_until_there_is_a_use_for_them(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
+    with pytest.raises(UserError, match="start it without torchrun"):
+        main(options_of("--bank", "bank"))
+
+
 def test_neither_bank_nor_run_is_one_line():
     with pytest.raises(UserError, match="give --bank BANK"):
         main(options_of("--recipe", "demo"))

@@ -107,3 +107,33 @@ def test_names_are_printed_and_found_as_written_whatever_the_locale(start, tmp_p
     command = [sys.executable, str(script), "--out", "made"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=60)
     assert done.stdout.decode().splitlines()[1:] == ["自行车-é.jpg bicycle \\ud800"]
+
+
+QUIET = """
+    from dataclasses import dataclass
+    from pipeline.options import run
+    from pipeline.output import log
+    from pipeline.progress import progress
+
+    @dataclass(frozen=True)
+    class Options:
+        pass
+
+    def main(_):
+        log.info("how it goes")
+        list(progress(range(2), "work", 2))
+        log.warning("note: what to know")
+        print("the result")
+
+    run(main, Options, None)
+"""
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_quiet_leaves_results_and_warnings(quiet):
+    command = [sys.executable, "-c", textwrap.dedent(QUIET), *(("--quiet",) if quiet else ())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    stdout, stderr = done.stdout.splitlines(), done.stderr.splitlines()
+    assert stdout == ([] if quiet else ["how it goes"]) + ["the result"]
+    assert stderr[-1] == "note: what to know"
+    assert len(stderr) == (1 if quiet else 2)

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from pipeline import progress as module
+from pipeline.output import show_log
 from pipeline.progress import progress
 
 BLOCKS = [range(1_000), range(1_500)]
@@ -43,3 +44,31 @@ def test_in_a_terminal_a_bar_counts_items_or_what_they_hold(
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert list(progress([1, 2, 3], "counting", 3, "photo")) == [1, 2, 3]
     assert "3/3" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_was_done_before_counts_and_a_note_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LINE_EVERY_S", 0.0)
+    list(progress([1, 2], "training", 9, "step", done=7, note=lambda: "total 0.5"))
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert (first, second) == (
+        "training: 8/9 steps, 0 s, total 0.5",
+        "training: 9/9 steps, 0 s, total 0.5",
+    )
+    assert last == "training: 2 steps in 0.0 s, total 0.5"
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    list(progress([1, 2], "training", 9, "step", done=7, note=lambda: "total 0.5"))
+    bar = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "7/9" in bar
+    assert "9/9" in bar
+    assert "total 0.5" in bar
+
+
+def test_where_information_is_not_shown_there_is_no_progress_either(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_log(quiet=True)
+    assert list(progress([1, 2], "counting", 2)) == [1, 2]
+    show_log()
+    assert capsys.readouterr() == ("", "")
