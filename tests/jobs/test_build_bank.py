@@ -599,13 +599,13 @@ def test_an_sg2im_run_or_its_published_form_is_the_encoder_and_the_manifest_says
 
 def test_a_machine_with_another_codec_is_named(built, monkeypatch, capsys):
     main(replace(built))
-    assert "otherwise" not in capsys.readouterr().out
+    assert "otherwise" not in capsys.readouterr().err
     answers = {**codec.answers(), "JPEG": "another"}
     monkeypatch.setattr(codec, "answers", lambda: answers)
     main(built)
-    out = capsys.readouterr().out
-    assert "JPEG of this machine answers otherwise than those that this project was tested" in out
-    assert "JPEG of this machine answers otherwise than those that built the bank" in out
+    said = capsys.readouterr().err
+    assert "JPEG of this machine answers otherwise than those that this project was tested" in said
+    assert "JPEG of this machine answers otherwise than those that built the bank" in said
 
 
 def test_the_manifest_says_what_decides_bytes(built):
