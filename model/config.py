@@ -25,10 +25,11 @@ SG2IM_DECODER = (1024, 512, 256, 128, 64)  # channels of the published decoder, 
 SG2IM_KERNEL, SG2IM_STRIDE = 4, 2  # of its discriminators' convolutions, without padding
 
 
-def side_after(side: int, convolutions: int) -> int:
-    """Side of sg2im's discriminator map after so many convolutions; under 1: image too small."""
+def side_after(side: int, convolutions: int, padding: int = 0) -> int:
+    """Side of a discriminator's map after so many convolutions, of sg2im's by default; under 1: the
+    image is too small."""
     for _ in range(convolutions):
-        side = (side - SG2IM_KERNEL) // SG2IM_STRIDE + 1
+        side = (side + 2 * padding - SG2IM_KERNEL) // SG2IM_STRIDE + 1
     return side
 
 
@@ -101,6 +102,17 @@ class RunConfig:
                 f"an image of {self.image_px} px cannot be made by recipe {self.recipe}, whose "
                 f"decoder doubles its way up: --image-px must be a multiple of {least}"
             )
+
+    def _check_discriminators(self, sizes: "DiscriminatorConfig", padding: int = 0) -> None:
+        for what, side, channels in (
+            ("an image", self.image_px, sizes.image_channels),
+            ("an object's crop", sizes.object_px, sizes.object_channels),
+        ):
+            if side_after(side, len(channels), padding) < 1:
+                raise ValueError(
+                    f"{what} of {side} px is too small for {len(channels)} convolutions of the "
+                    f"discriminator"
+                )
 
 
 # Whole numbers of which none may be asked for.
@@ -186,6 +198,7 @@ class RetrieveGANConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_side(2 ** (len(self.generator.decoder) - 1))
+        self._check_discriminators(self.discriminator, padding=1)
         if self.retrieval.temperature == 0:
             raise ValueError("--retrieval.temperature must be above 0")
 
@@ -231,13 +244,7 @@ class Sg2ImConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_side(2 ** len(self.generator.decoder))
-        sizes = self.discriminator
-        for what, side, channels in (
-            ("an image", self.image_px, sizes.image_channels),
-            ("an object's crop", sizes.object_px, sizes.object_channels),
-        ):
-            if side_after(side, len(channels)) < 1:
-                raise ValueError(f"{what} of {side} px is too small for recipe {self.recipe}")
+        self._check_discriminators(self.discriminator)
 
     @property
     def sizes(self) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def test_a_side_that_the_decoder_cannot_double_up_to_is_refused(recipe, side, fa
 
 
 def test_a_side_too_small_for_the_discriminator_is_refused():
-    with pytest.raises(ValueError, match="crop of 16 px is too small for recipe sg2im"):
+    with pytest.raises(ValueError, match="crop of 16 px is too small for 3 convolutions"):
         replace(sg2im(), discriminator=RECIPES["demo"]().discriminator)
 
 
@@ -99,6 +99,7 @@ def test_a_side_too_small_for_the_discriminator_is_refused():
         ("losses", "gt_selection", -1.0, "--losses.gt-selection must be 0 or more, not -1.0"),
         ("retrieval", "candidates", 0, "--retrieval.candidates must be at least 1, not 0"),
         ("retrieval", "temperature", 0.0, "--retrieval.temperature must be above 0"),
+        ("discriminator", "object_px", 1, "an object's crop of 1 px is too small for 3 conv.*"),
         ("generator", "decoder", (), "--generator.decoder needs at least one number"),
         ("generator", "decoder", (8, 0), "--generator.decoder must be at least 1, not 0"),
     ],
