@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -39,17 +39,20 @@ class RetrievedPatches(NamedTuple):
     fallback: NDArray[np.bool_]  # (n,) the patch is of another category than the object
 
 
-def load_network(run: Path, bank: Bank, device: torch.device) -> tuple[RetrieveGAN, dict[str, Any]]:
+def load_network(
+    run: Path, bank: Bank, device: torch.device
+) -> tuple[RetrieveGAN, checkpoint.State]:
     """A run's network in evaluation mode, and its checkpoint's state.
 
     RunError where the bank's content is not what the run was trained on.
     """
     config, _ = read_config(run, RetrieveGANConfig)
-    state = checkpoint.load(run, device)
+    folder = checkpoint.last(run)
+    state = checkpoint.read_state(folder)
     checkpoint.check_bank(state, bank, run)
-    model = RetrieveGAN(config, bank.vocabulary).to(device)
-    checkpoint.fill(run, state, {"model": model}, {})
-    return model.eval(), state
+    model = RetrieveGAN(config, bank.vocabulary)
+    checkpoint.fill_model(folder, model)
+    return model.to(device).eval(), state
 
 
 def bank_of(run: Path, bank: Path | None = None) -> Bank:

@@ -1,5 +1,6 @@
 """A run in use: which patches a graph is given, what pins, bans and boxes do to it."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from model.run_folder import RunError
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene import Box, Relation, SceneGraph
+from tests.model.small_runs import edit_state
 
 CPU = torch.device("cpu")
 GRAPH = SceneGraph(("sky-other", "grass", "tree", "tree"), (Relation(0, "above", 1),))
@@ -268,9 +270,8 @@ def test_predicted_boxes_lie_inside_the_picture_and_have_an_area():
 
 
 def test_a_run_is_refused_with_another_bank_than_its_own(run, bank, tmp_path):
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
-    torch.save({**state, "bank": "0" * 64}, tmp_path / "checkpoint.pt")
-    (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    edit_state(tmp_path, bank="0" * 64)
     with pytest.raises(RunError, match="trained on a bank with content digest 000000000000"):
         RetrieveGANRun.open(tmp_path)
 
