@@ -74,6 +74,7 @@ class RunConfig:
     betas: tuple[float, float]  # of Adam
     decay_from: float = 1.0  # fraction of the steps after which learning rates fall to 0; 1: never
     seed: int = 0  # decides weights, order of scenes and noise
+    block_shards: int = 16  # shards whose scenes are mixed with one another in an epoch
     execution: Annotated[ExecutionConfig, option("", name="")] = field(
         default_factory=ExecutionConfig
     )

@@ -143,6 +143,7 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
     batches = training_batches(
         bank,
         trainer.load_batch,
+        block_shards=config.block_shards,
         batch_size=config.batch_size,
         seed=config.seed,
         first_step=first,
