@@ -790,8 +790,8 @@ UNCHANGED: tuple[Unchanged, ...] = (
         "medoid_start",
         (
             (
-                "total = (torch.cdist(padded, padded) * allowed[:, None]).sum(-1)",
-                "total = (torch.cdist(padded, padded) * allowed[:, None]).mean(-1)",
+                "total = (_distances_between(padded) * allowed[:, None]).sum(-1)",
+                "total = (_distances_between(padded) * allowed[:, None]).mean(-1)",
             ),
         ),
     ),
