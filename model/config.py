@@ -6,7 +6,7 @@ on its line is the flag's help.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -157,6 +157,21 @@ class DiscriminatorConfig:
     object_px: int = 32  # side of the object crops given to D_obj
 
 
+def _check_sides(
+    image_px: int, sizes: DiscriminatorConfig, side_after: Callable[[int, int], int]
+) -> None:
+    """ValueError where a discriminator's layers leave nothing of what it is given."""
+    for flag, side, channels in (
+        ("--image-px", image_px, sizes.image_channels),
+        ("--discriminator.object-px", sizes.object_px, sizes.object_channels),
+    ):
+        if side_after(side, len(channels)) < 1:
+            raise ValueError(
+                f"{flag} {side} is too small: each of its discriminator's {len(channels)} layers "
+                f"halves it"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
     """The lambdas of eq. 5; its values are not published, these are PasteGAN's where it has one."""
@@ -189,6 +204,7 @@ class RetrieveGANConfig(RunConfig):
         self._check_side(2 ** (len(self.generator.decoder) - 1))
         if self.retrieval.temperature == 0:
             raise ValueError("--retrieval.temperature must be above 0")
+        _check_sides(self.image_px, self.discriminator, lambda side, layers: side >> layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,13 +248,7 @@ class Sg2ImConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_side(2 ** len(self.generator.decoder))
-        sizes = self.discriminator
-        for what, side, channels in (
-            ("an image", self.image_px, sizes.image_channels),
-            ("an object's crop", sizes.object_px, sizes.object_channels),
-        ):
-            if side_after(side, len(channels)) < 1:
-                raise ValueError(f"{what} of {side} px is too small for recipe {self.recipe}")
+        _check_sides(self.image_px, self.discriminator, side_after)
 
     @property
     def sizes(self) -> dict[str, Any]:
