@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -27,6 +28,7 @@ from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph, image_of
 from pipeline.wording import counted
 
+GRAPHS_KEPT = 128  # whose object vectors are kept, for further draws: some kB each
 SMALLEST_SIDE = 0.04  # of a predicted box, as a fraction of the image's side
 
 
@@ -69,7 +71,7 @@ class RetrieveGANRun:
         self.bank = bank
         self.device = device
         self.encoder = GraphEncoder.load(bank.path / "graph_encoder.safetensors")
-        self._object_vectors: dict[SceneGraph, NDArray[np.float32]] = {}  # cache: by graph, (n, D)
+        self._object_vectors = lru_cache(GRAPHS_KEPT)(self._embed)
 
     @classmethod
     def open(
@@ -205,11 +207,8 @@ class RetrieveGANRun:
         unknown = np.setdiff1d(np.array(sorted(ban), np.int64), self.bank.patch_ids)
         if len(unknown):
             raise UserError(f"ban {unknown[0]}: {self.bank.path} has no patch {unknown[0]}")
-        if graph not in self._object_vectors:
-            pair = (graph.objects, graph.relations)
-            self._object_vectors[graph] = embed_graphs(self.encoder, [pair])
         candidates = self.bank.search(
-            self._object_vectors[graph],
+            self._object_vectors(graph),
             graph.objects,
             k + len(ban),
             exclude_images=sorted(exclude_images),
@@ -231,6 +230,10 @@ class RetrieveGANRun:
                 f"excluded; ban or exclude fewer"
             )
         return candidates
+
+    def _embed(self, graph: SceneGraph) -> NDArray[np.float32]:
+        """(n, D) by the bank's encoder."""
+        return embed_graphs(self.encoder, [(graph.objects, graph.relations)])
 
     def _close_pinned(self, candidates: Candidates, pin: Mapping[int, int]) -> None:
         """The crop of a pinned patch is for its object alone, unless another has nothing else."""

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from bank.errors import BankError
+from model.graph.frozen_encoder import embed_graphs
 from model.loop import save
 from model.recipes import demo
 from model.retrieval.choice import choose
+from model.retrievegan import run as run_module
 from model.retrievegan.run import SMALLEST_SIDE, RetrieveGANRun, tidy_boxes
 from model.retrievegan.trainer import RetrieveGANTrainer
 from model.run_folder import RunError
@@ -274,6 +276,23 @@ def test_a_run_is_refused_with_another_bank_than_its_own(run, bank, tmp_path):
     edit_state(tmp_path, bank="0" * 64)
     with pytest.raises(RunError, match="trained on a bank with content digest 000000000000"):
         RetrieveGANRun.open(tmp_path)
+
+
+def test_a_graph_is_embedded_once_for_all_its_draws_and_not_kept_for_ever(
+    opened, bank, monkeypatch
+):
+    embedded = []
+
+    def watched(encoder, pairs):
+        embedded.append(pairs[0][0])
+        return embed_graphs(encoder, pairs)
+
+    monkeypatch.setattr(run_module, "embed_graphs", watched)
+    monkeypatch.setattr(run_module, "GRAPHS_KEPT", 2)
+    run = RetrieveGANRun(opened.model, bank, CPU)
+    for name in ("grass", "grass", "tree", "grass", "sky-other", "grass", "tree"):
+        run.retrieve(SceneGraph((name,), ()), mode="random")
+    assert embedded == [("grass",), ("tree",), ("sky-other",), ("tree",)]
 
 
 def test_a_missing_run_and_a_missing_bank_say_so(run, tmp_path):
