@@ -161,8 +161,6 @@ def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
     An unusable run is a demo's run of another bank or with other settings, or one whose checkpoint
     cannot be read.
     """
-    import torch
-
     from model import checkpoint
 
     if not (folder / "config.json").is_file():
@@ -171,22 +169,22 @@ def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
         return "new", f"a new run of {counted(steps, 'step')}"
     config = demo_config(folder)
     replaced = "it is replaced by a new run"
-    if not (folder / checkpoint.NAME).is_file():
-        return "unusable", f"it was stopped before its first checkpoint; {replaced}"
     try:
-        state = checkpoint.load(folder, torch.device("cpu"))
+        last = checkpoint.newest(folder)
+        if last is None:
+            return "unusable", f"it was stopped before its first checkpoint; {replaced}"
+        state = checkpoint.read_state(last)
     except UserError as error:
         return "unusable", f"{error}; {replaced}"
-    if state["bank"] != bank.content_digest:
+    if state.bank != bank.content_digest:
         return "unusable", f"it was trained on another bank than {bank.path} now is; {replaced}"
     if replace(config, steps=steps, execution=demo().execution) != replace(demo(), steps=steps):
         reason = "it was trained by other settings than the demo recipe's"
         return "unusable", f"{reason}; {replaced}"
-    done = int(state["step"])
-    if done >= steps:
-        more = f"; remove it for a run of {steps:,}" if done > steps else ""
-        return "finished", f"trained already, {counted(done, 'step')}{more}"
-    return "unfinished", f"{done:,} of {steps:,} steps are done"
+    if state.step >= steps:
+        more = f"; remove it for a run of {steps:,}" if state.step > steps else ""
+        return "finished", f"trained already, {counted(state.step, 'step')}{more}"
+    return "unfinished", f"{state.step:,} of {steps:,} steps are done"
 
 
 def demo_config(folder: Path) -> RunConfig:

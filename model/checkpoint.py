@@ -1,56 +1,89 @@
-"""With a run's config.json, all that it needs to go on as if it had never stopped."""
+"""With a run's config.json, all that it needs to go on as if it had never stopped.
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+checkpoints/step-000250/
+  model.safetensors             the network that makes images; sampling reads no other weights
+  discriminators.safetensors    <network>.<parameter>
+  optimisers.safetensors        <optimiser>/<network>.<parameter>/<exp_avg, exp_avg_sq or step>
+  state.json                    the step; which bank it was trained on
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bank.bank import Bank
 from model.run_folder import CONFIG, RunError
+from pipeline.files import written_folder
+from pipeline.options import write_json
+from pipeline.scene import Vocabulary
 
 FORMAT = 1
-NAME = "checkpoint.pt"
+FOLDER = "checkpoints"
+MODEL, DISCRIMINATORS, OPTIMISERS, STATE = (
+    "model.safetensors", "discriminators.safetensors", "optimisers.safetensors", "state.json",
+)  # fmt: skip
+
+
+class State(NamedTuple):
+    """How far a run has come, and on what it was trained."""
+
+    step: int  # steps taken
+    bank: str  # its content digest
+    derived: str  # its derived digest
+    scenes: str  # SHA-256 of its scenes.index.arrow, by which the scenes are ordered
+    vocabulary: Vocabulary
 
 
 def save(
     run: Path,
     step: int,
     bank: Bank,
-    networks: dict[str, nn.Module],
-    optimisers: dict[str, Optimizer],
+    networks: Mapping[str, nn.Module],
+    optimisers: Mapping[str, Optimizer],
 ) -> None:
-    """Write run/checkpoint.pt, whole or not at all.
+    """Write run/checkpoints/step-..., whole or not at all, and remove those before it.
 
-    The place in the data and the noise of a step are functions of the seed and the step, so
-    `step` carries them; the global random states are kept for whatever else may draw.
+    networks  "model" and discriminators
+
+    All that is random is a function of the seed and the step, so there is no random state to keep.
     """
-    state = {
+    value = {
         "format": FORMAT,
         "step": step,
         "bank": bank.content_digest,
         "derived": bank.manifest.derived_digest,
+        "scenes": _scene_index(bank),
         "vocabulary": bank.vocabulary.to_json(),
-        "networks": {name: network.state_dict() for name, network in networks.items()},
-        "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    partial = run / (NAME + ".partial")
-    try:
-        with writing(run, NAME):
-            with partial.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(run / NAME)
-    finally:
-        with suppress(OSError):  # why it could not be written says more
-            partial.unlink(missing_ok=True)
+    tensors = {
+        MODEL: networks["model"].state_dict(),
+        DISCRIMINATORS: _discriminators(networks).state_dict(),
+        OPTIMISERS: {
+            f"{where}/{name}": tensor
+            for where, (optimiser, parameter) in _parameters(optimisers).items()
+            for name, tensor in optimiser.state.get(parameter, {}).items()
+        },
+    }
+    folder = run / FOLDER / f"step-{step:06d}"
+    with writing(run, str(folder.relative_to(run))), written_folder(folder) as partial:
+        for file, named in tensors.items():
+            plain = {name: each.detach().cpu().contiguous() for name, each in named.items()}
+            (partial / file).write_bytes(to_bytes(plain))
+        write_json(partial / STATE, value)
+    for other in folder.parent.iterdir():
+        if other != folder and re.fullmatch(r"step-\d+(\.partial)?", other.name):
+            shutil.rmtree(other, ignore_errors=True)
 
 
 @contextmanager
@@ -58,83 +91,136 @@ def writing(run: Path, file: str) -> Iterator[None]:
     """RunError where a file of the run cannot be written: why, and what is kept."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch ends with a RuntimeError of its own
-        reason = system_error(error)
-        if reason is None:
+    except OSError as error:
+        if error.errno is None:
             raise
         if not (run / CONFIG).is_file():
             mend = "mend this, or name another --out"
-        elif (run / NAME).is_file():
+        elif newest(run):
             mend = f"the last checkpoint is kept: mend this and go on with --resume {run}"
         else:
             mend = f"there was no checkpoint yet: mend this and start again with --resume {run}"
-        raise RunError(f"cannot write {run / file}: {reason.strerror}; {mend}") from error
+        raise RunError(f"cannot write {run / file}: {error.strerror}; {mend}") from error
 
 
-def system_error(error: BaseException | None) -> OSError | None:
-    """The system's own error behind what a library raises."""
-    while error is not None and not (isinstance(error, OSError) and error.errno is not None):
-        error = error.__cause__ or error.__context__
-    return error
+def newest(run: Path) -> Path | None:
+    """The folder of the run's last checkpoint; None before the first."""
+    folders = [p for p in (run / FOLDER).glob("step-*") if p.name[5:].isdecimal()]
+    return max(folders, key=lambda folder: int(folder.name[5:]), default=None)
 
 
-def load(run: Path, device: torch.device) -> dict[str, Any]:
-    """The state that `save` wrote; nothing in the file is executed."""
-    path = run / NAME
-    if not path.is_file():
+def last(run: Path) -> Path:
+    """The folder of the run's last checkpoint; RunError where there is none."""
+    folder = newest(run)
+    if folder is None:
         raise RunError(
-            f"{run} has no {NAME}: it was stopped before its first checkpoint; "
+            f"{run} has no checkpoint: it was stopped before its first; "
             f"python -m model.train --resume {run} starts it again"
         )
+    return folder
+
+
+def read_state(folder: Path) -> State:
+    """What a checkpoint says of itself; no weights are read."""
+    path = folder / STATE
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
+        value = json.loads(path.read_text("utf-8"))
+        stored = value.pop("format")
+        if stored == FORMAT:
+            return State(**{**value, "vocabulary": Vocabulary.from_json(value["vocabulary"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} cannot be read ({type(error).__name__}): is it whole?") from error
-    stored = state.get("format") if isinstance(state, dict) else None
-    if stored != FORMAT:
-        raise RunError(
-            f"{path} has format {stored}; this version reads {FORMAT}: train the run again"
-        )
-    return state
+    raise RunError(f"{path} has format {stored}; this version reads {FORMAT}: train the run again")
+
+
+def fill_model(folder: Path, model: nn.Module) -> None:
+    """Put a checkpoint's weights into the network that makes images; no other weights are read."""
+    tensors = _read(folder / MODEL)
+    with _fitting(folder / MODEL):
+        model.load_state_dict(tensors)
 
 
 def fill(
-    run: Path,
-    state: dict[str, Any],
-    networks: dict[str, nn.Module],
-    optimisers: dict[str, Optimizer],
+    folder: Path, networks: Mapping[str, nn.Module], optimisers: Mapping[str, Optimizer]
 ) -> None:
-    """Put a loaded state into networks and optimisers, and restore the random states."""
+    """Put a checkpoint into the networks and optimisers of a training that goes on."""
+    fill_model(folder, networks["model"])
+    weights, moments = _read(folder / DISCRIMINATORS), _read(folder / OPTIMISERS)
+    with _fitting(folder / DISCRIMINATORS):
+        _discriminators(networks).load_state_dict(weights)
+    parameters = _parameters(optimisers)
+    with _fitting(folder / OPTIMISERS):
+        for key, tensor in moments.items():
+            where, _, name = key.rpartition("/")
+            optimiser, parameter = parameters[where]
+            if tensor.ndim:  # laid out as the parameter is; numbers stay on the CPU
+                if tensor.shape != parameter.shape:
+                    raise ValueError(f"{key} is {[*tensor.shape]}, not {[*parameter.shape]}")
+                tensor = torch.empty_like(parameter).copy_(tensor)
+            optimiser.state[parameter][name] = tensor
+
+
+def _discriminators(networks: Mapping[str, nn.Module]) -> nn.Module:
+    return nn.ModuleDict({name: each for name, each in networks.items() if name != "model"})
+
+
+def _parameters(optimisers: Mapping[str, Optimizer]) -> dict[str, tuple[Optimizer, Tensor]]:
+    """By `<optimiser>/<parameter>`. The optimisers are given their parameters with names."""
+    return {
+        f"{key}/{name}": (optimiser, parameter)
+        for key, optimiser in optimisers.items()
+        for group in optimiser.param_groups
+        for name, parameter in zip(group["param_names"], group["params"], strict=True)
+    }
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     try:
-        for name, network in networks.items():
-            network.load_state_dict(state["networks"][name])
-        for name, optimiser in optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-        if optimisers:
-            torch.set_rng_state(state["random"].cpu())
-            if len(state["random_cuda"]) == torch.cuda.device_count() > 0:
-                torch.cuda.set_rng_state_all([each.cpu() for each in state["random_cuda"]])
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read ({type(error).__name__}): is it whole?") from error
+    return tensors
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """RunError where what a file holds is not of the networks that the config describes."""
+    try:
+        yield
     except (KeyError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"{run / NAME} does not fit {run / CONFIG} "
+            f"{path} does not fit {path.parents[2] / CONFIG} "
             f"({str(error).splitlines()[0]}); was the config edited?"
         ) from error
 
 
-def check_bank(state: dict[str, Any], bank: Bank, run: Path) -> None:
+def check_bank(state: State, bank: Bank, run: Path) -> None:
     """A checkpoint belongs to one bank's content."""
-    if state["bank"] != bank.content_digest:
+    if state.bank != bank.content_digest:
         raise RunError(
-            f"{run} was trained on a bank with content digest {state['bank'][:12]}..., but "
+            f"{run} was trained on a bank with content digest {state.bank[:12]}..., but "
             f"{bank.path} has {bank.content_digest[:12]}...; give the bank it was trained on"
         )
 
 
-def check_derived(state: dict[str, Any], bank: Bank, run: Path) -> None:
+def check_scenes(state: State, bank: Bank, run: Path) -> None:
+    """Going on needs the same order of scenes."""
+    if state.scenes != _scene_index(bank):
+        raise RunError(
+            f"{run} was trained on the scenes of {bank.path} when they lay in other shards, so "
+            f"they would come in another order now; give the bank it was trained on"
+        )
+
+
+def _scene_index(bank: Bank) -> str:
+    return bank.manifest.files["scenes.index.arrow"].sha256
+
+
+def check_derived(state: State, bank: Bank, run: Path) -> None:
     """Going on needs the same candidates and vectors too, or the losses would be others."""
-    if state["derived"] != bank.manifest.derived_digest:
+    if state.derived != bank.manifest.derived_digest:
         raise RunError(
             f"{run} was trained with other frozen networks or candidates than those of {bank.path} "
-            f"(derived digest {state['derived'][:12]}..., not "
+            f"(derived digest {state.derived[:12]}..., not "
             f"{bank.manifest.derived_digest[:12]}...); give the bank it was trained on"
         )

@@ -6,7 +6,7 @@ on its line is the flag's help.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -25,11 +25,10 @@ SG2IM_DECODER = (1024, 512, 256, 128, 64)  # channels of the published decoder, 
 SG2IM_KERNEL, SG2IM_STRIDE = 4, 2  # of its discriminators' convolutions, without padding
 
 
-def side_after(side: int, convolutions: int, padding: int = 0) -> int:
-    """Side of a discriminator's map after so many convolutions, of sg2im's by default; under 1: the
-    image is too small."""
+def side_after(side: int, convolutions: int) -> int:
+    """Side of sg2im's discriminator map after so many convolutions; under 1: image too small."""
     for _ in range(convolutions):
-        side = (side + 2 * padding - SG2IM_KERNEL) // SG2IM_STRIDE + 1
+        side = (side - SG2IM_KERNEL) // SG2IM_STRIDE + 1
     return side
 
 
@@ -75,6 +74,7 @@ class RunConfig:
     betas: tuple[float, float]  # of Adam
     decay_from: float = 1.0  # fraction of the steps after which learning rates fall to 0; 1: never
     seed: int = 0  # decides weights, order of scenes and noise
+    block_shards: int = 16  # shards whose scenes are mixed with one another in an epoch
     execution: Annotated[ExecutionConfig, option("", name="")] = field(
         default_factory=ExecutionConfig
     )
@@ -102,17 +102,6 @@ class RunConfig:
                 f"an image of {self.image_px} px cannot be made by recipe {self.recipe}, whose "
                 f"decoder doubles its way up: --image-px must be a multiple of {least}"
             )
-
-    def _check_discriminators(self, sizes: "DiscriminatorConfig", padding: int = 0) -> None:
-        for what, side, channels in (
-            ("an image", self.image_px, sizes.image_channels),
-            ("an object's crop", sizes.object_px, sizes.object_channels),
-        ):
-            if side_after(side, len(channels), padding) < 1:
-                raise ValueError(
-                    f"{what} of {side} px is too small for {len(channels)} convolutions of the "
-                    f"discriminator"
-                )
 
 
 # Whole numbers of which none may be asked for.
@@ -168,6 +157,21 @@ class DiscriminatorConfig:
     object_px: int = 32  # side of the object crops given to D_obj
 
 
+def _check_sides(
+    image_px: int, sizes: DiscriminatorConfig, side_after: Callable[[int, int], int]
+) -> None:
+    """ValueError where a discriminator's layers leave nothing of what it is given."""
+    for flag, side, channels in (
+        ("--image-px", image_px, sizes.image_channels),
+        ("--discriminator.object-px", sizes.object_px, sizes.object_channels),
+    ):
+        if side_after(side, len(channels)) < 1:
+            raise ValueError(
+                f"{flag} {side} is too small: each of its discriminator's {len(channels)} layers "
+                f"halves it"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
     """The lambdas of eq. 5; its values are not published, these are PasteGAN's where it has one."""
@@ -198,9 +202,9 @@ class RetrieveGANConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_side(2 ** (len(self.generator.decoder) - 1))
-        self._check_discriminators(self.discriminator, padding=1)
         if self.retrieval.temperature == 0:
             raise ValueError("--retrieval.temperature must be above 0")
+        _check_sides(self.image_px, self.discriminator, lambda side, layers: side >> layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +248,7 @@ class Sg2ImConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_side(2 ** len(self.generator.decoder))
-        self._check_discriminators(self.discriminator)
+        _check_sides(self.image_px, self.discriminator, side_after)
 
     @property
     def sizes(self) -> dict[str, Any]:

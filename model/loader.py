@@ -22,20 +22,27 @@ def _leave_group(_: int) -> None:
 
 
 class _Scenes(Dataset[Batch], Generic[Batch]):
-    """Positions of a batch -> the batch. Each process opens the bank's files for itself."""
+    """The image ids of a batch -> the batch. Each process opens the bank's files for itself."""
 
     def __init__(self, bank: Bank, load_batch: LoadBatch[Batch]) -> None:
         self.bank, self.load_batch = bank, load_batch
-        self.image_ids = bank.scene_ids("train")
 
-    def __getitem__(self, positions: list[int]) -> Batch:
-        return self.load_batch(self.bank, self.image_ids[positions])
+    def __getitem__(self, image_ids: list[int]) -> Batch:
+        return self.load_batch(self.bank, np.array(image_ids, np.int64))
+
+
+def training_scenes(bank: Bank) -> dict[str, list[int]]:
+    """Shard -> image ids of the bank's training scenes."""
+    ids = bank.scene_ids("train")
+    shards = bank.contents.shards_of_images(ids)
+    return {str(name): ids[shards == name].tolist() for name in np.unique(shards)}
 
 
 def training_batches(
     bank: Bank,
     load_batch: LoadBatch[Batch],
     *,
+    block_shards: int,
     batch_size: int,
     seed: int,
     first_step: int,
@@ -43,11 +50,16 @@ def training_batches(
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Training batches without end, that of step `first_step` first."""
-    scenes = _Scenes(bank, load_batch)
-    order = BatchSampler(len(scenes.image_ids), batch_size, seed, first_step)
+    order = BatchSampler(
+        training_scenes(bank),
+        block_shards=block_shards,
+        batch_size=batch_size,
+        seed=seed,
+        first_step=first_step,
+    )
     loader = DataLoader(
-        scenes,
-        sampler=order,  # yields the positions of whole batches
+        _Scenes(bank, load_batch),
+        sampler=order,  # yields the image ids of whole batches
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,

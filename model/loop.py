@@ -80,8 +80,8 @@ class Trainer(ABC, Generic[Config, Batch]):
         return torch.Generator(device).manual_seed(int(words[0]) << 32 | int(words[1]))
 
     def new_optimiser(self, name: str) -> torch.optim.Optimizer:
-        parameters = [p for key in self.updates[name] for p in self.networks[key].parameters()]
-        return torch.optim.Adam(parameters, self._initial_rate(name), self.config.betas)
+        named = [p for key in self.updates[name] for p in self.networks[key].named_parameters(key)]
+        return torch.optim.Adam(named, self._initial_rate(name), self.config.betas)
 
     def _initial_rate(self, name: str) -> float:
         config = self.config
@@ -122,12 +122,14 @@ def save(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
 
 def restore(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
     """Go on from the run's checkpoint; RunError where it is of another bank."""
-    state = checkpoint.load(run, trainer.device)
+    folder = checkpoint.last(run)
+    state = checkpoint.read_state(folder)
     checkpoint.check_bank(state, bank, run)
+    checkpoint.check_scenes(state, bank, run)
     if trainer.needs_derived:
         checkpoint.check_derived(state, bank, run)
-    checkpoint.fill(run, state, trainer.networks, trainer.optimisers)
-    trainer.step_number = state["step"]
+    checkpoint.fill(folder, trainer.networks, trainer.optimisers)
+    trainer.step_number = state.step
 
 
 def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
@@ -141,6 +143,7 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
     batches = training_batches(
         bank,
         trainer.load_batch,
+        block_shards=config.block_shards,
         batch_size=config.batch_size,
         seed=config.seed,
         first_step=first,

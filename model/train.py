@@ -97,7 +97,7 @@ def main(options: TrainOptions) -> None:
     with writing_alone(folder):
         if options.resume is None and (folder / CONFIG).exists():
             raise UserError(f"{folder} holds a run already: --resume {folder}, or another --out")
-        if (folder / checkpoint.NAME).exists():
+        if checkpoint.newest(folder):
             restore(trainer, bank, folder)
         if trainer.step_number > config.steps:
             raise UserError(

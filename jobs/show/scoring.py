@@ -86,7 +86,7 @@ def open_retrievegan(options: Evaluate, device: torch.device) -> tuple[RetrieveG
     """The run's network, its bank, and the step at which it was saved."""
     bank = bank_of(options.run, options.bank)
     model, state = load_network(options.run, bank, device)
-    return model, bank, int(state["step"])
+    return model, bank, state.step
 
 
 def embedding_networks(

@@ -105,7 +105,7 @@ def medoid_start(features: Tensor, valid: Tensor, padding: Padding) -> Tensor:
     """The slot of the candidate with the smallest summed distance to its image's others: (N,)."""
     padded = padding.pad(features.float()).flatten(1, 2)  # (N, M * K, E)
     allowed = padding.pad(valid).flatten(1)
-    total = (torch.cdist(padded, padded) * allowed[:, None]).sum(-1)
+    total = (_distances_between(padded) * allowed[:, None]).sum(-1)
     return total.masked_fill(~allowed, torch.inf).argmin(-1)
 
 
@@ -113,7 +113,12 @@ def summed_distances(features: Tensor, padding: Padding) -> Tensor:
     """Summed distance over the pairs of each image's patches, (O, E) -> (N,)."""
     padded = padding.pad(features.float())
     pairs = padding.present[:, :, None] & padding.present[:, None]
-    return (torch.cdist(padded, padded) * pairs).sum((1, 2)) / 2
+    return (_distances_between(padded) * pairs).sum((1, 2)) / 2
+
+
+def _distances_between(features: Tensor) -> Tensor:
+    """(..., n, E) -> (..., n, n). Not by matrix products, which put equal features apart."""
+    return torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def retrieve_best(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.boxes import covered, paste
 from model.retrievegan.layers import SLOPE, norm
 
 
@@ -79,26 +80,6 @@ class CropRefinement(nn.Module):
         return self.own(warped) + self.pooled(total / count[:, None, None, None]), predicates
 
 
-def paste(maps: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Put each map into its box on an empty square.
-
-    maps (O, C, h, w), boxes (O, 4) x0 y0 x1 y1 in [0, 1] -> (O, C, side, side) and the coverage
-    (O, 1, side, side): 1 where a cell's centre lies in the box. A box thinner than a cell is taken
-    as one cell wide, so that no object is lost.
-    """
-    cells = (torch.arange(side, device=maps.device, dtype=maps.dtype) + 0.5) / side
-    low, high = boxes[:, :2], boxes[:, 2:]
-    size = (high - low).clamp_min(1 / side)
-    centre = (low + high) / 2
-    x, y = ((cells[None, :, None] - centre[:, None]) / size[:, None] * 2).unbind(-1)  # (O, side)
-    coordinates = torch.stack(
-        [x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1
-    )  # (O, side, side, 2)
-    inside = (coordinates.abs() <= 1).all(-1)[:, None].to(maps.dtype)
-    pasted = F.grid_sample(maps, coordinates, align_corners=False, padding_mode="border")
-    return pasted * inside, inside
-
-
 class Nodes(NamedTuple):
     """What the canvas is made of, by graph node: objects and the images they are in."""
 
@@ -126,8 +107,10 @@ class Fuser(nn.Module):
         inputs = torch.cat([vectors, nodes.maps], 1)
         keys = self.key(inputs[:objects])
         score = (keys * self.query(nodes.in_image)).sum(1, keepdim=True) / keys.shape[1] ** 0.5
-        pasted, inside = paste(torch.cat([self.value(keys), score], 1), boxes, side)
+        maps = torch.cat([self.value(keys), score], 1)
+        pasted = paste(maps, boxes, side, align_corners=False)
         values, score = pasted[:, :-1], pasted[:, -1:]
+        inside = covered(boxes, side)
         attention = _softmax_by_image(score, inside, object_image, len(inputs) - objects)
         background = self.background(inputs[objects:])
         background = F.interpolate(background, size=(side, side), mode="bilinear")

@@ -1,6 +1,5 @@
 """D_img and D_obj of eq. 4: PasteGAN's layers, with spectral normalisation."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
@@ -45,23 +44,3 @@ class ObjectDiscriminator(nn.Module):
         """crops (O, 3, h, w)."""
         hidden = F.leaky_relu(self.hidden(self.trunk(crops).mean((2, 3))), SLOPE)
         return ObjectLogits(self.real(hidden)[:, 0], self.category(hidden))
-
-
-def crop_objects(images: Tensor, boxes: Tensor, object_image: Tensor, side: int) -> Tensor:
-    """Cut each object's box out of its image.
-
-    images (N, 3, H, W), boxes (O, 4), object_image (O,) -> (O, 3, side, side).
-
-    Differentiable in the pixels. A box under one pixel is widened to one.
-    """
-    low, high = boxes[:, :2], boxes[:, 2:]
-    size = (high - low).clamp_min(1 / images.shape[-1])
-    steps = (torch.arange(side, device=images.device, dtype=images.dtype) + 0.5) / side
-    points = ((low + high) / 2)[:, None] + (steps[None, :, None] - 0.5) * size[:, None]
-    x, y = (points * 2 - 1).unbind(-1)  # (O, side) each, in [-1, 1]
-    coordinates = torch.stack(
-        [x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1
-    )
-    # index_select: the gradient of images[object_image] is summed in whatever order threads come.
-    sources = images.index_select(0, object_image)
-    return F.grid_sample(sources, coordinates, align_corners=False, padding_mode="border")

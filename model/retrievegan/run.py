@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph, image_of
 from pipeline.wording import counted
 
+GRAPHS_KEPT = 128  # whose object vectors are kept, for further draws: some kB each
 SMALLEST_SIDE = 0.04  # of a predicted box, as a fraction of the image's side
 
 
@@ -39,17 +41,20 @@ class RetrievedPatches(NamedTuple):
     fallback: NDArray[np.bool_]  # (n,) the patch is of another category than the object
 
 
-def load_network(run: Path, bank: Bank, device: torch.device) -> tuple[RetrieveGAN, dict[str, Any]]:
+def load_network(
+    run: Path, bank: Bank, device: torch.device
+) -> tuple[RetrieveGAN, checkpoint.State]:
     """A run's network in evaluation mode, and its checkpoint's state.
 
     RunError where the bank's content is not what the run was trained on.
     """
     config, _ = read_config(run, RetrieveGANConfig)
-    state = checkpoint.load(run, device)
+    folder = checkpoint.last(run)
+    state = checkpoint.read_state(folder)
     checkpoint.check_bank(state, bank, run)
-    model = RetrieveGAN(config, bank.vocabulary).to(device)
-    checkpoint.fill(run, state, {"model": model}, {})
-    return model.eval(), state
+    model = RetrieveGAN(config, bank.vocabulary)
+    checkpoint.fill_model(folder, model)
+    return model.to(device).eval(), state
 
 
 def bank_of(run: Path, bank: Path | None = None) -> Bank:
@@ -66,7 +71,7 @@ class RetrieveGANRun:
         self.bank = bank
         self.device = device
         self.encoder = GraphEncoder.load(bank.path / "graph_encoder.safetensors")
-        self._object_vectors: dict[SceneGraph, NDArray[np.float32]] = {}  # cache: by graph, (n, D)
+        self._object_vectors = lru_cache(GRAPHS_KEPT)(self._embed)
 
     @classmethod
     def open(
@@ -202,11 +207,8 @@ class RetrieveGANRun:
         unknown = np.setdiff1d(np.array(sorted(ban), np.int64), self.bank.patch_ids)
         if len(unknown):
             raise UserError(f"ban {unknown[0]}: {self.bank.path} has no patch {unknown[0]}")
-        if graph not in self._object_vectors:
-            pair = (graph.objects, graph.relations)
-            self._object_vectors[graph] = embed_graphs(self.encoder, [pair])
         candidates = self.bank.search(
-            self._object_vectors[graph],
+            self._object_vectors(graph),
             graph.objects,
             k + len(ban),
             exclude_images=sorted(exclude_images),
@@ -228,6 +230,10 @@ class RetrieveGANRun:
                 f"excluded; ban or exclude fewer"
             )
         return candidates
+
+    def _embed(self, graph: SceneGraph) -> NDArray[np.float32]:
+        """(n, D) by the bank's encoder."""
+        return embed_graphs(self.encoder, [(graph.objects, graph.relations)])
 
     def _close_pinned(self, candidates: Candidates, pin: Mapping[int, int]) -> None:
         """The crop of a pinned patch is for its object alone, unless another has nothing else."""

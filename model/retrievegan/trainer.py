@@ -10,17 +10,14 @@ from torch import Tensor, nn
 from bank.bank import Bank
 from model import losses
 from model.batch import SceneBatch, mean_box, moved, scene_batch
+from model.boxes import crop
 from model.config import RetrieveGANConfig
 from model.graph.frozen_encoder import start_at_mean_box
 from model.image_grid import patches_and_images
 from model.loader import LoadBatch
 from model.loop import Trainer, check_image_size
 from model.pixels import to_float, to_uint8
-from model.retrievegan.discriminators import (
-    ImageDiscriminator,
-    ObjectDiscriminator,
-    crop_objects,
-)
+from model.retrievegan.discriminators import ImageDiscriminator, ObjectDiscriminator
 from model.retrievegan.network import Output, RetrieveGAN, padding_of_graph
 from model.run_folder import RunError
 from pipeline.scene import Vocabulary
@@ -155,9 +152,8 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         n = len(batch.images)
         sets = len(images) // n
         image = torch.cat([batch.graph.object_image + i * n for i in range(sets)])
-        return crop_objects(
-            images, batch.boxes.repeat(sets, 1), image, self.config.discriminator.object_px
-        )
+        side = self.config.discriminator.object_px
+        return crop(images, batch.boxes.repeat(sets, 1), image, side, align_corners=False)
 
 
 def check_candidates(config: RetrieveGANConfig, bank: Bank) -> None:

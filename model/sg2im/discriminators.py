@@ -5,10 +5,9 @@ Names and shapes of the parameters are those of the published `d_img_state` and 
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from model.boxes import crop
 from model.config import SG2IM_KERNEL as KERNEL
 from model.config import SG2IM_STRIDE as STRIDE
 from model.losses import ObjectLogits
@@ -74,22 +73,6 @@ class Sg2ImObjectDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, boxes: Tensor, node_image: Tensor) -> ObjectLogits:
         """images (N, 3, H, W), boxes (V, 4), node_image (V,)"""
-        crops = crop_to_corners(images, boxes, node_image, self.side)
+        crops = crop(images, boxes, node_image, self.side, align_corners=True)
         out: ObjectLogits = self.discriminator(crops)
         return out
-
-
-def crop_to_corners(images: Tensor, boxes: Tensor, node_image: Tensor, side: int) -> Tensor:
-    """Cut boxes out of their images: (N, 3, H, W), (V, 4), (V,) -> (V, 3, side, side).
-
-    The outermost samples lie on the box's edges (align_corners); outside the image is 0,
-    ImageNet's mean colour. Differentiable in the pixels.
-    """
-    fraction = torch.linspace(0, 1, side, device=boxes.device, dtype=boxes.dtype)[None, :, None]
-    low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    x, y = ((low * (1 - fraction) + high * fraction) * 2 - 1).unbind(-1)  # (V, side) each
-    coordinates = torch.stack(
-        [x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1
-    )
-    # index_select: the gradient of images[node_image] is summed in whatever order threads come.
-    return F.grid_sample(images.index_select(0, node_image), coordinates, align_corners=True)

@@ -2,12 +2,11 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from model.boxes import paste
 from model.padding import padding_of
 
 FILLED_SIDE = 8  # of the filled mask that is used for a box without a mask, in cells
-SMALLEST_SIDE = 1e-6  # a predicted box may have no width, which would be divided by
 
 
 def coverage(boxes: Tensor, masks: Tensor | None, side: int) -> Tensor:
@@ -20,19 +19,9 @@ def coverage(boxes: Tensor, masks: Tensor | None, side: int) -> Tensor:
     of a mask on its box's (align_corners, as the published weights need); outside the box the
     value falls to 0 over one cell of the mask.
     """
-    cells = torch.linspace(0, 1, side, device=boxes.device, dtype=boxes.dtype)
-    low, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    extent = torch.where(extent.abs() < SMALLEST_SIDE, SMALLEST_SIDE, extent)
-    within = (cells[None, :, None] - low[:, None]) / extent[:, None]  # (V, side, 2), 0 to 1
-    x, y = (within * 2 - 1).unbind(-1)
-    coordinates = torch.stack(
-        [x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1
-    )
     if masks is None:
-        shapes = boxes.new_ones(len(boxes), 1, FILLED_SIDE, FILLED_SIDE)
-    else:
-        shapes = masks[:, None].to(boxes.dtype)
-    return F.grid_sample(shapes, coordinates, align_corners=True)[:, 0]
+        masks = boxes.new_ones(len(boxes), FILLED_SIDE, FILLED_SIDE)
+    return paste(masks[:, None].to(boxes.dtype), boxes, side, align_corners=True)[:, 0]
 
 
 def lay_out(vectors: Tensor, covered: Tensor, node_image: Tensor, num_images: int) -> Tensor:

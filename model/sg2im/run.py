@@ -12,7 +12,7 @@ from model import checkpoint
 from model.config import Sg2ImConfig
 from model.graph.network import GraphBatch, GraphEncoder, GraphEncoding, graph_tensors
 from model.graph.vocabularies import check_names
-from model.run_folder import RunError, read_config
+from model.run_folder import read_config
 from model.sg2im.imagenet import denormalised
 from model.sg2im.network import Sg2Im
 from model.sg2im.published import is_published, load_published_graph, load_published_sg2im
@@ -26,14 +26,10 @@ WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 def load_network(run: Path, device: torch.device) -> Sg2Im:
     """The network of an sg2im run, in evaluation mode; the bank is not needed."""
     config, _ = read_config(run, Sg2ImConfig)
-    state = checkpoint.load(run, device)
-    try:
-        vocabulary = Vocabulary.from_json(state["vocabulary"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{run / checkpoint.NAME} has no vocabulary: was it edited?") from error
-    model = Sg2Im(vocabulary, **config.sizes).to(device)
-    checkpoint.fill(run, state, {"model": model}, {})
-    return model.eval()
+    folder = checkpoint.last(run)
+    model = Sg2Im(checkpoint.read_state(folder).vocabulary, **config.sizes)
+    checkpoint.fill_model(folder, model)
+    return model.to(device).eval()
 
 
 def load_graph_encoder(path: Path) -> GraphEncoder:
@@ -48,7 +44,10 @@ def load_graph_encoder(path: Path) -> GraphEncoder:
 
 def graph_encoder_file(path: Path) -> Path:
     """The file that holds the weights which `load_graph_encoder` takes from `path`."""
-    return path / checkpoint.NAME if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    read_config(path, Sg2ImConfig)
+    return checkpoint.last(path) / checkpoint.MODEL
 
 
 class Sg2ImRun:

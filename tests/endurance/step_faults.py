@@ -19,12 +19,13 @@ PADDING = "model/padding.py"
 PIXELS = "model/pixels.py"
 GRAPH = "model/graph/network.py"
 BATCH = "model/batch.py"
+BOXES = "model/boxes.py"
 LOSSES = "model/losses.py"
 LOOP = "model/loop.py"
 
 COMMON = (
     "tests/model/retrievegan", "tests/model/retrieval", "tests/model/test_losses.py",
-    "tests/model/test_padding.py", "tests/model/test_pixels.py",
+    "tests/model/test_boxes.py", "tests/model/test_padding.py", "tests/model/test_pixels.py",
 )  # fmt: skip
 
 
@@ -38,7 +39,7 @@ class Module:
 MODULES = (
     Module(TRAINER, (*COMMON, "tests/model/test_loop.py")),
     *map(Module, (NETWORK, COMPOSITION, DECODER, DISCRIMINATORS)),
-    *map(Module, (GREEDY, RELAXATION, EMBEDDING, CHOICE, CROPS, PADDING, PIXELS)),
+    *map(Module, (BOXES, GREEDY, RELAXATION, EMBEDDING, CHOICE, CROPS, PADDING, PIXELS)),
     Module(GRAPH, (*COMMON, "tests/model/graph"), ("twice", "box_sides")),
     Module(BATCH, (*COMMON, "tests/model/test_batch.py"), ("with_truth", "moved", "to")),
     Module(LOSSES, (*COMMON, "tests/model/sg2im/test_trainer.py")),
@@ -507,9 +508,9 @@ FAULTS = (
         COMPOSITION, "coordinates + self.flow(maps).permute(0, 2, 3, 1)", "coordinates", "no warp"
     ),
     Fault(
-        COMPOSITION,
-        "return pasted * inside, inside",
-        "return pasted, inside",
+        BOXES,
+        "x, y = x * inside_x, y * inside_y",
+        "pass",
         "patches smeared beyond their boxes",
     ),
     Fault(
@@ -537,15 +538,15 @@ FAULTS = (
         "only the first stage sees the canvas",
     ),
     Fault(
-        DISCRIMINATORS,
-        "images.index_select(0, object_image)",
-        "images.detach().index_select(0, object_image)",
+        BOXES,
+        "images.index_select(0, box_image)",
+        "images.detach().index_select(0, box_image)",
         "no gradient through crops",
     ),
     Fault(
-        DISCRIMINATORS,
-        "x, y = (points * 2 - 1).unbind(-1)",
-        "y, x = (points * 2 - 1).unbind(-1)",
+        BOXES,
+        "return y @ images.index_select(0, box_image) @ x.mT",
+        "return x @ images.index_select(0, box_image) @ y.mT",
         "crops with x and y swapped",
     ),
     # Terms and updates
@@ -648,17 +649,6 @@ UNCHANGED: tuple[Unchanged, ...] = (
         (("ends = torch.cat([subject, other])", "ends = torch.cat([other, subject])"),),
     ),
     Unchanged(
-        "maps are float32, as cells are by default",
-        COMPOSITION,
-        "paste",
-        (
-            (
-                "cells = (torch.arange(side, device=maps.device, dtype=maps.dtype) + 0.5) / side",
-                "cells = (torch.arange(side, device=maps.device) + 0.5) / side",
-            ),
-        ),
-    ),
-    Unchanged(
         "sums of images that are not there are never read",
         COMPOSITION,
         "Fuser.forward",
@@ -741,24 +731,24 @@ UNCHANGED: tuple[Unchanged, ...] = (
         ),
     ),
     Unchanged(
-        "images are squares",
-        DISCRIMINATORS,
-        "crop_objects",
+        "a side of exactly that length is given that length",
+        BOXES,
+        "_within",
         (
             (
-                "size = (high - low).clamp_min(1 / images.shape[-1])",
-                "size = (high - low).clamp_min(1 / images.shape[-2])",
+                "extent = torch.where(extent.abs() < SMALLEST_SIDE, SMALLEST_SIDE, extent)",
+                "extent = torch.where(extent.abs() <= SMALLEST_SIDE, SMALLEST_SIDE, extent)",
             ),
         ),
     ),
     Unchanged(
-        "images are float32, as steps are by default",
-        DISCRIMINATORS,
-        "crop_objects",
+        "EDGE is above what rounding moves a centre, and no centre lies just that far outside",
+        BOXES,
+        "_inside",
         (
             (
-                "steps = (torch.arange(side, device=images.device, dtype=images.dtype) + 0.5) / side",
-                "steps = (torch.arange(side, device=images.device) + 0.5) / side",
+                "inside = ((at - 0.5).abs() <= 0.5 + EDGE).to(at.dtype)",
+                "inside = ((at - 0.5).abs() < 0.5 + EDGE).to(at.dtype)",
             ),
         ),
     ),
@@ -800,8 +790,8 @@ UNCHANGED: tuple[Unchanged, ...] = (
         "medoid_start",
         (
             (
-                "total = (torch.cdist(padded, padded) * allowed[:, None]).sum(-1)",
-                "total = (torch.cdist(padded, padded) * allowed[:, None]).mean(-1)",
+                "total = (_distances_between(padded) * allowed[:, None]).sum(-1)",
+                "total = (_distances_between(padded) * allowed[:, None]).mean(-1)",
             ),
         ),
     ),

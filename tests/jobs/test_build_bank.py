@@ -32,7 +32,7 @@ from model.graph.network import GraphEncoder
 from model.loop import save
 from model.recipes import sg2im_demo
 from model.sg2im.published import save_published_sg2im
-from model.sg2im.run import load_network
+from model.sg2im.run import graph_encoder_file, load_network
 from model.train import main as train
 from model.trainers import trainer_for
 from pipeline import codec
@@ -589,7 +589,7 @@ def test_an_sg2im_run_or_its_published_form_is_the_encoder_and_the_manifest_says
     assert manifests[0].derived_digest == manifests[1].derived_digest
     recorded = [m.recipe["graph_encoder"] for m in manifests]
     assert recorded == [
-        file_digest(p).sha256 for p in (run / "checkpoint.pt", tmp_path / "toy64.pt")
+        file_digest(p).sha256 for p in (graph_encoder_file(run), tmp_path / "toy64.pt")
     ]
     opened = Bank.open(by_run.bank)
     scene = opened.scene(int(opened.scene_ids("val")[0]))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from model.trainers import trainer_for
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene_graph import read_scene_graphs
+from tests.model.small_runs import edit_state
 
 ROOT = Path(__file__).parents[2]
 STEPS = 100
@@ -84,8 +86,7 @@ def test_a_bank_of_other_settings_is_told_what_to_do_in_the_demo(bank):
 
 
 def test_a_run_of_another_bank_is_replaced(bank, run):
-    saved = torch.load(run / "checkpoint.pt", weights_only=True)
-    torch.save({**saved, "bank": "0" * 64}, run / "checkpoint.pt")
+    edit_state(run, bank="0" * 64)
     state, reason = run_state(run, bank, STEPS)
     assert state == "unusable"
     assert "another bank" in reason
@@ -96,7 +97,7 @@ def test_a_run_by_other_settings_or_without_a_checkpoint_is_replaced(bank, run):
     write_json(run / "config.json", {"bank": str(bank.path), "train": other})
     assert run_state(run, bank, STEPS)[0] == "unusable"
     write_json(run / "config.json", {"bank": str(bank.path), "train": demo()})
-    (run / "checkpoint.pt").unlink()
+    shutil.rmtree(run / "checkpoints")
     state, why = run_state(run, bank, STEPS)
     assert state == "unusable"
     assert why == "it was stopped before its first checkpoint; it is replaced by a new run"
@@ -124,11 +125,11 @@ def test_an_unfinished_run_is_resumed_as_it_lies(bank, run, python_calls):
     train_demo(DemoOptions(out=run, bank=bank.path, steps=STEPS))
     command, *files = python_calls().splitlines()
     assert command == f"-m model.train --resume {run} --bank {bank.path} --steps {STEPS}"
-    assert files == ["checkpoint.pt", "config.json"]
+    assert files == ["checkpoints", "config.json"]
 
 
 def test_an_unusable_run_is_removed_before_a_new_one_begins(bank, run, python_calls):
-    (run / "checkpoint.pt").unlink()
+    shutil.rmtree(run / "checkpoints")
     train_demo(DemoOptions(out=run, bank=bank.path, steps=STEPS))
     command, message = python_calls().splitlines()
     flags = f"--recipe demo --out {run} --bank {bank.path} --steps {STEPS}"
@@ -140,7 +141,7 @@ def test_what_is_not_the_demos_is_never_replaced(bank, run, tmp_path):
     write_json(run / "config.json", {"bank": str(bank.path), "train": paper()})
     with pytest.raises(UserError, match="recipe paper"):
         run_state(run, bank, STEPS)
-    (run / "checkpoint.pt").unlink()
+    shutil.rmtree(run / "checkpoints")
     with pytest.raises(UserError, match="recipe paper"):
         run_state(run, bank, STEPS)
     thesis = tmp_path / "thesis"

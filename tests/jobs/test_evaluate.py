@@ -242,6 +242,6 @@ def test_a_loaded_run_has_the_weights_it_was_saved_with_and_is_in_evaluation_mod
     model, state = load_network(run, opened, CPU)
     assert not model.training
     assert opened.content_digest == bank.content_digest
-    assert state["step"] == 0
+    assert state.step == 0
     for name, value in model.state_dict().items():
         assert torch.equal(value, saved_model[name]), name

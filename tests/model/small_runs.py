@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from bank.bank import Bank
+from model import checkpoint
 from model.config import ExecutionConfig, RetrieveGANConfig, RunConfig
 from model.loop import Trainer
 from model.recipes import demo
@@ -31,6 +32,12 @@ def options_of(*arguments: object) -> TrainOptions:
 
 def trainer_of(bank: Bank, config: RunConfig) -> Trainer[Any, Any]:
     return trainer_for(config, bank, CPU)
+
+
+def edit_state(run: Path, **changes: Any) -> None:
+    """Change what the run's last checkpoint says of itself."""
+    path = checkpoint.last(run) / checkpoint.STATE
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
 
 
 def losses_of(run: Path) -> list[dict[str, float]]:

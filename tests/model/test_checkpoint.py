@@ -1,27 +1,116 @@
 """What a run is saved as, and which checkpoints a run cannot go on from."""
 
-import errno
-import os
+import resource
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from model import checkpoint
 from model.config import RetrieveGANConfig
 from model.loop import restore, save
 from model.recipes import demo
+from model.retrievegan.run import load_network
 from model.run_folder import RunError, read_config
-from tests.model.small_runs import small, trainer_of
+from pipeline.options import write_json
+from tests.model.small_runs import CPU, edit_state, small, trainer_of
+
+FILES = ["discriminators.safetensors", "model.safetensors", "optimisers.safetensors", "state.json"]
 
 
-def test_a_bank_with_other_candidates_is_refused_when_a_run_goes_on(bank, tmp_path):
+@pytest.fixture(scope="module")
+def trained(bank):
+    """A trainer after one step, whose optimisers have moments."""
     trainer = trainer_of(bank, small())
-    save(trainer, bank, tmp_path)
-    path = tmp_path / checkpoint.NAME
-    torch.save(torch.load(path, weights_only=True) | {"derived": "e" * 64}, path)
-    with pytest.raises(RunError, match="other frozen networks or candidates"):
-        restore(trainer, bank, tmp_path)
+    trainer.step(trainer.load_batch(bank, bank.scene_ids("train")[:2]))
+    return trainer
+
+
+@pytest.fixture
+def run(trained, bank, tmp_path):
+    """Its checkpoint."""
+    save(trained, bank, tmp_path)
+    return tmp_path
+
+
+def test_a_checkpoint_is_four_files_and_nothing_is_left_beside_it(run):
+    files = [str(path.relative_to(run)) for path in sorted(run.rglob("*")) if path.is_file()]
+    assert files == [f"checkpoints/step-000001/{name}" for name in FILES]
+
+
+def test_a_restored_trainer_is_the_one_that_was_saved(run, trained, bank):
+    again = trainer_of(bank, small(seed=1))
+    restore(again, bank, run)
+    assert again.step_number == 1
+    for name, network in trained.networks.items():
+        weights = again.networks[name].state_dict()
+        assert all(torch.equal(weights[key], v) for key, v in network.state_dict().items())
+    for name in trained.optimisers:
+        wanted, found = (t.optimisers[name].state_dict()["state"] for t in (trained, again))
+        assert wanted.keys() == found.keys() != set()
+        for at, moments in wanted.items():
+            assert moments.keys() == found[at].keys()
+            for key, value in moments.items():
+                assert torch.equal(found[at][key], value)
+                assert found[at][key].stride() == value.stride()  # channels last stay last
+
+
+def test_tensors_are_named_by_network_optimiser_and_parameter(run):
+    discriminators, optimisers = (
+        set(load_file(checkpoint.last(run) / file)) for file in FILES if file[0] in "do"
+    )
+    assert {"image_discriminator.logits.bias", "object_discriminator.hidden.weight"} <= (
+        discriminators
+    )
+    for moment in ("exp_avg", "exp_avg_sq", "step"):
+        assert f"generator/model.fuser.key.weight/{moment}" in optimisers
+        assert f"discriminator/object_discriminator.hidden.weight/{moment}" in optimisers
+
+
+def test_only_the_newest_checkpoint_is_kept_and_found(bank, trained, tmp_path, monkeypatch):
+    half = tmp_path / "checkpoints/step-000500.partial"  # of a save that was killed
+    half.mkdir(parents=True)
+    assert checkpoint.newest(tmp_path) is None
+    kept = tmp_path / "checkpoints/step-000002-the-best"  # a user's copy
+    kept.mkdir()
+    for step in (999_999, 1_000_000, 1_000_000):
+        monkeypatch.setattr(trained, "step_number", step)
+        save(trained, bank, tmp_path)
+    newest = checkpoint.last(tmp_path)
+    assert newest.name == "step-1000000"
+    assert sorted(newest.parent.iterdir()) == [kept, newest]
+    (tmp_path / "checkpoints/step-999999").mkdir()  # as a kill between the two leaves it
+    assert checkpoint.last(tmp_path) == newest
+
+
+def test_sampling_reads_the_model_and_the_state_alone(run, trained, bank):
+    write_json(run / "config.json", {"bank": str(bank.path), "train": small()})
+    for name in ("discriminators.safetensors", "optimisers.safetensors"):
+        (checkpoint.last(run) / name).unlink()
+    model, state = load_network(run, bank, CPU)
+    assert state.step == 1
+    assert not model.training
+    weights = trained.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"bank": "f" * 64}, "content digest ffffffffffff"),
+        ({"derived": "e" * 64}, "other frozen networks or candidates"),
+        ({"scenes": "d" * 64}, "another order"),
+        ({"format": 2}, "has format 2; this version reads 1"),
+        ({"vocabulary": {"objects": []}}, "cannot be read"),
+        ({"more": 1}, "cannot be read"),
+    ],
+)
+def test_a_checkpoint_of_another_bank_or_form_is_refused(run, bank, changed, why):
+    edit_state(run, **changed)
+    with pytest.raises(RunError, match=why):
+        restore(trainer_of(bank, small()), bank, run)
 
 
 @pytest.mark.parametrize(
@@ -35,71 +124,70 @@ def test_a_config_that_is_not_one_is_one_clear_line(tmp_path, text):
         read_config(tmp_path, RetrieveGANConfig)
 
 
-def test_a_checkpoint_that_does_not_fit_its_config_is_refused(bank, tmp_path):
-    save(trainer_of(bank, small()), bank, tmp_path)
-    other = replace(demo().retrieval, width=16)
-    with pytest.raises(RunError, match="was the config edited"):
-        restore(trainer_of(bank, small(retrieval=other)), bank, tmp_path)
+@pytest.mark.parametrize("file", [name for name in FILES if name != "state.json"])
+def test_a_checkpoint_that_does_not_fit_its_config_is_refused(run, bank, tmp_path_factory, file):
+    config = small(
+        retrieval=replace(demo().retrieval, width=16),
+        discriminator=replace(demo().discriminator, object_hidden=16),
+    )
+    other, elsewhere = trainer_of(bank, config), tmp_path_factory.mktemp("other")
+    other.step(other.load_batch(bank, bank.scene_ids("train")[:2]))
+    save(other, bank, elsewhere)
+    (checkpoint.last(elsewhere) / file).replace(checkpoint.last(run) / file)
+    with pytest.raises(RunError, match=rf"{file} does not fit .*was the config edited"):
+        restore(trainer_of(bank, small()), bank, run)
 
 
-def test_a_checkpoint_of_another_bank_is_refused(bank, tmp_path):
-    trainer = trainer_of(bank, small())
-    save(trainer, bank, tmp_path)
-    path = tmp_path / checkpoint.NAME
-    state = torch.load(path, weights_only=True)
-    torch.save(state | {"bank": "f" * 64}, path)
-    with pytest.raises(RunError, match="ffffffffffff"):
-        restore(trainer, bank, tmp_path)
+@pytest.mark.parametrize(
+    "name", ["generator/model.no.such.weight", "generator/model.fuser.key.bias"]
+)
+def test_moments_of_an_unknown_parameter_or_of_another_shape_are_refused(run, bank, name):
+    path = checkpoint.last(run) / "optimisers.safetensors"
+    save_file({f"{name}/exp_avg": torch.zeros(1)}, path)
+    with pytest.raises(RunError, match=f"does not fit .*{name}"):
+        restore(trainer_of(bank, small()), bank, run)
 
 
-def test_a_checkpoint_cut_short_is_one_clear_line(bank, tmp_path):
-    trainer = trainer_of(bank, small())
-    save(trainer, bank, tmp_path)
-    path = tmp_path / checkpoint.NAME
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunError, match="cannot be read"):
-        restore(trainer, bank, tmp_path)
+@pytest.mark.parametrize("file", FILES)
+def test_a_checkpoint_cut_short_is_one_clear_line(run, bank, file):
+    path = checkpoint.last(run) / file
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match=rf"{file} cannot be read"):
+        restore(trainer_of(bank, small()), bank, run)
 
 
-class FullDisk:
-    """A file of a disk that has room for `room` bytes."""
-
-    def __init__(self, file, room):
-        self.file, self.room = file, room
-
-    def write(self, data):
-        self.room -= memoryview(data).nbytes
-        if self.room < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self.file.write(data)
-
-    def flush(self):
-        self.file.flush()
+@contextmanager
+def largest_file(size):
+    """No file of this process can become larger than `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("room", [0, 1000, 1_000_000])
 def test_a_full_disk_is_one_line_that_leaves_the_last_checkpoint_and_nothing_else(
-    bank, tmp_path, monkeypatch, room
+    trained, bank, tmp_path, monkeypatch, room
 ):
-    trainer = trainer_of(bank, small())
     config = tmp_path / "config.json"
     config.write_text("{}")
-    write = torch.save
-    monkeypatch.setattr(torch, "save", lambda state, file: write(state, FullDisk(file, room)))
-    full = rf"cannot write {tmp_path}/checkpoint\.pt: No space left on device; "
-    with pytest.raises(RunError, match=f"{full}there was no checkpoint yet"):
-        save(trainer, bank, tmp_path)
-    assert list(tmp_path.iterdir()) == [config]
-    monkeypatch.setattr(torch, "save", write)
-    save(trainer, bank, tmp_path)
-    monkeypatch.setattr(torch, "save", lambda state, file: write(state, FullDisk(file, room)))
-    trainer.step_number = 3
+    full = rf"cannot write {tmp_path}/checkpoints/step-00000\d: File too large; "
+    with (
+        largest_file(room),
+        pytest.raises(RunError, match=f"{full}there was no checkpoint yet"),
+    ):
+        save(trained, bank, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [config]
+    save(trained, bank, tmp_path)
+    first = checkpoint.last(tmp_path)
+    monkeypatch.setattr(trained, "step_number", 3)
     kept = rf"the last checkpoint is kept: mend this and go on with --resume {tmp_path}"
-    with pytest.raises(RunError, match=full + kept):
-        save(trainer, bank, tmp_path)
-    assert sorted(tmp_path.iterdir()) == [tmp_path / checkpoint.NAME, config]
-    restore(trainer, bank, tmp_path)
-    assert trainer.step_number == 0
+    with largest_file(room), pytest.raises(RunError, match=full + kept):
+        save(trained, bank, tmp_path)
+    assert [*first.parent.iterdir()] == [first]
+    restore(trainer_of(bank, small()), bank, tmp_path)
 
 
 def test_what_torch_cannot_do_for_other_reasons_stays_what_it_is(tmp_path):

@@ -80,9 +80,17 @@ def test_a_side_that_the_decoder_cannot_double_up_to_is_refused(recipe, side, fa
         replace(RECIPES[recipe](), image_px=side)
 
 
-def test_a_side_too_small_for_the_discriminator_is_refused():
-    with pytest.raises(ValueError, match="crop of 16 px is too small for 3 convolutions"):
-        replace(sg2im(), discriminator=RECIPES["demo"]().discriminator)
+@pytest.mark.parametrize(("recipe", "least"), [("sg2im", 22), ("paper", 8)])
+def test_a_side_too_small_for_the_discriminator_is_refused(recipe, least):
+    """Of three layers. sg2im's have no padding."""
+    config = RECIPES[recipe]()
+    for part in ("image_channels", "object_channels"):
+        assert len(getattr(config.discriminator, part)) == 3
+    replace(config, discriminator=replace(config.discriminator, object_px=least))
+    with pytest.raises(ValueError, match=f"object-px {least - 1} is too small: .* 3 layers halves"):
+        replace(config, discriminator=replace(config.discriminator, object_px=least - 1))
+    with pytest.raises(ValueError, match=r"--image-px 128 is too small: .* 9 layers"):
+        replace(config, discriminator=replace(config.discriminator, image_channels=(4,) * 9))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +107,7 @@ def test_a_side_too_small_for_the_discriminator_is_refused():
         ("losses", "gt_selection", -1.0, "--losses.gt-selection must be 0 or more, not -1.0"),
         ("retrieval", "candidates", 0, "--retrieval.candidates must be at least 1, not 0"),
         ("retrieval", "temperature", 0.0, "--retrieval.temperature must be above 0"),
-        ("discriminator", "object_px", 1, "an object's crop of 1 px is too small for 3 conv.*"),
+        ("discriminator", "object_px", 1, "--discriminator.object-px 1 is too small"),
         ("generator", "decoder", (), "--generator.decoder needs at least one number"),
         ("generator", "decoder", (8, 0), "--generator.decoder must be at least 1, not 0"),
     ],

@@ -2,11 +2,13 @@
 
 import os
 from functools import partial
+from itertools import chain
 
+import numpy as np
 import torch
 
 from model.batch import scene_batch
-from model.loader import training_batches
+from model.loader import training_batches, training_scenes
 from pipeline.stream import BatchSampler
 
 
@@ -14,6 +16,7 @@ def batches_of(bank, *, workers, first_step=0, count=3):
     batches = training_batches(
         bank,
         partial(scene_batch, k=3),
+        block_shards=2,
         batch_size=4,
         seed=7,
         first_step=first_step,
@@ -32,10 +35,14 @@ def test_two_workers_give_the_batches_of_none_every_tensor_of_them(bank):
 
 
 def test_batches_are_training_scenes_in_the_order_of_the_sampler(bank):
-    ids = bank.scene_ids("train")
-    order = iter(BatchSampler(len(ids), 4, 7))
+    scenes = training_scenes(bank)
+    assert sorted(chain.from_iterable(scenes.values())) == bank.scene_ids("train").tolist()
+    assert len(scenes) > 1
+    for shard, ids in scenes.items():
+        assert set(bank.contents.shards_of_images(np.array(ids))) == {shard}
+    order = iter(BatchSampler(scenes, block_shards=2, batch_size=4, seed=7))
     for batch in batches_of(bank, workers=0):
-        assert batch.image_ids.tolist() == ids[next(order)].tolist()
+        assert batch.image_ids.tolist() == next(order)
 
 
 def test_a_run_that_goes_on_is_given_the_batches_that_it_missed(bank):
@@ -49,5 +56,13 @@ def test_ctrl_c_in_a_terminal_does_not_reach_a_loaders_process(bank):
         return os.getpgrp()
 
     for workers, alone in ((0, False), (1, True)):
-        loaded = training_batches(bank, group, batch_size=4, seed=7, first_step=0, workers=workers)
+        loaded = training_batches(
+            bank,
+            group,
+            block_shards=2,
+            batch_size=4,
+            seed=7,
+            first_step=0,
+            workers=workers,
+        )
         assert (next(loaded) != os.getpgrp()) == alone

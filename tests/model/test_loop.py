@@ -11,6 +11,7 @@ import torch
 
 from model import loop
 from model.loop import main_losses, restore, train
+from model.recipes import sg2im_demo
 from model.run_folder import RunError
 from pipeline.errors import Stopped
 from tests.model.small_runs import losses_of, small, trainer_of
@@ -30,6 +31,20 @@ def test_a_resumed_run_has_the_losses_of_one_that_was_never_interrupted(bank, tm
     train(again, bank, cut)
     assert losses_of(cut) == losses_of(whole)
     assert [row["step"] for row in losses_of(whole)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("config", [small(), sg2im_demo()])
+def test_a_step_draws_nothing_from_the_global_random_state(bank, config):
+    """A checkpoint does not hold it."""
+    trainer = trainer_of(bank, config)
+    batch = trainer.load_batch(bank, bank.scene_ids("train")[:2])
+    states = []
+    for _ in range(2):
+        states.append(torch.get_rng_state())
+        trainer.step(batch)
+    trainer.image_grid(batch)
+    states.append(torch.get_rng_state())
+    assert all(torch.equal(states[0], state) for state in states)
 
 
 def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path):

@@ -1,28 +1,79 @@
-from itertools import islice
+from hashlib import sha256
+from itertools import chain, islice
 
 import pytest
 
-from pipeline.stream import BatchSampler, epoch_order
+from pipeline.stream import BatchSampler, shuffled
+
+SHARDS = {
+    "train-00000": [3, 5, 8],
+    "train-00001": [11],
+    "train-00002": [],
+    "train-00003": [4, 9, 7],
+}
+IDS = sorted(chain.from_iterable(SHARDS.values()))
+
+
+def order(count, *, block=2, batch=1, seed=6, first_step=0):
+    sampler = BatchSampler(
+        SHARDS, block_shards=block, batch_size=batch, seed=seed, first_step=first_step
+    )
+    return list(islice(sampler, count))
+
+
+def test_scenes_are_sorted_by_the_sha_256_of_seed_epoch_and_id():
+    """By hand, from `printf 6/2/3 | sha256sum` and so on."""
+    drawn = {
+        3: "d81e7fd326f014cc", 4: "e587c0a0e1bfae3c", 5: "52ea9bfa8385138a",
+    }  # fmt: skip
+    for image_id, digest in drawn.items():
+        assert sha256(f"6/2/{image_id}".encode()).hexdigest().startswith(digest)
+    assert shuffled([3, 4, 5], seed=6, epoch=2) == sorted(drawn, key=drawn.__getitem__)
+
+
+def test_shards_are_shuffled_then_the_scenes_of_each_block_of_them():
+    def key(epoch):
+        return lambda item: sha256(f"6/{epoch}/{item}".encode()).digest()[:8]
+
+    expected = []
+    for epoch in range(3):
+        shards = sorted(SHARDS, key=key(epoch))
+        for block in (shards[:3], shards[3:]):
+            expected += sorted(chain.from_iterable(SHARDS[s] for s in block), key=key(epoch))
+    assert list(chain.from_iterable(order(21, block=3))) == expected
+
+
+def test_items_that_draw_the_same_come_by_name_or_number(monkeypatch):
+    monkeypatch.setattr("pipeline.stream.draw", lambda *_: b"same")
+    assert shuffled([9, 10, 1], 0, 0) == [1, 9, 10]
+    assert shuffled(["b", "a"], 0, 0) == ["a", "b"]
 
 
 def test_every_scene_comes_once_an_epoch():
-    drawn = [p for batch in islice(BatchSampler(10, 4, seed=3), 5) for p in batch]
-    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
-    assert drawn[:10] != drawn[10:]
+    for block in (1, 2, 4, 100):
+        drawn = list(chain.from_iterable(order(14, block=block)))
+        assert sorted(drawn[:7]) == sorted(drawn[7:]) == IDS
+        assert drawn[:7] != drawn[7:]
+
+
+def test_epochs_are_laid_end_to_end_whatever_the_batch():
+    one_by_one = list(chain.from_iterable(order(24)))
+    for batch in (2, 3, 8, 12):
+        batches = order(24 // batch, batch=batch)
+        assert {len(each) for each in batches} == {batch}
+        assert list(chain.from_iterable(batches)) == one_by_one
 
 
 def test_order_from_step_n_is_what_an_uninterrupted_run_would_have_met():
-    whole = list(islice(BatchSampler(10, 4, seed=3), 12))
-    for first in (0, 1, 5, 7):
-        assert (
-            list(islice(BatchSampler(10, 4, seed=3, first_step=first), 12 - first)) == whole[first:]
-        )
+    whole = order(12, batch=4)
+    for first in range(12):
+        assert order(12 - first, batch=4, first_step=first) == whole[first:]
 
 
 def test_seeds_give_other_orders():
-    assert epoch_order(0, 0, 50).tolist() != epoch_order(1, 0, 50).tolist()
+    assert order(7, seed=0) != order(7, seed=1)
 
 
 def test_an_empty_dataset_is_refused():
     with pytest.raises(ValueError, match="no scene"):
-        BatchSampler(0, 4, seed=0)
+        BatchSampler({"train-00000": []}, block_shards=1, batch_size=4, seed=0)

@@ -274,6 +274,14 @@ def test_the_medoid_and_the_summed_distances_by_hand():
     assert summed_distances(chosen, padding).tolist() == [5, 0]
 
 
+def test_equal_features_lie_at_distance_0_however_large_and_many_they_are():
+    """By matrix products, which cdist takes from 26 on, they lie 0.09 apart at 10."""
+    image = torch.arange(20).repeat_interleave(30)
+    equal, padding = 10 + torch.randn(20, 64)[image], padding_of(image, 20)
+    assert not summed_distances(equal, padding).any()
+    assert not medoid_start(equal[:, None], torch.ones(600, 1).bool(), padding).any()
+
+
 def test_the_best_start_keeps_the_relaxation(scene):
     features, valid, padding = scene
     soft = retrieve_best(features, valid, padding, noise=None, temperature=1.0, relaxation="soft")

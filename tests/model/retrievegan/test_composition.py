@@ -7,41 +7,8 @@ from model.retrievegan.composition import (
     Fuser,
     Nodes,
     _softmax_by_image,
-    paste,
 )
-from model.retrievegan.discriminators import crop_objects
 from tests.model.retrievegan.small import layers_of
-
-
-def test_a_patch_is_pasted_into_its_box_and_nowhere_else():
-    maps = torch.ones(1, 1, 4, 4)
-    pasted, inside = paste(maps, torch.tensor([[0.25, 0.5, 0.75, 1.0]]), 8)
-    expected = torch.zeros(8, 8)
-    expected[4:8, 2:6] = 1
-    assert torch.equal(pasted[0, 0], expected)
-    assert torch.equal(inside[0, 0], expected)
-
-
-def test_pasting_keeps_left_left_and_top_at_the_top():
-    maps = torch.zeros(1, 1, 2, 2)
-    maps[0, 0, 0, 1] = 1  # top right
-    pasted, _ = paste(maps, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), 8)
-    assert pasted[0, 0, 0, 7] == 1
-    assert pasted[0, 0, 7].max() == 0
-
-
-def test_a_box_thinner_than_a_cell_still_covers_some():
-    for x in torch.linspace(0, 1, 13):
-        box = torch.stack([x, torch.tensor(0.3), x + 1e-4, torch.tensor(0.6)])[None]
-        assert paste(torch.ones(1, 1, 2, 2), box.clamp(0, 1), 8)[1].sum() > 0 or x in (0, 1)
-
-
-def test_cropping_undoes_pasting():
-    maps = torch.rand(1, 3, 8, 8)
-    box = torch.tensor([[0.25, 0.25, 0.75, 0.75]])
-    pasted, _ = paste(maps, box, 16)
-    back = crop_objects(pasted, box, torch.zeros(1, dtype=torch.long), 8)
-    torch.testing.assert_close(back, maps, atol=1e-5, rtol=1e-5)
 
 
 def test_objects_of_one_image_share_a_cell_and_never_with_another_image():
@@ -165,16 +132,6 @@ def test_a_cell_that_no_box_covers_has_no_weight_and_a_finite_gradient():
     weights.sum().backward()
     assert not weights.any()
     assert not score.grad.any()
-
-
-def test_a_box_covers_the_cells_whose_centres_it_holds_its_edges_included():
-    boxes = torch.tensor([[0.0625, 0.0625, 0.9375, 0.9375], [0.25, 0.5, 0.375, 0.625]])
-    inside = paste(torch.ones(2, 1, 2, 2), boxes, 8)[1][:, 0]
-    assert inside[0].all()  # from centre to centre
-    assert inside[1].nonzero().tolist() == [[4, 2]]  # one cell, no wider
-    assert paste(torch.ones(1, 1, 2, 2, dtype=torch.float64), boxes[:1].double(), 8)[0].dtype == (
-        torch.float64
-    )
 
 
 def test_large_scores_give_no_overflow_and_no_gradient_that_is_not_finite():

@@ -2,11 +2,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model.retrievegan.discriminators import (
-    ImageDiscriminator,
-    ObjectDiscriminator,
-    crop_objects,
-)
+from model.retrievegan.discriminators import ImageDiscriminator, ObjectDiscriminator
 from tests.model.retrievegan.small import layers_of
 
 
@@ -61,31 +57,3 @@ def test_the_object_discriminator_gives_a_logit_and_a_category_per_crop():
         assert torch.equal(logits.category, network.category(hidden))
     assert logits.real.shape == (2,)
     assert logits.category.shape == (2, 3)
-
-
-def test_a_crop_is_the_pixels_of_its_box_in_its_own_image():
-    images = torch.arange(2 * 3 * 8 * 8.0).reshape(2, 3, 8, 8)
-    boxes = torch.tensor([[0.0, 0.25, 0.5, 0.75], [0.5, 0.0, 1.0, 0.5], [0.0, 0.0, 1.0, 1.0]])
-    crops = crop_objects(images, boxes, torch.tensor([1, 0, 1]), 4)
-    torch.testing.assert_close(crops[0], images[1, :, 2:6, 0:4])
-    torch.testing.assert_close(crops[1], images[0, :, 0:4, 4:8])
-    torch.testing.assert_close(crops[2], F.avg_pool2d(images[1], 2))
-
-
-def test_a_crop_at_the_edge_of_its_image_repeats_the_last_pixels():
-    images = torch.ones(1, 3, 4, 4)
-    crop = crop_objects(images, torch.tensor([[0.0, 0.0, 0.5, 1.0]]), torch.tensor([0]), 16)
-    torch.testing.assert_close(crop, torch.ones(1, 3, 16, 16))
-
-
-def test_a_crop_has_the_type_of_its_image():
-    images = torch.ones(1, 3, 4, 4, dtype=torch.float64)
-    box = torch.tensor([[0.0, 0.0, 0.5, 1.0]], dtype=torch.float64)
-    assert crop_objects(images, box, torch.tensor([0]), 2).dtype == torch.float64
-
-
-def test_a_box_under_a_pixel_is_widened_to_one():
-    images = torch.arange(8.0).expand(1, 1, 8, 8)
-    box = torch.tensor([[0.5625, 0.5, 0.5625, 0.5]])  # the centre of column 4
-    crop = crop_objects(images, box, torch.tensor([0]), 2)
-    torch.testing.assert_close(crop[0, 0], torch.tensor([[3.75, 4.25], [3.75, 4.25]]))

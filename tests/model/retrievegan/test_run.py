@@ -1,5 +1,6 @@
 """A run in use: which patches a graph is given, what pins, bans and boxes do to it."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,15 +8,18 @@ import pytest
 import torch
 
 from bank.errors import BankError
+from model.graph.frozen_encoder import embed_graphs
 from model.loop import save
 from model.recipes import demo
 from model.retrieval.choice import choose
+from model.retrievegan import run as run_module
 from model.retrievegan.run import SMALLEST_SIDE, RetrieveGANRun, tidy_boxes
 from model.retrievegan.trainer import RetrieveGANTrainer
 from model.run_folder import RunError
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.scene import Box, Relation, SceneGraph
+from tests.model.small_runs import edit_state
 
 CPU = torch.device("cpu")
 GRAPH = SceneGraph(("sky-other", "grass", "tree", "tree"), (Relation(0, "above", 1),))
@@ -268,11 +272,27 @@ def test_predicted_boxes_lie_inside_the_picture_and_have_an_area():
 
 
 def test_a_run_is_refused_with_another_bank_than_its_own(run, bank, tmp_path):
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
-    torch.save({**state, "bank": "0" * 64}, tmp_path / "checkpoint.pt")
-    (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    edit_state(tmp_path, bank="0" * 64)
     with pytest.raises(RunError, match="trained on a bank with content digest 000000000000"):
         RetrieveGANRun.open(tmp_path)
+
+
+def test_a_graph_is_embedded_once_for_all_its_draws_and_not_kept_for_ever(
+    opened, bank, monkeypatch
+):
+    embedded = []
+
+    def watched(encoder, pairs):
+        embedded.append(pairs[0][0])
+        return embed_graphs(encoder, pairs)
+
+    monkeypatch.setattr(run_module, "embed_graphs", watched)
+    monkeypatch.setattr(run_module, "GRAPHS_KEPT", 2)
+    run = RetrieveGANRun(opened.model, bank, CPU)
+    for name in ("grass", "grass", "tree", "grass", "sky-other", "grass", "tree"):
+        run.retrieve(SceneGraph((name,), ()), mode="random")
+    assert embedded == [("grass",), ("tree",), ("sky-other",), ("tree",)]
 
 
 def test_a_missing_run_and_a_missing_bank_say_so(run, tmp_path):

@@ -7,13 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from model.batch import with_truth
+from model.boxes import crop
 from model.config import LossWeights
 from model.image_grid import patches_and_images
 from model.padding import padding_of
 from model.pixels import to_float
 from model.recipes import paper
 from model.retrieval.greedy import medoid_start, retrieve, retrieve_best, start_feature
-from model.retrievegan.discriminators import crop_objects
 from model.retrievegan.trainer import RetrieveGANTrainer
 from model.run_folder import RunError
 from tests.model.retrievegan.small import (
@@ -72,7 +72,9 @@ def crops_of(images, batch, side=8):
     """The crops of one set of the batch's images, one object at a time."""
     return torch.cat(
         [
-            crop_objects(images[n, None], batch.boxes[o, None], torch.tensor([0]), side)
+            crop(
+                images[n, None], batch.boxes[o, None], torch.tensor([0]), side, align_corners=False
+            )
             for o, n in enumerate(OBJECT_IMAGE)
         ]
     )

@@ -6,11 +6,7 @@ from torch.nn import functional as F
 
 from model import losses
 from model.config import side_after
-from model.sg2im.discriminators import (
-    Sg2ImImageDiscriminator,
-    Sg2ImObjectDiscriminator,
-    crop_to_corners,
-)
+from model.sg2im.discriminators import Sg2ImImageDiscriminator, Sg2ImObjectDiscriminator
 
 
 def shapes(network):
@@ -60,34 +56,6 @@ def test_an_object_gets_one_logit_and_one_per_category():
     logits = discriminator(torch.rand(2, 3, 16, 16), boxes, torch.tensor([1, 0, 1]))
     assert logits.real.shape == (3,)
     assert logits.category.shape == (3, 7)
-
-
-def test_corner_samples_lie_on_the_edges_of_the_box():
-    """A on_images whose colour is its place: x in red, y in green."""
-    ramp = torch.linspace(0, 1, 9)
-    on_images = torch.stack([ramp.expand(9, 9), ramp[:, None].expand(9, 9), torch.zeros(9, 9)])
-    boxes = torch.tensor([[0.25, 0.1, 0.75, 0.6], [0.0, 0.0, 1.0, 1.0]])
-    crop, whole = crop_to_corners(on_images[None], boxes, torch.tensor([0, 0]), 5)
-    assert crop[:2, 0, 0].tolist() == pytest.approx([0.25, 0.1])
-    assert crop[:2, -1, -1].tolist() == pytest.approx([0.75, 0.6])
-    assert crop[:2, 0, -1].tolist() == pytest.approx([0.75, 0.1])
-    torch.testing.assert_close(whole[0, 0], torch.linspace(0, 1, 5))
-
-
-def test_crops_come_from_their_own_picture_and_carry_gradients_to_it():
-    images = torch.zeros(2, 3, 8, 8, requires_grad=True)
-    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5]])
-    crop_to_corners(images, boxes, torch.tensor([1]), 4).sum().backward()
-    assert images.grad[0].abs().sum() == 0
-    assert images.grad[1, :, :4, :4].abs().sum() > 0
-    assert images.grad[1, :, 5:, 5:].abs().sum() == 0
-
-
-def test_outside_the_picture_is_nothing():
-    crop = crop_to_corners(
-        torch.ones(1, 3, 8, 8), torch.tensor([[0.5, 0.0, 1.5, 1.0]]), torch.tensor([0]), 5
-    )
-    assert crop[0, 0, 2].tolist() == pytest.approx([1, 1, 1, 0, 0])
 
 
 def test_training_tells_red_from_blue_and_learns_what_is_where():

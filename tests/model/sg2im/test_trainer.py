@@ -1,6 +1,5 @@
 """An sg2im run: its losses, the order of its updates, its switch to fixed normalisation."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from model import checkpoint
 from model.batch import image_batch
 from model.config import (
     DiscriminatorConfig,
@@ -28,7 +26,7 @@ from model.sg2im.trainer import Sg2ImTrainer
 from model.train import main
 from pipeline.options import write_json
 from pipeline.scene import Relation, SceneGraph
-from tests.model.small_runs import options_of
+from tests.model.small_runs import edit_state, losses_of, options_of
 
 CPU = torch.device("cpu")
 
@@ -55,10 +53,6 @@ def small(**parts) -> Sg2ImConfig:
 @pytest.fixture
 def batch(bank):
     return image_batch(bank, bank.scene_ids("train")[:3])
-
-
-def losses_of(run):
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def weights_of(network):
@@ -283,11 +277,9 @@ def test_other_candidates_do_not_keep_a_run_from_going_on(bank, tmp_path):
     """sg2im sees none of them; another content would."""
     trainer = Sg2ImTrainer(small(), bank.vocabulary)
     save(trainer, bank, tmp_path)
-    path = tmp_path / checkpoint.NAME
-    state = torch.load(path, weights_only=True)
-    torch.save(state | {"derived": "e" * 64}, path)
+    edit_state(tmp_path, derived="e" * 64)
     restore(trainer, bank, tmp_path)
-    torch.save(state | {"bank": "f" * 64}, path)
+    edit_state(tmp_path, bank="f" * 64)
     with pytest.raises(RunError, match="ffffffffffff"):
         restore(trainer, bank, tmp_path)
 
@@ -331,7 +323,7 @@ def test_a_run_gives_a_bank_its_graph_encoder(bank, batch, tmp_path):
     encoder.save(tmp_path / "encoder.safetensors")
     again = load_graph_encoder(tmp_path / "encoder.safetensors")
     assert torch.equal(again.encode(graph.nodes, graph.triples), expected)
-    assert graph_encoder_file(tmp_path) == tmp_path / "checkpoint.pt"
+    assert graph_encoder_file(tmp_path) == tmp_path / "checkpoints/step-000001/model.safetensors"
     assert graph_encoder_file(tmp_path / "x.pt") == tmp_path / "x.pt"
 
 
