@@ -2,10 +2,12 @@
 
 import json
 import math
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar, Generic, TypeVar
@@ -152,8 +154,6 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
     )
     with checkpoint.writing(run, LOG):
         _keep_log_until(run / LOG, first)
-    with checkpoint.writing(run, CURVES):
-        writer = SummaryWriter(str(run / CURVES), purge_step=first)
     _remove_grids_after(run, first)
     started = time.monotonic()
     recent: deque[dict[str, float]] = deque(maxlen=RECENT)
@@ -167,6 +167,7 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
     )
     with (
         stop_requests() as stopping,
+        _curves(run, first) as curves,
         (run / LOG).open("ab", 0) as file,  # without a buffer: closing it has nothing to write
     ):
         for step in steps:
@@ -176,7 +177,7 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
                 file.write(f"{json.dumps({'step': step, **values})}\n".encode())
             with checkpoint.writing(run, CURVES):
                 for name, value in values.items():
-                    writer.add_scalar(f"loss/{name}", value, step)
+                    curves.add_scalar(f"loss/{name}", value, step)
             if step == first and trainer.device.type == "cpu":
                 _log_estimate(config, config.steps - first, time.monotonic() - started)
             done = step + 1
@@ -189,14 +190,35 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
                 save(trainer, bank, run)
             if stop:
                 break
-    with checkpoint.writing(run, CURVES):
-        writer.close()
     if trainer.step_number < config.steps:
         raise Stopped(
             stopping[0],
             f"stopped at step {trainer.step_number:,}; saved: "
             f"python -m model.train --resume {run} goes on",
         )
+
+
+@contextmanager
+def _curves(run: Path, first: int) -> Iterator[SummaryWriter]:
+    """TensorBoard's writer, from step `first` on.
+
+    What its thread could not write our next call raises; that thread's traceback is not printed.
+    """
+    others = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.exc_value, OSError):
+            others(failed)
+
+    threading.excepthook = hook
+    try:
+        with checkpoint.writing(run, CURVES):
+            writer = SummaryWriter(str(run / CURVES), purge_step=first)
+        yield writer
+        with checkpoint.writing(run, CURVES):
+            writer.close()
+    finally:
+        threading.excepthook = others
 
 
 def grid_scenes(bank: Bank) -> NDArray[np.int64]:

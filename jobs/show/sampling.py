@@ -102,7 +102,7 @@ def own_method(
     opened: RetrieveGANRun | Sg2ImRun, graph: SceneGraph, options: SampleOptions
 ) -> Method:
     """As the run was trained, but for what the command line says."""
-    name = options.run.name
+    name = options.run.resolve().name
     if isinstance(opened, RetrieveGANRun):
         retrieval = RetrievalOptions(
             options.retrieval,

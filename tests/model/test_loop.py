@@ -1,5 +1,6 @@
 """The training loop: what it writes, and that an interruption costs nothing."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from model import loop
 from model.loop import main_losses, restore, train
@@ -78,6 +80,18 @@ def test_a_disk_that_is_full_at_a_steps_line_of_the_log_is_one_line(bank, tmp_pa
     monkeypatch.setattr(loop, "_keep_log_until", lambda *_: None)  # it would read without end
     with pytest.raises(RunError, match=r"log\.jsonl: No space left on device"):
         train(trainer_of(bank, small()), bank, tmp_path)
+
+
+def test_a_disk_that_is_full_for_the_curves_is_one_line_and_no_threads_traceback(
+    bank, tmp_path, monkeypatch, capfd
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    with pytest.raises(RunError, match="tensorboard: No space left on device"):
+        train(trainer_of(bank, small()), bank, tmp_path)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
