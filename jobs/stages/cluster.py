@@ -1,9 +1,9 @@
 """Tasks in, results out in whatever order they finish: in this process, or through Dask.
 
-One task makes one shard (seconds, not milliseconds: Dask spends about one on each). Arguments
-are names and paths, results small receipts, and only a few tasks are in flight at a time. What
-goes wrong on a worker comes out here as it would without Dask; what goes wrong with Dask itself
-is one line, and its own logs are kept from the user.
+A task takes seconds, not milliseconds (Dask spends about one on each): one shard, one block. Its
+arguments are names and paths, its result is a small receipt, and only a few are in flight at a
+time. What goes wrong in a task comes out here as it would without Dask; what goes wrong with Dask
+itself is one line, and its own logs are kept from the user.
 """
 
 import functools
@@ -11,10 +11,8 @@ import importlib
 import logging
 import os
 import socket
-import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
@@ -26,12 +24,14 @@ from pipeline.output import log
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-IN_FLIGHT_PER_WORKER = 2  # one that runs, one that waits its turn
-JOIN_S = 30  # how long a scheduler may take to answer, and its first worker to come
+IN_FLIGHT_PER_THREAD = 2  # one that runs, one that waits its turn
+JOIN_S = 30  # how long a scheduler may take to answer
+NO_WORKERS_TIMEOUT_S = 60  # how long it may have no workers
+POLL_S = 1  # between two looks at which workers there are
+MAX_GREETING = 1 << 20  # bytes
 LOOPBACK, LOOPBACK_S = "127.0.0.1", 10
-POLL_S = 5.0  # between two polls of the workers
-STARTS = 3  # of workers here: Dask replaces one that dies, but not while it starts
-NO_WORKERS_TIMEOUT_S = 60.0  # how long a build waits for others once its last worker has gone
+BY_FORKING = {"distributed.worker.multiprocessing-method": "forkserver"}
+STARTS = 3  # of a first worker here: Dask replaces one that dies, but not while it starts
 KEPT = "finished shards are kept: run the command again"
 # Ctrl-C reaches all processes of a terminal; workers ignore it, and their parent ends them.
 LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
@@ -48,126 +48,13 @@ def results(
     if not scheduler and not workers:
         yield from (_single_threaded(function, task) for task in tasks)
         return
-    client = _joined(scheduler) if scheduler else _started(workers)
-    with client as (connection, where):
-        yield from _stream(connection, function, tasks, where)
-
-
-def _dask() -> Any:
-    # Only a build with workers pays for this import, and its functions have no types.
-    with _reading_configuration():
-        return importlib.import_module("distributed")
-
-
-@contextmanager
-def _reading_configuration() -> Iterator[None]:
-    """UserError for what Dask raises where its own settings are malformed, when it is imported or
-    when it first uses them."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = _first_line(error).removesuffix(", original error message:").strip("'")
-        raise UserError(
-            f"Dask cannot use its own configuration ({reason[:200]}): mend the YAML files in "
-            f"{os.environ.get('DASK_CONFIG', '~/.config/dask and /etc/dask')} and the DASK_ "
-            f"variables, or use --workers 0"
-        ) from error
-
-
-@contextmanager
-def _started(workers: int) -> Iterator[tuple[Any, str]]:
-    """A client of worker processes on this machine; one that dies is replaced."""
-    with ExitStack() as stack:
-        try:
-            _check_loopback()
-            with _reading_configuration():
-                cluster = stack.enter_context(_local_cluster(workers))
-                client = stack.enter_context(_dask().Client(cluster))
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"cannot start {workers} workers ({_first_line(_origin(error))}); they need room "
-                f"in {_temporary()} (or name another folder in TMPDIR), or use --workers 0"
-            ) from error
-        yield client, "the Dask scheduler of this build"
-
-
-def _check_loopback() -> None:
-    """UserError where processes of this machine cannot talk to each other: Dask would wait for
-    ever."""
-    try:
-        with socket.create_server((LOOPBACK, 0)) as server:
-            socket.create_connection(server.getsockname(), LOOPBACK_S).close()
-    except OSError as error:
-        raise UserError(
-            f"workers here need the loopback network, and {LOOPBACK} does not answer "
-            f"({error.strerror or error}): bring it up (`ip link set lo up`), or use --workers 0"
-        ) from error
-
-
-def _local_cluster(workers: int) -> Any:
-    for _ in range(STARTS - 1):
-        with suppress(RuntimeError):
-            return _start(workers)
-    return _start(workers)
-
-
-def _start(workers: int) -> Any:
-    return _dask().LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address=None,
-        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its HTTP server's
-        silence_logs="CRITICAL",
-        preload=[LEAVE_INTERRUPTS],
-    )
-
-
-@contextmanager
-def _joined(scheduler: str) -> Iterator[tuple[Any, str]]:
-    """A client of a scheduler that others have started."""
-    distributed = _dask()
-    with ExitStack() as stack:
-        stack.enter_context(distributed.utils.silence_logging_cmgr(logging.CRITICAL))
-        try:
-            _ping(scheduler)
-            with warnings.catch_warnings(record=True) as warned:
-                warnings.simplefilter("always")
-                client = stack.enter_context(distributed.Client(scheduler, timeout=JOIN_S))
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(
-                f"no Dask scheduler answers at {scheduler!r} ({_first_line(error)}); start one "
-                f"with `dask scheduler`, or leave --scheduler out"
-            ) from error
-        if any(w.category.__name__ == "VersionMismatchWarning" for w in warned):
-            _warn(
-                f"the Dask scheduler at {scheduler} or its workers have other versions of Dask's "
-                f"packages than this process; where that leads to trouble, install those of "
-                f"requirements.lock on all machines"
-            )
-        try:
-            client.wait_for_workers(1, timeout=JOIN_S)
-        except TimeoutError as error:
-            raise UserError(
-                f"the Dask scheduler at {scheduler} has no workers; start some with "
-                f"`PYTHONPATH={PROJECT} dask worker {scheduler} --nthreads 1`"
-            ) from error
-        yield client, f"the Dask scheduler at {scheduler}"
-
-
-def _ping(scheduler: str) -> None:
-    """OSError where what listens is no scheduler: a client would wait for ever for its first bytes.
-    Where nothing listens yet, a client tries again for a while."""
-    if not scheduler.startswith("tcp://"):
-        return
-    place = _dask().comm.get_address_host_port(scheduler)
-    try:
-        connection = socket.create_connection(place, JOIN_S)
-    except OSError:
-        return
-    with connection:
-        if not connection.recv(1):
-            raise OSError("it closes the connection")
+    where = f"the Dask scheduler {f'at {scheduler}' if scheduler else 'of this build'}"
+    work = functools.partial(_work, function, code_digest(PROJECT))
+    with _joined(scheduler) if scheduler else _started(workers) as client:
+        for result in _stream(client, work, tasks, where):
+            if isinstance(result, _Failed):
+                raise result.as_here(remote=bool(scheduler))
+            yield result
 
 
 class _Failed(NamedTuple):
@@ -176,76 +63,70 @@ class _Failed(NamedTuple):
     error: UserError | OSError
     host: str
 
+    def as_here(self, *, remote: bool) -> Exception:
+        """The error as it would be raised in this process; of a remote one it says where."""
+        error = self.error
+        if not remote:
+            return error
+        if isinstance(error, UserError):
+            return UserError(f"worker on {self.host}: {error}")
+        error.filename = f"{error.filename} (on {self.host})" if error.filename else self.host
+        return error
+
 
 def _stream(
-    client: Any, function: Callable[[Task], Result], tasks: Sequence[Task], where: str
+    client: Any, work: Callable[[Task], Result], tasks: Sequence[Task], where: str
 ) -> Iterator[Result]:
-    work = functools.partial(_work, function, code_digest(PROJECT))
-    waiting, running, workers = iter(tasks), set[Any](), _Workers(client, where)
-    while True:
-        with _reaching(where):
-            room = max(workers.threads() * IN_FLIGHT_PER_WORKER - len(running), 0)
-            running |= {client.submit(work, t, pure=False) for t in islice(waiting, room)}
-            if room and not running:
+    """Results as they come, of as many tasks at a time as there are workers for."""
+    waiting, running, threads = iter(tasks), set[Any](), dict[str, int]()
+    with _reaching(where):
+        while True:
+            threads = _threads(client, threads, where)
+            room = IN_FLIGHT_PER_THREAD * max(sum(threads.values()), 1) - len(running)
+            running |= {client.submit(work, t, pure=False) for t in islice(waiting, max(room, 0))}
+            if not running:
                 return
-            done = _done(running)
-        for future in done:
-            running.remove(future)
-            with _reaching(where):
-                result = _result(future)
+            try:  # as_completed would wait for ever where no worker is left
+                done, running = _dask().wait(running, POLL_S, "FIRST_COMPLETED")
+            except TimeoutError:
+                continue
+            for future in done:
+                result = future.result()
                 # At once: a result that Dask still holds is made again when its worker dies.
                 future.release()
-            if isinstance(result, _Failed):
-                raise _as_here(result, remote=client.cluster is None)
-            yield result
+                yield result
 
 
-class _Workers:
-    """The workers of a scheduler, polled every few seconds: they come and go."""
-
-    def __init__(self, client: Any, where: str) -> None:
-        self.client, self.where = client, where
-        self.threads_of: dict[str, int] = {}  # address -> threads
-        self.polled_at = self.last_present_at = float("-inf")
-
-    def threads(self) -> int:
-        """Of all that there are; UserError once there have been none for too long."""
-        now = time.monotonic()
-        if now - self.polled_at >= POLL_S:
-            threads_now = self.client.nthreads()
-            if gone := len(self.threads_of.keys() - threads_now.keys()):
-                _warn(
-                    f"{gone} of {len(self.threads_of)} workers died or left; others do their work"
-                )
-            self.threads_of, self.polled_at = threads_now, now
-            if threads_now or self.last_present_at < 0:
-                self.last_present_at = now
-        if not self.threads_of and now - self.last_present_at >= NO_WORKERS_TIMEOUT_S:
-            raise UserError(f"{self.where} has no workers any more; {KEPT} when there are some")
-        return sum(self.threads_of.values())
+def _threads(client: Any, before: dict[str, int], where: str) -> dict[str, int]:
+    """Worker's address -> its threads; UserError where no worker comes for too long."""
+    threads: dict[str, int] = client.nthreads(callback_timeout=JOIN_S)
+    if gone := len(before.keys() - threads.keys()):
+        log.warning(f"{gone} of {len(before)} workers died or left; others do their work")
+    if not threads:
+        try:
+            client.wait_for_workers(1, NO_WORKERS_TIMEOUT_S)
+        except TimeoutError as error:
+            address = client.scheduler.address
+            start = f"start some with `PYTHONPATH={PROJECT} dask worker {address} --nthreads 1`"
+            mend = start if client.cluster is None else "use --workers 0"
+            raise UserError(f"{where} has no workers ({mend}); {KEPT}") from error
+    return threads
 
 
-def _done(futures: Iterable[Any]) -> Iterable[Any]:
-    """Those that have an answer, after waiting for one; none where that takes long."""
-    waiting = list(futures)
-    if not waiting:
-        time.sleep(POLL_S)  # for a worker
-        return ()
+@contextmanager
+def _reaching(where: str) -> Iterator[None]:
+    """UserError for what goes wrong with Dask; a task's own troubles come as `_Failed`."""
+    distributed = _dask()
+    closed = distributed.client.ClosedClientError
     try:
-        finished = _dask().wait(waiting, timeout=POLL_S, return_when="FIRST_COMPLETED")
-    except TimeoutError:
-        return ()
-    return list(finished.done)
-
-
-def _result(future: Any) -> Any:
-    try:
-        return future.result()
-    except _dask().KilledWorker as error:
+        yield
+    except distributed.KilledWorker as error:
         raise UserError(
-            f"several workers died over the same shard, mostly for want of memory; {KEPT}, with "
+            f"several workers died over the same task, mostly for want of memory; {KEPT}, with "
             f"fewer --workers or a smaller --shard-photos"
         ) from error
+    except (distributed.CancelledError, closed, OSError) as error:
+        raise UserError(f"{where} was lost: it has ended or cannot be reached; {KEPT}") from error
     except (ImportError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "deserialization" not in str(error):
             raise
@@ -256,30 +137,10 @@ def _result(future: Any) -> Any:
         ) from error
 
 
-@contextmanager
-def _reaching(where: str) -> Iterator[None]:
-    """UserError where the scheduler is lost; a task's own troubles come as `_Failed`."""
-    distributed = _dask()
-    closed = distributed.client.ClosedClientError
-    try:
-        yield
-    except (distributed.CancelledError, closed, OSError) as error:
-        raise UserError(f"{where} was lost: it has ended or cannot be reached; {KEPT}") from error
-
-
-def _as_here(failed: _Failed, *, remote: bool) -> Exception:
-    """The error as it would be raised in this process; of a remote one it says where."""
-    error = failed.error
-    if not remote:
-        return error
-    if isinstance(error, UserError):
-        return UserError(f"worker on {failed.host}: {error}")
-    error.filename = f"{error.filename} (on {failed.host})" if error.filename else failed.host
-    return error
+# On a worker
 
 
 def _work(function: Callable[[Task], Result], expected_digest: str, task: Task) -> Result | _Failed:
-    """On a worker."""
     host = socket.gethostname()
     try:
         if _own_code_digest() != expected_digest:
@@ -310,11 +171,123 @@ def _single_threaded(function: Callable[[Task], Result], task: Task) -> Result:
         torch.set_num_threads(threads)
 
 
-def _temporary() -> str:
+# Clients
+
+
+@contextmanager
+def _started(workers: int) -> Iterator[Any]:
+    """A client of worker processes on this machine, once the first of them is there; one that dies
+    later is replaced."""
+    distributed = _dask()
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of later workers that do not start
+    with ExitStack() as stack:
+        stack.enter_context(distributed.dask.config.set(BY_FORKING))
+        try:
+            _check_loopback()
+            with _reading_configuration():
+                cluster = stack.enter_context(_local_cluster(distributed))
+                cluster.scale(workers)
+                client = stack.enter_context(distributed.Client(cluster))
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"cannot start {workers} workers ({_first_line(_origin(error))}); they need room "
+                f"for temporary files (TMPDIR names another folder), or use --workers 0"
+            ) from error
+        yield client
+
+
+def _check_loopback() -> None:
+    """UserError where processes of this machine cannot talk to each other: Dask would wait for
+    ever."""
     try:
-        return tempfile.gettempdir()
+        with socket.create_server((LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname(), LOOPBACK_S).close()
+    except OSError as error:
+        raise UserError(
+            f"workers here need the loopback network, and {LOOPBACK} does not answer "
+            f"({error.strerror or error}): bring it up (`ip link set lo up`), or use --workers 0"
+        ) from error
+
+
+def _local_cluster(distributed: Any) -> Any:
+    """With its first worker."""
+    # What takes each process seconds of its own to import is imported once, before they fork.
+    distributed.utils.get_mp_context().set_forkserver_preload(["distributed", "torch"])
+    start = functools.partial(
+        distributed.LocalCluster,
+        n_workers=1,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its HTTP server's
+        silence_logs="CRITICAL",
+        preload=[LEAVE_INTERRUPTS],
+    )
+    for _ in range(STARTS - 1):
+        with suppress(RuntimeError):
+            return start()
+    return start()
+
+
+@contextmanager
+def _joined(scheduler: str) -> Iterator[Any]:
+    """A client of a scheduler that others have started."""
+    distributed = _dask()
+    with ExitStack() as stack:
+        stack.enter_context(distributed.utils.silence_logging_cmgr(logging.CRITICAL))
+        try:
+            _ping(scheduler)
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                client = stack.enter_context(distributed.Client(scheduler, timeout=JOIN_S))
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(
+                f"no Dask scheduler answers at {scheduler!r} ({_first_line(error)}); start one "
+                f"with `dask scheduler`, or leave --scheduler out"
+            ) from error
+        if any(w.category.__name__ == "VersionMismatchWarning" for w in warned):
+            log.warning(
+                f"{scheduler} or its workers have other versions of Dask's packages than this "
+                f"process; where that leads to trouble, install those of requirements.lock"
+            )
+        yield client
+
+
+def _ping(scheduler: str) -> None:
+    """OSError where what listens is no scheduler: a client would wait for ever for its first bytes,
+    or take them for a length. Where nothing listens yet, a client tries again for a while."""
+    if not scheduler.startswith("tcp://"):
+        return
+    place = _dask().comm.get_address_host_port(scheduler)
+    try:
+        connection = socket.create_connection(place, JOIN_S)
     except OSError:
-        return "a temporary folder"
+        return
+    with connection:
+        length = int.from_bytes(connection.recv(8), "little")  # of a scheduler's first message
+        if not 0 < length < MAX_GREETING:
+            raise OSError("it is something else that listens there")
+
+
+def _dask() -> Any:
+    # Only a build with workers pays for this import, and its functions have no types.
+    with _reading_configuration():
+        return importlib.import_module("distributed")
+
+
+@contextmanager
+def _reading_configuration() -> Iterator[None]:
+    """UserError for what Dask raises where its own settings are malformed, when it is imported or
+    when it first uses them."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = _first_line(error).removesuffix(", original error message:").strip("'")
+        raise UserError(
+            f"Dask cannot use its own configuration ({reason[:200]}): mend the YAML files in "
+            f"{os.environ.get('DASK_CONFIG', '~/.config/dask and /etc/dask')} and the DASK_ "
+            f"variables, or use --workers 0"
+        ) from error
 
 
 def _origin(error: BaseException) -> BaseException:
@@ -323,7 +296,3 @@ def _origin(error: BaseException) -> BaseException:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _warn(line: str) -> None:
-    log.warning(line)

@@ -225,7 +225,8 @@ def children(pid: int) -> list[int]:
 
 
 def dask_workers(pid: int) -> list[int]:
-    """Worker processes below `pid`: those that multiprocessing has started for a nanny."""
+    """Worker processes below `pid`: those that multiprocessing has started for a nanny, or that its
+    fork server has."""
     pids = []
     for child in children(pid):
         try:
@@ -233,6 +234,7 @@ def dask_workers(pid: int) -> list[int]:
         except OSError:
             continue
         pids += [child] if b"spawn_main" in words else []
+        pids += children(child) if b"forkserver" in words else []
     return pids
 
 

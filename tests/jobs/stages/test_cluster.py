@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -56,7 +56,7 @@ def test_no_tasks_give_no_results():
 
 
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr("jobs.stages.cluster.JOIN_S", 1)
+    monkeypatch.setattr(cluster, "JOIN_S", 0.2)
     with pytest.raises(UserError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         list(results(_square, [1], 0, "tcp://127.0.0.1:9"))
 
@@ -66,10 +66,17 @@ def test_an_address_that_is_none_is_named():
         list(results(_square, [1], 0, "nonsense://"))
 
 
-def test_something_else_that_listens_there_is_no_scheduler(monkeypatch):
-    monkeypatch.setattr("jobs.stages.cluster.JOIN_S", 1)
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.2p1\r\n"], ids=["silent", "SSH"])
+def test_something_else_that_listens_there_is_no_scheduler(monkeypatch, greeting):
+    def greet():
+        with server.accept()[0] as connection, suppress(ConnectionError):
+            connection.sendall(greeting)
+            connection.recv(1)  # until the other end is closed
+
+    monkeypatch.setattr(cluster, "JOIN_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        threading.Thread(target=greet, daemon=True).start()
         with pytest.raises(UserError, match=f"no Dask scheduler answers at '{address}'"):
             list(results(_square, [1], 0, address))
 
@@ -79,6 +86,24 @@ def test_workers_that_have_no_room_to_start_are_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"cannot start 1 workers \(.*Not a directory"):
         list(results(_square, [1], 1))
+
+
+def test_work_begins_with_the_first_worker_and_ends_without_those_that_do_not_start(
+    monkeypatch, tmp_path, caplog
+):
+    only_one_starts = f"""
+import os
+from pathlib import Path
+first = Path({str(tmp_path / "first")!r})
+if not first.exists():
+    first.write_text(str(os.getpid()))
+if first.read_text() != str(os.getpid()):
+    os._exit(1)
+"""
+    monkeypatch.setattr(cluster, "LEAVE_INTERRUPTS", cluster.LEAVE_INTERRUPTS + only_one_starts)
+    assert sorted(results(abs, [-1, -2, -3], 2)) == [1, 2, 3]
+    gc.collect()  # asyncio complains of what nobody waited for
+    assert "asyncio" not in {record.name for record in caplog.records}
 
 
 # On a cluster: a scheduler and workers that are processes of their own
@@ -141,10 +166,11 @@ def test_a_machine_without_loopback_network_is_one_line_at_once(monkeypatch):
 def test_a_configuration_of_dask_that_is_malformed_is_one_line(tmp_path, settings):
     (tmp_path / "dask.yaml").write_text(settings)
     script = """
+        import os
         from jobs.stages.cluster import results
         from pipeline.errors import exit_code
         if __name__ == "__main__":
-            raise SystemExit(exit_code(lambda: list(results(len, ["task"], 1))))
+            os._exit(exit_code(lambda: list(results(len, ["task"], 1))))  # Dask's exit takes 10 s
     """
     path = tmp_path / "script.py"
     path.write_text(textwrap.dedent(script))
@@ -168,16 +194,23 @@ def kill(process):
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory):
     started = Cluster(tmp_path_factory.mktemp("dask"))
-    started.add_worker()
-    started.add_worker()
     yield started
     started.close()
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    """Workers come as late as a busy machine lets them."""
+    """Schedulers and workers come as late as a busy machine lets them."""
     monkeypatch.setattr(cluster, "JOIN_S", START_S)
+    monkeypatch.setattr(cluster, "NO_WORKERS_TIMEOUT_S", START_S)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    """Of what these tests make, not of all that has been imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +222,15 @@ def no_old_clients():
 
 def on(machines, function, tasks):
     return results(function, tasks, 0, machines.address)
+
+
+def test_a_scheduler_without_workers_is_one_line_that_starts_some(machines, monkeypatch):
+    monkeypatch.setattr(cluster, "NO_WORKERS_TIMEOUT_S", 0.1)
+    start = f"PYTHONPATH={ROOT} dask worker {machines.address} --nthreads 1"
+    with pytest.raises(UserError, match=rf"at {machines.address} has no workers \(.*`{start}`"):
+        list(on(machines, abs, [1]))
+    machines.add_worker()
+    machines.add_worker()
 
 
 def test_results_come_from_workers_of_any_machine(machines):
@@ -283,26 +325,27 @@ def test_a_worker_killed_in_mid_build_costs_nothing_but_time(
 
 
 def test_a_task_that_kills_its_workers_ends_in_one_line(machines):
-    with pytest.raises(UserError, match="several workers died over the same shard"):
+    with pytest.raises(UserError, match="several workers died over the same task"):
         list(on(machines, os._exit, [1]))
 
 
 def test_a_build_whose_workers_all_die_ends_in_one_line(machines, monkeypatch):
     monkeypatch.setattr(cluster, "POLL_S", 0.1)
-    monkeypatch.setattr(cluster, "NO_WORKERS_TIMEOUT_S", 0.5)
     answers = on(machines, time.sleep, [0.01, *[3600] * 8])
     next(answers)
+    monkeypatch.setattr(cluster, "NO_WORKERS_TIMEOUT_S", 0.5)
     for worker in machines.workers:
         kill(worker)
-    with pytest.raises(UserError, match="has no workers any more; finished shards are kept"):
+    with pytest.raises(UserError, match=r"has no workers .*; finished shards are kept"):
         next(answers)
     machines.workers.clear()
     machines.add_worker()
 
 
-def test_a_scheduler_killed_in_mid_build_ends_it_in_one_line(machines, capfd):
+def test_a_scheduler_killed_in_mid_build_ends_it_in_one_line(machines, capfd, monkeypatch):
     answers = on(machines, time.sleep, itertools.repeat(0.01))
     next(answers)
+    monkeypatch.setattr(cluster, "JOIN_S", 0.5)
     kill(machines.scheduler)
     with pytest.raises(UserError, match="was lost: it has ended or cannot be reached; finished"):
         list(answers)
