@@ -53,7 +53,7 @@ class ExecutionConfig:
     """How a run is executed. Nothing that it learns depends on this, but for rounding."""
 
     device: Device = "auto"
-    loader_workers: int = 2  # processes that load batches; 0: this one
+    loader_workers: int = 0  # processes that load batches; 0: this one
     grid_every: int = 1000  # steps between sample grids
     checkpoint_every: int = 1000  # steps between checkpoints
 

@@ -1,14 +1,18 @@
 """Batches in an order that can resume, whatever the number of loader processes."""
 
 import os
+import shutil
 from functools import partial
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from model.batch import scene_batch
 from model.loader import training_batches, training_scenes
+from pipeline.errors import UserError
 from pipeline.stream import BatchSampler
 
 
@@ -66,3 +70,11 @@ def test_ctrl_c_in_a_terminal_does_not_reach_a_loaders_process(bank):
             workers=workers,
         )
         assert (next(loaded) != os.getpgrp()) == alone
+
+
+def test_too_little_shared_memory_for_the_workers_batches_is_one_line(bank, monkeypatch):
+    full = SimpleNamespace(free=4_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full if path == "/dev/shm" else None)
+    assert len(batches_of(bank, workers=0)) == 3
+    with pytest.raises(UserError, match=r"/dev/shm has 0 MB, .* --loader-workers 0, or docker run"):
+        batches_of(bank, workers=1)
