@@ -21,6 +21,7 @@ from model.config import RunConfig, Sg2ImConfig, flags_of
 from model.recipes import RECIPES
 from model.run_folder import CONFIG, RunError, new_run, read_run, writing_alone
 from pipeline.errors import UserError
+from pipeline.memory import keep_freed_memory
 from pipeline.options import option, run, write_json
 from pipeline.output import log
 
@@ -81,6 +82,7 @@ def main(options: TrainOptions) -> None:
     from model.sg2im.trainer import has_masks, masks_are_not_learned
     from model.trainers import trainer_for
 
+    keep_freed_memory()
     config = options.config
     device = choose_device(config.execution.device)
     bank = Bank.open(bank_path)

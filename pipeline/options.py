@@ -18,7 +18,6 @@ import tyro
 from pipeline.arithmetic import fix_products
 from pipeline.errors import UserError, exit_code
 from pipeline.files import write_bytes
-from pipeline.memory import keep_freed_memory
 from pipeline.output import lost_output, prepare_streams, show_log, use_utf_8
 from pipeline.version import NAME, __version__
 from pipeline.waiting import wait_passively
@@ -73,7 +72,6 @@ def run(
     arguments = [argument for argument in sys.argv[1:] if argument != QUIET]
     show_log(quiet=QUIET in sys.argv)
     wait_passively()
-    keep_freed_memory()
     code = exit_code(job)
     if (lost := lost_output()) and not code:
         print(f"error: the work is done, but not all it printed: {lost.strerror}", file=sys.stderr)
