@@ -33,7 +33,6 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from bank import files
 from jobs.stages import cutting
 from jobs.stages.cluster import results
 from jobs.stages.cut import plan
@@ -62,7 +61,7 @@ PARTS: Sequence[tuple[str, Any, str]] = (
     ("rows, digests of the scenes", cutting, "scene_row"),
     ("tables", cutting, "save_table"),
     ("digests of the files", cutting, "file_digest"),
-    ("bytes forced onto the disk (fsync)", files.os, "fsync"),
+    ("bytes forced onto the disk (fsync)", os, "fsync"),
 )
 
 
