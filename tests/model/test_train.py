@@ -51,7 +51,7 @@ def test_without_further_flags_a_recipe_is_what_it_is(recipe):
 def test_every_part_of_a_config_is_given_by_its_flag():
     config = options_of(
         *("--losses.gt-selection", 0, "--retrieval.temperature", 0.5, "--retrieval.candidates", 3),
-        *("--lr-generator", 1e-5, "--batch-size", 2, "--loader-workers", 0, "--device", "cuda:1"),
+        *("--lr-generator", 1e-5, "--batch-size", 2, "--loader-workers", 3, "--device", "cuda:1"),
         *("--retrieval.no-same-patch-allowed", "--generator.crop-channels", 8, 16),
     ).config
     paper = RECIPES["paper"]()
@@ -62,7 +62,7 @@ def test_every_part_of_a_config_is_given_by_its_flag():
         "--retrieval.candidates": 3,
         "--lr-generator": 1e-5,
         "--batch-size": 2,
-        "--loader-workers": 0,
+        "--loader-workers": 3,
         "--device": "cuda:1",
         "--retrieval.same-patch-allowed": False,
         "--generator.crop-channels": (8, 16),
