@@ -49,6 +49,10 @@ class RetrieveAndCompose:
     def vocabulary(self) -> Vocabulary:
         return self.run.bank.vocabulary
 
+    @property
+    def draws_differ(self) -> bool:
+        return self.run.draws_differ(self.options.mode, self.options.noise)
+
     def generate(self, graph: SceneGraph, seed: int) -> Sample:
         options = self.options
         retrieval = self.run.retrieve(
@@ -73,6 +77,10 @@ class GenerateBySg2Im:
     @property
     def vocabulary(self) -> Vocabulary:
         return self.run.vocabulary
+
+    @property
+    def draws_differ(self) -> bool:
+        return self.run.model.noise > 0
 
     def generate(self, graph: SceneGraph, seed: int) -> Sample:
         return Sample(self.run.generate(graph, seed=seed), None)

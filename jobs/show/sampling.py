@@ -22,6 +22,7 @@ from model.graph.vocabularies import check_names
 from model.retrievegan.run import RetrieveGANRun
 from model.sg2im.run import Sg2ImRun
 from pipeline.errors import UserError, suggestion
+from pipeline.output import log
 from pipeline.scene import SceneGraph, Vocabulary
 from pipeline.scene_graph import read_scene_graphs
 from pipeline.sentences import sentences
@@ -47,10 +48,14 @@ def sample(options: SampleOptions) -> None:
         except UserError as error:
             which = f" (the graph of {out})" if len(targets) > 1 else ""
             raise UserError(f"{error}{which}") from error
-    seeds = range(options.seed, options.seed + options.draws)
+    draws = options.draws
+    if draws > 1 and not any(method.draws_differ for compared in methods for method in compared):
+        log.warning(f"nothing is random in these draws: 1 image in place of {draws} that are alike")
+        draws = 1
+    seeds = range(options.seed, options.seed + draws)
     for (named, out), compared in zip(targets, methods, strict=True):
         print(sample_graph(named, compared, seeds, out, options.data))
-        print(f"{counted(options.draws, 'image')} of {describe_graph(named.graph)}: {out}/")
+        print(f"{counted(draws, 'image')} of {describe_graph(named.graph)}: {out}/")
 
 
 def read_graphs(

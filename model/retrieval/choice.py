@@ -129,6 +129,11 @@ def noise_by_default(rule: RetrievalConfig) -> bool:
     return rule.mode == "learned" and rule.start == "medoid"
 
 
+def draws_differ(rule: RetrievalConfig, noise: bool) -> bool:
+    """Whether anything in a draw is random."""
+    return noise or rule.mode == "random" or (rule.mode == "learned" and is_drawn(rule.start))
+
+
 def _in_graph_order(
     rule: RetrievalConfig, valid: Tensor, padding: Padding, draws: ChoiceDraws, crops: Crops
 ) -> Selection:

@@ -20,7 +20,7 @@ from model.config import RetrievalConfig, RetrievalMode, RetrieveGANConfig
 from model.graph.frozen_encoder import embed_graphs
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
 from model.pixels import to_float, to_uint8
-from model.retrieval.choice import choose, draw_choice, noise_by_default
+from model.retrieval.choice import choose, draw_choice, draws_differ, noise_by_default
 from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrievegan.network import RetrieveGAN, padding_of_graph
 from model.run_folder import read_config
@@ -171,6 +171,11 @@ class RetrieveGANRun:
         with torch.no_grad():
             boxes = self.model.encode(batch).boxes[: len(graph.objects)]
         return tuple(Box(*corners) for corners in tidy_boxes(boxes).tolist())
+
+    def draws_differ(self, mode: RetrievalMode | None = None, noise: bool | None = None) -> bool:
+        """Whether `retrieve`, asked so, depends on its seed."""
+        rule = self._rule(mode)
+        return draws_differ(rule, noise_by_default(rule) if noise is None else noise)
 
     def _graph_batch(self, graph: SceneGraph) -> GraphBatch:
         if not graph.objects:

@@ -56,6 +56,19 @@ def graph(tmp_path):
     return path
 
 
+def test_draws_that_cannot_differ_are_written_once_which_is_said(run, graph, tmp_path, capsys):
+    def images(**asked):
+        out = tmp_path / "-".join(asked)
+        main(SampleOptions(run=run, graph=(graph,), draws=3, out=out, **asked))
+        said = "nothing is random in these draws: 1 image in place of 3" in capsys.readouterr().err
+        return len([*out.glob("image-*.png")]), said
+
+    assert images(retrieval="predefined") == (1, True)
+    assert images(retrieval="predefined", noise=True) == (3, False)
+    assert images(retrieval="predefined", beside=("random",)) == (3, False)
+    assert images(retrieval="random") == (3, False)
+
+
 def test_each_draw_leaves_image_patches_and_sources_and_all_are_credited(run, graph, bank, capsys):
     main(SampleOptions(run=run, graph=(graph,), draws=2))
     out = run / "samples" / "meadow"

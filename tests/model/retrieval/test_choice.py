@@ -11,6 +11,7 @@ from model.retrieval.choice import (
     draw_order,
     draw_start,
     draw_truth,
+    draws_differ,
     noise_by_default,
 )
 from model.retrieval.crops import Crops
@@ -140,6 +141,19 @@ def test_learned_retrieval_follows_every_setting_of_the_rule(start, relaxation):
         assert torch.equal(field, value)
     other = choose(given, features, VALID, PADDING, draws._replace(noise=draws.noise * 0), CROPS)
     assert not torch.equal(other.weights, selection.weights)
+
+
+@pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
+@pytest.mark.parametrize("start", ["random", "medoid", "best"])
+@pytest.mark.parametrize("noise", [True, False])
+def test_draws_are_said_to_differ_where_they_do(mode, start, noise):
+    torch.manual_seed(0)
+    features, given = torch.randn(O, K, E), rule(mode=mode, start=start)
+    chosen = {
+        tuple(choose(given, features, VALID, PADDING, draws, CROPS).selected.tolist())
+        for draws in (draws_of(given, seed, noise=noise) for seed in range(30))
+    }
+    assert draws_differ(given, noise) == (len(chosen) > 1)
 
 
 @pytest.mark.parametrize(
