@@ -97,9 +97,10 @@ def main(options: TrainOptions) -> None:
     with checkpoint.writing(folder, CONFIG):
         folder.mkdir(parents=True, exist_ok=True)
     with writing_alone(folder):
-        if options.resume is None and (folder / CONFIG).exists():
+        trained = checkpoint.newest(folder)
+        if options.resume is None and (trained or (folder / CONFIG).exists()):
             raise UserError(f"{folder} holds a run already: --resume {folder}, or another --out")
-        if checkpoint.newest(folder):
+        if trained:
             restore(trainer, bank, folder)
         if trainer.step_number > config.steps:
             raise UserError(

@@ -208,6 +208,10 @@ def test_a_run_has_one_writer(bank, stopped):
 def test_a_new_run_does_not_begin_in_the_folder_of_another(bank, stopped):
     with pytest.raises(UserError, match=f"holds a run already: --resume {stopped}"):
         main(options_of("--bank", bank.path, "--recipe", "demo", "--out", stopped))
+    (stopped / "checkpoints/step-000002").mkdir(parents=True)
+    (stopped / "config.json").unlink()
+    with pytest.raises(UserError, match="holds a run already"):
+        main(options_of("--bank", bank.path, "--recipe", "demo", "--out", stopped))
 
 
 TRAINER = """

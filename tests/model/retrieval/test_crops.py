@@ -13,6 +13,7 @@ from model.retrieval.crops import Crops, open_slots, same_crop
 K, E = 3, 2
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 MODES = ["learned", "predefined", "random"]
+WAYS = [*((mode, "random") for mode in MODES), ("learned", "medoid"), ("learned", "best")]
 
 
 def crops_at(photos, boxes=None):
@@ -85,10 +86,7 @@ def test_open_are_the_valid_slots_that_are_not_taken_or_all_valid_ones():
     assert open_slots(valid, taken).tolist() == [[False, True, False], [True, True, False]]
 
 
-@pytest.mark.parametrize(
-    ("mode", "start"),
-    [*((mode, "random") for mode in MODES), ("learned", "medoid"), ("learned", "best")],
-)
+@pytest.mark.parametrize(("mode", "start"), WAYS)
 @pytest.mark.parametrize("noise", [False, True])
 def test_no_crop_is_selected_twice_where_every_object_has_another(mode, start, noise):
     """All scenes of three objects that draw their candidates from four photos."""
@@ -98,6 +96,15 @@ def test_no_crop_is_selected_twice_where_every_object_has_another(mode, start, n
             selected = select(crops, mode=mode, seed=seed, noise=noise, start=start).selected
             chosen = crops.photo[torch.arange(3), selected].tolist()
             assert len(set(chosen)) == 3, (photos, chosen)
+
+
+@pytest.mark.parametrize(("mode", "start"), WAYS)
+def test_other_crops_of_one_photo_stay_open(mode, start):
+    parts = [[0.0, 0.0, 0.3, 1.0], [0.3, 0.0, 0.6, 1.0], [0.6, 0.0, 1.0, 1.0]]
+    crops = crops_at([[7, 7, 7]] * 3, [parts] * 3)
+    for seed in range(5):
+        selected = select(crops, mode=mode, seed=seed, start=start).selected
+        assert sorted(selected.tolist()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("mode", MODES)
