@@ -34,7 +34,7 @@ RANKED = 1 << 6  # queries whose proposals are ranked at once
 PREPARED = 1 << 14  # patches turned into float64 at once
 MARGIN = 8  # patches proposed beyond the k nearest: the certificate then seldom fails
 SMALL = 1 << 11  # so few patches are searched exactly at once, which is faster
-SAMPLE = 1 << 12  # patches that decide a projection, at least
+SAMPLE = 1 << 12  # patches, at least, that the directions of a projection are fitted to
 TAIL = 1e-4  # fraction of the variance that the directions of a projection may leave out
 ROUNDING = 2.0**-24  # of float32, relative
 
@@ -79,12 +79,19 @@ def certified(
     lengths   (q,)  of the queries
     terms           that are summed for a distance in float32
 
-    Let x be a query, y a patch that was left out, d their distance. In float32 d^2 comes out as at
-    most d^2 + e (|x| + |y|)^2 with e = (terms + 8) 2^-24: n products that are summed in any order
-    are off by at most n 2^-24 / (1 - n 2^-24) of the sum of their magnitudes (Higham, Accuracy and
-    Stability of Numerical Algorithms, 2002, section 3.1), which here is no more than
-    (|x| + |y|)^2; the 8 are for rounding vectors and squared lengths to float32. If d were no more
-    than the k-th's t, |y| <= |x| + t, so that `left_out` <= t^2 + e (2 |x| + t)^2.
+    Let x be a query, y a patch that was left out, d their distance and u = 2^-24. In float32, d^2
+    comes out as at most d^2 + e (|x| + |y|)^2 with e = (terms + 8) u:
+
+    - n products, summed in any order, are off by at most n u / (1 - n u) times the sum of their
+      magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1), and
+      |x|^2 + |y|^2 + 2 |x| |y| is (|x| + |y|)^2: `terms` of the terms + 8;
+    - vectors rounded to float32 are u (|x| + |y|) farther apart at most, which is 2 u of the square
+      and a little; squared lengths rounded to float32, and their sum, 3 u: 5 of the 8. The rest is
+      for 1 / (1 - n u), up to some thousand terms, and for float64's rounding.
+
+    If d were no more than the k-th's t, then |y| <= |x| + t, and float32 would have put y at most
+    at t^2 + e (2 |x| + t)^2: nothing above it needs to be looked at. This holds for float32 as IEEE
+    has it, torch's default; `torch.set_float32_matmul_precision` may not be lowered.
     """
     reach = 2 * lengths + np.sqrt(squared)
     return left_out > squared + (terms + 8) * ROUNDING * reach**2
