@@ -2,7 +2,6 @@
 first."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bank.certified_search import Projection, Searcher
 from bank.errors import BankError
-from bank.exact_search import PADDING, Neighbours
-from bank.pruned_search import Searcher
+from bank.exact_search import PADDING, Neighbours, Pool
 from bank.recipe import Scope
 from bank.rounding import STEP
 from bank.table import write_table
 
-AT_ONCE = 1 << 16  # patches asked for together with scope all
+AT_ONCE = 1 << 16  # patches that ask for those of any category together
 
 
 class Candidates(NamedTuple):
@@ -42,6 +41,7 @@ def empty_candidates(num_objects: int, k: int) -> Candidates:
 def find_candidates(
     features: NDArray[np.float32],
     ids: NDArray[np.int64],
+    photos: NDArray[np.int64],
     categories: Sequence[str],
     train_mask: NDArray[np.bool_],
     k: int,
@@ -54,7 +54,8 @@ def find_candidates(
     Scope category: a patch's own category first, then any; scope all: the nearest of any.
 
     features    (B, D)  object vectors, rounded by `bank/rounding.py`
-    ids         (B,)    patch ids
+    ids         (B,)    patch ids, rising
+    photos      (B,)    `Contents.photos_of_patches`
     categories  (B,)    their categories
     train_mask  (B,)    True for training patches: only these become candidates
     """
@@ -63,28 +64,24 @@ def find_candidates(
             "no training patch: the bank is empty; see failures.jsonl for what was left "
             "out, and build it with more photos"
         )
-    names, of_name = np.unique(np.asarray(categories, dtype=np.str_), return_inverse=True)
+    patches, project = Pool(ids, features), Projection(features)
+    _, of_name = np.unique(np.asarray(categories, dtype=np.str_), return_inverse=True)
     train_rows = np.flatnonzero(train_mask)
-    train_rows = train_rows[np.lexsort((ids[train_rows], of_name[train_rows]))]
-    searcher = Searcher(features, ids, train_rows)
+    everything = Searcher(patches, photos, train_rows, project)
     candidates = empty_candidates(len(ids), k)
-    everything = range(len(train_rows))
-    if scope == "all":
-        by_id = np.argsort(ids)
-        for first in range(0, len(ids), AT_ONCE):
-            rows = np.arange(first, min(first + AT_ONCE, len(ids)))
-            near = searcher.search(rows, [everything], k)
-            theirs = of_name[by_id[np.searchsorted(ids, near.ids, sorter=by_id)]]
-            fill(candidates, rows, near, fallback=theirs != of_name[rows, None])
-        return candidates
-    starts = np.searchsorted(of_name[train_rows], np.arange(len(names) + 1))
     by_name = np.split(np.argsort(of_name, kind="stable"), np.bincount(of_name).cumsum()[:-1])
-    for rows, (start, stop) in zip(by_name, pairwise(starts), strict=True):
-        own = everything[start:stop]
-        fill(candidates, rows, searcher.search(rows, [own], k), fallback=False)
-        short = rows[~candidates.valid[rows].all(1)]
-        others = [everything[:start], everything[stop:]]
-        fill(candidates, short, searcher.search(short, others, k), fallback=True)
+    for rows in by_name if scope == "category" else ():
+        pool = rows[train_mask[rows]]
+        near = Searcher(patches, photos, pool, project).search(rows, k)
+        fill(candidates, rows, near, fallback=False)
+    unfilled = np.flatnonzero(~candidates.valid.all(1))
+    for first in range(0, len(unfilled), AT_ONCE):
+        rows = unfilled[first : first + AT_ONCE]
+        near = everything.search(rows, k)
+        other = of_name[np.searchsorted(ids, near.ids)] != of_name[rows, None]
+        if scope == "category":  # all of the own are held already, so that there is room for these
+            near.ids[~other] = PADDING
+        fill(candidates, rows, near, fallback=other)
     return candidates
 
 
@@ -100,9 +97,9 @@ def fill(
     `fallback` is of all of `new`, or (q, k) of each.
     """
     k = candidates.ids.shape[1]
-    held = candidates.valid[rows].sum(1)
-    source, place = np.nonzero(new.ids != PADDING)
-    target = held[source] + place
+    found = new.ids != PADDING
+    source, place = np.nonzero(found)
+    target = (candidates.valid[rows].sum(1, keepdims=True) + found.cumsum(1) - 1)[source, place]
     fits = target < k
     source, place, target = source[fits], place[fits], target[fits]
     candidates.ids[rows[source], target] = new.ids[source, place]

@@ -122,21 +122,38 @@ class Contents:
         return [self.patch_ids[a:b] for a, b in zip(first, last, strict=True)]
 
     @cached_property
-    def photos_of_patches(self) -> NDArray[np.int64]:
-        """(B,) for each patch the least image id whose photo is the same file (SHA-256)."""
-        images = image_of(self.patch_ids)
+    def photos(self) -> NDArray[np.int64]:
+        """(N,) for each scene the least image id whose photo is the same file (SHA-256)."""
         path = self.folder / "photos.arrow"
         if not path.is_file():  # banks of earlier versions
-            return images
+            return self.image_ids
         photos = read_table(path, PHOTOS.names)
         photos = photos.filter(pc.is_valid(photos["sha256"])).sort_by("image_id").combine_chunks()
         ids = column(photos, "image_id")
         digests = digest_column(photos, "sha256")
         _, first, group = np.unique(digests, axis=0, return_index=True, return_inverse=True)
         least = ids[first][group.ravel()]  # ids rise, so the first of equal files has the least
-        rows = np.searchsorted(ids, images)
-        known = ids.take(rows, mode="clip") == images
-        return np.where(known, least.take(rows, mode="clip"), images)
+        rows = np.searchsorted(ids, self.image_ids)
+        known = ids.take(rows, mode="clip") == self.image_ids
+        return np.where(known, least.take(rows, mode="clip"), self.image_ids)
+
+    @cached_property
+    def photos_of_patches(self) -> NDArray[np.int64]:
+        """(B,) the photo of each patch, as `photos` names it."""
+        rows = np.searchsorted(self.image_ids, image_of(self.patch_ids))
+        photos: NDArray[np.int64] = self.photos[rows]
+        return photos
+
+    def equal_files(self) -> tuple[int, int]:
+        """How many files have scenes under several ids, and how many of those in and out of train.
+
+        Files are equal by their bytes, whatever their names.
+        """
+        _, scenes = np.unique(self.photos, return_inverse=True)
+        of_train = np.bincount(scenes, self.splits == "train")
+        all_of = np.bincount(scenes)
+        again = all_of > 1
+        return int(again.sum()), int((again & (of_train > 0) & (of_train < all_of)).sum())
 
     def shards_of_images(self, image_ids: NDArray[np.int64]) -> NDArray[np.str_]:
         """The name of the shard that holds each photo's patches and scene."""

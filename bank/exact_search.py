@@ -1,5 +1,7 @@
 """Exact nearest neighbours: ties go to the lower id, on every machine the same answer."""
 
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -7,13 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bank.own_photo import from_own_photo
 from bank.rounding import in_steps
 
 PADDING = -1  # the id where there is no candidate
-BLOCK = 1 << 22  # distances held at once: 32 MiB of float64
-BLOCK_COLUMNS = 1 << 16  # ... and how many of them belong to one query
-EXTRA = 8  # looked at beyond k, so that ties at the k-th place seldom need a second pass
+BLOCK = 1 << 20  # keys held at once: 8 MiB
+BLOCK_COLUMNS = 1 << 15  # ... and how many of them belong to one query
+WHOLE = 2.0**53  # up to here float64 holds every whole number
+BARRED = 2.0**100  # above every key, and a multiple of every scale
+GROUP = 8  # columns whose lowest is looked at first
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]  # (p,) queries, (p,) places in the pool
+NO_PAIRS: Pairs = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class Pool(NamedTuple):
@@ -39,77 +45,93 @@ def no_neighbours(num_queries: int, k: int) -> Neighbours:
 
 
 def exact_search(
-    queries: NDArray[np.float64],
-    pool: Pool,
-    k: int,
-    own_photos: NDArray[np.int64] | None = None,
+    queries: NDArray[np.float64], pool: Pool, k: int, barred: Pairs = NO_PAIRS
 ) -> Neighbours:
     """The k nearest of the pool for each query, exactly.
 
-    queries     (q, D)  from `in_steps`
-    own_photos  (q,)    the photo of each query: none of its patches is taken
+    queries  (q, D)  from `in_steps`
+    barred           patches that a query may not be given
+
+    Patches are compared by keys: the squared distance less the query's own square, times a power
+    of two above every column, plus the column. Keys are whole numbers; equal distances come in the
+    order of their ids.
     """
     neighbours = no_neighbours(len(queries), k)
-    columns = max(1, min(len(pool.ids), BLOCK_COLUMNS))
-    rows = max(1, BLOCK // columns)
-    for c in range(0, len(pool.ids), columns):
-        ids = pool.ids[c : c + columns]
-        pool_steps = torch.from_numpy(in_steps(pool.features[c : c + columns]))
-        for r in range(0, len(queries), rows):
-            block = slice(r, r + rows)
-            squared = _squared_distances(torch.from_numpy(queries[block]), pool_steps)
-            if own_photos is not None:
-                own = from_own_photo(ids, own_photos[block])
-                squared.masked_fill_(torch.from_numpy(own), torch.inf)
-            _keep_nearest(neighbours, block, squared, torch.from_numpy(ids), k)
+    squares = (queries**2).sum(1, keepdims=True)
+    rows = max(1, BLOCK // max(1, min(len(pool.ids), BLOCK_COLUMNS)))
+    for start, steps, offsets, scale in _slices(pool, squares.max(initial=0.0)):
+        for first in range(0, len(queries), rows):
+            block = slice(first, first + rows)
+            asked = torch.from_numpy(queries[block])
+            keys = torch.addmm(offsets, asked, steps.T, alpha=-2 * scale)
+            bar(keys, barred, first, start)
+            low = lowest_values(keys.numpy(), k)
+            whole = np.floor(low / scale)
+            ids = pool.ids[start + (low - whole * scale).astype(np.int64)]
+            _merge(neighbours, block, whole + squares[block], ids)
+    neighbours.ids[neighbours.squared > WHOLE] = PADDING
+    neighbours.squared[neighbours.squared > WHOLE] = np.inf
     return neighbours
 
 
-def _squared_distances(query_steps: Tensor, pool_steps: Tensor) -> Tensor:
-    """(q, D), (n, D) whole numbers -> (q, n), exact."""
-    norms = (pool_steps**2).sum(1) + (query_steps**2).sum(1, keepdim=True)
-    return torch.addmm(norms, query_steps, pool_steps.T, alpha=-2)
+def _slices(pool: Pool, longest: float) -> Iterator[tuple[int, Tensor, Tensor, int]]:
+    """Parts of the pool: (first column, (n, D) steps, (n,) scaled squares + columns, scale).
 
-
-def _keep_nearest(
-    neighbours: Neighbours, rows: slice, squared: Tensor, ids: Tensor, k: int
-) -> None:
-    """Merge a slice of the pool into what these rows have so far."""
-    new, places = smallest(squared, k)
-    # What was there before has lower ids than this slice and stays in front: ties end in id order.
-    both = torch.cat([torch.from_numpy(neighbours.squared[rows]), new], dim=1)
-    both_ids = torch.cat([torch.from_numpy(neighbours.ids[rows]), ids[places]], dim=1)
-    best, places = smallest(both, k)
-    neighbours.squared[rows] = best.numpy()
-    neighbours.ids[rows] = both_ids.gather(1, places).masked_fill(best.isinf(), PADDING).numpy()
-
-
-def smallest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest of each row, ascending, equal ones by column: (q, n) -> 2 x (q, min(k, n)).
-
-    `torch.topk` does not say which of equal values it takes; where that could matter, a second
-    pass counts the equal ones from the left.
+    Keys are exact: no sum on the way to one, in whatever order, is above
+    scale (|y|^2 + 2 |x| |y| + 1), where `longest` is the greatest |x|^2.
     """
-    num_columns = values.shape[1]
-    k = min(k, num_columns)
-    looked_at = min(k + EXTRA, num_columns)
-    top, places = torch.topk(values, looked_at, dim=1, largest=False)
-    if looked_at < num_columns:
-        unclear = torch.nonzero(top[:, k - 1] == top[:, -1])[:, 0]
-        for rows in torch.split(unclear, max(1, BLOCK // num_columns)):
-            places[rows, :k] = _leftmost(values[rows], top[rows, k - 1], k)
-            top[rows, :k] = values[rows].gather(1, places[rows, :k])
-            top[rows, k:] = torch.inf
-    by_column = places.argsort(dim=1)
-    top, places = top.gather(1, by_column), places.gather(1, by_column)
-    order = top.argsort(dim=1, stable=True)[:, :k]
-    return top.gather(1, order), places.gather(1, order)
+    for start in range(0, len(pool.ids), BLOCK_COLUMNS):
+        steps = torch.from_numpy(in_steps(pool.features[start : start + BLOCK_COLUMNS]))
+        squares = steps.square().sum(1)
+        most = WHOLE / (3 * max(longest, float(squares.max())) + 1)
+        scale = min(BLOCK_COLUMNS, 1 << int(math.log2(most)))
+        for first in range(0, len(steps), scale):
+            part = steps[first : first + scale]
+            offsets = scale * squares[first : first + scale] + torch.arange(len(part))
+            yield start + first, part, offsets, scale
 
 
-def _leftmost(values: Tensor, last: Tensor, k: int) -> Tensor:
-    """Columns of everything under `last` and of the leftmost equal to it, k a row."""
-    under = values < last[:, None]
-    equal = values == last[:, None]
-    wanted = k - under.sum(1, keepdim=True)
-    keep = under | (equal & (equal.cumsum(1) <= wanted))
-    return keep.nonzero()[:, 1].reshape(len(values), k)
+def bar(values: Tensor, barred: Pairs, first_row: int, first_column: int) -> None:
+    """Make those of a block of all queries and places (q, n) too great that are barred."""
+    rows, columns = barred[0] - first_row, barred[1] - first_column
+    here = (rows >= 0) & (rows < len(values)) & (columns >= 0) & (columns < values.shape[1])
+    values[torch.from_numpy(rows[here]), torch.from_numpy(columns[here])] = BARRED
+
+
+def _merge(
+    neighbours: Neighbours, block: slice, squared: NDArray[np.float64], ids: NDArray[np.int64]
+) -> None:
+    """What was there before has lower ids and stays in front: ties end in the order of ids."""
+    k = neighbours.ids.shape[1]
+    both = np.concatenate([neighbours.squared[block], squared], axis=1)
+    both_ids = np.concatenate([neighbours.ids[block], ids], axis=1)
+    order = both.argsort(axis=1, kind="stable")[:, :k]
+    neighbours.squared[block] = np.take_along_axis(both, order, axis=1)
+    neighbours.ids[block] = np.take_along_axis(both_ids, order, axis=1)
+
+
+def lowest_values(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The `count` lowest of each row, rising: (q, n) -> (q, min(count, n)); reorders `values`."""
+    if count < values.shape[1]:
+        values.partition(count - 1, axis=1)  # several times as fast as torch's topk
+    return np.sort(values[:, :count], axis=1)
+
+
+def lowest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` lowest of each row, rising, and their columns: (q, n) -> 2 x (q, count).
+
+    All of a row where n <= count. Long rows are read once, for the lowest of each group of columns:
+    the lowest of all are in the groups that are lowest by that.
+    """
+    num_rows, num_columns = values.shape
+    groups = num_columns // GROUP
+    if groups < 2 * count:
+        bottom = values.topk(min(count, num_columns), dim=1, largest=False)
+        return bottom.values, bottom.indices
+    lows = values[:, : groups * GROUP].view(num_rows, GROUP, groups).amin(1)
+    _, chosen = lowest(lows, count)
+    inside = chosen[:, None] + groups * torch.arange(GROUP)[:, None]
+    rest = torch.arange(groups * GROUP, num_columns).expand(num_rows, -1)
+    columns = torch.cat([inside.flatten(1), rest], dim=1)
+    bottom = values.gather(1, columns).topk(count, dim=1, largest=False)
+    return bottom.values, columns.gather(1, bottom.indices)

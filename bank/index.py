@@ -19,12 +19,12 @@ from tokenize import TokenError
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bank.candidates import Candidates, empty_candidates, fill
+from bank.certified_search import certified, rank
 from bank.errors import BankError
-from bank.exact_search import PADDING, Neighbours, Pool, exact_search, smallest
+from bank.exact_search import PADDING, Neighbours, Pool, exact_search
 from bank.own_photo import count_from_photos, from_photos
 from bank.recipe import Scope
 from bank.rounding import STEP, in_steps
@@ -191,16 +191,10 @@ def _ranked(
     k: int,
     excluded: NDArray[np.int64],
 ) -> Neighbours:
-    """The k nearest of FAISS's proposals (q, m) by (exact distance, id); -1 is none."""
-    ids = np.sort(proposed, axis=1)  # so that ties end in id order
-    places = np.searchsorted(pool.ids, ids).reshape(-1)
-    proposed_steps = in_steps(pool.features[places]).reshape(*ids.shape, -1)
-    squared = ((proposed_steps - queries[:, None]) ** 2).sum(-1)  # (q, m)
-    squared[(ids == PADDING) | from_photos(ids, excluded)] = np.inf
-    best, order = smallest(torch.from_numpy(squared), k)
-    neighbours = Neighbours(np.take_along_axis(ids, order.numpy(), axis=1), best.numpy())
-    neighbours.ids[np.isinf(neighbours.squared)] = PADDING
-    return neighbours
+    """The k nearest of FAISS's proposals (q, m); -1 is none."""
+    ids = np.sort(proposed, axis=1)
+    none = (ids == PADDING) | from_photos(ids, excluded)
+    return rank(queries, pool, np.searchsorted(pool.ids, ids), none, k)
 
 
 @functools.lru_cache(maxsize=256)
@@ -322,7 +316,13 @@ class Indexes:
         index = _open_faiss(self.folder / part.file, self.bank_digest)
         approximate, proposed = index.search((queries * STEP).astype(np.float32), wanted)
         neighbours = _ranked(queries, pool, proposed, k, excluded)
-        trusted = neighbours.squared[:, -1] < _trusted_below(part.kind, queries, approximate)
+        farthest = neighbours.squared[:, -1]
+        if part.kind == "ivf":  # what came is taken, if there are enough
+            trusted = np.isfinite(farthest)
+        else:
+            left_out = approximate[:, -1].astype(np.float64) / STEP**2
+            lengths = np.sqrt((queries**2).sum(1))
+            trusted = certified(farthest, left_out, lengths, queries.shape[1])
         if not trusted.all():
             exact = exact_search(queries[~trusted], _without(excluded, pool), k)
             neighbours.ids[~trusted], neighbours.squared[~trusted] = exact
@@ -349,19 +349,3 @@ class Indexes:
 def _without(photos: NDArray[np.int64], pool: Pool) -> Pool:
     allowed = ~from_photos(pool.ids, photos)
     return Pool(pool.ids[allowed], pool.features[allowed])
-
-
-def _trusted_below(
-    kind: Kind, queries: NDArray[np.float64], approximate: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """(q,) squared distance in rounding steps from which on FAISS may have left out a nearer one.
-
-    Flat: its worst distance, of (q, m) in float32, less what rounding can amount to. IVF: none is
-    known, so that what came is taken, if there are enough.
-    """
-    if kind == "ivf":
-        return np.full(len(queries), np.inf)
-    longest = 2 * np.sqrt((queries**2).sum(1)) * STEP + np.sqrt(approximate[:, -1].clip(min=0))
-    rounding = (queries.shape[1] + 8) * 2.0**-23 * longest**2
-    left_out: NDArray[np.float64] = (approximate[:, -1] - rounding) / STEP**2
-    return left_out

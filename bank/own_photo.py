@@ -1,13 +1,12 @@
 """The rule that a candidate never comes from the photo of the object that it is for.
 
-It is defined here only, in three forms: membership of ids in photos (`from_photos`, and how many),
-a table of queries by ids (`from_own_photo`), its pairs alone (`PatchesByPhoto`). Equal files under
-another image id are not excluded yet.
+A photo is a file: image ids whose files are equal (`Contents.photos_of_patches`) are one photo.
+It is defined here only, in two forms: membership of ids in photos (`from_photos`, and how many),
+and the pairs of queries and patches of one photo (`same_photo`).
 
-The candidates that a bank stores are found by bank/pruned_search.py, which always applies it: a
-query is a patch, and its photo follows from its id. A graph that is given to `Bank.search` has no
-photo: the caller names those to leave out, `exclude_images=[image_id]`, and without that nothing is
-left out.
+The candidates that a bank stores are found by bank/certified_search.py, which always applies it. A
+graph that is given to `Bank.search` has no photo: the caller names those to leave out,
+`exclude_images=[image_id]`, and without that nothing is left out.
 """
 
 import numpy as np
@@ -27,25 +26,14 @@ def count_from_photos(ids: NDArray[np.int64], photos: NDArray[np.int64]) -> int:
     return int((last - first).sum())
 
 
-def from_own_photo(ids: NDArray[np.int64], photos: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """For queries of these photos (q,), which ids (n,) are of the query's own: (q, n)."""
-    own: NDArray[np.bool_] = photos[:, None] == image_of(ids)
-    return own
-
-
-class PatchesByPhoto:
-    """`from_own_photo` for many queries and ids: the pairs, without a table of all."""
-
-    def __init__(self, ids: NDArray[np.int64]) -> None:
-        """ids  (n,) in any order"""
-        self.columns = np.argsort(image_of(ids), kind="stable")
-        self.photos = image_of(ids)[self.columns]
-
-    def own_pairs(self, photos: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For queries of these photos (q,), each pair of a query and a place in `ids`."""
-        first = np.searchsorted(self.photos, photos, side="left")
-        counts = np.searchsorted(self.photos, photos, side="right") - first
-        starts = np.repeat(first - (counts.cumsum() - counts), counts)
-        return np.repeat(np.arange(len(photos)), counts), self.columns[
-            starts + np.arange(counts.sum())
-        ]
+def same_photo(
+    asking: NDArray[np.int64], offered: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pairs of places in `asking` (q,) and `offered` (n,) that hold the same photo."""
+    by_photo = np.argsort(offered, kind="stable")
+    ordered = offered[by_photo]
+    first = np.searchsorted(ordered, asking, side="left")
+    counts = np.searchsorted(ordered, asking, side="right") - first
+    starts = np.repeat(first - (counts.cumsum() - counts), counts)
+    places = by_photo[starts + np.arange(counts.sum())]
+    return np.repeat(np.arange(len(asking)), counts), places

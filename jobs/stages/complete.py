@@ -86,11 +86,14 @@ def _counts(
     origin: Origin, shards: Mapping[str, CutShard], derivation: Derivation
 ) -> dict[str, int]:
     cut = [shard.receipt.counts for shard in shards.values()]
+    equal_files, in_and_out_of_train = derivation.contents.equal_files()
     return {
         "photos": origin.photos,
         "scenes": sum(c["scenes"] for c in cut),
         "patches": sum(c["patches"] for c in cut),
         "categories": len(set(derivation.contents.strings("category"))),
+        "equal_files": equal_files,
+        "equal_files_in_and_out_of_train": in_and_out_of_train,
         "encoder_steps": derivation.encoder_steps,
         "cooccurrence_steps": derivation.cooccurrence_steps,
         **origin.steps,
@@ -109,6 +112,12 @@ def summary(bank: Path, manifest: Manifest, shards: Mapping[str, CutShard]) -> s
     if manifest.left_out:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in manifest.left_out.items())
         lines.append(f"left out: {reasons}; see {bank}/failures.jsonl")
+    if counts["equal_files"]:
+        lines.append(
+            f"files listed under several ids: {counts['equal_files']:,}, of which both for "
+            f"training and held out: {counts['equal_files_in_and_out_of_train']:,}; their patches "
+            f"are no candidates for one another"
+        )
     lines.append(f"derived digest: {manifest.derived_digest}")
     lines.append(f"content digest: {manifest.content_digest}")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 Each stage is skipped where an earlier run has left its receipt.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -251,7 +252,10 @@ def search_index(derivation: Derivation, features: Receipt) -> Receipt:
 
 
 def nearest_candidates(derivation: Derivation, features: Receipt) -> Receipt:
-    """candidates.arrow: for every patch its nearest training patches of other photos."""
+    """candidates.arrow: for every patch its nearest training patches of other photos.
+
+    Equal files are one photo: photos.arrow, which the content digest does not cover, decides too.
+    """
     contents, options = derivation.contents, derivation.options
     path = derivation.bank / "candidates.arrow"
 
@@ -260,6 +264,7 @@ def nearest_candidates(derivation: Derivation, features: Receipt) -> Receipt:
         candidates = find_candidates(
             vectors,
             ids,
+            contents.photos_of_patches,
             contents.strings("category"),
             training_rows(contents),
             options.candidates,
@@ -267,7 +272,8 @@ def nearest_candidates(derivation: Derivation, features: Receipt) -> Receipt:
         )
         write_candidates(path, ids, candidates)
 
-    inputs = [_digests(features), options.candidates, options.candidate_scope]
+    photos = hashlib.sha256(contents.photos_of_patches.tobytes()).hexdigest()
+    inputs = [_digests(features), photos, options.candidates, options.candidate_scope]
     return derivation.stage("candidates", inputs, (path.name,), make)
 
 

@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
-import torch
 
 from bank import exact_search as exact
 from bank.candidates import Candidates, find_candidates, read_candidates, write_candidates
 from bank.errors import BankError
-from bank.exact_search import PADDING, Pool, exact_search, smallest
+from bank.exact_search import PADDING, Pool, exact_search
 from bank.rounding import in_steps, rounded
-from pipeline.scene import patch_id
+from pipeline.scene import image_of, patch_id
 
 D = 5
 
@@ -20,18 +19,18 @@ def a_bank(num_photos=40, per_photo=4, categories=("cat", "dog", "sky"), seed=0)
     features = rounded(photos + random.integers(-1, 2, size=photos.shape) / 8)
     names = random.choice(categories, size=len(ids))
     train = ids >> 16 < 7 * num_photos * 3 // 4
-    return features, ids, names, train
+    return features, ids, image_of(ids), names, train
 
 
-def by_hand(features, ids, names, train, k, scope="category"):
+def by_hand(features, ids, photos, names, train, k, scope="category"):
     """The rule spelled out, one patch at a time."""
     rows = []
     name_of = dict(zip(ids.tolist(), names, strict=True))
-    for f, own, name in zip(features, ids, names, strict=True):
+    for f, own, name in zip(features, photos, names, strict=True):
         ranked = sorted(
             (scope == "category" and str(n) != str(name), float(((g - f) ** 2).sum()), int(i))
-            for g, i, n, t in zip(features.astype(float), ids, names, train, strict=True)
-            if t and i >> 16 != own >> 16
+            for g, i, p, n, t in zip(features.astype(float), ids, photos, names, train, strict=True)
+            if t and p != own
         )
         rows.append([(str(name_of[i]) != str(name), d, i) for _, d, i in ranked[:k]])
     return rows
@@ -61,20 +60,20 @@ def test_small_blocks_find_what_one_block_finds(monkeypatch):
 def test_a_patch_of_the_own_photo_is_never_offered_however_well_it_matches():
     features = rounded(np.array([[0.0] * D, [0.0] * D, [9.0] * D, [5.0] * D]))
     ids = np.array([patch_id(1, 0), patch_id(1, 1), patch_id(2, 0), patch_id(3, 0)])
-    found = find_candidates(features, ids, ["cat"] * 4, np.ones(4, dtype=bool), k=3)
+    found = find_candidates(features, ids, image_of(ids), ["cat"] * 4, np.ones(4, dtype=bool), k=3)
     assert found.ids[0].tolist() == [ids[3], ids[2], PADDING]
 
 
 def test_equal_distances_end_in_the_order_of_their_ids():
-    ids = np.array([patch_id(i, 0) for i in (90, 30, 70, 10, 50)])
+    ids = np.array([patch_id(i, 0) for i in (10, 30, 50, 70, 90)])
     features = rounded(np.zeros((5, D)))
-    found = find_candidates(features, ids, ["cat"] * 5, np.ones(5, dtype=bool), k=3)
-    assert (found.ids[0] >> 16).tolist() == [10, 30, 50]
+    found = find_candidates(features, ids, image_of(ids), ["cat"] * 5, np.ones(5, dtype=bool), k=3)
+    assert (found.ids[0] >> 16).tolist() == [30, 50, 70]
 
 
 def test_only_training_patches_are_offered_but_all_ask():
-    features, ids, names, train = a_bank()
-    found = find_candidates(features, ids, names, train, k=5)
+    features, ids, photos, names, train = a_bank()
+    found = find_candidates(features, ids, photos, names, train, k=5)
     assert len(found.ids) == len(ids)
     assert set(found.ids[found.valid].tolist()) <= set(ids[train].tolist())
 
@@ -83,23 +82,35 @@ def test_a_category_with_too_few_patches_is_filled_from_the_others_and_says_so()
     ids = np.array([patch_id(i, 0) for i in range(1, 6)])
     features = rounded(np.array([0, 1, 100, 2, 3])[:, None] * np.ones((1, D)))
     names = ["cat", "dog", "cat", "dog", "dog"]
-    found = find_candidates(features, ids, names, np.ones(5, dtype=bool), k=3)
+    found = find_candidates(features, ids, image_of(ids), names, np.ones(5, dtype=bool), k=3)
     assert (found.ids[0] >> 16).tolist() == [3, 2, 4]  # the far cat comes before the near dogs
     assert found.fallback[0].tolist() == [False, True, True]
 
 
 def test_a_bank_of_one_photo_gives_only_padding():
     ids = np.array([patch_id(1, o) for o in range(3)])
-    found = find_candidates(rounded(np.zeros((3, D))), ids, ["cat"] * 3, np.ones(3, bool), k=2)
+    ones, photos = np.ones(3, bool), image_of(ids)
+    found = find_candidates(rounded(np.zeros((3, D))), ids, photos, ["cat"] * 3, ones, k=2)
     assert not found.valid.any()
     assert (found.ids == PADDING).all()
     assert np.isinf(found.distances).all()
 
 
+def test_equal_files_under_several_ids_are_one_photo():
+    features = rounded(np.array([[0.0] * D, [0.0] * D, [9.0] * D, [5.0] * D]))
+    ids = np.array([patch_id(i, 0) for i in (1, 2, 3, 4)])
+    photos = np.array([1, 1, 3, 1])  # 1, 2 and 4 are the same file
+    for scope in ("category", "all"):
+        for names in (["cat"] * 4, ["cat", "dog", "cat", "dog"]):
+            found = find_candidates(features, ids, photos, names, np.ones(4, bool), 3, scope)
+            assert (found.ids[[0, 1, 3]] == [ids[2], PADDING, PADDING]).all()
+            assert found.valid[2].all()
+
+
 def test_an_empty_bank_is_refused():
-    features, ids, names, _ = a_bank()
+    features, ids, photos, names, _ = a_bank()
     with pytest.raises(BankError, match="bank is empty"):
-        find_candidates(features, ids, names, np.zeros(len(ids), dtype=bool), k=2)
+        find_candidates(features, ids, photos, names, np.zeros(len(ids), dtype=bool), k=2)
 
 
 def test_distances_are_exact_far_from_the_origin():
@@ -117,19 +128,32 @@ def test_features_too_long_for_exact_distances_are_refused():
         in_steps(np.full((1, D), np.nan, dtype=np.float32))
 
 
-def test_the_smallest_are_those_of_a_stable_sort():
-    values = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (30, 200)).astype(float))
-    values[::3, 50:] = torch.inf
-    ordered, places = values.sort(dim=1, stable=True)
-    found, at = smallest(values, 60)
-    assert torch.equal(found, ordered[:, :60])
-    finite = ~found.isinf()
-    assert torch.equal(at[finite], places[:, :60][finite])
+def test_an_exact_search_of_any_length_of_vectors_is_that_of_whole_numbers(monkeypatch):
+    monkeypatch.setattr(exact, "BLOCK", 21)
+    random = np.random.default_rng(1)
+    for longest in (2.0**-10, 1, 2.0**11, 2.0**13):  # the last leaves room for two columns at once
+        features = random.integers(-2, 3, (90, D)) * 2.0**-12
+        features[:, 0] = random.choice([-1, 1], 90) * (longest - 0.01)
+        steps = in_steps(rounded(features))
+        found = exact_search(steps, Pool(np.arange(90), rounded(features)), k=40)
+        squared = ((steps[:, None] - steps).astype(np.int64) ** 2).sum(2)
+        expected = squared.argsort(axis=1, kind="stable")[:, :40]
+        assert (found.ids == expected).all()
+        assert (found.squared == np.take_along_axis(squared, expected, axis=1)).all()
+
+
+def test_what_a_query_may_not_be_given_is_left_out_of_an_exact_search(monkeypatch):
+    monkeypatch.setattr(exact, "BLOCK_COLUMNS", 4)
+    pool = Pool(np.arange(10), rounded(np.arange(10.0)[:, None]))
+    queries, barred = in_steps(pool.features[[0, 5]]), (np.array([1] * 8), np.arange(2, 10))
+    found = exact_search(queries, pool, 3, barred)
+    assert found.ids.tolist() == [[0, 1, 2], [1, 0, PADDING]]
+    assert np.isinf(found.squared[1, 2])
 
 
 def test_candidates_come_back_from_their_file_as_they_were(tmp_path):
-    features, ids, names, train = a_bank(num_photos=6)
-    found = find_candidates(features, ids, names, train, k=30)
+    features, ids, photos, names, train = a_bank(num_photos=6)
+    found = find_candidates(features, ids, photos, names, train, k=30)
     assert not found.valid.all()
     write_candidates(tmp_path / "candidates.arrow", ids, found)
     read_ids, read = read_candidates(tmp_path / "candidates.arrow")
@@ -152,15 +176,15 @@ def test_scope_all_marks_what_is_of_another_category():
     ids = np.array([patch_id(image, 0) for image in range(5)])
     names = ["cat", "dog", "cat", "dog", "cat"]
     features = rounded(np.arange(5.0)[:, None])
-    found = find_candidates(features, ids, names, np.ones(5, dtype=bool), 6, "all")
+    found = find_candidates(features, ids, image_of(ids), names, np.ones(5, dtype=bool), 6, "all")
     assert (found.ids[0] >> 16).tolist()[:4] == [1, 2, 3, 4]
     assert found.fallback[0].tolist() == [True, False, True, False, False, False]
 
 
 def test_a_candidates_file_with_a_byte_lost_is_read_whole_or_a_bank_error(tmp_path):
-    features, ids, names, train = a_bank(num_photos=2, per_photo=2)
+    features, ids, photos, names, train = a_bank(num_photos=2, per_photo=2)
     path = tmp_path / "candidates.arrow"
-    write_candidates(path, ids, find_candidates(features, ids, names, train, k=2))
+    write_candidates(path, ids, find_candidates(features, ids, photos, names, train, k=2))
     whole = path.read_bytes()
     refused = 0
     for place in np.flatnonzero(np.frombuffer(whole, np.uint8)):

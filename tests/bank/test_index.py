@@ -9,7 +9,7 @@ from bank.candidates import find_candidates
 from bank.errors import BankError
 from bank.index import Indexes, build_indexes
 from bank.rounding import rounded
-from pipeline.scene import patch_id
+from pipeline.scene import image_of, patch_id
 
 D, K = 6, 5
 DIGEST = "ab" * 32
@@ -41,7 +41,7 @@ def indexes(folder, bank, digest=DIGEST):
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_index_finds_what_the_exact_search_finds(tmp_path, engine, ties):
     features, ids, names = bank = a_bank(ties=ties)
-    expected = find_candidates(features, ids, names, np.ones(len(ids), dtype=bool), K)
+    expected = find_candidates(features, ids, image_of(ids), names, np.ones(len(ids), bool), K)
     opened = indexes(tmp_path, bank)
     assert expected.fallback.any()
     for row in [*range(0, len(ids), 23), int(np.flatnonzero(names == "rock")[0])]:
@@ -54,7 +54,9 @@ def test_the_index_finds_what_the_exact_search_finds(tmp_path, engine, ties):
 @pytest.mark.parametrize("ties", [False, True])
 def test_with_scope_all_it_finds_what_the_exact_search_finds(tmp_path, engine, ties):
     features, ids, names = bank = a_bank(ties=ties)
-    expected = find_candidates(features, ids, names, np.ones(len(ids), dtype=bool), K, "all")
+    expected = find_candidates(
+        features, ids, image_of(ids), names, np.ones(len(ids), bool), K, "all"
+    )
     opened = indexes(tmp_path, bank)
     assert 0 < expected.fallback.mean() < 1
     for row in range(0, len(ids), 23):
@@ -214,7 +216,7 @@ def test_a_large_category_gets_an_inverted_file_whose_recall_is_measured(tmp_pat
 
 def test_what_an_inverted_file_gives_is_nearly_always_the_nearest(tmp_path):
     features, ids, names = bank = a_large_category()
-    expected = find_candidates(features, ids, names, np.ones(len(ids), dtype=bool), K)
+    expected = find_candidates(features, ids, image_of(ids), names, np.ones(len(ids), bool), K)
     opened = ivf_indexes(tmp_path, bank)
     same = []
     for row in range(0, len(ids), 29):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bank.bank import Bank
-from bank.own_photo import PatchesByPhoto, count_from_photos, from_own_photo, from_photos
+from bank.own_photo import count_from_photos, from_photos, same_photo
 
 # Photos 0, 3, 3, 7: patch ids are the photo's id << 16 and the object's number.
 IDS = np.array([0 << 16 | 5, 3 << 16 | 0, 3 << 16 | 65_535, 7 << 16 | 1])
@@ -20,20 +20,13 @@ def test_patches_of_photos_are_counted(photos, count):
     assert count_from_photos(IDS, photos) == count == from_photos(IDS, photos).sum()
 
 
-def test_each_query_has_its_own_photo():
-    own = from_own_photo(IDS, np.array([3, 7]))
-    assert own.tolist() == [[False, True, True, False], [False, False, False, True]]
-
-
-def test_pairs_say_the_same_in_any_order_of_patches():
+def test_pairs_of_the_same_photo_are_found_in_any_order():
     random = np.random.default_rng(0)
-    ids = random.permutation(np.arange(60) // 3 << 16 | np.arange(60) % 3)
-    photos = random.integers(0, 25, 40)
-    rows, columns = PatchesByPhoto(ids).own_pairs(photos)
-    found = np.zeros((len(photos), len(ids)), bool)
-    found[rows, columns] = True
-    assert found.sum() == len(rows)
-    assert (found == from_own_photo(ids, photos)).all()
+    asking, offered = random.integers(0, 25, 40), random.permutation(np.arange(60) // 3)
+    rows, columns = same_photo(asking, offered)
+    found = np.zeros((40, 60), int)
+    np.add.at(found, (rows, columns), 1)
+    assert (found == (asking[:, None] == offered)).all()
 
 
 def test_stored_candidates_and_a_search_for_the_same_scene_leave_out_its_photo(toy_bank):

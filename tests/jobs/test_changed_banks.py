@@ -120,6 +120,39 @@ def test_an_extended_bank_is_a_fresh_build_in_other_shards(built, more):
     assert manifest.edits[0]["photos"] >= 2 * (MORE - FEW)
 
 
+@pytest.mark.parametrize("scope", ["category", "all"])
+def test_equal_files_are_one_photo_for_candidates_however_the_bank_came_about(
+    base, own_data, tmp_path, capsys, scope
+):
+    folder, photos = own_data
+    held_out = next(p.photo for p in read_coco(folder).photos if p.photo.split != "train")
+    for other in (photos[1], held_out):  # by another name: known once the files have been read
+        shutil.copyfile(folder / photos[0].file, folder / other.file)
+    same = [photo.image_id for photo in (*photos[:2], held_out)]
+    options = replace(
+        base, data=folder, out=tmp_path / "bank", candidates=200, candidate_scope=scope, limit=FEW
+    )
+
+    def check():
+        bank = Bank.open(options.bank)
+        ids = bank.patch_ids[np.isin(image_of(bank.patch_ids), same)]
+        candidates = bank.candidates(ids)
+        assert candidates.valid.any(1).all()
+        assert not np.isin(image_of(candidates.ids), same).any()
+        others = bank.candidates(np.setdiff1d(bank.patch_ids, ids))
+        assert np.isin(image_of(others.ids), same[0]).any()
+        check_whole(options.bank)
+
+    main(options)
+    said = capsys.readouterr().out
+    assert "files listed under several ids: 1, of which both for training and held out: 1" in said
+    check()
+    main(replace(options, mode="extend", limit=MORE))
+    check()
+    edit_bank.main(EditBank(bank=options.bank, remove_photo=(photos[2].image_id,)))
+    check()
+
+
 def test_extending_by_the_same_photos_does_nothing(built, capsys):
     before = (built.bank / "manifest.json").read_bytes()
     main(replace(built, mode="extend"))

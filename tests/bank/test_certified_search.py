@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from bank import pruned_search
+from bank import certified_search, exact_search
 from bank.candidates import find_candidates
-from bank.pruned_search import Searcher, lowest, make_lower_bounds
+from bank.certified_search import Projection, Searcher, certified
+from bank.exact_search import lowest
 from bank.rounding import STEP, in_steps, rounded
-from pipeline.scene import patch_id
+from pipeline.scene import image_of, patch_id
 
 D, K = 16, 7
 RANDOM = np.random.default_rng(0)
@@ -65,21 +66,21 @@ KINDS = [
 
 
 def a_bank(kind, num_photos=60, per_photo=10):
-    """Patches in no order; a photo's are of all categories; 'rare' has fewer than K."""
+    """A photo's patches are of all categories; 'rare' has fewer than K; some files are equal."""
     ids = np.array([patch_id(5 * i, 3 * o) for i in range(num_photos) for o in range(per_photo)])
     names = RANDOM.choice(["cat", "sky"], p=[0.3, 0.7], size=len(ids))
     names[::150] = "rare"
     train = RANDOM.random(len(ids)) < 0.8
-    order = RANDOM.permutation(len(ids))
-    return rounded(kind(len(ids))), ids[order], names[order], train[order]
+    photos = image_of(ids) // 15 * 15 if kind is tied else image_of(ids)
+    return rounded(kind(len(ids))), ids, photos, names, train
 
 
-def by_the_rule(features, ids, names, train, k, scope):
+def by_the_rule(features, ids, photos, names, train, k, scope):
     """Sort all that may be candidates by (other category, distance, id), in whole numbers."""
     steps = np.rint(features.astype(float) / STEP).astype(np.int64)
     rows = []
-    for own, own_id, name in zip(steps, ids, names, strict=True):
-        may = train & (ids >> 16 != own_id >> 16)
+    for own, photo, name in zip(steps, photos, names, strict=True):
+        may = train & (photos != photo)
         other = (names != name) & (scope == "category")
         squared = ((steps - own) ** 2).sum(1)
         order = np.lexsort((ids, squared, other, ~may))[: min(k, may.sum())]
@@ -91,10 +92,27 @@ def by_the_rule(features, ids, names, train, k, scope):
 @pytest.fixture
 def blocks(monkeypatch):
     """Sizes that let a small bank go through every branch."""
-    for name, size in {"SMALL": 20, "CELLS": 3000, "COLUMNS": 150, "ROWS": 7}.items():
-        monkeypatch.setattr(pruned_search, name, size)
-    monkeypatch.setattr(pruned_search, "PREPARED", 50)
-    monkeypatch.setattr(pruned_search, "MARGIN", 2)
+    sizes = {"SMALL": 20, "CELLS": 3000, "COLUMNS": 150, "RANKED": 7, "PREPARED": 50, "MARGIN": 2}
+    for name, size in sizes.items():
+        monkeypatch.setattr(certified_search, name, size)
+    monkeypatch.setattr(exact_search, "BLOCK", 3000)
+    monkeypatch.setattr(exact_search, "BLOCK_COLUMNS", 128)
+
+
+@pytest.fixture
+def shares(monkeypatch):
+    """Queries that were asked by float32, and those that were not certified."""
+    counts = [0, 0]
+    search = Searcher._search_certified
+
+    def counted(self, neighbours, rows):
+        unsure = search(self, neighbours, rows)
+        counts[0] += len(rows)
+        counts[1] += len(unsure)
+        return unsure
+
+    monkeypatch.setattr(Searcher, "_search_certified", counted)
+    return counts
 
 
 @pytest.mark.parametrize("scope", ["category", "all"])
@@ -116,53 +134,65 @@ def test_a_bank_of_few_photos_of_many_patches_offers_what_other_photos_have(bloc
         assert not found.valid[row, len(ids) :].any()
 
 
-def test_the_default_sizes_find_what_the_exact_search_finds(monkeypatch):
-    ids = np.array([patch_id(i, o) for i in range(1500) for o in range(4)])
-    bank = (rounded(in_few_directions(6000)), ids, ["cat"] * 6000, np.ones(6000, bool))
-    asked = []
-    search_by_bound = Searcher._search_by_bound
-    monkeypatch.setattr(
-        Searcher,
-        "_search_by_bound",
-        lambda self, number, rows, *rest: (
-            asked.append((number, len(rows))) or search_by_bound(self, number, rows, *rest)
-        ),
-    )
+@pytest.mark.parametrize("kind", [gaussian, in_few_directions, a_step_apart])
+def test_nearly_all_are_certified_and_found_as_by_the_exact_search(kind, shares, monkeypatch):
+    ids = np.array([patch_id(i, o) for i in range(625) for o in range(4)])
+    bank = (rounded(kind(2500)), ids, image_of(ids), ["cat"] * 2500, np.ones(2500, bool))
     found = find_candidates(*bank, k=K)
-    assert sum(rows for number, rows in asked if number == 0) == 6000  # by the coarse bound
-    assert sum(rows for number, rows in asked if number) < 60
-    monkeypatch.setattr(pruned_search, "SMALL", 6000)
-    asked.clear()
+    assert shares[0] == 2500
+    assert shares[1] < (300 if kind is a_step_apart else 10)
+    monkeypatch.setattr(certified_search, "SMALL", 2500)
     for mine, exact in zip(found, find_candidates(*bank, k=K), strict=True):
         np.testing.assert_array_equal(mine, exact)
-    assert not asked
+    assert shares[0] == 2500
+
+
+def test_ties_beyond_the_margin_and_what_float32_cannot_tell_apart_are_not_certified(
+    shares, blocks
+):
+    for kind in (all_equal, a_step_apart_beside_a_far_one):
+        shares[:] = 0, 0
+        bank = a_bank(kind)
+        find_candidates(*bank, k=K)
+        assert shares[1] > shares[0] / 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bounds_are_never_above_the_distance_and_close_to_it(kind):
-    steps = in_steps(rounded(kind(400)))
+def test_distances_of_projections_are_longer_by_rounding_at_most(kind):
+    """What a certificate rests on, at its limit: a patch as far as the k-th is never left out."""
+    features = rounded(kind(400))
+    steps = in_steps(features)
     squared = ((steps[:, None] - steps) ** 2).sum(2)
-    for bound in make_lower_bounds(steps):
-        bounds = bound.of_queries(steps) @ bound.of_patches(steps).T
-        assert (bounds.double().numpy() <= squared).all()
-        if bound.dims == D:
-            longest = ((steps - bound.centre.numpy()) ** 2).sum(1).max()
-            assert (squared - bounds.double().numpy()).max() <= 1e-4 * longest
+    projected = Projection(features)(steps)
+    asked = -2 * projected
+    asked[:, -1] = 1
+    lengths = projected[:, -1].double().numpy()
+    found = lengths[:, None] + (asked @ projected.T).double().numpy()
+    for row in range(400):
+        at = np.full(400, np.sqrt(lengths[row]))
+        assert not certified(squared[row], found[row], at, projected.shape[1]).any()
 
 
-def test_only_features_of_few_directions_get_a_coarse_bound():
-    def dims(kind):
-        return [s.dims for s in make_lower_bounds(in_steps(rounded(kind(500))))]
+def test_the_certificate_allows_for_all_that_rounding_can_do_and_no_more():
+    near, length = np.array([4.0]), np.array([100.0])
+    bound = np.array([4 + 136 * 2.0**-24 * 202**2])
+    assert not certified(near, bound, length, 128)
+    assert certified(near, np.nextafter(bound, 9), length, 128)
+    nothing = np.array([np.inf])
+    assert not certified(nothing, nothing, length, 128)
 
-    assert dims(in_few_directions) == [3, D]
-    assert dims(gaussian) == [D]
-    assert dims(all_equal) == [0, D]
+
+def test_only_directions_that_matter_are_kept():
+    def kept(kind):
+        return D - Projection(rounded(kind(500))).rest
+
+    assert [kept(kind) for kind in (in_few_directions, gaussian, all_equal)] == [3, D, 0]
 
 
-@pytest.mark.parametrize("num_columns", [3, 50, 1300, 1311, 0])
+@pytest.mark.parametrize("num_columns", [3, 50, 144, 1300, 1311, 0])
 def test_the_lowest_are_those_of_a_sort(num_columns):
     values = torch.from_numpy(RANDOM.integers(0, 300, (20, num_columns)).astype(np.float32))
     found, columns = lowest(values, 9)
-    assert torch.equal(found.sort(1).values, values.sort(1).values[:, :9])
+    assert torch.equal(found, values.sort(1).values[:, :9])
     assert torch.equal(values.gather(1, columns), found)
     assert all(len(set(row)) == len(row) for row in columns.tolist())
