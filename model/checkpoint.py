@@ -8,7 +8,6 @@ checkpoints/step-000250/
 """
 
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from pipeline.scene import Vocabulary
 
 FORMAT = 1
 FOLDER = "checkpoints"
+KEPT = 2  # the one before the last too: a command that samples may still be reading it
 MODEL, DISCRIMINATORS, OPTIMISERS, STATE = (
     "model.safetensors", "discriminators.safetensors", "optimisers.safetensors", "state.json",
 )  # fmt: skip
@@ -52,7 +52,7 @@ def save(
     networks: Mapping[str, nn.Module],
     optimisers: Mapping[str, Optimizer],
 ) -> None:
-    """Write run/checkpoints/step-..., whole or not at all, and remove those before it.
+    """Write run/checkpoints/step-..., whole or not at all, and remove all but the last KEPT.
 
     networks  "model" and discriminators
 
@@ -81,9 +81,9 @@ def save(
             plain = {name: each.detach().cpu().contiguous() for name, each in named.items()}
             (partial / file).write_bytes(to_bytes(plain))
         write_json(partial / STATE, value)
-    for other in folder.parent.iterdir():
-        if other != folder and re.fullmatch(r"step-\d+(\.partial)?", other.name):
-            shutil.rmtree(other, ignore_errors=True)
+    of_killed = folder.parent.glob("step-*.partial")
+    for other in (*_checkpoints(run)[:-KEPT], *of_killed):
+        shutil.rmtree(other, ignore_errors=True)
 
 
 @contextmanager
@@ -105,8 +105,13 @@ def writing(run: Path, file: str) -> Iterator[None]:
 
 def newest(run: Path) -> Path | None:
     """The folder of the run's last checkpoint; None before the first."""
+    return next(reversed(_checkpoints(run)), None)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """By rising step."""
     folders = [p for p in (run / FOLDER).glob("step-*") if p.name[5:].isdecimal()]
-    return max(folders, key=lambda folder: int(folder.name[5:]), default=None)
+    return sorted(folders, key=lambda folder: int(folder.name[5:]))
 
 
 def last(run: Path) -> Path:
@@ -156,8 +161,10 @@ def fill(
             if tensor.ndim:  # laid out as the parameter is; numbers stay on the CPU
                 if tensor.shape != parameter.shape:
                     raise ValueError(f"{key} is {[*tensor.shape]}, not {[*parameter.shape]}")
-                tensor = torch.empty_like(parameter).copy_(tensor)
-            optimiser.state[parameter][name] = tensor
+                copy = torch.empty_like(parameter).copy_(tensor)
+            else:
+                copy = tensor.clone()  # of a mapped file, which may then be removed
+            optimiser.state[parameter][name] = copy
 
 
 def _discriminators(networks: Mapping[str, nn.Module]) -> nn.Module:

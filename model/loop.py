@@ -2,12 +2,13 @@
 
 import json
 import math
+import signal
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar, Generic, TypeVar
@@ -137,8 +138,24 @@ def restore(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
 def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
     """From the trainer's step to config.steps; log, curves, images and checkpoints go to `run`.
 
-    Stopped where Ctrl-C or SIGTERM comes first; the last finished step is saved then.
+    Stopped where a signal asks for it first; the last finished step is saved then.
     """
+    goes_on = f"python -m model.train --resume {run} goes on"
+    try:
+        with stop_requests() as stopping:
+            _take_steps(trainer, bank, run, stopping)
+    except KeyboardInterrupt as error:
+        raise Stopped(
+            signal.SIGINT, f"stopped at once: {goes_on} from the last checkpoint"
+        ) from error
+    if trainer.step_number < trainer.config.steps:
+        raise Stopped(stopping[0], f"stopped at step {trainer.step_number:,}; saved: {goes_on}")
+
+
+def _take_steps(
+    trainer: Trainer[Any, Any], bank: Bank, run: Path, stopping: Sequence[signal.Signals]
+) -> None:
+    """All that are left, or until there is a signal in `stopping`."""
     config: RunConfig = trainer.config
     execution = config.execution
     first = trainer.step_number
@@ -166,7 +183,7 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
         note=lambda: main_losses(recent),
     )
     with (
-        stop_requests() as stopping,
+        closing(steps),
         _curves(run, first) as curves,
         (run / LOG).open("ab", 0) as file,  # without a buffer: closing it has nothing to write
     ):
@@ -190,12 +207,6 @@ def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
                 save(trainer, bank, run)
             if stop:
                 break
-    if trainer.step_number < config.steps:
-        raise Stopped(
-            stopping[0],
-            f"stopped at step {trainer.step_number:,}; saved: "
-            f"python -m model.train --resume {run} goes on",
-        )
 
 
 @contextmanager

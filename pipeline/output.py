@@ -1,6 +1,6 @@
 """What commands print: in UTF-8 whatever the locale, and never a reason to stop the work.
 
-The reader of our output may go away (`| head`, a closed terminal), or the disk of a log fill up.
+The reader of our output may go away (`| head`), or the disk of a log fill up.
 What is being built or trained goes on then, unseen.
 
 What a command is there for (digests, scores, where its files lie) is printed. All else is logged:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -24,7 +24,7 @@ def progress(
     size: Callable[[T], int] | None = None,
     done: int = 0,
     note: Callable[[], str] = str,
-) -> Iterator[T]:
+) -> Generator[T]:
     """Pass `items` on and show how far they are; `total` is how many there will be.
 
     unit  the singular

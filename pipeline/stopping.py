@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while work is done that can be ended in good order."""
+"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP) in work that can be ended in good order."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-REQUESTS = (signal.SIGINT, signal.SIGTERM)
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager

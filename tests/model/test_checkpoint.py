@@ -3,6 +3,7 @@
 import resource
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,14 @@ def test_a_restored_trainer_is_the_one_that_was_saved(run, trained, bank):
                 assert found[at][key].stride() == value.stride()  # channels last stay last
 
 
+def test_a_training_that_goes_on_holds_no_file_of_the_checkpoint(run, bank):
+    """It is removed once there are newer ones."""
+    again = trainer_of(bank, small())
+    restore(again, bank, run)
+    assert again.step_number == 1
+    assert str(run) not in Path("/proc/self/maps").read_text()
+
+
 def test_tensors_are_named_by_network_optimiser_and_parameter(run):
     discriminators, optimisers = (
         set(load_file(checkpoint.last(run) / file)) for file in FILES if file[0] in "do"
@@ -69,20 +78,21 @@ def test_tensors_are_named_by_network_optimiser_and_parameter(run):
         assert f"discriminator/object_discriminator.hidden.weight/{moment}" in optimisers
 
 
-def test_only_the_newest_checkpoint_is_kept_and_found(bank, trained, tmp_path, monkeypatch):
+def test_the_last_two_checkpoints_are_kept_and_the_newest_is_found(
+    bank, trained, tmp_path, monkeypatch
+):
     half = tmp_path / "checkpoints/step-000500.partial"  # of a save that was killed
     half.mkdir(parents=True)
     assert checkpoint.newest(tmp_path) is None
     kept = tmp_path / "checkpoints/step-000002-the-best"  # a user's copy
     kept.mkdir()
-    for step in (999_999, 1_000_000, 1_000_000):
+    for step in (999_998, 999_999, 1_000_000, 1_000_000):
         monkeypatch.setattr(trained, "step_number", step)
         save(trained, bank, tmp_path)
     newest = checkpoint.last(tmp_path)
     assert newest.name == "step-1000000"
-    assert sorted(newest.parent.iterdir()) == [kept, newest]
-    (tmp_path / "checkpoints/step-999999").mkdir()  # as a kill between the two leaves it
-    assert checkpoint.last(tmp_path) == newest
+    before = newest.with_name("step-999999")  # which a command that samples may still be reading
+    assert sorted(newest.parent.iterdir()) == [kept, newest, before]
 
 
 def test_sampling_reads_the_model_and_the_state_alone(run, trained, bank):
