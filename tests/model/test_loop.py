@@ -5,17 +5,20 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from model import loop
 from model.loop import main_losses, restore, train
-from model.recipes import sg2im_demo
+from model.recipes import paper, sg2im_demo
 from model.run_folder import RunError
 from pipeline.errors import Stopped
+from pipeline.output import show_log
 from pipeline.stopping import REQUESTS
 from tests.model.small_runs import losses_of, small, trainer_of
 
@@ -34,6 +37,9 @@ def test_a_resumed_run_has_the_losses_of_one_that_was_never_interrupted(bank, tm
     train(again, bank, cut)
     assert losses_of(cut) == losses_of(whole)
     assert [row["step"] for row in losses_of(whole)] == [0, 1, 2, 3]
+    curves = EventAccumulator(str(cut / "tensorboard"))
+    curves.Reload()
+    assert [event.step for event in curves.Scalars("loss/total")] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("config", [small(), sg2im_demo()])
@@ -174,6 +180,27 @@ def test_a_stop_in_the_last_step_is_a_run_that_is_done(usual_signals, bank, tmp_
     trainer.step = lambda batch: (os.kill(os.getpid(), signal.SIGINT), step(batch))[1]
     train(trainer, bank, tmp_path)
     assert trainer.step_number == 1
+
+
+def test_a_training_in_another_thread_leaves_signals_alone(bank, tmp_path):
+    trainer = trainer_of(bank, small(steps=1))
+    thread = threading.Thread(target=train, args=(trainer, bank, tmp_path))
+    thread.start()
+    thread.join()
+    assert trainer.step_number == 1
+
+
+@pytest.mark.parametrize(
+    ("one_step_s", "said"),
+    [
+        (0.5, ""),
+        (10.0, "about 11 hours on this CPU for 4,000 steps of recipe paper; --recipe demo takes"),
+    ],
+)
+def test_a_training_of_hours_is_told_beforehand(capsys, one_step_s, said):
+    show_log()
+    loop._log_estimate(paper(), 4000, one_step_s)
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_an_ignored_signal_stays_ignored(bank, tmp_path):
