@@ -59,6 +59,10 @@ def exit_code(job: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except _no_memory() as error:
+        reason = str(error).partition("\n")[0] or "none is left"
+        print(f"error: too little memory: {reason}; use smaller batches", file=sys.stderr)
+        return 1
     except OSError as error:
         if error.errno not in DISK_ERRORS | IN_THE_WAY | NO_HANDLES:
             raise
@@ -71,6 +75,12 @@ def exit_code(job: Callable[[], None]) -> int:
         print("interrupted; what was finished is kept: run the command again", file=sys.stderr)
         return 130
     return 0
+
+
+def _no_memory() -> tuple[type[Exception], ...]:
+    """What says so: Python and numpy, and torch on a GPU where it is loaded."""
+    torch = sys.modules.get("torch")
+    return (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
 
 
 def _of_the_system(error: OSError) -> str:

@@ -46,7 +46,10 @@ def remove_photos(path: Path, asked: set[int], retrain: bool) -> None:
         swap_in(bank)
     print(summary(path, manifest, shards))
     gone_now = counted(len(wanted), "photo")
-    log.info(f"taken out: {gone_now}; runs that were trained on this bank are not changed")
+    log.info(
+        f"taken out: {gone_now}; runs trained on the bank as it was keep what they learned, and no "
+        f"longer open with it: train again"
+    )
 
 
 def origin(known: Manifest, wanted: set[int], retrain: bool) -> Origin:

@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+import torch
 
 from pipeline.errors import Stopped, UserError, exit_code, suggestion
 
@@ -57,6 +58,16 @@ def test_a_disk_that_takes_no_more_is_one_line_with_the_file_and_what_to_do(caps
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: runs/1/metrics.jsonl: {os.strerror(number)}; ")
     assert ("ulimit -n" in line) == (number == errno.EMFILE)
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_too_little_memory_is_one_line(capsys, error):
+    def job():
+        raise error("Unable to allocate 34.8 GiB\nsee the documentation")
+
+    assert exit_code(job) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: too little memory: Unable to allocate 34.8 GiB; use smaller batches"
 
 
 def test_a_file_where_a_folder_is_to_be_written_is_one_line(capsys, tmp_path):
