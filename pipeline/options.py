@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,7 +103,22 @@ def parse(
         default=defaults,
         config=(tyro.conf.DisallowNone,),
     )
+    lists = set(_flags_of_lists(parsed))
+    typed = [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
+    for flag in typed:
+        if flag.rpartition(".")[2].strip("-") in lists and typed.count(flag) > 1:
+            raise ValueError(f"{flag} is given twice: give it once, with all its values after it")
     return parsed
+
+
+def _flags_of_lists(options: Any) -> Iterator[str]:
+    """The names of flags that take several values; given twice, the last would win in silence."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _flags_of_lists(value)
+        elif isinstance(value, tuple | list | Mapping):
+            yield field.name.replace("_", "-")
 
 
 def _command() -> str | None:
