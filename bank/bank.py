@@ -1,5 +1,6 @@
 """Open a built bank: patches, features, candidates, scenes, search."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,11 @@ class Bank:
 
     def __len__(self) -> int:
         return len(self.patch_ids)
+
+    def __contains__(self, patch_id: int) -> bool:
+        """Whether the bank has this patch."""
+        row = bisect_left(self.patch_ids, patch_id)
+        return row < len(self) and bool(self.patch_ids[row] == patch_id)
 
     @property
     def content_digest(self) -> str:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from jobs.show.methods import (
     Method,
     RetrievalOptions,
@@ -38,6 +36,8 @@ def sample(options: SampleOptions) -> None:
         for name, graph, photo in graphs:
             print(sentences(graph) if photo is None else f"{name}\t{sentences(graph)}")
         return
+    if isinstance(opened, RetrieveGANRun):
+        opened.check_bans(options.ban)
     others = [method_to_compare(value, opened, device) for value in options.beside]
     methods = []
     for named, out in targets:  # all of them before anything is written
@@ -125,10 +125,7 @@ def own_method(
 
 
 def pins_for(graph: SceneGraph, opened: RetrieveGANRun, options: SampleOptions) -> dict[int, int]:
-    """Object -> patch id; UserError where a pin does not fit, or the bank lacks a patch."""
-    for patch in options.ban:
-        if not np.isin(patch, opened.bank.patch_ids):
-            raise UserError(f"--ban {patch}: {opened.bank.path} has no patch {patch}")
+    """Object -> patch id; UserError, with the pin as typed, where one does not fit."""
     patch_by_object = {}
     for pin in options.pin:
         o, patch = parse_pin(pin, graph)

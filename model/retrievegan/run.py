@@ -209,9 +209,7 @@ class RetrieveGANRun:
         for o, patch in pin.items():
             if reason := self.reason_against(graph, o, patch, ban, exclude_images):
                 raise UserError(f"pin {o}={patch}: {reason}")
-        unknown = np.setdiff1d(np.array(sorted(ban), np.int64), self.bank.patch_ids)
-        if len(unknown):
-            raise UserError(f"ban {unknown[0]}: {self.bank.path} has no patch {unknown[0]}")
+        self.check_bans(ban)
         candidates = self.bank.search(
             self._object_vectors(graph),
             graph.objects,
@@ -250,6 +248,12 @@ class RetrieveGANRun:
                 valid = torch.from_numpy(candidates.valid[other])
                 candidates.valid[other] = open_slots(valid, taken).numpy()
 
+    def check_bans(self, ban: Collection[int]) -> None:
+        """UserError for a patch that the bank lacks."""
+        for patch in ban:
+            if patch not in self.bank:
+                raise UserError(f"ban {patch}: {self.bank.path} has no patch {patch}")
+
     def reason_against(
         self,
         graph: SceneGraph,
@@ -261,7 +265,7 @@ class RetrieveGANRun:
         """Why object `o` of the graph cannot be given the patch; None where it can."""
         if not 0 <= o < len(graph.objects):
             return f"the graph has no object {o}, its objects are 0 to {len(graph.objects) - 1}"
-        if not np.isin(patch, self.bank.patch_ids):
+        if patch not in self.bank:
             return f"{self.bank.path} has no patch {patch}"
         if patch in ban:
             return "that patch is banned as well; choose one"

@@ -57,6 +57,14 @@ def test_every_object_of_every_scene_is_a_patch(bank):
     assert np.array_equal(bank.rows(bank.patch_ids), np.arange(len(bank)))
 
 
+def test_a_bank_says_which_patches_it_has(bank):
+    has = bank.patch_ids.tolist()
+    assert all(patch in bank for patch in has)
+    beside = {patch + step for patch in has for step in (-1, 1)} - {*has}
+    for patch in (*beside, -1, 10**30):
+        assert patch not in bank
+
+
 def test_padding_is_zero_in_every_store(bank):
     ids = np.array([[-1, bank.patch_ids[0]]])
     for read in (bank.patches, bank.features, bank.cooccurrence):

@@ -188,10 +188,11 @@ def test_what_is_banned_never_appears(opened):
         ({"pin": {4: 1}}, "pin 4=1: the graph has no object 4, its objects are 0 to 3"),
         ({"pin": {-1: 1}}, "no object -1"),
         ({"pin": {0: 1}}, "pin 0=1: .* has no patch 1"),
-        ({"pin": {0: 2**62}}, "has no patch"),
+        ({"pin": {0: 10**30}}, f"has no patch {10**30}"),
+        ({"ban": {1}}, "ban 1: .* has no patch 1"),
     ],
 )
-def test_a_pin_that_cannot_be_is_refused_by_name(opened, asked, message):
+def test_a_pin_or_ban_that_cannot_be_is_refused_by_name(opened, asked, message):
     with pytest.raises(UserError, match=message):
         opened.retrieve(GRAPH, **asked)
 
