@@ -142,12 +142,14 @@ def train_demo(options: DemoOptions) -> None:
 
     bank = Bank.open(options.bank)
     state, reason = run_state(options.out, bank, options.num_steps)
+    if state == "unusable":
+        with writing_alone(options.out):  # judged again: until now another may have trained it
+            state, reason = run_state(options.out, bank, options.num_steps)
+            if state == "unusable":
+                shutil.rmtree(options.out)
     log.info(f"{options.out}: {reason}")
     if state == "finished":
         return
-    if state == "unusable":
-        with writing_alone(options.out):
-            shutil.rmtree(options.out)
     flags = ("--bank", options.bank, "--steps", options.num_steps)
     if state == "unfinished":
         run_command("model.train", "--resume", options.out, *flags)
@@ -164,7 +166,7 @@ def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
     from model import checkpoint
 
     if not (folder / "config.json").is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(file.name != "lock" for file in folder.iterdir()):
             raise UserError(f"{folder} holds something else than a run: move it, or name --out")
         return "new", f"a new run of {counted(steps, 'step')}"
     config = demo_config(folder)

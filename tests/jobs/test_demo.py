@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from jobs.demo import (
 from jobs.show.sheets import CELL, GAP
 from model.loop import save
 from model.recipes import demo, paper
+from model.run_folder import writing_alone
 from model.trainers import trainer_for
 from pipeline.errors import UserError
 from pipeline.options import write_json
@@ -60,6 +62,9 @@ def run(bank, tmp_path):
 
 def test_where_nothing_is_a_new_run_begins(bank, tmp_path):
     assert run_state(tmp_path / "demo", bank, STEPS)[0] == "new"
+    assert run_state(tmp_path, bank, STEPS)[0] == "new"
+    with writing_alone(tmp_path):  # as training is before it writes its config
+        assert run_state(tmp_path, bank, STEPS)[0] == "new"
     assert run_state(tmp_path, bank, STEPS)[0] == "new"
 
 
@@ -135,6 +140,29 @@ def test_an_unusable_run_is_removed_before_a_new_one_begins(bank, run, python_ca
     flags = f"--recipe demo --out {run} --bank {bank.path} --steps {STEPS}"
     assert command == f"-m model.train {flags}"
     assert "No such file" in message
+
+
+def test_a_run_that_another_process_trains_is_not_removed(bank, run, python_calls):
+    shutil.rmtree(run / "checkpoints")
+    with writing_alone(run), pytest.raises(UserError, match=f"another training is writing {run}"):
+        train_demo(DemoOptions(out=run, bank=bank.path, steps=STEPS))
+    assert (run / "config.json").is_file()
+    assert python_calls() == ""
+
+
+def test_a_run_that_finished_while_it_was_judged_is_kept(bank, run, python_calls, monkeypatch):
+    (run / "checkpoints").rename(run / "later")
+
+    @contextmanager
+    def once_another_has_finished(folder):
+        (run / "later").rename(run / "checkpoints")
+        with writing_alone(folder):
+            yield
+
+    monkeypatch.setattr("jobs.demo.writing_alone", once_another_has_finished)
+    train_demo(DemoOptions(out=run, bank=bank.path, steps=50))
+    assert run_state(run, bank, 50)[0] == "finished"
+    assert python_calls() == ""
 
 
 def test_what_is_not_the_demos_is_never_replaced(bank, run, tmp_path):
