@@ -14,7 +14,7 @@ BOXES = torch.tensor(
         [0.5, 0.0, 1.0, 0.5],  # touches two borders
         [-0.3, 0.2, 0.6, 1.4],  # reaches outside
         [1.1, 1.2, 1.5, 1.3],  # lies outside
-        [0.3, 0.1, 0.301, 0.9],  # thin
+        [0.4999, 0.1, 0.5004, 0.9],  # thin, a cell in it where cells lie on the edges
         [0.4, 0.6, 0.4, 0.6],  # a point
         [0.83, 0.7, 0.21, 0.1],  # sides swapped, as they may be predicted
     ]
