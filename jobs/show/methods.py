@@ -49,9 +49,11 @@ class RetrieveAndCompose:
     def vocabulary(self) -> Vocabulary:
         return self.run.bank.vocabulary
 
-    @property
-    def draws_differ(self) -> bool:
-        return self.run.draws_differ(self.options.mode, self.options.noise)
+    def draws_differ(self, graph: SceneGraph) -> bool:
+        """Whether images of the graph depend on their seed."""
+        options = self.options
+        free = len(graph.objects) > len(options.pin)
+        return free and self.run.draws_differ(options.mode, options.noise, options.candidates)
 
     def generate(self, graph: SceneGraph, seed: int) -> Sample:
         options = self.options
@@ -78,8 +80,8 @@ class GenerateBySg2Im:
     def vocabulary(self) -> Vocabulary:
         return self.run.vocabulary
 
-    @property
-    def draws_differ(self) -> bool:
+    def draws_differ(self, _: SceneGraph) -> bool:
+        """Whether images depend on their seed."""
         return self.run.model.noise > 0
 
     def generate(self, graph: SceneGraph, seed: int) -> Sample:

@@ -16,6 +16,7 @@ from jobs.show.sheets import Source, sources_of
 from model.config import RetrievalMode
 from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
 from pipeline.errors import UserError
+from pipeline.output import log
 from pipeline.progress import progress
 from pipeline.scene import Box, SceneGraph
 from pipeline.scene_graph import read_scene_graphs
@@ -25,10 +26,11 @@ MOST_CATEGORIES = 40
 # Fields of a line in metrics.jsonl that are its score; all others are the protocol.
 SCORE = ("metric", "choice", "value", "low", "high", "scenes", "pairs")
 PHOTO_ROWS = 5  # photos shown with all their patches
-MODES: tuple[tuple[RetrievalMode, str], ...] = (
-    ("learned", "each patch is chosen to go with those chosen before it; a draw has its own start"),
-    ("predefined", "one of the three nearest by graph features, each object by itself"),
-    ("random", "any candidate, each object by itself"),
+# Name, meaning, noise: without it predefined takes the nearest in every draw.
+MODES: tuple[tuple[RetrievalMode, str, bool | None], ...] = (
+    ("learned", "each patch is chosen to go with those chosen before it", None),
+    ("predefined", "one of the three nearest by graph features, each object by itself", True),
+    ("random", "any candidate, each object by itself", None),
 )
 
 
@@ -92,17 +94,23 @@ def render_run(
     seeds: Sequence[int],
     photos: Path | None,
 ) -> str:
-    """The page as HTML, with a draw per seed of every graph; `photos` is the folder of the bank's
-    photos, if there is one."""
+    """The page as HTML, with a draw per seed of every graph, or one where all would be alike;
+    `photos` is the folder of the bank's photos, if there is one."""
     bank, config = opened.bank, opened.model.config
-    log = read_json_lines(run / "log.jsonl")
+    steps = read_json_lines(run / "log.jsonl")
+    alike = [mode for mode, _, noise in modes_of(opened) if not opened.draws_differ(mode, noise)]
+    if graphs and len(seeds) > 1 and alike:
+        log.warning(
+            f"nothing is random in {' and '.join(alike)} draws: 1 image in place of {len(seeds)} "
+            f"that are alike"
+        )
     cards = [
         graph_card(opened, name, graph, seeds, photos)
         for name, graph in progress(graphs.items(), "graphs", len(graphs), "graph")
     ]
     facts = {
         "recipe": config.recipe,
-        "steps": f"{len(log):,}",
+        "steps": f"{len(steps):,}",
         "image": f"{config.image_px} x {config.image_px} px",
         "parameters": f"{sum(p.numel() for p in opened.model.parameters()):,}",
         "retrieval": f"{config.retrieval.mode}, {config.retrieval.candidates} candidates an object",
@@ -119,7 +127,7 @@ def render_run(
             facts=facts,
             graphs=cards,
             scores=last_scores(read_json_lines(run / "metrics.jsonl")),
-            curves=loss_curves(log) if log else "",
+            curves=loss_curves(steps) if steps else "",
             training=last_samples(run),
             categories=category_rows(bank),
             photos=photo_rows(bank),
@@ -138,18 +146,20 @@ def named_graphs(files: Sequence[Path], bank: Bank) -> dict[str, SceneGraph]:
     return by_title
 
 
+def modes_of(opened: RetrieveGANRun) -> tuple[tuple[RetrievalMode, str, bool | None], ...]:
+    """Those of `MODES` that the run can be sampled with."""
+    return MODES if opened.model.config.retrieval.mode == "learned" else MODES[1:]
+
+
 def graph_card(
     opened: RetrieveGANRun, name: str, graph: SceneGraph, seeds: Sequence[int], photos: Path | None
 ) -> GraphCard:
     """All modes and draws of one graph, composed with predicted boxes even if it has boxes."""
     boxes = opened.predict_boxes(graph)
-    learned = opened.model.config.retrieval.mode == "learned"
     modes, first = [], None
-    for mode, meaning in MODES[0 if learned else 1 :]:
+    for mode, meaning, noise in modes_of(opened):
         draws = []
-        for seed in seeds:
-            # By default predefined takes the nearest: every draw would be the same.
-            noise = True if mode == "predefined" else None
+        for seed in seeds if opened.draws_differ(mode, noise) else seeds[:1]:
             retrieval = opened.retrieve(graph, seed=seed, mode=mode, noise=noise)
             first = retrieval if first is None else first
             draws.append(_draw(opened, graph, boxes, retrieval))

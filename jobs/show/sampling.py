@@ -48,12 +48,18 @@ def sample(options: SampleOptions) -> None:
         except UserError as error:
             which = f" (the graph of {out})" if len(targets) > 1 else ""
             raise UserError(f"{error}{which}") from error
-    draws = options.draws
-    if draws > 1 and not any(method.draws_differ for compared in methods for method in compared):
-        log.warning(f"nothing is random in these draws: 1 image in place of {draws} that are alike")
-        draws = 1
-    seeds = range(options.seed, options.seed + draws)
-    for (named, out), compared in zip(targets, methods, strict=True):
+    random = [
+        any(method.draws_differ(graph) for method in compared)
+        for (_, graph, _), compared in zip(graphs, methods, strict=True)
+    ]
+    if options.draws > 1 and not all(random):
+        log.warning(
+            f"nothing is random in the draws of {counted(random.count(False), 'graph')}: 1 image "
+            f"in place of {options.draws} that are alike"
+        )
+    for (named, out), compared, differ in zip(targets, methods, random, strict=True):
+        draws = options.draws if differ else 1
+        seeds = range(options.seed, options.seed + draws)
         print(sample_graph(named, compared, seeds, out, options.data))
         print(f"{counted(draws, 'image')} of {describe_graph(named.graph)}: {out}/")
 

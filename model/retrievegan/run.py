@@ -172,10 +172,16 @@ class RetrieveGANRun:
             boxes = self.model.encode(batch).boxes[: len(graph.objects)]
         return tuple(Box(*corners) for corners in tidy_boxes(boxes).tolist())
 
-    def draws_differ(self, mode: RetrievalMode | None = None, noise: bool | None = None) -> bool:
-        """Whether `retrieve`, asked so, depends on its seed."""
+    def draws_differ(
+        self,
+        mode: RetrievalMode | None = None,
+        noise: bool | None = None,
+        k: int | None = None,
+    ) -> bool:
+        """Whether `retrieve`, asked so, depends on its seed, where an object is not pinned."""
         rule = self._rule(mode)
-        return draws_differ(rule, noise_by_default(rule) if noise is None else noise)
+        noise = noise_by_default(rule) if noise is None else noise
+        return (k or self.bank.num_candidates) > 1 and draws_differ(rule, noise)
 
     def _graph_batch(self, graph: SceneGraph) -> GraphBatch:
         if not graph.objects:

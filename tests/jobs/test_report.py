@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,9 +38,14 @@ def run(toy_bank, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(run, tmp_path_factory):
-    graph = tmp_path_factory.mktemp("graphs") / "a_meadow_<b>.json"
-    graph.write_text('{"objects": ["sky-other", "grass"], "relationships": [[0, "above", 1]]}')
+def graph(tmp_path_factory):
+    path = tmp_path_factory.mktemp("graphs") / "a_meadow_<b>.json"
+    path.write_text('{"objects": ["sky-other", "grass"], "relationships": [[0, "above", 1]]}')
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(run, graph):
     main(ReportOptions(run=run, graphs=(graph,), draws=2))
     return (run / "report.html").read_text()
 
@@ -73,6 +79,24 @@ def test_every_section_is_there(page):
 def test_all_retrieval_modes_are_shown_side_by_side_with_all_draws(page):
     for mode in ("learned", "predefined", "random"):
         assert page.count(f"image composed of {mode} patches") == 2
+
+
+@pytest.mark.parametrize("start", ["best", "medoid"])
+def test_learned_draws_that_are_alike_are_shown_once_which_is_said(
+    toy_bank, graph, tmp_path, capsys, start
+):
+    bank, config = Bank.open(toy_bank), demo()
+    config = replace(config, retrieval=replace(config.retrieval, start=start))
+    write_json(tmp_path / "config.json", {"bank": str(bank.path), "train": config})
+    save(trainer_for(config, bank, torch.device("cpu")), bank, tmp_path)
+    main(ReportOptions(run=tmp_path, graphs=(graph,), draws=2))
+    page = (tmp_path / "report.html").read_text()
+    draws = 1 if start == "best" else 2
+    assert page.count("image composed of learned patches") == draws
+    for mode in ("predefined", "random"):
+        assert page.count(f"image composed of {mode} patches") == 2
+    line = "nothing is random in learned draws: 1 image in place of 2 that are alike"
+    assert capsys.readouterr().err.count(line) == 2 - draws
 
 
 def test_names_from_files_are_escaped(page):

@@ -56,17 +56,31 @@ def graph(tmp_path):
     return path
 
 
-def test_draws_that_cannot_differ_are_written_once_which_is_said(run, graph, tmp_path, capsys):
+def test_draws_that_cannot_differ_are_written_once_which_is_said(
+    run, graph, bank, tmp_path, capsys
+):
     def images(**asked):
-        out = tmp_path / "-".join(asked)
-        main(SampleOptions(run=run, graph=(graph,), draws=3, out=out, **asked))
-        said = "nothing is random in these draws: 1 image in place of 3" in capsys.readouterr().err
-        return len([*out.glob("image-*.png")]), said
+        out = tmp_path / f"out-{len([*tmp_path.iterdir()])}"
+        main(SampleOptions(**{"run": run, "graph": (graph,), "draws": 3, "out": out, **asked}))
+        said = "in the draws of 1 graph: 1 image in place of 3 that" in capsys.readouterr().err
+        return len([*out.rglob("image-*.png")]), said
 
+    network = Sg2Im(bank.vocabulary, 4, 4, 2, image_px=16, noise=0, decoder=(4, 4))
+    save_published_sg2im(tmp_path / "no-noise.pt", network)
+    sea = tmp_path / "sea.json"
+    sea.write_text('{"objects": ["sea", "tree", "tree", "tree", "tree"]}')
+    patches = bank.patch_ids.tolist()
+    pins = tuple(f"{o}={patches[o]}" for o in range(4))
     assert images(retrieval="predefined") == (1, True)
     assert images(retrieval="predefined", noise=True) == (3, False)
     assert images(retrieval="predefined", beside=("random",)) == (3, False)
     assert images(retrieval="random") == (3, False)
+    assert images(retrieval="random", candidates=1) == (1, True)
+    assert images(retrieval="random", candidates=2) == (3, False)
+    assert images(pin=pins[:3]) == (3, False)
+    assert images(pin=pins) == (1, True)
+    assert images(pin=pins, graph=(graph, sea)) == (4, True)
+    assert images(run=tmp_path / "no-noise.pt") == (1, True)
 
 
 def test_each_draw_leaves_image_patches_and_sources_and_all_are_credited(run, graph, bank, capsys):

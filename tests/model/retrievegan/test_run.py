@@ -289,6 +289,11 @@ def test_a_graph_is_embedded_once_for_all_its_draws_and_not_kept_for_ever(
         return embed_graphs(encoder, pairs)
 
     monkeypatch.setattr(run_module, "embed_graphs", watched)
+    run = RetrieveGANRun(opened.model, bank, CPU)
+    for seed in range(3):
+        run.retrieve(GRAPH, mode="random", seed=seed)
+    assert embedded == [GRAPH.objects]
+    embedded.clear()
     monkeypatch.setattr(run_module, "GRAPHS_KEPT", 2)
     run = RetrieveGANRun(opened.model, bank, CPU)
     for name in ("grass", "grass", "tree", "grass", "sky-other", "grass", "tree"):
