@@ -132,11 +132,13 @@ def own_method(
 
 def pins_for(graph: SceneGraph, opened: RetrieveGANRun, options: SampleOptions) -> dict[int, int]:
     """Object -> patch id; UserError, with the pin as typed, where one does not fit."""
-    patch_by_object = {}
+    patch_by_object: dict[int, int] = {}
     for pin in options.pin:
         o, patch = parse_pin(pin, graph)
         if reason := opened.reason_against(graph, o, patch, options.ban):
             raise UserError(f"--pin {pin}: {reason}")
+        if o in patch_by_object:
+            raise UserError(f"--pin {pin}: object {o} is pinned to patch {patch_by_object[o]} too")
         patch_by_object[o] = patch
     return patch_by_object
 

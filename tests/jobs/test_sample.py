@@ -153,11 +153,12 @@ def test_a_pin_or_ban_is_refused_as_typed_with_the_graph_that_it_does_not_fit(ru
     meadow, sea, out = (tmp_path / name for name in ("meadow.json", "sea.json", "out"))
     meadow.write_text('{"objects": ["sky-other", "tree"]}')
     sea.write_text('{"objects": ["sea"]}')
-    known = bank.patch_ids[0]
+    known, other = bank.patch_ids[:2]
     for given, said in (
         ({"pin": ("tree=7",)}, rf"--pin tree=7: .* has no patch 7 \(the graph of {out}/meadow\)"),
         ({"pin": (f"1={known}",)}, rf"--pin 1={known}: .* no object 1, .* of {out}/sea\)"),
         ({"pin": (f"1={known}",), "ban": (known,)}, rf"--pin 1={known}: .* banned as well"),
+        ({"pin": (f"0={known}", f"0={other}")}, f"--pin 0={other}: .* pinned to patch {known} too"),
         ({"ban": (7,)}, "ban 7: .* has no patch 7$"),
     ):
         with pytest.raises(UserError, match=f"^{said}"):
