@@ -1,5 +1,6 @@
 """Samples of one scene graph, written as files: images, their patches, photos and credits."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,7 @@ def sample_graph(
     data      folder of the banks' photos; None: where the dataset lies by default
     """
     out.mkdir(parents=True, exist_ok=True)
+    _remove_earlier(out)
     own, *others = methods
     graph = named.graph
     credits, rows = [], []
@@ -72,6 +74,13 @@ def sample_graph(
             credits.append(f"comparison.png, photo: {named.photo.credit}\n")
     (out / "credits.txt").write_text("\n".join(credits), "utf-8")
     return "\n".join(credits)
+
+
+def _remove_earlier(out: Path) -> None:
+    """Pictures of earlier draws: the new credits would not speak of them."""
+    for path in out.iterdir():
+        if re.fullmatch(r"(image|patches|sources)-\d+\.png|comparison\.png", path.name):
+            path.unlink()
 
 
 def patch_sources(method: Method, sample: Sample, data: Path | None) -> list[Source]:
