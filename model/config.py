@@ -1,7 +1,7 @@
 """What a run is: every size, weight and rule, written to config.json before the first step.
 
 The values of the recipes are in recipes.py. Every field is a flag of `model.train`, and the comment
-on its line is the flag's help.
+on or above its line is the flag's help.
 """
 
 import dataclasses

@@ -29,7 +29,7 @@ from pipeline.output import log
 class TrainOptions:
     bank: Annotated[
         Path | None,
-        option("built bank, e.g. bank/coco; with --resume, where the run's own has moved"),
+        option("built bank, e.g. bank/coco; beside --resume only where the run's own has moved"),
     ] = None
     out: Annotated[Path | None, option("folder to write; by default a new one in runs/")] = None
     resume: Annotated[Path | None, option("run folder to go on with")] = None

@@ -1,7 +1,7 @@
 """A frozen dataclass <-> a command line and a config.json.
 
 Fields carry their help, units included, in `option(...)` inside `Annotated`, or in a comment on
-their line; choices are `Literal`; what makes no sense together is refused with ValueError in
+or above their line; choices are `Literal`; what makes no sense together is refused with ValueError in
 `__post_init__`.
 """
 

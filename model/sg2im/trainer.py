@@ -61,9 +61,7 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         learned."""
         check_image_size(config, bank)
         if config.generator.masks and config.losses.masks and not has_masks(bank):
-            log.warning(
-                f"{bank.path} has no masks that could teach any: --losses.masks has no effect"
-            )
+            log.warning(f"{bank.path} has no masks, so --losses.masks has no effect")
         elif config.generator.masks and not config.losses.masks and has_masks(bank):
             log.info(
                 "true masks are laid out and their loss has weight 0, as published: no mask will "

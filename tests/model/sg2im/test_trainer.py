@@ -308,7 +308,7 @@ def test_a_bank_without_masks_says_that_none_will_be_learned(bank, monkeypatch, 
     assert said(0.0, laid_out=False) == ("", "")
     scene = bank.scene
     monkeypatch.setattr(bank, "scene", lambda i: scene(i)._replace(masks=None))
-    assert "has no masks that could teach any: --losses.masks has no effect" in said(0.1).err
+    assert "has no masks, so --losses.masks has no effect" in said(0.1).err
     assert said(0.0) == ("", "")
     assert said(0.1, laid_out=False) == ("", "")
 
