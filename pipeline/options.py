@@ -1,8 +1,8 @@
 """A frozen dataclass <-> a command line and a config.json.
 
 Fields carry their help, units included, in `option(...)` inside `Annotated`, or in a comment on
-or above their line; choices are `Literal`; what makes no sense together is refused with ValueError in
-`__post_init__`.
+or above their line; choices are `Literal`; what makes no sense together is refused with ValueError
+in `__post_init__`.
 """
 
 import dataclasses

@@ -81,8 +81,8 @@ def test_a_key_of_another_kind_of_run_is_refused():
 
 
 def test_the_paper_recipe_has_the_papers_numbers():
-    """Section 4.1: Adam, its rates and betas, batches of 16, 90 epochs of the 24,972 training photos
-    of COCO-Stuff (recalled from the authors' longer paper, not checked). PasteGAN's K = 5, patches,
+    """Section 4.1: Adam, its rates and betas, batches of 16, 90 epochs of the 24,972 photos of
+    COCO-Stuff (recalled from the authors' longer paper, not checked). PasteGAN's K = 5, patches,
     decoder and weights of losses. The rest is a choice of ours (README)."""
     config = paper()
     assert (config.image_px, config.batch_size, config.block_shards) == (128, 16, 16)
