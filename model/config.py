@@ -1,14 +1,16 @@
 """What a run is: every size, weight and rule, written to config.json before the first step.
 
 The values of the recipes are in recipes.py. Every field is a flag of `model.train`, and the comment
-on its line is the flag's help.
+on or above its line is the flag's help.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_args
+
+import msgspec
 
 from pipeline.errors import UserError
 from pipeline.options import option
@@ -42,10 +44,13 @@ class RetrievalConfig:
     channels: tuple[int, ...] = (64, 128, 256, 256)  # of E_p
     width: int = 128  # E, of E_p's output
     temperature: float = 1.0  # at 1, L_gt trains the very distribution that Gumbel noise draws from
-    relaxation: Relaxation = "straight-through"  # the selected patch, or a soft mixture of all
-    start: Start = "random"  # where the generation pass starts
+    # the selected patch, or a soft mixture of all
+    relaxation: Annotated[Relaxation, option("", also="--relaxation")] = "straight-through"
+    # where the generation pass starts
+    start: Annotated[Start, option("", also="--start")] = "random"
     same_patch_allowed: bool = False  # two objects of a scene may be given one crop, as by eq. 2
-    gt_in_candidates: bool = False  # the generation pass may select the true patch, as in the paper
+    # the generation pass may select the true patch, as in the paper
+    gt_in_candidates: Annotated[bool, option("", also="--gt-in-candidates")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +65,20 @@ class ExecutionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every run has. It is fixed for a run, but for `execution` and for more `steps`."""
+    """What every run has. When a run goes on, all but `execution` and `steps` stays as it is, and
+    `steps` may not be fewer than were taken."""
 
     network: ClassVar[str]  # what is trained, in words
     small_recipe: ClassVar[str]  # that takes minutes on a CPU
 
     recipe: RecipeName  # sizes and rules of the run
-    image_px: int  # side of a generated image
+    image_px: int  # side of a generated image, in pixels
     batch_size: int  # scenes per step
-    steps: int  # in all
+    # training steps in all; the learning rates of recipes with decay-from depend on it
+    steps: int
     lr_generator: float  # learning rate of Adam
     lr_discriminator: float  # learning rate of Adam
-    betas: tuple[float, float]  # of Adam
+    betas: tuple[float, float]  # of Adam: decay of its means of gradients and of their squares
     decay_from: float = 1.0  # fraction of the steps after which learning rates fall to 0; 1: never
     seed: int = 0  # decides weights, order of scenes and noise
     block_shards: int = 16  # shards whose scenes are mixed with one another in an epoch
@@ -81,13 +88,14 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """ValueError, naming the flag, for a number that makes no sense."""
-        for flag, value in flags_of(self).items():
+        for flag, kind, value in _fields(self):
             least = 0 if flag in MAY_BE_ZERO else 1
+            kinds = (kind, *get_args(kind))
             for number in value if isinstance(value, tuple) else (value,):
-                if type(number) is int and number < least:
+                if int in kinds and number < least:
                     raise ValueError(f"{flag} must be at least {least}, not {number}")
-                if type(number) is float and not 0 <= number < math.inf:
-                    raise ValueError(f"{flag} must be 0 or more, not {number}")
+                if float in kinds and not 0 <= number < math.inf:
+                    raise ValueError(f"{flag} must be 0 or more, and finite, not {number}")
             if value == ():
                 raise ValueError(f"{flag} needs at least one number")
         if max(self.betas) >= 1:
@@ -109,18 +117,19 @@ MAY_BE_ZERO = ("--seed", "--loader-workers", "--generator.noise", "--generator.r
                "--generator.residual-blocks", "--eval-after")  # fmt: skip
 
 
-def flags_of(config: Any, prefix: str = "--") -> dict[str, Any]:
+def flags_of(config: RunConfig) -> dict[str, Any]:
     """The value of every field, by its flag: `--losses.gt-selection`."""
-    flags: dict[str, Any] = {}
+    return {flag: value for flag, _, value in _fields(config)}
+
+
+def _fields(config: Any, prefix: str = "--") -> Iterator[tuple[str, Any, Any]]:
+    """Flag, type and value of every field."""
     for each in dataclasses.fields(config):
         value, flag = getattr(config, each.name), prefix + each.name.replace("_", "-")
-        if isinstance(value, ExecutionConfig):
-            flags |= flags_of(value, prefix)
-        elif dataclasses.is_dataclass(value):
-            flags |= flags_of(value, f"{flag}.")
+        if dataclasses.is_dataclass(value):
+            yield from _fields(value, prefix if each.name == "execution" else f"{flag}.")
         else:
-            flags[flag] = value
-    return flags
+            yield flag, each.type, value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +138,7 @@ class GraphConfig:
 
     width: int = 128  # D, of its vectors
     hidden: int = 512  # width inside a layer
-    layers: int = 5
+    layers: int = 5  # of graph convolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,24 +275,20 @@ class Sg2ImConfig(RunConfig):
 
 
 def from_json(value: Mapping[str, Any]) -> RunConfig:
-    """config.json -> the config of its recipe's kind; a key that no field knows is an error."""
+    """config.json -> the config of its recipe's kind. UserError for a name that no field has,
+    msgspec.ValidationError for a value that its field does not take."""
     kind = Sg2ImConfig if value.get("recipe") in Sg2ImConfig.recipes else RetrieveGANConfig
-    config: RunConfig = _read(kind, value, "config.json")
-    return config
+    _check_names(value, kind, "config.json")
+    return msgspec.convert(value, kind)
 
 
-def _read(kind: type[Any], value: Mapping[str, Any], where: str) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    unknown = sorted(set(value) - set(fields))
-    if unknown:
-        raise UserError(
-            f"{where} has {unknown[0]!r}, which this version does not know; a run of another "
-            f"version cannot be opened: train it again"
-        )
-    parts: dict[str, Any] = {}
+def _check_names(value: Mapping[str, Any], kind: type[Any], where: str) -> None:
+    fields = {each.name: each.default_factory for each in dataclasses.fields(kind)}
     for name, part in value.items():
-        factory = fields[name].default_factory
-        if factory is not dataclasses.MISSING:
-            part = _read(factory, part, f"{where}: {name}")  # type: ignore[arg-type]
-        parts[name] = tuple(part) if isinstance(part, list) else part
-    return kind(**parts)
+        if name not in fields:
+            raise UserError(
+                f"{where} has {name!r}, which this version does not know; a run of another "
+                f"version cannot be opened: train it again"
+            )
+        if isinstance(part, Mapping) and isinstance(known := fields[name], type):
+            _check_names(part, known, f"{where}: {name}")

@@ -139,9 +139,7 @@ def training_steps(
     """
     done = saved.load(network, optimiser) if saved else 0
     last = time.monotonic()
-    for step in progress(range(steps), what, steps, "step"):
-        if step < done:
-            continue
+    for step in progress(range(done, steps), what, steps, "step", done=done):
         yield step
         if saved and time.monotonic() - last >= SAVE_EVERY_S:
             saved.save(step + 1, network, optimiser)

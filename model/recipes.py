@@ -43,7 +43,7 @@ def demo() -> RetrieveGANConfig:
         lr_discriminator=1e-3,
         betas=(0.5, 0.99),
         decay_from=0.4,
-        execution=ExecutionConfig(loader_workers=0, grid_every=100, checkpoint_every=250),
+        execution=ExecutionConfig(grid_every=100, checkpoint_every=250),
         graph=GraphConfig(width=48, hidden=96, layers=3),
         retrieval=RetrievalConfig(candidates=6, channels=(24, 48, 96), width=32),
         generator=GeneratorConfig(
@@ -92,7 +92,7 @@ def sg2im_demo() -> Sg2ImConfig:
         lr_discriminator=1e-3,
         betas=(0.5, 0.99),
         decay_from=0.4,
-        execution=ExecutionConfig(loader_workers=0, grid_every=200, checkpoint_every=500),
+        execution=ExecutionConfig(grid_every=200, checkpoint_every=500),
         eval_after=500,
         graph=GraphConfig(width=48, hidden=96, layers=4),
         generator=Sg2ImGeneratorConfig(noise=8, decoder=(96, 64, 48, 32, 24)),

@@ -1,12 +1,13 @@
 """A run's folder: its number, its one writer, the config with which it begins. A module that loads
 in no time."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from model.config import RunConfig, from_json
 from pipeline.errors import UserError
@@ -41,19 +42,42 @@ def writing_alone(run: Path) -> Iterator[None]:
         yield
 
 
-def read_run(run: Path) -> tuple[RunConfig, Path]:
-    """Any run's config and the bank it was trained on."""
+class _Stored(msgspec.Struct):
+    """config.json."""
+
+    bank: str
+    train: dict[str, Any]
+    bank_digest: str | None = None  # its content; None in runs begun before it was stored
+
+
+def _read(run: Path) -> _Stored:
     path = run / CONFIG
     if not path.is_file():
         raise RunError(f"{run} is not a run: it has no {CONFIG}; runs are made by model.train")
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path}, line {error.lineno}: not valid JSON") from error
+        return msgspec.json.decode(path.read_bytes(), type=_Stored)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is not a run's config: {error}; was it edited?") from error
+
+
+def read_run(run: Path) -> tuple[RunConfig, Path]:
+    """Any run's config and the bank it was trained on."""
+    stored = _read(run)
     try:
-        return from_json(value["train"]), Path(value["bank"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{path} is not a run's config ({type(error).__name__}: {error})") from error
+        return from_json(stored.train), Path(stored.bank)
+    except msgspec.MsgspecError as error:
+        raise RunError(f"{run / CONFIG}, train: {error}; was it edited?") from error
+
+
+def check_begun_on(digest: str, bank: Path, run: Path) -> None:
+    """RunError where the run began on a bank with another content digest. Before the first
+    checkpoint, which has its own, config.json alone says so."""
+    begun = _read(run).bank_digest
+    if begun not in (None, digest):
+        raise RunError(
+            f"{run} began on a bank with content digest {begun[:12]}..., but {bank} has "
+            f"{digest[:12]}...; give the bank it began on"
+        )
 
 
 def read_config(run: Path, kind: type[Config]) -> tuple[Config, Path]:

@@ -1,8 +1,8 @@
 """A frozen dataclass <-> a command line and a config.json.
 
 Fields carry their help, units included, in `option(...)` inside `Annotated`, or in a comment on
-their line; choices are `Literal`; what makes no sense together is refused with ValueError in
-`__post_init__`.
+or above their line; choices are `Literal`; what makes no sense together is refused with ValueError
+in `__post_init__`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import tyro
 
 from pipeline.arithmetic import fix_products
-from pipeline.errors import UserError, exit_code
+from pipeline.errors import exit_code
 from pipeline.files import write_bytes
 from pipeline.output import lost_output, prepare_streams, show_log, use_utf_8
 from pipeline.version import NAME, __version__
@@ -24,6 +24,7 @@ from pipeline.waiting import wait_passively
 
 Options = TypeVar("Options")
 
+REQUIRED: Any = tyro.MISSING  # the default of what must be given
 QUIET = "--quiet"
 EVERYWHERE = (
     f"{QUIET} leaves out how the work goes: results, warnings and errors are printed. --version, "
@@ -31,17 +32,22 @@ EVERYWHERE = (
 )
 
 
-def option(help: str, name: str | None = None) -> Any:
-    """What stands inside `Annotated[type, option("...")]`; the flag is the field's name, or `name`.
-    A dataclass with name "" has its own fields as flags."""
+def option(help: str, name: str | None = None, also: str | None = None) -> Any:
+    """What stands inside `Annotated[type, option("...")]`.
+
+    help  "": the comment on the field's line
+    name  of the flag, in place of the field's; a dataclass with name "" has its own fields as flags
+    also  another flag for the same
+    """
     return tyro.conf.arg(
         help=help or None,
         name=name,
+        aliases=(also,) if also else None,
         help_behavior_hint=lambda value: "" if value in ("", "None") else f"(default: {value})",
     )
 
 
-Prepare = Callable[[list[str]], tuple[list[str], Options]]
+Prepare = Callable[[list[str]], Options]
 
 
 def run(
@@ -60,7 +66,8 @@ def run(
         try:
             parsed = parse(options, arguments, description, prepare)
         except ValueError as error:
-            raise UserError(str(error)) from error
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         fix_products()
         main(parsed)
 
@@ -85,14 +92,14 @@ def parse(
     description: str | None = None,
     prepare: Prepare[Options] | None = None,
 ) -> Options:
-    """The arguments of a command line as options; wrong usage prints and exits.
+    """The arguments of a command line as options. Wrong usage: ValueError, or a message and exit 2.
 
-    prepare   is given the arguments as they were typed; what it returns is parsed, with the
-              defaults that it returns
+    prepare   the arguments -> the defaults
     """
-    defaults: Any = None
-    if prepare is not None:
-        arguments, defaults = prepare(arguments)
+    for argument in arguments:
+        if re.match(r"(--\S+=)?https?://", argument):
+            raise ValueError(f"{argument} is an address; download it, and give the path here")
+    defaults: Any = prepare(arguments) if prepare else None
     # A paragraph for each example: lines would be run together.
     shown = re.sub(r"\n(?=python -m)", "\n\n", description or "")
     parsed: Options = tyro.cli(

@@ -18,6 +18,7 @@ from model.pixels import to_float, to_uint8
 from model.sg2im.discriminators import Sg2ImImageDiscriminator, Sg2ImObjectDiscriminator
 from model.sg2im.imagenet import denormalised, normalised
 from model.sg2im.network import Sg2Im
+from pipeline.output import log
 from pipeline.scene import Vocabulary
 
 
@@ -56,8 +57,17 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
 
     @classmethod
     def for_bank(cls, config: Sg2ImConfig, bank: Bank, device: torch.device) -> Self:
-        """RunError where the bank's images are smaller than the run's."""
+        """RunError where the bank's images are smaller than the run's; says where no mask will be
+        learned."""
         check_image_size(config, bank)
+        if config.generator.masks and config.losses.masks and not has_masks(bank):
+            log.warning(f"{bank.path} has no masks, so --losses.masks has no effect")
+        elif config.generator.masks and not config.losses.masks and has_masks(bank):
+            log.info(
+                "true masks are laid out and their loss has weight 0, as published: no mask will "
+                "be learned, and sampling predicts masks; sg2im's authors advise --losses.masks "
+                "0.1 for COCO"
+            )
         return cls(config, bank.vocabulary, device)
 
     @property
@@ -164,8 +174,3 @@ def has_masks(bank: Bank) -> bool:
     """Whether the bank has masks that can teach the network to predict some."""
     ids = bank.scene_ids("train")[:1]
     return any(bank.scene(int(i)).masks is not None for i in ids)
-
-
-def masks_are_not_learned(config: Sg2ImConfig, bank: Bank) -> bool:
-    """The bank has masks, but the run's loss leaves them out."""
-    return config.generator.masks and not config.losses.masks and has_masks(bank)

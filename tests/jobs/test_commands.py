@@ -5,6 +5,7 @@ The children run the commands with an import hook in the place of torch, so that
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -113,6 +114,47 @@ def test_a_usage_line_names_the_command_as_it_can_be_typed(command):
     run = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 2
     assert f"python -m {command} --help" in " ".join(run.stderr.replace("│", " ").split())
+
+
+WRONG = {
+    "jobs.build_bank": ("--dataset", "toy", "--workers", "-1"),
+    "jobs.demo": ("--steps", "0"),
+    "jobs.edit_bank": ("bank", "--remove-photo"),
+    "jobs.evaluate": ("--run", "run", "--seed", "-1"),
+    "jobs.inspect_bank": ("https://x.y/z",),
+    "jobs.report": ("--run", "run", "--draws", "0"),
+    "jobs.sample": ("--run", "run"),
+    "jobs.verify_bank": ("bank", "--quick"),
+    "model.train": ("--bank", "bank", "--steps", "0"),
+}
+
+
+def test_a_value_that_makes_no_sense_is_wrong_usage(tmp_path):
+    seen, _ = run_all(tmp_path, WRONG)
+    assert seen == {command: [2, []] for command in COMMANDS}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--steps", "0"),
+        ("--recipe", "sg2im", "--losses.boxes=-1"),
+        ("--eval-after", "3"),
+        ("--bank", "https://x.y/z"),
+    ],
+)
+def test_wrong_usage_of_train_is_one_line_and_exit_code_2(arguments):
+    asked = [sys.executable, "-m", "model.train", "--bank", "b", *arguments]
+    run = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert re.fullmatch(r"error: .*\n", run.stderr)
+
+
+def test_the_version_is_asked_for_alone():
+    asked = [sys.executable, "-m", "model.train", "--bank", "b", "--version"]
+    run = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "Unrecognized options: --version" in run.stderr
 
 
 def test_every_command_sums_in_one_order_before_its_work():

@@ -61,9 +61,36 @@ def test_what_was_saved_for_another_network_or_is_damaged_is_not_used(tmp_path):
     assert train(saved)[1] == list(range(STEPS))
 
 
-def test_the_progress_of_a_training_counts_the_steps_that_were_taken_before(tmp_path, capsys):
+def test_the_progress_of_a_training_is_of_the_steps_that_are_left(tmp_path, capsys):
     saved = SavedTraining(tmp_path / "training.safetensors", "key")
     with pytest.raises(KeyboardInterrupt):
         train(saved, stop_at=3)
     train(saved)
-    assert "a network: 6 steps in" in capsys.readouterr().err
+    assert "a network: 3 steps in" in capsys.readouterr().err
+
+
+def test_the_progress_of_a_training_goes_on_from_the_steps_taken_before(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("pipeline.progress.LINE_EVERY_S", 0.0)
+    saved = SavedTraining(tmp_path / "training.safetensors", "key")
+    with pytest.raises(KeyboardInterrupt):
+        train(saved, stop_at=3)
+    capsys.readouterr()
+    train(saved)
+    shown = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in shown[:3]] == [
+        f"a network: {n}/6 steps" for n in (4, 5, 6)
+    ]
+
+
+def test_a_training_is_saved_once_in_a_while_and_not_at_every_step(tmp_path, monkeypatch):
+    seconds = iter(range(100))
+    monkeypatch.setattr(frozen.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(frozen, "SAVE_EVERY_S", 2.0)
+    monkeypatch.setattr("pipeline.progress.informs", lambda: False)  # it asks for the time too
+    written = []
+    monkeypatch.setattr(SavedTraining, "save", lambda saved, step, *_: written.append(step))
+    train(SavedTraining(tmp_path / "training.safetensors", "key"))
+    # Each look takes a second, and a save looks once more: 1 2 | 4 5 | 7 8.
+    assert written == [2, 4, 6]

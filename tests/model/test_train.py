@@ -1,7 +1,9 @@
 """The training command: its flags, how a run goes on, and what cannot change then."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from model.config import flags_of
+from model.device import choose_device
 from model.loop import train
 from model.recipes import RECIPES
-from model.run_folder import RunError, new_run, read_run, writing_alone
-from model.train import ALIASES, main
+from model.run_folder import CONFIG, RunError, new_run, read_run, writing_alone
+from model.train import TrainOptions, main
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from tests.model.small_runs import losses_of, options_of, small, trainer_of
@@ -33,8 +36,8 @@ def test_help_shows_every_field_with_the_recipes_own_default(recipe, capsys, mon
         options_of("--recipe", recipe, "--help")
     shown = capsys.readouterr().out
     words = " ".join(line.strip("│ ") for line in shown.splitlines()).replace(",", "")
-    _, *parts = re.split(r" (?=--(?!\S*\bno-)\S+ (?:--|[A-Z{[]))", words)
-    by_flag = {part.split(" ")[0].rstrip(","): part for part in parts}
+    parts = re.split(r"(?<=\)) (?=--)", words)  # after each default
+    by_flag = {flag: part for part in parts for flag in re.findall(r"--[a-z.-]+", part)}
     for flag, value in flags_of(RECIPES[recipe]()).items():
         text = " ".join(map(str, value)) if isinstance(value, tuple) else value
         assert f"(default: {text})" in by_flag[flag]
@@ -50,7 +53,16 @@ def test_without_further_flags_a_recipe_is_what_it_is(recipe):
 
 def test_every_part_of_a_config_is_given_by_its_flag():
     config = options_of(
-        *("--losses.gt-selection", 0, "--retrieval.temperature", 0.5, "--retrieval.candidates", 3),
+        *(
+            "--bank",
+            "b",
+            "--losses.gt-selection",
+            0,
+            "--retrieval.temperature",
+            0.5,
+            "--retrieval.candidates",
+            3,
+        ),
         *("--lr-generator", 1e-5, "--batch-size", 2, "--loader-workers", 3, "--device", "cuda:1"),
         *("--retrieval.no-same-patch-allowed", "--generator.crop-channels", 8, 16),
     ).config
@@ -70,48 +82,58 @@ def test_every_part_of_a_config_is_given_by_its_flag():
 
 
 @pytest.mark.parametrize(
-    "flags",
+    ("short", "flag", "value"),
     [
-        ("--image-size", "64"),
-        ("--retrieval", "random"),
-        ("--relaxation", "soft"),
-        ("--start=best",),
-        ("--gt-in-candidates",),
-        ("--recipe", "sg2im", "--mask-loss", "0.1"),
+        (("--relaxation", "soft"), "--retrieval.relaxation", "soft"),
+        (("--start=best",), "--retrieval.start", "best"),
+        (("--gt-in-candidates",), "--retrieval.gt-in-candidates", True),
     ],
 )
-def test_an_alias_is_another_name_of_a_flag(flags):
-    assert {flag.split("=")[0] for flag in flags} & ALIASES.keys()
-    spelled = []
-    for flag in flags:
-        name, *value = flag.split("=")
-        spelled.append("=".join([ALIASES.get(name, name), *value]))
-    config = options_of(*flags).config
-    assert config == options_of(*spelled).config
-    assert config != RECIPES[config.recipe]()
+def test_a_flag_of_section_2_1_has_a_short_name(short, flag, value):
+    was = flags_of(RECIPES["paper"]())
+    assert flags_of(options_of("--bank", "b", *short).config) == was | {flag: value}
 
 
 @pytest.mark.parametrize(
     ("recipe", "flag", "value"),
     [
-        ("sg2im", "--retrieval", "random"),
-        ("sg2im-demo", "--retrieval.start", "best"),
-        ("sg2im", "--gt-in-candidates", None),
+        ("sg2im", "--retrieval.mode", "random"),
+        ("sg2im-demo", "--retrieval.start=best", None),
+        ("sg2im", "--retrieval.gt-in-candidates", None),
         ("sg2im", "--losses.gt-selection", "1"),
-        ("paper", "--mask-loss", "0.1"),
+        ("paper", "--losses.masks", "0.1"),
         ("demo", "--eval-after", "3"),
     ],
 )
-def test_a_flag_of_another_kind_of_recipe_is_refused_as_it_was_typed(recipe, flag, value):
+def test_a_flag_of_another_kind_of_recipe_is_refused(recipe, flag, value):
     given = [flag] if value is None else [flag, value]
-    with pytest.raises(UserError, match=f"^{flag} does not go with recipe {recipe};"):
-        options_of("--recipe", recipe, *given)
+    with pytest.raises(
+        ValueError, match=f"^{flag.split('=')[0]} does not go with recipe {recipe};"
+    ):
+        options_of("--bank", "b", "--recipe", recipe, *given)
+
+
+def test_an_address_is_refused_as_it_was_typed():
+    for given in (("--bank", "https://x.y/z"), ("--bank=https://x.y/z",)):
+        with pytest.raises(ValueError, match=r"^(--bank=)?https://x\.y/z is an address; "):
+            options_of(*given)
 
 
 def test_a_run_beyond_its_last_step_is_not_called_trained(bank, stopped):
     train(trainer_of(bank, small()), bank, stopped)
     with pytest.raises(UserError, match="at step 4 already, beyond --steps 2"):
         main(options_of("--resume", stopped, "--steps", 2))
+
+
+def test_a_finished_run_may_be_resumed_and_stays_as_it_is(bank, stopped, capsys):
+    train(trainer_of(bank, small()), bank, stopped)
+    losses = losses_of(stopped)
+    capsys.readouterr()
+    main(options_of("--resume", stopped))
+    said = capsys.readouterr().out
+    assert f"{stopped} goes on from step 4 of 4\n" in said
+    assert f"trained to step 4: {stopped}/" in said
+    assert losses_of(stopped) == losses
 
 
 @pytest.mark.parametrize(
@@ -130,8 +152,8 @@ def test_what_a_run_learns_from_is_fixed(stopped, given, flag, was, asked):
 
 
 def test_a_run_goes_on_in_its_own_folder(stopped):
-    with pytest.raises(UserError, match="leave out --out"):
-        main(options_of("--resume", stopped, "--out", stopped / "other"))
+    with pytest.raises(ValueError, match="leave out --out"):
+        TrainOptions(resume=stopped, out=stopped / "other")
 
 
 def test_how_a_run_is_executed_may_change_when_it_goes_on(bank, stopped):
@@ -169,11 +191,49 @@ def test_several_processes_are_refused_until_there_is_a_use_for_them(monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
     with pytest.raises(UserError, match="start it without torchrun"):
         main(options_of("--bank", "bank"))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(UserError, match="bank"):  # which is not there
+        main(options_of("--bank", "nowhere"))
 
 
-def test_neither_bank_nor_run_is_one_line():
-    with pytest.raises(UserError, match="give --bank BANK"):
-        main(options_of("--recipe", "demo"))
+def test_a_bank_is_required_but_for_a_run_that_goes_on(stopped, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        options_of("--recipe", "demo")
+    assert "--bank PATH" in capsys.readouterr().err
+    assert options_of("--resume", stopped).bank is None
+
+
+def test_the_bank_of_a_run_may_have_moved_but_not_changed(bank, stopped, tmp_path):
+    """Before the first checkpoint too, where config.json alone says which bank it was."""
+    moved = tmp_path / "moved"
+    shutil.copytree(bank.path, moved)
+    config = {"bank": "gone", "bank_digest": bank.content_digest, "train": small(steps=1)}
+    write_json(stopped / CONFIG, config)
+    main(options_of("--resume", stopped, "--bank", moved))
+    stored = json.loads((stopped / CONFIG).read_text("utf-8"))
+    assert (stored["bank"], stored["bank_digest"]) == (str(moved), bank.content_digest)
+    shutil.rmtree(stopped / "checkpoints")
+    write_json(stopped / CONFIG, config | {"bank_digest": "f" * 64})
+    before = (stopped / CONFIG).read_bytes()
+    with pytest.raises(RunError, match="began on a bank with content digest ffffffffffff"):
+        main(options_of("--resume", stopped, "--bank", moved))
+    assert (stopped / CONFIG).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"\xff", "JSON is malformed"),
+        (b'{"bank": "\xff"}', "utf-8|UTF-8"),
+        (b'{"bank": "b"', "truncated"),
+        (b'{"bank": 3, "train": {}}', r"at `\$\.bank`"),
+        (b'{"bank": "b", "train": {"recipe": "demo", "image_px": "64"}}', r"\$\.image_px"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_one_line_that_names_file_and_field(tmp_path, text, said):
+    (tmp_path / CONFIG).write_bytes(text)
+    with pytest.raises(RunError, match=rf"^{tmp_path}/config\.json.*({said}).*; was it edited"):
+        read_run(tmp_path)
 
 
 def test_a_run_without_a_checkpoint_starts_again_with_the_same_losses(bank, tmp_path):
@@ -256,3 +316,10 @@ def test_a_run_that_may_not_be_written_is_one_line(bank, tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(UserError, match=r"cannot write .*Permission denied"):
         main(options_of("--bank", bank.path, "--recipe", "demo", "--out", tmp_path / "run"))
+
+
+def test_cuda_devices_are_counted_from_0(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert choose_device("cuda:1").index == 1
+    with pytest.raises(UserError, match="CUDA devices are 2 in number, counted from 0"):
+        choose_device("cuda:2")

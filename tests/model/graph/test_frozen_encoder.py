@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.graph.frozen_encoder import embed_scenes, train_graph_encoder
+from model.graph.frozen_encoder import LEARNING_RATE, embed_scenes, train_graph_encoder
 from model.graph.network import graph_tensors
 from pipeline.errors import UserError
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Relation, Vocabulary
@@ -96,3 +96,18 @@ def test_features_lie_on_the_grid_and_do_not_depend_on_the_batch(monkeypatch):
 
 def test_no_scene_gives_no_feature():
     assert embed_scenes(train(steps=1), []).shape == (0, 16)
+
+
+def test_the_learning_rate_rises_over_the_first_tenth_and_falls_to_almost_none(monkeypatch):
+    rates, step = [], torch.optim.Adam.step
+
+    def watched(optimiser):
+        rates.append(optimiser.param_groups[0]["lr"])
+        step(optimiser)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    train(steps=20)
+    assert rates[:2] == pytest.approx([LEARNING_RATE / 2, LEARNING_RATE])
+    assert max(rates) == LEARNING_RATE
+    falling = [1.1 * LEARNING_RATE * (20 - i) / 20 for i in range(2, 20)]
+    assert rates[2:] == pytest.approx([min(rate, LEARNING_RATE) for rate in falling])

@@ -294,6 +294,25 @@ def test_the_command_trains_resumes_and_says_that_no_mask_is_learned(bank, tmp_p
     assert [row["step"] for row in losses_of(tmp_path)] == [0, 1]
 
 
+def test_a_bank_without_masks_says_that_none_will_be_learned(bank, monkeypatch, capsys):
+    def said(masks, laid_out=True):
+        config = small(
+            losses=Sg2ImLossWeights(masks=masks),
+            generator=Sg2ImGeneratorConfig(masks=laid_out, noise=2, decoder=(8, 6)),
+        )
+        Sg2ImTrainer.for_bank(config, bank, torch.device("cpu"))
+        return capsys.readouterr()
+
+    assert said(0.1) == ("", "")
+    assert "loss has weight 0" in said(0.0).out
+    assert said(0.0, laid_out=False) == ("", "")
+    scene = bank.scene
+    monkeypatch.setattr(bank, "scene", lambda i: scene(i)._replace(masks=None))
+    assert "has no masks, so --losses.masks has no effect" in said(0.1).err
+    assert said(0.0) == ("", "")
+    assert said(0.1, laid_out=False) == ("", "")
+
+
 @pytest.mark.gpu
 def test_a_step_on_the_gpu_has_the_losses_of_the_cpu(bank, batch):
     if not torch.cuda.is_available():
