@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from jobs.show.options import MOST_ROWS
 from model.config import RunConfig
 from model.recipes import demo
-from model.run_folder import read_run, writing_alone
+from model.run_folder import LOCK, read_run, writing_alone
 from pipeline.errors import UserError
 from pipeline.options import QUIET, option, run
 from pipeline.output import informs, log
@@ -166,7 +166,7 @@ def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
     from model import checkpoint
 
     if not (folder / "config.json").is_file():
-        if folder.is_dir() and any(file.name != "lock" for file in folder.iterdir()):
+        if folder.is_dir() and any(file.name != LOCK for file in folder.iterdir()):
             raise UserError(f"{folder} holds something else than a run: move it, or name --out")
         return "new", f"a new run of {counted(steps, 'step')}"
     config = demo_config(folder)

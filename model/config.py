@@ -240,15 +240,17 @@ class Sg2ImGeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Sg2ImConfig(RunConfig):
-    """A run of sg2im, the baseline that retrieves nothing."""
+    """A run of sg2im, the baseline that retrieves nothing.
+
+    From step `eval_after` on the generator's batch normalisation uses its running statistics, and
+    its optimiser is a new one. Without it, an image depends on the others of its batch.
+    """
 
     network: ClassVar[str] = "sg2im"
     recipes: ClassVar[tuple[str, ...]] = get_args(Sg2ImRecipe)
     small_recipe: ClassVar[str] = "sg2im-demo"
 
-    # From this step on the generator's batch normalisation uses its running statistics, and its
-    # optimiser is a new one. Without it, an image depends on the others of its batch.
-    eval_after: int = 100_000
+    eval_after: int = 100_000  # steps, after which batch normalisation uses running statistics
     graph: GraphConfig = field(default_factory=GraphConfig)
     generator: Sg2ImGeneratorConfig = field(default_factory=Sg2ImGeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)

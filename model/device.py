@@ -6,6 +6,7 @@ import torch
 
 from model.config import Device
 from pipeline.errors import UserError
+from pipeline.wording import counted
 
 
 def choose_device(name: Device) -> torch.device:
@@ -16,8 +17,8 @@ def choose_device(name: Device) -> torch.device:
         raise UserError(f"--device {name}: give auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = counted(torch.cuda.device_count(), "CUDA device")
         raise UserError(
-            f"--device {name}: this machine's CUDA devices are {torch.cuda.device_count()} in "
-            f"number, counted from 0; give auto, or cpu"
+            f"--device {name}: this machine has {found}, from cuda:0; give auto, or cpu"
         )
     return device

@@ -15,7 +15,7 @@ from pipeline.lock import lock
 
 Config = TypeVar("Config", bound=RunConfig)
 
-CONFIG = "config.json"
+CONFIG, LOCK = "config.json", "lock"
 
 
 class RunError(UserError):
@@ -36,9 +36,9 @@ def new_run(runs: Path, name: str) -> Path:
 @contextmanager
 def writing_alone(run: Path) -> Iterator[None]:
     """RunError where another process writes the run."""
-    with (run / "lock").open("w") as file:
+    with (run / LOCK).open("w") as file:
         if not lock(file, run):
-            raise RunError(f"another training is writing {run}; wait for it, or name another --out")
+            raise RunError(f"another training is writing {run}; wait for it, or stop it")
         yield
 
 

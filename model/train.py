@@ -18,7 +18,15 @@ from typing import Annotated
 
 from model.config import RunConfig, flags_of
 from model.recipes import RECIPES
-from model.run_folder import CONFIG, RunError, check_begun_on, new_run, read_run, writing_alone
+from model.run_folder import (
+    CONFIG,
+    LOCK,
+    RunError,
+    check_begun_on,
+    new_run,
+    read_run,
+    writing_alone,
+)
 from pipeline.errors import UserError
 from pipeline.memory import keep_freed_memory
 from pipeline.options import REQUIRED, option, run, write_json
@@ -79,6 +87,9 @@ def main(options: TrainOptions) -> None:
     folder = options.resume or options.out or new_run(Path("runs"), bank.path.name)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if there - {LOCK} and not there & {CONFIG, checkpoint.FOLDER}:
+        raise UserError(f"--out {folder} holds other files; name a folder that is new or empty")
     with checkpoint.writing(folder, CONFIG):
         folder.mkdir(parents=True, exist_ok=True)
     with writing_alone(folder):

@@ -180,7 +180,7 @@ def test_help_beside_resume_shows_the_runs_own_values(stopped, capsys, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("device", "said"), [("tpu", "give auto, cpu, cuda or cuda:N"), ("cuda:99", "CUDA devices are")]
+    ("device", "said"), [("tpu", "give auto, cpu, cuda or cuda:N"), ("cuda:99", "CUDA device")]
 )
 def test_a_device_that_is_not_there_is_one_line(bank, tmp_path, device, said):
     with pytest.raises(UserError, match=f"--device {device}: .*{said}"):
@@ -257,6 +257,15 @@ def test_a_file_in_the_place_of_a_new_run_is_one_line(bank, tmp_path):
         main(options_of(*flags, tmp_path / "run/new"))
 
 
+def test_a_folder_of_other_things_is_no_place_for_a_run(bank, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    for folder in (tmp_path, bank.path):
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(UserError, match=f"--out {folder} holds other files; name a folder"):
+            main(options_of("--bank", bank.path, "--recipe", "demo", "--out", folder))
+        assert sorted(folder.rglob("*")) == before
+
+
 def test_a_run_has_one_writer(bank, stopped):
     with writing_alone(stopped), pytest.raises(RunError, match=f"is writing {stopped}; wait"):
         main(options_of("--resume", stopped))
@@ -321,5 +330,5 @@ def test_a_run_that_may_not_be_written_is_one_line(bank, tmp_path):
 def test_cuda_devices_are_counted_from_0(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert choose_device("cuda:1").index == 1
-    with pytest.raises(UserError, match="CUDA devices are 2 in number, counted from 0"):
+    with pytest.raises(UserError, match="this machine has 2 CUDA devices, from cuda:0"):
         choose_device("cuda:2")
