@@ -19,7 +19,7 @@ types: $(VENV)/installed
 	$(RUN) -m mypy
 
 tests: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 # The stamp is older than the lock file when dependencies have changed: then install again.
 $(VENV)/installed: requirements.lock pyproject.toml

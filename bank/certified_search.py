@@ -163,7 +163,7 @@ class Searcher:
     ) -> NDArray[np.int64]:
         """Fill in the neighbours (q, k); returns the places of those that are not certified."""
         k = neighbours.ids.shape[1]
-        unsure = []
+        unsure = [np.empty(0, np.int64)]
         for places in _blocks(np.arange(len(rows)), CELLS // min(len(self.pool_rows), COLUMNS)):
             steps = in_steps(self.patches.features[rows[places]])
             queries = self.project(steps)

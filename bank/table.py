@@ -117,7 +117,9 @@ def write_sorted(path: Path, table: pa.Table, key: str) -> None:
     order = pc.sort_indices(table.column(key))
     with (
         writing(path),
-        tempfile.TemporaryDirectory(prefix=path.name, suffix=PARTIAL, dir=path.parent) as folder,
+        tempfile.TemporaryDirectory(  # NFS keeps files that are still mapped; they are swept later
+            prefix=path.name, suffix=PARTIAL, dir=path.parent, ignore_cleanup_errors=True
+        ) as folder,
     ):
         columns = []
         for name in table.column_names:

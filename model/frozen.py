@@ -94,8 +94,8 @@ class SavedTraining:
     """The file in which a network's training is saved as it goes: weights, optimiser, step.
 
     A training that finds it goes on from there and ends in the same bytes as one that never
-    stopped. `key` stands for all that decides the network: what was saved under another is not
-    used, nor is a file that cannot be read.
+    stopped. `key` stands for all that decides the network (inputs, code, machine): what was saved
+    under another is not used, nor is a file that cannot be read.
     """
 
     path: Path

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,9 +25,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 def written(path: Path) -> Iterator[Path]:
     """A path to write to; the file takes its real name only when the `with` block ends well.
 
-    Several processes may write one file: each has a path of its own.
+    Several processes, of any machine, may write one file: each has a path of its own.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,9 @@ def stop_requests() -> Iterator[Sequence[signal.Signals]]:
     Signals that are ignored (by nohup, say) stay so; nothing is caught outside the main thread.
     """
     received: list[signal.Signals] = []
-    before = {number: signal.getsignal(number) for number in REQUESTS}
+    found = {number: signal.getsignal(number) for number in REQUESTS}
+    # None: installed by other than Python, which could not put it back.
+    before = {number: handler for number, handler in found.items() if handler is not None}
 
     def restore() -> None:
         for number, handler in before.items():

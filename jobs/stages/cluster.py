@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,6 +28,7 @@ Result = TypeVar("Result")
 IN_FLIGHT_PER_THREAD = 2  # one that runs, one that waits its turn
 JOIN_S = 30  # how long a scheduler may take to answer
 NO_WORKERS_TIMEOUT_S = 60  # how long it may have no workers
+LATE_S = 30  # after which a worker that has not started is not expected any more
 POLL_S = 1  # between two looks at which workers there are
 MAX_GREETING = 1 << 20  # bytes
 LOOPBACK, LOOPBACK_S = "127.0.0.1", 10
@@ -51,7 +53,7 @@ def results(
     where = f"the Dask scheduler {f'at {scheduler}' if scheduler else 'of this build'}"
     work = functools.partial(_work, function, code_digest(PROJECT))
     with _joined(scheduler) if scheduler else _started(workers) as client:
-        for result in _stream(client, work, tasks, where):
+        for result in _stream(client, work, tasks, where, 0 if scheduler else workers):
             if isinstance(result, _Failed):
                 raise result.as_here(remote=bool(scheduler))
             yield result
@@ -75,13 +77,18 @@ class _Failed(NamedTuple):
 
 
 def _stream(
-    client: Any, work: Callable[[Task], Result], tasks: Sequence[Task], where: str
+    client: Any, work: Callable[[Task], Result], tasks: Sequence[Task], where: str, asked: int
 ) -> Iterator[Result]:
-    """Results as they come, of as many tasks at a time as there are workers for."""
+    """Results as they come, of as many tasks at a time as there are workers for; a line says where
+    fewer have started than were `asked` for."""
     waiting, running, threads = iter(tasks), set[Any](), dict[str, int]()
+    began = time.monotonic()
     with _reaching(where):
         while True:
             threads = _threads(client, threads, where)
+            if time.monotonic() - began > LATE_S and 0 < len(threads) < asked:
+                log.warning(f"{len(threads)} of {asked} workers have started; they do all the work")
+                asked = 0
             room = IN_FLIGHT_PER_THREAD * max(sum(threads.values()), 1) - len(running)
             running |= {client.submit(work, t, pure=False) for t in islice(waiting, max(room, 0))}
             if not running:
@@ -179,8 +186,10 @@ def _started(workers: int) -> Iterator[Any]:
     """A client of worker processes on this machine, once the first of them is there; one that dies
     later is replaced."""
     distributed = _dask()
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of later workers that do not start
+    asyncio = logging.getLogger("asyncio")
     with ExitStack() as stack:
+        stack.callback(asyncio.setLevel, asyncio.level)
+        asyncio.setLevel(logging.CRITICAL)  # of later workers that do not start
         stack.enter_context(distributed.dask.config.set(BY_FORKING))
         try:
             _check_loopback()
@@ -264,7 +273,8 @@ def _ping(scheduler: str) -> None:
     except OSError:
         return
     with connection:
-        length = int.from_bytes(connection.recv(8), "little")  # of a scheduler's first message
+        first = connection.recv(8, socket.MSG_WAITALL)  # the length of a scheduler's greeting
+        length = int.from_bytes(first, "little")
         if not 0 < length < MAX_GREETING:
             raise OSError("it is something else that listens there")
 

@@ -22,6 +22,7 @@ from bank.index import FORMAT as INDEX_FORMAT
 from bank.index import build_indexes
 from bank.recipe import SEED, TRAIN, Scope
 from bank.table import codes, read_vectors, vectors_to_fill
+from jobs.stages.project import PROJECT, TRAINING, code_digest
 from jobs.stages.receipts import WORK, Receipt, digests, find_receipt, leave_receipt
 from model.frozen import SavedTraining
 from model.graph import frozen_encoder
@@ -31,6 +32,7 @@ from model.retrieval import cooccurrence
 from model.retrieval.cooccurrence import CooccurrenceNetwork, embed_patches, train_cooccurrence
 from model.sg2im.published import ignored_note, is_published, load_published_graph
 from model.sg2im.run import load_graph_encoder
+from pipeline import codec
 from pipeline.errors import UserError
 from pipeline.output import log
 from pipeline.progress import progress
@@ -100,8 +102,9 @@ class Derivation:
         return json_digest([self.content_digest, inputs, version("torch")])
 
     def training(self, name: str, inputs: Any) -> SavedTraining:
-        """Where a network's training is saved until its stage has been done."""
-        return SavedTraining(self.bank / WORK / f"{name}.safetensors", self._key(inputs))
+        """Where a network's training is saved as it goes."""
+        key = json_digest([self._key(inputs), code_digest(PROJECT, TRAINING), codec.machine()])
+        return SavedTraining(self.bank / WORK / f"{name}.safetensors", key)
 
     def _files(self, outputs: tuple[str, ...]) -> Iterator[Path]:
         for output in outputs:
@@ -254,7 +257,7 @@ def search_index(derivation: Derivation, features: Receipt) -> Receipt:
 def nearest_candidates(derivation: Derivation, features: Receipt) -> Receipt:
     """candidates.arrow: for every patch its nearest training patches of other photos.
 
-    Equal files are one photo: photos.arrow, which the content digest does not cover, decides too.
+    Equal files are one photo.
     """
     contents, options = derivation.contents, derivation.options
     path = derivation.bank / "candidates.arrow"

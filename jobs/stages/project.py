@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-# Folders of the code that shards are made with.
+# Folders of the code that shards are made with, and that networks are trained with.
 CUTTING = ("pipeline", "bank", "jobs/stages")
+TRAINING = ("model",)
 
 
 def search_path() -> str:
@@ -15,10 +16,10 @@ def search_path() -> str:
     return os.pathsep.join([str(PROJECT), *filter(None, inherited)])
 
 
-def code_digest(project: Path) -> str:
-    """SHA-256 of the code that shards are made with."""
+def code_digest(project: Path, folders: tuple[str, ...] = CUTTING) -> str:
+    """SHA-256 of the code in these folders."""
     digest = hashlib.sha256()
-    for path in sorted(p for folder in CUTTING for p in project.glob(f"{folder}/**/*.py")):
+    for path in sorted(p for folder in folders for p in project.glob(f"{folder}/**/*.py")):
         digest.update(path.relative_to(project).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

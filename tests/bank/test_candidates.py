@@ -5,7 +5,7 @@ from bank import exact_search as exact
 from bank.candidates import Candidates, find_candidates, read_candidates, write_candidates
 from bank.errors import BankError
 from bank.exact_search import PADDING, Pool, exact_search
-from bank.rounding import in_steps, rounded
+from bank.rounding import STEP, in_steps, rounded
 from pipeline.scene import image_of, patch_id
 
 D = 5
@@ -119,6 +119,19 @@ def test_distances_are_exact_far_from_the_origin():
     found = exact_search(in_steps(far), Pool(np.array([1, 2]), pool), k=2)
     assert found.ids.tolist() == [[2, 1]]
     assert found.squared.tolist() == [[1.0, 4.0]]
+
+
+def test_distances_are_exact_between_the_longest_vectors_at_opposite_ends():
+    values = np.zeros((60, D))
+    values[:, 0] = np.repeat([-8191.75, 8191.75], 30)
+    values[:, 1] = np.random.default_rng(0).integers(-9, 10, 60) * STEP
+    steps = in_steps(rounded(values))
+    found = exact_search(steps, Pool(np.arange(60), rounded(values)), k=60)
+    for query, ids, squared in zip(steps.astype(int), found.ids, found.squared, strict=True):
+        apart = [sum(int(x) ** 2 for x in row - query) for row in steps.astype(int)]
+        order = sorted(range(60), key=lambda place: (apart[place], place))
+        assert ids.tolist() == order
+        assert squared.tolist() == [apart[place] for place in order]
 
 
 def test_features_too_long_for_exact_distances_are_refused():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bank import certified_search, exact_search
+from bank import candidates, certified_search, exact_search
 from bank.candidates import find_candidates
 from bank.certified_search import Projection, Searcher, certified
 from bank.exact_search import lowest
@@ -95,6 +95,7 @@ def blocks(monkeypatch):
     sizes = {"SMALL": 20, "CELLS": 3000, "COLUMNS": 150, "RANKED": 7, "PREPARED": 50, "MARGIN": 2}
     for name, size in sizes.items():
         monkeypatch.setattr(certified_search, name, size)
+    monkeypatch.setattr(candidates, "AT_ONCE", 37)
     monkeypatch.setattr(exact_search, "BLOCK", 3000)
     monkeypatch.setattr(exact_search, "BLOCK_COLUMNS", 128)
 

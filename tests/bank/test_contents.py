@@ -2,10 +2,11 @@
 
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from bank.contents import content_digest
+from bank.contents import Contents, content_digest
 from bank.table import read_table, write_table
 
 FILES = ("patches.arrow", "scenes.index.arrow", "photos.arrow", "vocabulary.json")
@@ -54,6 +55,19 @@ def test_a_photo_that_gave_no_scene_does_not_count(bank):
     more = pa.Table.from_pylist([{**row, "bytes": None, "sha256": None}], table.schema)
     write_table(path, pa.concat_tables([table, more]))
     assert content_digest(bank) == before
+
+
+def test_equal_files_are_counted_and_those_that_are_both_in_and_out_of_train(toy_bank):
+    contents = Contents(toy_bank, 64)
+    assert contents.equal_files() == (0, 0)
+    a, b, c = np.flatnonzero(contents.splits == "train")[:3]
+    other = np.flatnonzero(contents.splits != "train")[0]
+    photos = contents.photos.copy()
+    photos[b] = photos[a]
+    contents.photos = photos
+    assert contents.equal_files() == (1, 0)
+    photos[other] = photos[c]
+    assert contents.equal_files() == (2, 1)
 
 
 def test_by_the_first_rule_a_photo_counted_by_its_path(bank):

@@ -89,7 +89,7 @@ def test_workers_that_have_no_room_to_start_are_one_line(monkeypatch, tmp_path):
 
 
 def test_work_begins_with_the_first_worker_and_ends_without_those_that_do_not_start(
-    monkeypatch, tmp_path, caplog
+    monkeypatch, tmp_path, caplog, capsys
 ):
     only_one_starts = f"""
 import os
@@ -102,6 +102,12 @@ if first.read_text() != str(os.getpid()):
 """
     monkeypatch.setattr(cluster, "LEAVE_INTERRUPTS", cluster.LEAVE_INTERRUPTS + only_one_starts)
     assert sorted(results(abs, [-1, -2, -3], 2)) == [1, 2, 3]
+    assert "workers have started" not in capsys.readouterr().err  # they might still come
+    (tmp_path / "first").unlink()
+    monkeypatch.setattr(cluster, "LATE_S", 0)
+    assert sorted(results(abs, [-1, -2, -3], 2)) == [1, 2, 3]
+    said = "1 of 2 workers have started; they do all the work\n"
+    assert capsys.readouterr().err.count(said) == 1
     gc.collect()  # asyncio complains of what nobody waited for
     assert "asyncio" not in {record.name for record in caplog.records}
 

@@ -1,6 +1,7 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from bank.contents import Contents
@@ -10,6 +11,7 @@ from jobs.stages.derive import (
     DeriveOptions,
     cooccurrence_network,
     graph_encoder,
+    nearest_candidates,
     object_features,
     training_rows,
 )
@@ -74,6 +76,33 @@ def test_a_network_whose_training_was_stopped_comes_out_as_if_it_was_not(
     assert steps == [1, 2, 3, 4]
     left = [path.name for path in stopped.bank.iterdir() if path.name.endswith(".safetensors")]
     assert left == list(receipt.outputs)  # the state lies in the work folder
+
+
+def test_a_stage_is_done_again_for_other_inputs_and_candidates_for_other_equal_files(
+    tmp_path, toy_bank
+):
+    features = Receipt("", "", {})
+    made = bank_of(tmp_path / "bank", toy_bank, OPTIONS)
+    keys = [nearest_candidates(made, features).key]
+    keys.append(nearest_candidates(made, features).key)
+    twice = Contents(made.bank, PATCH_SIZE)
+    twice.photos = np.where(twice.photos == twice.photos[1], twice.photos[0], twice.photos)
+    keys.append(nearest_candidates(replace(made, contents=twice), features).key)
+    fewer = replace(made, options=replace(OPTIONS, candidates=3))
+    keys.append(nearest_candidates(fewer, features).key)
+    assert len(set(keys)) == 3
+    assert keys[0] == keys[1]
+
+
+def test_a_training_that_was_saved_by_other_code_is_not_gone_on_with(
+    tmp_path, toy_bank, monkeypatch
+):
+    made = bank_of(tmp_path / "bank", toy_bank, OPTIONS)
+    before = made.training("cooccurrence", []).key
+    assert made.training("cooccurrence", []).key == before
+    assert made.training("cooccurrence", [1]).key != before
+    monkeypatch.setattr("jobs.stages.derive.code_digest", lambda *_: "of another version")
+    assert made.training("cooccurrence", []).key != before
 
 
 def bank_of(folder, toy_bank, options):
