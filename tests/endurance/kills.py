@@ -63,6 +63,9 @@ NAMES = list(STAGES)
 NEXT = "next"
 AFTER_ALL = ("manifest", "swap", "clearing")
 NOT_OURS = ("dask-scratch-space", "global.lock", "purge.lock")  # what Dask and torch keep
+# Of torch, and of multiprocessing's fork server. It removes its own where a process ends; ours here
+# end by os._exit, or are killed.
+FOREIGN = ("torchinductor_", "pymp-", "listener-")
 # Of pyarrow, torch and verify_bank: once here, not in every run.
 LATE_IMPORTS = ("pandas", "torch._dynamo", "bank.compare", "bank.verify")
 SMALL = ["--shard-photos", "2", "--image-size", "32", "--patch-size", "16", "--candidates", "5"]
@@ -526,7 +529,7 @@ def check_bank(bench: Bench, scenario: Scenario, kept: dict[str, int]) -> None:
 
 
 def is_foreign(name: str) -> bool:
-    return name in NOT_OURS or name.startswith("torchinductor_")
+    return name in NOT_OURS or name.startswith(FOREIGN)
 
 
 def endure(folder: Path, count: int, seed: int, only: str = "") -> Tally:
