@@ -150,10 +150,7 @@ class Bench:
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{cell.name}: {' '.join(argv)}\n{done.stderr[-3000:]}")
-        if (
-            cell.killed_at[0].startswith("cut")
-            and "were kept from an earlier run" not in done.stdout
-        ):
+        if cell.killed_at[0].startswith("cut") and "kept from an earlier run" not in done.stdout:
             raise RuntimeError(f"{cell.name}: no shard was kept\n{done.stdout[-1000:]}")
 
     def _command(self, cell: Cell, place: Path) -> list[str]:
