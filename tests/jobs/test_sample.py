@@ -98,10 +98,10 @@ def test_each_draw_leaves_image_patches_and_sources_and_all_are_credited(run, gr
     (credit,) = bank.credits([some])
     for part in (credit["file"], credit["licence"], credit["source_url"], credit["category"]):
         assert part in text
-    (out / "image-of-mine.png").write_text("not ours")
+    (out / "image-of-mine-2.png").write_text("not ours")
     main(SampleOptions(run=run, graph=(graph,)))  # leaves no picture that is not credited
     names = {path.name for path in out.iterdir()}
-    assert names == {f"{kind}-0.png" for kind in kinds} | {"credits.txt", "image-of-mine.png"}
+    assert names == {f"{kind}-0.png" for kind in kinds} | {"credits.txt", "image-of-mine-2.png"}
 
 
 def test_a_draw_is_that_of_its_own_seed(run, graph, tmp_path):

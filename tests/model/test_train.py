@@ -257,6 +257,26 @@ def test_a_file_in_the_place_of_a_new_run_is_one_line(bank, tmp_path):
         main(options_of(*flags, tmp_path / "run/new"))
 
 
+def test_a_folder_that_holds_a_lock_alone_takes_a_run(bank, tmp_path):
+    """As a training leaves it that could not write its config."""
+    (tmp_path / "lock").touch()
+    main(
+        options_of(
+            "--bank",
+            bank.path,
+            "--recipe",
+            "demo",
+            "--out",
+            tmp_path,
+            "--steps",
+            1,
+            "--batch-size",
+            2,
+        )
+    )
+    assert (tmp_path / "config.json").is_file()
+
+
 def test_a_folder_of_other_things_is_no_place_for_a_run(bank, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     for folder in (tmp_path, bank.path):
