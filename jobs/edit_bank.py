@@ -33,9 +33,11 @@ class EditBank:
 
 
 def main(options: EditBank) -> None:
+    from jobs.stages.cluster import Pool
     from jobs.stages.removal import remove_photos
 
-    remove_photos(options.bank, set(options.remove_photo), options.retrain)
+    with Pool() as pool:
+        remove_photos(options.bank, set(options.remove_photo), options.retrain, pool)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ from bank.manifest import Manifest, differences, is_finished, read_manifest
 from bank.recipe import TRAIN, complete_recipe, recipe_of
 from jobs.stages.additions import Addition, check_addable, find_addition
 from jobs.stages.assemble import assemble, remove_other_shards
+from jobs.stages.cluster import Pool
 from jobs.stages.complete import Origin, check_failures, complete, summary
 from jobs.stages.copy_shards import copy_shards
-from jobs.stages.cut import Workforce, absent_folders, cut, forget_failed, photos_digest, plan
+from jobs.stages.cut import absent_folders, cut, forget_failed, photos_digest, plan
 from jobs.stages.cutting import CropOptions, CutShard
-from jobs.stages.derive import DeriveOptions, check_networks
+from jobs.stages.derivation import DeriveOptions
+from jobs.stages.networks import check_networks
 from jobs.stages.options import BuildBank
 from jobs.stages.staging import building, next_version, swap_in, tidy
 from model.sg2im.run import graph_encoder_file
@@ -56,9 +58,9 @@ def build(options: BuildBank) -> None:
         return
     check_networks(options.graph_encoder, options.cooccurrence, dataset.vocabulary)
     absent = absent_folders(dataset)
-    with building(options.bank) as bank:
+    with building(options.bank) as bank, Pool(options.workers, options.scheduler) as pool:
         if known and options.mode != "overwrite":
-            add(options, bank, known, dataset, absent, origin)
+            add(options, bank, known, dataset, absent, origin, pool)
             return
         staging = next_version(bank) if known else bank
         tasks = plan(
@@ -71,8 +73,8 @@ def build(options: BuildBank) -> None:
         )
         if options.retry_failed:
             forget_failed(tasks)
-        shards = cut(tasks, Workforce(options.workers, options.scheduler))
-        finish(options, bank, staging, shards, dataset.vocabulary, origin)
+        shards = cut(tasks, pool)
+        finish(options, bank, staging, shards, dataset.vocabulary, origin, pool)
 
 
 def finish(
@@ -82,13 +84,16 @@ def finish(
     shards: Mapping[str, CutShard],
     vocabulary: Vocabulary,
     origin: Origin,
+    pool: Pool,
+    earlier: Path | None = None,
 ) -> None:
     """All that comes after cutting, in order; then the bank is at its place."""
     assembled = assemble(staging, list(shards), vocabulary, origin.quarantine)
     if options.max_failures is not None:
         check_failures(assembled.left_out, options.max_failures)
     remove_other_shards(staging, list(shards))
-    manifest = complete(staging, shards, assembled, derive_options(options), origin)
+    networks = derive_options(options)
+    manifest = complete(staging, shards, assembled, networks, origin, pool, earlier)
     swap_in(bank)
     print(summary(options.bank, manifest, shards))
 
@@ -100,6 +105,7 @@ def add(
     dataset: Dataset,
     absent: Collection[str],
     origin: Origin,
+    pool: Pool,
 ) -> None:
     """Put new photos, or those that failed, into new shards beside the old ones."""
     new = options.mode == "extend"
@@ -121,7 +127,7 @@ def add(
         taken=addition.taken,
         never_there=absent,
     )
-    added = cut(tasks, Workforce(options.workers, options.scheduler))
+    added = cut(tasks, pool)
     scenes = sum(shard.receipt.counts["scenes"] for shard in added.values())
     if not scenes and not new:
         shutil.rmtree(staging)
@@ -130,7 +136,8 @@ def add(
         return
     shards = {**copy_shards(bank, staging, addition.failed | addition.changed), **added}
     edits = (*known.edits, edit_record(addition))
-    finish(options, bank, staging, shards, dataset.vocabulary, replace(origin, edits=edits))
+    edited = replace(origin, edits=edits)
+    finish(options, bank, staging, shards, dataset.vocabulary, edited, pool, bank)
 
 
 def describe_addition(addition: Addition) -> str:

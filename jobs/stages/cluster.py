@@ -12,15 +12,18 @@ import logging
 import os
 import socket
 import time
+import urllib.request
+import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from jobs.stages.project import PROJECT, code_digest
 from pipeline.errors import UserError
 from pipeline.output import log
+from pipeline.progress import Bar, Report, reporting
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -30,33 +33,78 @@ JOIN_S = 30  # how long a scheduler may take to answer
 NO_WORKERS_TIMEOUT_S = 60  # how long it may have no workers
 LATE_S = 30  # after which a worker that has not started is not expected any more
 POLL_S = 1  # between two looks at which workers there are
+DASHBOARD_S = 2  # how long it may take to answer
 MAX_GREETING = 1 << 20  # bytes
 LOOPBACK, LOOPBACK_S = "127.0.0.1", 10
 BY_FORKING = {"distributed.worker.multiprocessing-method": "forkserver"}
 STARTS = 3  # of a first worker here: Dask replaces one that dies, but not while it starts
-KEPT = "finished shards are kept: run the command again"
+KEPT = "what is finished is kept: run the command again"
 # Ctrl-C reaches all processes of a terminal; workers ignore it, and their parent ends them.
 LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
-def results(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, scheduler: str = ""
-) -> Iterator[Result]:
-    """function(task) for every task.
+class Job(NamedTuple):
+    """A task, and what a worker does with it."""
 
-    `scheduler` is the address of a running Dask scheduler; without it `workers` processes of
-    one thread are started here, or, where `workers` is 0, no Dask at all.
+    function: Callable[[Any], Any]
+    task: Any
+
+
+class Pool:
+    """Who does the work of a command: Dask's workers, or this process.
+
+    `scheduler` is the address of a running Dask scheduler; without it `workers` processes of one
+    thread are started here, with the first job, or, where `workers` is 0, no Dask at all.
     """
-    if not scheduler and not workers:
-        yield from (_single_threaded(function, task) for task in tasks)
-        return
-    where = f"the Dask scheduler {f'at {scheduler}' if scheduler else 'of this build'}"
-    work = functools.partial(_work, function, code_digest(PROJECT))
-    with _joined(scheduler) if scheduler else _started(workers) as client:
-        for result in _stream(client, work, tasks, where, 0 if scheduler else workers):
-            if isinstance(result, _Failed):
-                raise result.as_here(remote=bool(scheduler))
-            yield result
+
+    def __init__(self, workers: int = 0, scheduler: str = "") -> None:
+        self.workers, self.scheduler = workers, scheduler
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.__dict__.pop("_client", None)
+        self._stack.__exit__(*error)
+
+    @property
+    def parallel(self) -> bool:
+        return bool(self.workers or self.scheduler)
+
+    def results(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task]
+    ) -> Iterator[Result]:
+        """function(task) for every task."""
+        jobs = deque(Job(function, task) for task in tasks)
+        return (result for _, result in self.run(jobs))
+
+    def run(self, jobs: deque[Job]) -> Iterator[tuple[Job, Any]]:
+        """Each job with its result; who takes these may put more jobs into the queue."""
+        if not self.parallel:
+            while jobs:
+                job = jobs.popleft()
+                yield job, _single_threaded(*job)
+            return
+        if not jobs:
+            return
+        remote = bool(self.scheduler)
+        where = f"the Dask scheduler {f'at {self.scheduler}' if remote else 'of this command'}"
+        with _heard(self._client) as topic:
+            work = functools.partial(_work, code_digest(PROJECT), topic)
+            asked = 0 if remote else self.workers
+            for job, result in _stream(self._client, work, jobs, where, asked):
+                if isinstance(result, _Failed):
+                    raise result.as_here(remote=remote)
+                yield job, result
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        started = _joined(self.scheduler) if self.scheduler else _started(self.workers)
+        client = self._stack.enter_context(started)
+        if address := _dashboard(client):
+            log.info(f"Dask's dashboard: {address}")
+        return client
 
 
 class _Failed(NamedTuple):
@@ -77,11 +125,11 @@ class _Failed(NamedTuple):
 
 
 def _stream(
-    client: Any, work: Callable[[Task], Result], tasks: Sequence[Task], where: str, asked: int
-) -> Iterator[Result]:
-    """Results as they come, of as many tasks at a time as there are workers for; a line says where
+    client: Any, work: Callable[[Job], Any], jobs: deque[Job], where: str, asked: int
+) -> Iterator[tuple[Job, Any]]:
+    """Results as they come, of as many jobs at a time as there are workers for; a line says where
     fewer have started than were `asked` for."""
-    waiting, running, threads = iter(tasks), set[Any](), dict[str, int]()
+    running, threads = dict[Any, Job](), dict[str, int]()
     began = time.monotonic()
     with _reaching(where):
         while True:
@@ -89,19 +137,26 @@ def _stream(
             if time.monotonic() - began > LATE_S and 0 < len(threads) < asked:
                 log.warning(f"{len(threads)} of {asked} workers have started; they do all the work")
                 asked = 0
-            room = IN_FLIGHT_PER_THREAD * max(sum(threads.values()), 1) - len(running)
-            running |= {client.submit(work, t, pure=False) for t in islice(waiting, max(room, 0))}
+            room = IN_FLIGHT_PER_THREAD * max(sum(threads.values()), 1)
+            while jobs and len(running) < room:
+                job = jobs.popleft()
+                running[client.submit(work, job, key=_key(job), pure=False)] = job
             if not running:
                 return
             try:  # as_completed would wait for ever where no worker is left
-                done, running = _dask().wait(running, POLL_S, "FIRST_COMPLETED")
+                done, _ = _dask().wait(list(running), POLL_S, "FIRST_COMPLETED")
             except TimeoutError:
                 continue
             for future in done:
                 result = future.result()
                 # At once: a result that Dask still holds is made again when its worker dies.
                 future.release()
-                yield result
+                yield running.pop(future), result
+
+
+def _key(job: Job) -> str:
+    """Dask's name of a job: its dashboard shows those of one stage together."""
+    return f"{getattr(job.task, 'stage', 'task')}-{uuid.uuid4()}"
 
 
 def _threads(client: Any, before: dict[str, int], where: str) -> dict[str, int]:
@@ -147,7 +202,7 @@ def _reaching(where: str) -> Iterator[None]:
 # On a worker
 
 
-def _work(function: Callable[[Task], Result], expected_digest: str, task: Task) -> Result | _Failed:
+def _work(expected_digest: str, topic: str, job: Job) -> Any:
     host = socket.gethostname()
     try:
         if _own_code_digest() != expected_digest:
@@ -155,7 +210,8 @@ def _work(function: Callable[[Task], Result], expected_digest: str, task: Task) 
                 f"its {PROJECT} is another version of this project: bring all machines to the "
                 f"same and start the workers again"
             )
-        return _single_threaded(function, task)
+        with reporting(functools.partial(_dask().get_worker().log_event, topic)):
+            return _single_threaded(*job)
     except (UserError, OSError) as error:
         return _Failed(error, host)
 
@@ -179,6 +235,36 @@ def _single_threaded(function: Callable[[Task], Result], task: Task) -> Result:
 
 
 # Clients
+
+
+@contextmanager
+def _heard(client: Any) -> Iterator[str]:
+    """The topic under which workers report how far a long task is: each is shown as a bar."""
+    topic, bars = f"progress-{uuid.uuid4()}", dict[str, Bar]()
+
+    def show(event: tuple[Any, Any]) -> None:
+        report = Report(*event[1])
+        if report.what not in bars:
+            bars[report.what] = Bar(report.what, report.total, report.unit, report.done)
+        bars[report.what].reach(report.done)
+        if report.done == report.total:
+            bars.pop(report.what).close()
+
+    client.subscribe_topic(topic, show)
+    try:
+        yield topic
+    finally:
+        with suppress(Exception):  # of a scheduler that is lost
+            client.unsubscribe_topic(topic)
+        for bar in bars.values():
+            bar.close(ended=False)
+
+
+def _dashboard(client: Any) -> str:
+    """Its address; empty where none answers: Dask has one where bokeh is installed."""
+    with suppress(Exception), urllib.request.urlopen(client.dashboard_link, timeout=DASHBOARD_S):
+        return str(client.dashboard_link)
+    return ""
 
 
 @contextmanager

@@ -12,9 +12,11 @@ from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, derived_digest, write_manifest
 from jobs.stages.assemble import QUARANTINED, Assembled, count_reasons
+from jobs.stages.cluster import Pool
 from jobs.stages.cut import content_files
 from jobs.stages.cutting import CutShard
-from jobs.stages.derive import Derivation, DeriveOptions, derive
+from jobs.stages.derivation import Derivation, DeriveOptions
+from jobs.stages.derive import derive
 from jobs.stages.receipts import digests
 from pipeline import codec
 from pipeline.scene import LeftOut
@@ -52,11 +54,16 @@ def complete(
     assembled: Assembled,
     options: DeriveOptions,
     origin: Origin,
+    pool: Pool,
+    earlier: Path | None = None,
 ) -> Manifest:
-    """Derive what is derived, then write what says that the bank is whole, the manifest last."""
+    """Derive what is derived, then write what says that the bank is whole, the manifest last.
+
+    earlier    the finished bank whose next version this is
+    """
     contents = Contents(staging, origin.recipe["patch_size"])
-    derivation = Derivation(contents, content_digest(staging), options)
-    derived = derive(derivation)
+    derivation = Derivation(contents, content_digest(staging), options, earlier)
+    derived = derive(derivation, pool)
     files = {**content_files(shards), **digests(staging, assembled.files), **derived}
     manifest = Manifest(
         dataset=origin.dataset,

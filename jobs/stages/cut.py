@@ -3,13 +3,13 @@
 import hashlib
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from bank.errors import BankError
 from bank.files import FileDigest, canonical_json
 from jobs.stages.attempts import CrashingPhoto
-from jobs.stages.cluster import results
+from jobs.stages.cluster import Pool
 from jobs.stages.cutting import (
     CrashingShard,
     CropOptions,
@@ -27,14 +27,6 @@ from pipeline.errors import DatasetError
 from pipeline.plan import plan_shards, write_plan
 from pipeline.progress import progress
 from pipeline.scene import SPLITS, AnnotatedPhoto
-
-
-@dataclass(frozen=True)
-class Workforce:
-    """How many processes do the work; what they make does not depend on it."""
-
-    workers: int = 0  # processes; 0 is this one
-    scheduler: str = ""  # address of a Dask scheduler
 
 
 def plan(
@@ -103,15 +95,14 @@ def forget_failed(tasks: list[ShardTask]) -> None:
                 receipt_path(task.bank, task.stage).unlink(missing_ok=True)
 
 
-def cut(tasks: list[ShardTask], workforce: Workforce) -> dict[str, CutShard]:
+def cut(tasks: list[ShardTask], pool: Pool) -> dict[str, CutShard]:
     """Every shard by name, in the order of the names.
 
     BankError where photos crash the process that decodes them, once all other shards are cut.
     """
     done: dict[str, CutShard] = {}
     crashing: list[CrashingPhoto] = []
-    finished = results(cut_shard, tasks, workforce.workers, workforce.scheduler)
-    for shard in progress(finished, "patches", len(tasks), "shard"):
+    for shard in progress(pool.results(cut_shard, tasks), "patches", len(tasks), "shard"):
         if isinstance(shard, CrashingShard):
             crashing += shard.photos
             continue

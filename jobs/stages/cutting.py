@@ -5,13 +5,9 @@ the bytes are the same.
 """
 
 import json
-import os
-import shutil
 import socket
 import sys
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -25,7 +21,7 @@ from bank.files import FileDigest, canonical_json, file_digest, json_digest
 from bank.shards import map_size, write_patches
 from bank.table import PATCHES, PHOTOS, SCENES, patch_rows, save_table, scene_row
 from jobs.stages.attempts import CrashingPhoto, attempt, crashing_photos
-from jobs.stages.receipts import WORK, Receipt, check_agreement, find_receipt, leave_receipt
+from jobs.stages.receipts import WORK, Receipt, deliver, find_receipt, workspace
 from pipeline import codec
 from pipeline.crop import (
     PhotoError,
@@ -37,7 +33,7 @@ from pipeline.crop import (
     resize_photo,
 )
 from pipeline.data_folder import DataFolder
-from pipeline.files import put_in_place, writing
+from pipeline.files import writing
 from pipeline.pack import SceneSample, sample_of, write_samples
 from pipeline.plan import annotation_digest, read_plan
 from pipeline.relations import scene_of
@@ -134,7 +130,7 @@ def cut_shard(task: ShardTask) -> CutShard | CrashingShard:
     if crashing := crashing_photos(task.note, task.plan, task.photos, asdict(task.options)):
         task.note.write_text(str(crashing[0].image_id), "ascii")  # the next run tries it first
         return CrashingShard(task.name, crashing)
-    with _workspace(task) as folder:
+    with workspace(task.bank, task.name) as folder:
         # All scenes before all pixels: in turn, each would push the other out of the caches.
         usable = [usable_scene(p) for p in photos]
         with attempt(task.note) as begin:
@@ -145,12 +141,7 @@ def cut_shard(task: ShardTask) -> CutShard | CrashingShard:
         with writing(folder):
             counts = _write(folder, task, photos, cuts)
         partials = {path: folder / path for path in shard_files(task.name, counts["scenes"] == 0)}
-        outputs = {path: file_digest(partial) for path, partial in partials.items()}
-        receipt = Receipt(task.stage, key, outputs, counts)
-        check_agreement(task.bank, receipt)
-        for path, partial in partials.items():
-            put_in_place(partial, task.bank / path)
-    leave_receipt(task.bank, receipt)
+        receipt = deliver(task.bank, task.stage, key, partials, counts)
     return CutShard(task.name, receipt, fresh=True)
 
 
@@ -194,18 +185,6 @@ def shard_key(task: ShardTask, photos: tuple[AnnotatedPhoto, ...], folder: DataF
         stamps,
     ]
     return json_digest(parts)
-
-
-@contextmanager
-def _workspace(task: ShardTask) -> Iterator[Path]:
-    """A folder of this attempt's own, beside the bank's files so that a rename is enough."""
-    parent = task.bank / WORK / "tmp"
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{task.name}.{os.getpid()}.", dir=parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def usable_scene(annotated: AnnotatedPhoto) -> UsableScene:

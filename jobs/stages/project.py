@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-# Folders of the code that shards are made with, and that networks are trained with.
-CUTTING = ("pipeline", "bank", "jobs/stages")
+# Folders of the code that a bank is made with, and that networks are trained with.
+MAKING = ("pipeline", "bank", "model", "jobs/stages")
 TRAINING = ("model",)
 
 
@@ -16,7 +16,7 @@ def search_path() -> str:
     return os.pathsep.join([str(PROJECT), *filter(None, inherited)])
 
 
-def code_digest(project: Path, folders: tuple[str, ...] = CUTTING) -> str:
+def code_digest(project: Path, folders: tuple[str, ...] = MAKING) -> str:
     """SHA-256 of the code in these folders."""
     digest = hashlib.sha256()
     for path in sorted(p for folder in folders for p in project.glob(f"{folder}/**/*.py")):

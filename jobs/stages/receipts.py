@@ -1,13 +1,17 @@
 """What a finished stage leaves behind, so that a rerun of the build skips it."""
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bank.errors import BankError
 from bank.files import FileDigest, canonical_json, file_digest
-from pipeline.files import write_bytes
+from pipeline.files import put_in_place, write_bytes
 
 WORK = "work"  # what only an unfinished bank has
 
@@ -71,6 +75,31 @@ def check_agreement(bank: Path, receipt: Receipt) -> None:
         f"({', '.join(changed)}): the workers do not run the same software, or their memory or "
         f"disk fails. Mend that, remove {path} and run the command again"
     )
+
+
+@contextmanager
+def workspace(bank: Path, name: str) -> Iterator[Path]:
+    """A folder of this attempt's own, beside the bank's files so that a rename is enough."""
+    parent = bank / WORK / "tmp"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}.{os.getpid()}.", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def deliver(
+    bank: Path, stage: str, key: str, partials: Mapping[str, Path], counts: Mapping[str, int]
+) -> Receipt:
+    """Put what was made into its place, path in the bank -> file, and leave the receipt."""
+    outputs = {path: file_digest(partial) for path, partial in partials.items()}
+    receipt = Receipt(stage, key, outputs, counts)
+    check_agreement(bank, receipt)
+    for path, partial in partials.items():
+        put_in_place(partial, bank / path)
+    leave_receipt(bank, receipt)
+    return receipt
 
 
 def leave_receipt(bank: Path, receipt: Receipt) -> None:

@@ -10,9 +10,10 @@ from bank.manifest import Manifest, read_manifest
 from bank.recipe import TRAIN, complete_recipe
 from bank.table import column
 from jobs.stages.assemble import assemble
+from jobs.stages.cluster import Pool
 from jobs.stages.complete import Origin, complete, summary
 from jobs.stages.copy_shards import copy_shards, read_photos
-from jobs.stages.derive import DeriveOptions
+from jobs.stages.derivation import DeriveOptions
 from jobs.stages.staging import building, next_version, swap_in, tidy
 from pipeline.output import log
 from pipeline.wording import counted
@@ -20,7 +21,7 @@ from pipeline.wording import counted
 STEPS = ("encoder_steps", "cooccurrence_steps")
 
 
-def remove_photos(path: Path, asked: set[int], retrain: bool) -> None:
+def remove_photos(path: Path, asked: set[int], retrain: bool, pool: Pool) -> None:
     """Take photos out of the bank at `path`; networks trained anew if `retrain`, else kept."""
     tidy(path)
     known = read_manifest(path)
@@ -42,7 +43,7 @@ def remove_photos(path: Path, asked: set[int], retrain: bool) -> None:
         vocabulary = read_vocabulary(bank / "vocabulary.json")
         assembled = assemble(staging, list(shards), vocabulary, edited.quarantine)
         networks = derive_options(bank, known, retrain)
-        manifest = complete(staging, shards, assembled, networks, edited)
+        manifest = complete(staging, shards, assembled, networks, edited, pool, bank)
         swap_in(bank)
     print(summary(path, manifest, shards))
     gone_now = counted(len(wanted), "photo")

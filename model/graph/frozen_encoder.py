@@ -1,8 +1,8 @@
 """The bank's frozen graph encoder: its training, and the object vectors it gives."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -36,23 +36,17 @@ class GraphSample(Protocol):
     def masks(self) -> NDArray[np.uint8] | None: ...  # (n, 16, 16)
 
 
-class _Target(NamedTuple):
-    """A training graph, without its image."""
-
-    graph: tuple[tuple[str, ...], tuple[Relation, ...]]
-    boxes: Tensor  # (n, 4)
-    masks: NDArray[np.uint8] | None
-
-
 def default_steps(num_scenes: int) -> int:
     """Trainer steps where the user names none: seconds for a toy world, minutes for COCO."""
     return int(np.clip(num_scenes // 16, 300, 3000))
 
 
 def train_graph_encoder(
-    scenes: Iterable[GraphSample],
+    scenes: Sequence[GraphSample],
     vocabulary: Vocabulary,
     *,
+    mean_box: NDArray[np.float32],
+    masks: bool,
     steps: int,
     seed: int,
     sizes: Mapping[str, int] | None = None,
@@ -60,24 +54,22 @@ def train_graph_encoder(
 ) -> GraphEncoder:
     """Learn to predict boxes (l1) and, where masks are known, masks (cross-entropy).
 
-    `sizes` overrides the published widths: embedding, hidden, layers. With `saved`, training is
-    saved there as it goes, and goes on from there.
+    scenes    of training; a step reads GRAPHS_PER_STEP of them
+    mean_box  (4,) of all their objects: where the prediction starts
+    masks     whether any object of theirs has a mask
+    sizes     overrides the published widths: embedding, hidden, layers
+    saved     where training is saved as it goes, and from where it goes on
     """
-    targets = [
-        _Target((tuple(s.objects), tuple(s.triples)), torch.tensor(s.boxes), s.masks)
-        for s in scenes
-    ]
-    if not targets:
+    if not scenes:
         raise UserError("no training scene to learn a graph encoder from: is the bank empty?")
-    with_masks = any(t.masks is not None for t in targets)
     with repeatable(seed):
-        encoder = GraphEncoder(vocabulary, masks=with_masks, **(sizes or {}))
-        start_at_mean_box(encoder, torch.cat([t.boxes for t in targets]).mean(0))
+        encoder = GraphEncoder(vocabulary, masks=masks, **(sizes or {}))
+        start_at_mean_box(encoder, torch.from_numpy(mean_box))
         optimizer = torch.optim.Adam(encoder.parameters(), lr=LEARNING_RATE)
         for step in training_steps("graph encoder", steps, encoder, optimizer, saved):
             random = rng_of_step(seed, step)
-            chosen = random.integers(len(targets), size=GRAPHS_PER_STEP)
-            loss = _loss(encoder, [targets[i] for i in chosen], random)
+            chosen = random.integers(len(scenes), size=GRAPHS_PER_STEP)
+            loss = _loss(encoder, [scenes[i] for i in chosen.tolist()], random)
             if not loss.isfinite():
                 raise RuntimeError(f"graph encoder: the loss is {loss.item()} at step {step}")
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * _rate(step, steps)
@@ -102,12 +94,14 @@ def start_at_mean_box(encoder: GraphEncoder, mean: Tensor) -> None:
         head.bias.copy_(mean)
 
 
-def _loss(encoder: GraphEncoder, targets: list[_Target], random: np.random.Generator) -> Tensor:
-    batch = graph_tensors([t.graph for t in targets], encoder.vocabulary)
-    boxes = torch.cat([t.boxes for t in targets])  # (O, 4)
+def _loss(
+    encoder: GraphEncoder, scenes: Sequence[GraphSample], random: np.random.Generator
+) -> Tensor:
+    batch = graph_tensors([(s.objects, s.triples) for s in scenes], encoder.vocabulary)
+    boxes = torch.from_numpy(np.concatenate([s.boxes for s in scenes]))  # (O, 4)
     objects = encoder.encode(batch.nodes, batch.triples)[: len(boxes)]
     loss = F.l1_loss(encoder.box_sides(objects), boxes)
-    known = [(o, mask) for o, mask in enumerate(_masks(targets)) if mask is not None]
+    known = [(o, mask) for o, mask in enumerate(_masks(scenes)) if mask is not None]
     if encoder.mask_net is None or len(known) < 2:  # batch norm needs two
         return loss
     places = random.choice(len(known), size=min(MASKS_PER_STEP, len(known)), replace=False)
@@ -117,11 +111,11 @@ def _loss(encoder: GraphEncoder, targets: list[_Target], random: np.random.Gener
     return loss + MASK_WEIGHT * F.binary_cross_entropy_with_logits(logits, masks)
 
 
-def _masks(targets: list[_Target]) -> list[NDArray[np.uint8] | None]:
+def _masks(scenes: Sequence[GraphSample]) -> list[NDArray[np.uint8] | None]:
     """(O,) the mask of each object, or None."""
     masks: list[NDArray[np.uint8] | None] = []
-    for target in targets:
-        masks += [None] * len(target.boxes) if target.masks is None else list(target.masks)
+    for scene in scenes:
+        masks += [None] * len(scene.boxes) if scene.masks is None else list(scene.masks)
     return masks
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.stages.project import CUTTING, PROJECT, code_digest, search_path
+from jobs.stages.project import MAKING, PROJECT, code_digest, search_path
 
 LOADED = """
 import json, sys
@@ -74,7 +74,7 @@ def test_all_of_the_project_that_a_worker_imports_is_in_the_digest():
     ours = [f.relative_to(PROJECT) for f in files if f.is_relative_to(PROJECT)]
     ours = [f for f in ours if f.parts[0] in ("pipeline", "bank", "model", "jobs")]
     assert Path("jobs/stages/cutting.py") in ours
-    assert [f for f in ours if not any(f.is_relative_to(folder) for folder in CUTTING)] == []
+    assert [f for f in ours if not any(f.is_relative_to(folder) for folder in MAKING)] == []
 
 
 def imported(path):
