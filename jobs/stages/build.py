@@ -15,7 +15,7 @@ from jobs.stages.additions import Addition, check_addable, find_addition
 from jobs.stages.assemble import assemble, remove_other_shards
 from jobs.stages.complete import Origin, check_failures, complete, summary
 from jobs.stages.copy_shards import copy_shards
-from jobs.stages.cut import Workforce, absent_folders, cut, forget_failed, photos_digest, plan
+from jobs.stages.cut import absent_folders, cut, forget_failed, photos_digest, plan
 from jobs.stages.cutting import CropOptions, CutShard
 from jobs.stages.derive import DeriveOptions, check_networks
 from jobs.stages.options import BuildBank
@@ -71,7 +71,7 @@ def build(options: BuildBank) -> None:
         )
         if options.retry_failed:
             forget_failed(tasks)
-        shards = cut(tasks, Workforce(options.workers, options.scheduler))
+        shards = cut(tasks, options)
         finish(options, bank, staging, shards, dataset.vocabulary, origin)
 
 
@@ -121,7 +121,7 @@ def add(
         taken=addition.taken,
         never_there=absent,
     )
-    added = cut(tasks, Workforce(options.workers, options.scheduler))
+    added = cut(tasks, options)
     scenes = sum(shard.receipt.counts["scenes"] for shard in added.values())
     if not scenes and not new:
         shutil.rmtree(staging)

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from bank.errors import BankError
@@ -19,6 +19,7 @@ from jobs.stages.cutting import (
     read_shard_failures,
 )
 from jobs.stages.receipts import WORK, receipt_path
+from jobs.stages.workforce import Workforce
 from pipeline import codec
 from pipeline.checks import clip
 from pipeline.data_folder import DataFolder
@@ -27,14 +28,6 @@ from pipeline.errors import DatasetError
 from pipeline.plan import plan_shards, write_plan
 from pipeline.progress import progress
 from pipeline.scene import SPLITS, AnnotatedPhoto
-
-
-@dataclass(frozen=True)
-class Workforce:
-    """How many processes do the work; what they make does not depend on it."""
-
-    workers: int = 0  # processes; 0 is this one
-    scheduler: str = ""  # address of a Dask scheduler
 
 
 def plan(

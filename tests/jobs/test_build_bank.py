@@ -24,9 +24,10 @@ from bank.table import read_table
 from bank.verify import verify
 from jobs.build_bank import BuildBank, main
 from jobs.stages.assemble import assemble
-from jobs.stages.cut import Workforce, cut, plan
+from jobs.stages.cut import cut, plan
 from jobs.stages.cutting import CropOptions
 from jobs.stages.derive import check_networks
+from jobs.stages.workforce import Workforce
 from model.graph.frozen_encoder import embed_scenes
 from model.graph.network import GraphEncoder
 from model.loop import save
@@ -106,7 +107,7 @@ def content_of(options, seed=None, workers=0):
     tasks = plan(dataset, options.bank, options.shard_photos, crops)
     if seed is not None:
         random.Random(seed).shuffle(tasks)
-    names = list(cut(tasks, Workforce(workers)))
+    names = list(cut(tasks, Workforce(workers=workers)))
     if seed is not None:
         random.Random(seed + 1).shuffle(names)
     assemble(options.bank, names, dataset.vocabulary)

@@ -19,8 +19,9 @@ from bank.manifest import read_manifest
 from jobs.stages import cluster
 from jobs.stages.assemble import assemble
 from jobs.stages.cluster import results
-from jobs.stages.cut import Workforce, cut, plan
+from jobs.stages.cut import cut, plan
 from jobs.stages.cutting import CropOptions
+from jobs.stages.workforce import Workforce
 from pipeline.coco.reader import read_coco
 from pipeline.errors import UserError
 
@@ -322,7 +323,7 @@ def test_a_worker_killed_in_mid_build_costs_nothing_but_time(
     dataset, tasks = shards(toy_data, tmp_path / "bank")
     victim = machines.workers.pop()
     with once(tmp_path / "bank/work/receipts", 3, lambda: kill(victim)):
-        done = cut(tasks, Workforce(0, machines.address))
+        done = cut(tasks, Workforce(scheduler=machines.address))
     assert victim.returncode == -signal.SIGKILL
     assert content(dataset, tmp_path / "bank", done) == reference
     said = capfd.readouterr().err
