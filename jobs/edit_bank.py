@@ -12,11 +12,12 @@ from typing import Annotated
 
 import tyro
 
+from jobs.stages.workforce import Workforce
 from pipeline.options import option, run
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditBank:
+class EditBank(Workforce):
     bank: Annotated[Path, tyro.conf.Positional, option("folder of a built bank")]
     remove_photo: Annotated[tuple[int, ...], option("image ids of the photos to take out")]
     retrain: Annotated[
@@ -28,6 +29,7 @@ class EditBank:
     ] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.remove_photo:
             raise ValueError("--remove-photo needs at least one image id")
 
@@ -36,7 +38,7 @@ def main(options: EditBank) -> None:
     from jobs.stages.cluster import Pool
     from jobs.stages.removal import remove_photos
 
-    with Pool() as pool:
+    with Pool(options.workers, options.scheduler) as pool:
         remove_photos(options.bank, set(options.remove_photo), options.retrain, pool)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from bank.recipe import BankSettings
+from jobs.stages.workforce import Workforce
 from pipeline.datasets import FORMATS, FormatName, Rules, default_folder, flag_of, format_name
 from pipeline.options import option
 
@@ -12,7 +13,7 @@ Mode = Literal["resume", "overwrite", "extend"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildBank(BankSettings):
+class BuildBank(Workforce, BankSettings):
     """What shapes the bank, and how the work is done."""
 
     data: Annotated[
@@ -21,8 +22,6 @@ class BuildBank(BankSettings):
     out: Annotated[
         Path | None, option("folder of the bank; default bank/<dataset>, or bank/toy-vg")
     ] = None
-    workers: Annotated[int, option("processes that cut patches; 0 = this one, no Dask")] = 0
-    scheduler: Annotated[str, option("address of a running Dask scheduler, instead")] = ""
     mode: Annotated[
         Mode,
         option(
@@ -39,6 +38,7 @@ class BuildBank(BankSettings):
     ] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         least = {"workers": 0, "max_failures": 0}
         for name, value in asdict(self).items():
             if type(value) is int and value < least.get(name, 1):
@@ -46,8 +46,6 @@ class BuildBank(BankSettings):
                 raise ValueError(f"--{flag} is {value}; it must be at least {least.get(name, 1)}")
         if not self.image_size <= 4096 >= self.patch_size:
             raise ValueError("--image-size and --patch-size may be at most 4096 pixels")
-        if self.workers and self.scheduler:
-            raise ValueError("--workers starts workers here, --scheduler uses others: give one")
         if self.retry_failed and self.mode == "overwrite":
             raise ValueError("--mode overwrite tries every photo again: leave out --retry-failed")
         if self.dataset != "toy" and self.toy_format != "coco":

@@ -48,8 +48,8 @@ def building(bank: Path) -> Iterator[Path]:
 
 def _remove_attempts(bank: Path) -> None:
     """Files that killed builds left half-written."""
-    shutil.rmtree(bank / WORK / "tmp", ignore_errors=True)
     for folder in (bank, next_version(bank)):
+        shutil.rmtree(folder / WORK / "tmp", ignore_errors=True)
         for path in folder.glob(f"*{PARTIAL}"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

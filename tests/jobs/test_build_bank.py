@@ -24,7 +24,8 @@ from bank.table import read_table
 from bank.verify import verify
 from jobs.build_bank import BuildBank, main
 from jobs.stages.assemble import assemble
-from jobs.stages.cut import Workforce, cut, plan
+from jobs.stages.cluster import Pool
+from jobs.stages.cut import cut, plan
 from jobs.stages.cutting import CropOptions
 from jobs.stages.derive import check_networks
 from model.graph.frozen_encoder import embed_scenes
@@ -106,7 +107,8 @@ def content_of(options, seed=None, workers=0):
     tasks = plan(dataset, options.bank, options.shard_photos, crops)
     if seed is not None:
         random.Random(seed).shuffle(tasks)
-    names = list(cut(tasks, Workforce(workers)))
+    with Pool(workers) as pool:
+        names = list(cut(tasks, pool))
     if seed is not None:
         random.Random(seed + 1).shuffle(names)
     assemble(options.bank, names, dataset.vocabulary)

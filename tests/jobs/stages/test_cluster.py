@@ -18,8 +18,8 @@ from bank.contents import content_digest
 from bank.manifest import read_manifest
 from jobs.stages import cluster
 from jobs.stages.assemble import assemble
-from jobs.stages.cluster import results
-from jobs.stages.cut import Workforce, cut, plan
+from jobs.stages.cluster import Job, Pool
+from jobs.stages.cut import cut, plan
 from jobs.stages.cutting import CropOptions
 from pipeline.coco.reader import read_coco
 from pipeline.errors import UserError
@@ -173,7 +173,7 @@ def test_a_configuration_of_dask_that_is_malformed_is_one_line(tmp_path, setting
     (tmp_path / "dask.yaml").write_text(settings)
     script = """
         import os
-        from jobs.stages.cluster import results
+        from jobs.stages.cluster import Job, Pool
         from pipeline.errors import exit_code
         if __name__ == "__main__":
             os._exit(exit_code(lambda: list(results(len, ["task"], 1))))  # Dask's exit takes 10 s
@@ -224,6 +224,11 @@ def no_old_clients():
     """The garbage collector would find them in the thread of the next one, and Dask locks up."""
     yield
     gc.collect()
+
+
+def results(function, tasks, workers, scheduler=""):
+    with Pool(workers, scheduler) as pool:
+        yield from pool.results(function, tasks)
 
 
 def on(machines, function, tasks):
@@ -312,7 +317,7 @@ def once(folder, count, do):
 @pytest.fixture(scope="module")
 def reference(toy_data, tmp_path_factory):
     dataset, tasks = shards(toy_data, out := tmp_path_factory.mktemp("content") / "bank")
-    return content(dataset, out, cut(tasks, Workforce()))
+    return content(dataset, out, cut(tasks, Pool()))
 
 
 def test_a_worker_killed_in_mid_build_costs_nothing_but_time(
@@ -322,7 +327,8 @@ def test_a_worker_killed_in_mid_build_costs_nothing_but_time(
     dataset, tasks = shards(toy_data, tmp_path / "bank")
     victim = machines.workers.pop()
     with once(tmp_path / "bank/work/receipts", 3, lambda: kill(victim)):
-        done = cut(tasks, Workforce(0, machines.address))
+        with Pool(scheduler=machines.address) as pool:
+            done = cut(tasks, pool)
     assert victim.returncode == -signal.SIGKILL
     assert content(dataset, tmp_path / "bank", done) == reference
     said = capfd.readouterr().err
@@ -342,7 +348,7 @@ def test_a_build_whose_workers_all_die_ends_in_one_line(machines, monkeypatch):
     monkeypatch.setattr(cluster, "NO_WORKERS_TIMEOUT_S", 0.5)
     for worker in machines.workers:
         kill(worker)
-    with pytest.raises(UserError, match=r"has no workers .*; finished shards are kept"):
+    with pytest.raises(UserError, match=r"has no workers .*; what is finished is kept"):
         next(answers)
     machines.workers.clear()
     machines.add_worker()
@@ -353,7 +359,7 @@ def test_a_scheduler_killed_in_mid_build_ends_it_in_one_line(machines, capfd, mo
     next(answers)
     monkeypatch.setattr(cluster, "JOIN_S", 0.5)
     kill(machines.scheduler)
-    with pytest.raises(UserError, match="was lost: it has ended or cannot be reached; finished"):
+    with pytest.raises(UserError, match="was lost: it has ended or cannot be reached; what"):
         list(answers)
     assert "Traceback" not in capfd.readouterr().err
 
