@@ -1,6 +1,5 @@
 import errno
 import gc
-import itertools
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ from bank.contents import content_digest
 from bank.manifest import read_manifest
 from jobs.stages import cluster
 from jobs.stages.assemble import assemble
-from jobs.stages.cluster import Job, Pool
+from jobs.stages.cluster import Pool
 from jobs.stages.cut import cut, plan
 from jobs.stages.cutting import CropOptions
 from pipeline.coco.reader import read_coco
@@ -173,10 +172,11 @@ def test_a_configuration_of_dask_that_is_malformed_is_one_line(tmp_path, setting
     (tmp_path / "dask.yaml").write_text(settings)
     script = """
         import os
-        from jobs.stages.cluster import Job, Pool
+        from jobs.stages.cluster import Pool
         from pipeline.errors import exit_code
         if __name__ == "__main__":
-            os._exit(exit_code(lambda: list(results(len, ["task"], 1))))  # Dask's exit takes 10 s
+            job = lambda: list(Pool(1).results(len, ["task"]))
+            os._exit(exit_code(job))  # Dask's exit takes 10 s
     """
     path = tmp_path / "script.py"
     path.write_text(textwrap.dedent(script))
@@ -326,9 +326,11 @@ def test_a_worker_killed_in_mid_build_costs_nothing_but_time(
     monkeypatch.setattr(cluster, "POLL_S", 0.1)
     dataset, tasks = shards(toy_data, tmp_path / "bank")
     victim = machines.workers.pop()
-    with once(tmp_path / "bank/work/receipts", 3, lambda: kill(victim)):
-        with Pool(scheduler=machines.address) as pool:
-            done = cut(tasks, pool)
+    with (
+        once(tmp_path / "bank/work/receipts", 3, lambda: kill(victim)),
+        Pool(scheduler=machines.address) as pool,
+    ):
+        done = cut(tasks, pool)
     assert victim.returncode == -signal.SIGKILL
     assert content(dataset, tmp_path / "bank", done) == reference
     said = capfd.readouterr().err
@@ -355,7 +357,7 @@ def test_a_build_whose_workers_all_die_ends_in_one_line(machines, monkeypatch):
 
 
 def test_a_scheduler_killed_in_mid_build_ends_it_in_one_line(machines, capfd, monkeypatch):
-    answers = on(machines, time.sleep, itertools.repeat(0.01))
+    answers = on(machines, time.sleep, [0.01] * 100_000)
     next(answers)
     monkeypatch.setattr(cluster, "JOIN_S", 0.5)
     kill(machines.scheduler)

@@ -1,45 +1,200 @@
+import random
+import re
 import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from bank.contents import Contents
 from bank.errors import BankError
-from jobs.stages.derive import (
-    Derivation,
-    DeriveOptions,
-    cooccurrence_network,
-    graph_encoder,
-    nearest_candidates,
-    object_features,
-    training_rows,
-)
-from jobs.stages.receipts import WORK, Receipt
+from bank.files import FileDigest, file_digest
+from bank.manifest import read_manifest, write_manifest
+from bank.table import column, read_table, read_vectors, write_table, write_vectors
+from jobs.stages import blocks, networks, vectors
+from jobs.stages.blocks import Stage, make_part
+from jobs.stages.cluster import Pool
+from jobs.stages.derivation import Derivation, DeriveOptions, training_rows
+from jobs.stages.derive import run_stages
+from jobs.stages.networks import CooccurrenceStage, GraphEncoderStage
+from jobs.stages.receipts import WORK
+from jobs.stages.search import NearestCandidates
+from jobs.stages.vectors import ObjectFeatures, PatchVectors
 from model import frozen
+from pipeline.scene import image_of
 
 OPTIONS = DeriveOptions("train", "train", 1, "train", "train", 1, 20, "category")
 PATCH_SIZE = 64
+VECTORS = (("features.arrow", "feature"), ("cooccurrence.arrow", "co_occurrence"))
+NETWORKS = ("graph_encoder.safetensors", "cooccurrence.safetensors")
 
 
-def test_features_made_anew_are_the_same_file(tmp_path, toy_bank):
-    bank = tmp_path / "bank"
-    shutil.copytree(toy_bank, bank)
-    (bank / "features.arrow").unlink()
-    object_features(Derivation(Contents(bank, PATCH_SIZE), "", OPTIONS), Receipt("", "", {}))
+class Given(Stage):
+    """A stage whose file is there."""
+
+    title = ""
+
+    def ranges(self):
+        return []
+
+    def join(self, parts):
+        pass
+
+    @staticmethod
+    def make(block, folder):
+        raise AssertionError
+
+
+class GivenEncoder(Given):
+    name, outputs = "graph-encoder", (NETWORKS[0],)
+
+
+class GivenCooccurrence(Given):
+    name, outputs = "cooccurrence", (NETWORKS[1],)
+
+
+class GivenFeatures(Given):
+    name, outputs = "features", ("features.arrow",)
+
+
+def copied(folder, bank, *without):
+    """A bank as it is before these files are made."""
+    shutil.copytree(bank, folder)
+    for name in without:
+        (folder / name).unlink()
+    (folder / WORK).mkdir()
+    return folder
+
+
+def derivation(bank, options=OPTIONS, earlier=None):
+    return Derivation(Contents(bank, PATCH_SIZE), str(bank), options, earlier)
+
+
+def run(derived, *stages, pool=None):
+    return run_stages([stage(derived) for stage in stages], pool or Pool())
+
+
+class Shuffled(Pool):
+    """Makes jobs in an order of its own, each of them twice."""
+
+    parallel = True
+
+    def run(self, jobs):
+        shuffled = random.Random(0)
+        while jobs:
+            jobs.rotate(shuffled.randrange(len(jobs)))
+            job = jobs.popleft()
+            assert job.function(job.task) == job.function(job.task)
+            yield job, None
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(vectors, "SCENES", 3)
+    monkeypatch.setattr(vectors, "PATCHES", 7)
+
+
+@pytest.mark.parametrize("pool", [Pool, Shuffled])
+def test_vectors_made_anew_in_blocks_are_the_same_files(tmp_path, toy_bank, small_blocks, pool):
+    bank = copied(tmp_path / "bank", toy_bank, "features.arrow", "cooccurrence.arrow")
+    stages = (GivenCooccurrence, GivenEncoder, ObjectFeatures, PatchVectors)
+    run(derivation(bank), *stages, pool=pool())
+    for name in ("features.arrow", "cooccurrence.arrow"):
+        assert (bank / name).read_bytes() == (toy_bank / name).read_bytes()
+    assert not list((bank / WORK / "parts").iterdir())
+    left = {path.stem for path in (bank / WORK / "receipts").iterdir()}
+    assert left == {stage.name for stage in stages}
+
+
+def test_blocks_do_not_depend_on_who_makes_them(tmp_path, toy_bank, small_blocks):
+    bank = copied(tmp_path / "bank", toy_bank)
+    stage = ObjectFeatures(derivation(bank))
+    scenes = len(stage.contents.image_ids)
+    assert stage.ranges() == [(n, min(n + 3, scenes)) for n in range(0, scenes, 3)]
+
+
+class Killed(Pool):
+    """Ends after so many jobs, as a process that is killed."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.after = after
+
+    def run(self, jobs):
+        for number, done in enumerate(super().run(jobs)):
+            if number == self.after:
+                raise KeyboardInterrupt
+            yield done
+
+
+def test_blocks_that_were_made_are_kept_and_a_damaged_one_is_made_again(
+    tmp_path, toy_bank, small_blocks, monkeypatch
+):
+    bank = copied(tmp_path / "bank", toy_bank, "features.arrow")
+    with pytest.raises(KeyboardInterrupt):
+        run(derivation(bank), GivenEncoder, ObjectFeatures, pool=Killed(4))
+    parts = sorted((bank / WORK / "parts" / "features").iterdir())
+    assert len(parts) == 5
+    with (parts[1] / vectors.PART).open("r+b") as file:
+        file.write(b"damage")
+    made = counted_blocks(monkeypatch)
+    run(derivation(bank), GivenEncoder, ObjectFeatures)
     assert (bank / "features.arrow").read_bytes() == (toy_bank / "features.arrow").read_bytes()
+    assert {1, 5, 6} <= set(made)
+    assert not {0, 2, 3, 4} & set(made)
 
 
-def test_a_patch_that_no_scene_has_is_an_error_and_gets_no_vector_of_zeros(tmp_path, toy_bank):
-    bank = tmp_path / "bank"
-    shutil.copytree(toy_bank, bank)
-    (bank / "features.arrow").unlink()
-    contents = Contents(bank, PATCH_SIZE)
-    missing = len(contents.patches_of_images(contents.image_ids[:1])[0])
-    contents.image_ids = contents.image_ids[1:]
-    contents.scene = lambda image_id, image: Contents(bank, PATCH_SIZE).scene(image_id, image=image)
-    with pytest.raises(BankError, match=f"has {missing} patches in no scene"):
-        object_features(Derivation(contents, "", OPTIONS), Receipt("", "", {}))
+def counted_blocks(monkeypatch):
+    """The numbers of the blocks that are made from now on."""
+    made, deliver = [], blocks.deliver
+
+    def counting(bank, stage, *rest):
+        made.append(int(stage.rpartition("-")[2]))
+        return deliver(bank, stage, *rest)
+
+    monkeypatch.setattr(blocks, "deliver", counting)
+    return made
+
+
+def test_parts_of_other_inputs_are_not_joined(tmp_path, toy_bank, small_blocks):
+    bank = copied(tmp_path / "bank", toy_bank, "cooccurrence.arrow")
+    other = replace(derivation(bank), content_digest="of other patches")
+    with pytest.raises(KeyboardInterrupt):
+        run(other, GivenCooccurrence, PatchVectors, pool=Killed(2))
+    for part in (bank / WORK / "parts").rglob(vectors.PART):
+        part.write_bytes(bytes(part.stat().st_size))
+    run(derivation(bank), GivenCooccurrence, PatchVectors)
+    name = "cooccurrence.arrow"
+    assert (bank / name).read_bytes() == (toy_bank / name).read_bytes()
+
+
+def test_two_results_for_one_block_that_are_not_the_same_end_the_build(
+    tmp_path, toy_bank, small_blocks, monkeypatch
+):
+    bank = copied(tmp_path / "bank", toy_bank)
+    encoder = run(derivation(bank), GivenEncoder)["graph-encoder"]
+    block, *_ = ObjectFeatures(derivation(bank)).blocks(encoder.outputs)
+    make_part(ObjectFeatures.make, block)
+    monkeypatch.setattr(blocks, "find_receipt", lambda *_: None)  # made at the same time
+    make_part(ObjectFeatures.make, block)
+    monkeypatch.setattr(vectors, "embed_scenes", lambda _, samples: np.float32(0))
+    with pytest.raises(BankError, match=r"features-00000 was made twice .* came out differently"):
+        make_part(ObjectFeatures.make, block)
+
+
+def test_a_patch_that_no_scene_has_is_an_error_and_gets_no_vector(tmp_path, toy_bank, monkeypatch):
+    bank = copied(tmp_path / "bank", toy_bank, "features.arrow")
+    scene = Contents.scene
+
+    def with_one_object_less(self, image_id, **how):
+        sample = scene(self, image_id, **how)
+        fewer = sample.patch_ids[:-1] if image_id == self.image_ids[1] else sample.patch_ids
+        return sample._replace(patch_ids=fewer, objects=sample.objects[: len(fewer)], triples=())
+
+    monkeypatch.setattr(Contents, "scene", with_one_object_less)
+    with pytest.raises(BankError, match=r"has 1 patch in no scene"):
+        run(derivation(bank), GivenEncoder, ObjectFeatures)
     assert not (bank / "features.arrow").exists()
 
 
@@ -50,14 +205,17 @@ def test_only_patches_of_training_photos_become_candidates(toy_bank):
     assert 0 < training_rows(contents).sum() < len(splits)
 
 
-@pytest.mark.parametrize("network", [graph_encoder, cooccurrence_network])
+# Networks
+
+
+@pytest.mark.parametrize("stage", [GraphEncoderStage, CooccurrenceStage])
 def test_a_network_whose_training_was_stopped_comes_out_as_if_it_was_not(
-    tmp_path, toy_bank, network, monkeypatch
+    tmp_path, toy_bank, stage, monkeypatch
 ):
     """What decides the derived digest."""
     options = replace(OPTIONS, encoder_steps=4, cooccurrence_steps=4)
-    whole = bank_of(tmp_path / "whole", toy_bank, options)
-    receipt = network(whole)
+    whole = derivation(copied(tmp_path / "whole", toy_bank, *NETWORKS), options)
+    receipt = run(whole, stage)[stage.name]
     save = frozen.SavedTraining.save
     steps = []
 
@@ -69,45 +227,208 @@ def test_a_network_whose_training_was_stopped_comes_out_as_if_it_was_not(
 
     monkeypatch.setattr(frozen, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(frozen.SavedTraining, "save", save_and_stop)
-    stopped = bank_of(tmp_path / "stopped", toy_bank, options)
+    stopped = copied(tmp_path / "stopped", toy_bank, *NETWORKS)
+    # Of the same content, at another place.
+    same = replace(derivation(stopped, options), content_digest=whole.content_digest)
     with pytest.raises(KeyboardInterrupt):
-        network(stopped)
-    assert network(stopped).outputs == receipt.outputs
+        run(same, stage)
+    assert run(same, stage)[stage.name].outputs == receipt.outputs
     assert steps == [1, 2, 3, 4]
-    left = [path.name for path in stopped.bank.iterdir() if path.name.endswith(".safetensors")]
+    left = [path.name for path in stopped.iterdir() if path.name.endswith(".safetensors")]
     assert left == list(receipt.outputs)  # the state lies in the work folder
-
-
-def test_a_stage_is_done_again_for_other_inputs_and_candidates_for_other_equal_files(
-    tmp_path, toy_bank
-):
-    features = Receipt("", "", {})
-    made = bank_of(tmp_path / "bank", toy_bank, OPTIONS)
-    keys = [nearest_candidates(made, features).key]
-    keys.append(nearest_candidates(made, features).key)
-    twice = Contents(made.bank, PATCH_SIZE)
-    twice.photos = np.where(twice.photos == twice.photos[1], twice.photos[0], twice.photos)
-    keys.append(nearest_candidates(replace(made, contents=twice), features).key)
-    fewer = replace(made, options=replace(OPTIONS, candidates=3))
-    keys.append(nearest_candidates(fewer, features).key)
-    assert len(set(keys)) == 3
-    assert keys[0] == keys[1]
 
 
 def test_a_training_that_was_saved_by_other_code_is_not_gone_on_with(
     tmp_path, toy_bank, monkeypatch
 ):
-    made = bank_of(tmp_path / "bank", toy_bank, OPTIONS)
-    before = made.training("cooccurrence", []).key
-    assert made.training("cooccurrence", []).key == before
-    assert made.training("cooccurrence", [1]).key != before
-    monkeypatch.setattr("jobs.stages.derive.code_digest", lambda *_: "of another version")
-    assert made.training("cooccurrence", []).key != before
+    bank = copied(tmp_path / "bank", toy_bank)
+    (block,) = CooccurrenceStage(derivation(bank)).blocks({})
+    before = networks._saved_training(block).key
+    assert networks._saved_training(block).key == before
+    other = replace(block, settings={**block.settings, "steps": 7})
+    assert networks._saved_training(other).key != before
+    monkeypatch.setattr(networks, "code_digest", lambda *_: "of another version")
+    assert networks._saved_training(block).key != before
 
 
-def bank_of(folder, toy_bank, options):
-    shutil.copytree(toy_bank, folder)
-    for path in folder.glob("*.safetensors"):
-        path.unlink()
-    (folder / WORK).mkdir()
-    return Derivation(Contents(folder, PATCH_SIZE), "", options)
+def test_training_reads_scenes_and_patches_as_they_are_asked_for(toy_bank, monkeypatch):
+    contents = Contents(toy_bank, PATCH_SIZE)
+    scenes = networks.TrainingScenes(contents)
+    train = contents.scene_ids("train")
+    assert len(scenes) == len(train)
+    assert [s.image_id for s in scenes[1:3]] == train[1:3].tolist()
+    boxes = np.concatenate([s.boxes for s in scenes])
+    np.testing.assert_allclose(networks._mean_training_box(contents), boxes.mean(0), rtol=1e-5)
+    assert networks._has_training_masks(contents)
+    closed = []
+    monkeypatch.setattr(networks, "close_shards", lambda: closed.append(1))
+    monkeypatch.setattr(networks, "OPEN_PATCHES", 5)
+    read = networks.PatchReader(contents)
+    for _ in range(4):
+        pixels = read(contents.patch_ids[:3])
+        np.testing.assert_array_equal(pixels, contents.patches.read(contents.patch_ids[:3]))
+    assert len(closed) == 1
+
+
+# What makes a stage be done again
+
+
+def test_a_stage_is_done_again_for_other_inputs_and_candidates_for_other_equal_files(
+    tmp_path, toy_bank
+):
+    made = derivation(copied(tmp_path / "bank", toy_bank))
+    needs = run(made, GivenFeatures)["features"].outputs
+    keys = [NearestCandidates(made).key(needs), NearestCandidates(made).key(needs)]
+    twice = Contents(made.bank, PATCH_SIZE)
+    twice.photos = np.where(twice.photos == twice.photos[1], twice.photos[0], twice.photos)
+    keys.append(NearestCandidates(replace(made, contents=twice)).key(needs))
+    fewer = replace(made, options=replace(OPTIONS, candidates=3))
+    keys.append(NearestCandidates(fewer).key(needs))
+    keys.append(NearestCandidates(made).key({}))
+    assert len(set(keys)) == 4
+    assert keys[0] == keys[1]
+
+
+# What a worker refuses
+
+
+@pytest.fixture
+def a_block(tmp_path, toy_bank):
+    bank = copied(tmp_path / "bank", toy_bank)
+    encoder = run(derivation(bank), GivenEncoder)["graph-encoder"]
+    block, *_ = ObjectFeatures(derivation(bank)).blocks(encoder.outputs)
+    return block
+
+
+def test_a_worker_with_another_torch_is_refused(a_block):
+    other = replace(a_block, software={"torch": "1.0"})
+    mine = re.escape(blocks.software("torch")["torch"])
+    with pytest.raises(BankError, match=rf"torch is {mine} where .* leads the build has 1\.0"):
+        make_part(ObjectFeatures.make, other)
+
+
+def test_only_trainings_need_the_same_instructions(tmp_path, toy_bank, monkeypatch):
+    made = derivation(copied(tmp_path / "bank", toy_bank, *NETWORKS))
+    (block,) = GraphEncoderStage(made).blocks({})
+    monkeypatch.setattr(blocks, "_version", lambda name: "another")
+    assert "instructions" not in ObjectFeatures(made).software
+    other = replace(block, software={**block.software, "torch": "another"})
+    with pytest.raises(BankError, match="the same instructions everywhere"):
+        make_part(GraphEncoderStage.make, other)
+
+
+def test_a_worker_without_the_network_is_refused_by_its_path(a_block):
+    (a_block.bank / NETWORKS[0]).unlink()
+    with pytest.raises(BankError, match=f"{a_block.bank}/{NETWORKS[0]} cannot be seen there"):
+        make_part(ObjectFeatures.make, a_block)
+
+
+def test_a_worker_with_another_network_is_refused(a_block):
+    shutil.copy(a_block.bank / NETWORKS[1], a_block.bank / NETWORKS[0])
+    with pytest.raises(BankError, match=f"{NETWORKS[0]} is not the one"):
+        make_part(ObjectFeatures.make, a_block)
+
+
+def test_a_worker_that_does_not_see_the_bank_is_refused(a_block, tmp_path):
+    with pytest.raises(BankError, match="workers on other machines need the bank at the same path"):
+        make_part(ObjectFeatures.make, replace(a_block, bank=tmp_path / "elsewhere"))
+
+
+# The next version of a finished bank
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """How many scenes and patches pass through networks."""
+    seen = {"scenes": 0, "patches": 0}
+    embed_scenes, embed_patches = vectors.embed_scenes, vectors.embed_patches
+
+    def scenes(network, samples):
+        seen["scenes"] += len(samples)
+        return embed_scenes(network, samples)
+
+    def patches(network, pixels):
+        seen["patches"] += len(pixels)
+        return embed_patches(network, pixels)
+
+    monkeypatch.setattr(vectors, "embed_scenes", scenes)
+    monkeypatch.setattr(vectors, "embed_patches", patches)
+    return seen
+
+
+STAGES = (GivenCooccurrence, GivenEncoder, ObjectFeatures, PatchVectors)
+
+
+def test_of_a_next_version_only_what_is_new_passes_through_networks_that_are_the_same(
+    tmp_path, toy_bank, small_blocks, seen
+):
+    """An earlier bank with other vectors tells whose are taken."""
+    bank = copied(tmp_path / "bank", toy_bank, "features.arrow", "cooccurrence.arrow")
+    earlier = bank_without_first_scenes(tmp_path / "earlier", toy_bank, 5)
+    run(derivation(bank, earlier=earlier), *STAGES)
+    contents = Contents(toy_bank, PATCH_SIZE)
+    num_new = len(np.concatenate(contents.patches_of_images(contents.image_ids[:5])))
+    assert seen == {"scenes": 5, "patches": num_new}
+    for name, what in VECTORS:
+        ids, made = read_vectors(bank / name, what)
+        _, whole = read_vectors(toy_bank / name, what)
+        new = np.isin(image_of(ids), contents.image_ids[:5])
+        np.testing.assert_array_equal(made[new], whole[new])
+        np.testing.assert_array_equal(made[~new], -whole[~new])
+
+
+def bank_without_first_scenes(folder, bank, count):
+    """A finished bank whose vectors have the other sign."""
+    shutil.copytree(bank, folder)
+    gone = Contents(bank, PATCH_SIZE).image_ids[:count]
+    for name, ids_of in (("patches", "image_id"), ("scenes.index", "image_id")):
+        table = read_table(bank / f"{name}.arrow")
+        kept = ~np.isin(column(table, ids_of), gone)
+        write_table(folder / f"{name}.arrow", table.filter(pa.array(kept)))
+    for name, what in VECTORS:
+        ids, values = read_vectors(bank / name, what)
+        kept = ~np.isin(image_of(ids), gone)
+        write_vectors(folder / name, ids[kept], -values[kept], what)
+    manifest = read_manifest(bank)
+    files = {**manifest.files, **{name: file_digest(folder / name) for name, _ in VECTORS}}
+    write_manifest(folder, replace(manifest, files=files))
+    return folder
+
+
+@pytest.mark.parametrize("unlike", ["network", "torch", "damaged"])
+def test_nothing_is_taken_over_from_another_network_or_torch_or_a_damaged_file(
+    tmp_path, toy_bank, unlike
+):
+    bank = copied(tmp_path / "bank", toy_bank)
+    earlier = bank_without_first_scenes(tmp_path / "earlier", toy_bank, 5)
+    needs = run(derivation(bank), GivenEncoder)["graph-encoder"].outputs
+    stage = ObjectFeatures(derivation(bank, earlier=earlier))
+    assert stage.take_over(needs) == earlier
+    manifest = read_manifest(earlier)
+    if unlike == "network":
+        needs = {NETWORKS[0]: FileDigest("0" * 64, 1)}
+    elif unlike == "torch":
+        write_manifest(earlier, replace(manifest, versions={"torch": "1.0"}))
+    else:
+        with (earlier / "features.arrow").open("r+b") as file:
+            file.seek(-1000, 2)
+            file.write(b"damage")
+    assert stage.take_over(needs) is None
+
+
+def test_scenes_and_patches_that_have_changed_are_new(
+    tmp_path, toy_bank, small_blocks, seen, monkeypatch
+):
+    bank = copied(tmp_path / "bank", toy_bank, "features.arrow", "cooccurrence.arrow")
+    earlier = bank_without_first_scenes(tmp_path / "earlier", toy_bank, 5)
+    for name, what in (("scenes.index", "sample_sha256"), ("patches", "pixels_sha256")):
+        table = read_table(earlier / f"{name}.arrow")
+        digests = column(table, what)
+        digests[1] = bytes(32)
+        place = table.column_names.index(what)
+        changed = pa.array(digests.tolist(), table.schema.field(what).type)
+        write_table(earlier / f"{name}.arrow", table.set_column(place, what, changed))
+    run(derivation(bank, earlier=earlier), *STAGES)
+    contents = Contents(toy_bank, PATCH_SIZE)
+    num_new = len(np.concatenate(contents.patches_of_images(contents.image_ids[:5])))
+    assert seen == {"scenes": 6, "patches": num_new + 1}

@@ -39,7 +39,16 @@ def scenes(num=40, masks=True):
 
 
 def train(steps=4, seed=0, masks=True):
-    return train_graph_encoder(scenes(masks=masks), VOCABULARY, steps=steps, seed=seed, sizes=SMALL)
+    given = scenes(masks=masks)
+    return train_graph_encoder(
+        given,
+        VOCABULARY,
+        mean_box=np.concatenate([s.boxes for s in given]).mean(0),
+        masks=masks,
+        steps=steps,
+        seed=seed,
+        sizes=SMALL,
+    )
 
 
 def test_training_learns_where_things_lie_and_what_shape_they_have():
@@ -78,7 +87,9 @@ def test_without_masks_there_is_no_mask_head():
 
 def test_no_scene_to_learn_from_is_refused():
     with pytest.raises(UserError, match="no training scene"):
-        train_graph_encoder([], VOCABULARY, steps=1, seed=0)
+        train_graph_encoder(
+            [], VOCABULARY, mean_box=np.zeros(4, np.float32), masks=False, steps=1, seed=0
+        )
 
 
 def test_features_lie_on_the_grid_and_do_not_depend_on_the_batch(monkeypatch):
