@@ -165,7 +165,7 @@ class Searcher:
     ) -> NDArray[np.int64]:
         """Fill in the neighbours (q, k); returns the places of those that are not certified."""
         k = neighbours.ids.shape[1]
-        queries = self._project(rows)
+        queries = self.project(rows)
         low, columns = self._propose(queries, rows, pool_rows, k + MARGIN)
         unsure = [np.empty(0, np.int64)]
         for places in _blocks(np.arange(len(rows)), PREPARED):
@@ -191,7 +191,7 @@ class Searcher:
         size = CELLS // min(len(pool_rows), COLUMNS)
         for start in range(0, len(pool_rows), COLUMNS):
             part = pool_rows[start : start + COLUMNS]
-            projected = self._project(part).T
+            projected = self.project(part).T
             barred = same_photo(self.photos[rows], self.photos[part])
             for first in range(0, len(rows), size):
                 block = slice(first, first + size)
@@ -204,8 +204,8 @@ class Searcher:
                 columns[block] = both.gather(1, kept)
         return low, columns
 
-    def _project(self, rows: NDArray[np.int64]) -> Tensor:
-        """(n,) rows -> (n, M)"""
+    def project(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n,) rows -> (n, M), as `Projection`."""
         features = self.patches.features
         return torch.cat(
             [self._projection(in_steps(features[some])) for some in _blocks(rows, PREPARED)]
