@@ -1,7 +1,8 @@
 """K candidate patches per object, exact nearest neighbours from other photos: own category
 first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bank.certified_search import Projection, Searcher
+from bank.certified_search import Searcher
 from bank.errors import BankError
 from bank.exact_search import PADDING, Neighbours, Pool
+from bank.pools import pools_by_category
+from bank.query_plan import QueryPlan, plan_queries
 from bank.recipe import Scope
 from bank.rounding import STEP
-from bank.table import write_table
-
-AT_ONCE = 1 << 16  # patches that ask for those of any category together
+from bank.table import array_to_fill, write_table
 
 
 class Candidates(NamedTuple):
@@ -47,11 +48,7 @@ def find_candidates(
     k: int,
     scope: Scope = "category",
 ) -> Candidates:
-    """K candidates for every patch of a bank; those of another category are marked as fallback.
-
-    None comes from the patch's own photo: bank/own_photo.py.
-
-    Scope category: a patch's own category first, then any; scope all: the nearest of any.
+    """K candidates for every patch of a bank, block by block (bank/query_plan.py).
 
     features    (B, D)  object vectors, rounded by `bank/rounding.py`
     ids         (B,)    patch ids, rising
@@ -59,29 +56,39 @@ def find_candidates(
     categories  (B,)    their categories
     train_mask  (B,)    True for training patches: only these become candidates
     """
-    if not train_mask.any():
-        raise BankError(
-            "no training patch: the bank is empty; see failures.jsonl for what was left "
-            "out, and build it with more photos"
-        )
-    patches, project = Pool(ids, features), Projection(features)
-    _, of_name = np.unique(np.asarray(categories, dtype=np.str_), return_inverse=True)
-    train_rows = np.flatnonzero(train_mask)
-    everything = Searcher(patches, photos, train_rows, project)
+    names, codes = np.unique(np.asarray(categories, dtype=np.str_), return_inverse=True)
+    pools = pools_by_category(ids, names.tolist(), codes.astype(np.int32), train_mask)
+    plan = plan_queries(pools, photos, k, scope)
     candidates = empty_candidates(len(ids), k)
-    by_name = np.split(np.argsort(of_name, kind="stable"), np.bincount(of_name).cumsum()[:-1])
-    for rows in by_name if scope == "category" else ():
-        pool = rows[train_mask[rows]]
-        near = Searcher(patches, photos, pool, project).search(rows, k)
-        fill(candidates, rows, near, fallback=False)
-    unfilled = np.flatnonzero(~candidates.valid.all(1))
-    for first in range(0, len(unfilled), AT_ONCE):
-        rows = unfilled[first : first + AT_ONCE]
-        near = everything.search(rows, k)
-        other = of_name[np.searchsorted(ids, near.ids)] != of_name[rows, None]
-        if scope == "category":  # all of the own are held already, so that there is room for these
+    for start, stop in plan.blocks:
+        found = search_block(plan, Pool(ids, features), start, stop)
+        for whole, part in zip(candidates, found, strict=True):
+            whole[plan.queries[start:stop]] = part
+    return candidates
+
+
+def search_block(plan: QueryPlan, patches: Pool, start: int, stop: int) -> Candidates:
+    """K candidates for each of `plan.queries[start:stop]`; of another category, marked as fallback.
+
+    None comes from the patch's own photo: bank/own_photo.py. The nearest of its own category come
+    first, then those of any; with scope all, the nearest of any.
+
+    patches  all of the bank, B; may be mapped from files
+    """
+    rows = np.array(plan.queries[start:stop])
+    own = plan.pools.codes[rows]
+    searcher = Searcher(patches, plan.photos)
+    candidates = empty_candidates(len(rows), plan.k)
+    for code in np.unique(own) if plan.scope == "category" else ():
+        places = np.flatnonzero(own == code)
+        near = searcher.search(rows[places], plan.pools.pool(code), plan.k)
+        fill(candidates, places, near, fallback=False)
+    if start >= plan.num_own:
+        near = searcher.search(rows, plan.training, plan.k)
+        other = plan.pools.codes[np.searchsorted(patches.ids, near.ids)] != own[:, None]
+        if plan.scope == "category":  # all of the own are there already, and leave room for these
             near.ids[~other] = PADDING
-        fill(candidates, rows, near, fallback=other)
+        fill(candidates, np.arange(len(rows)), near, fallback=other)
     return candidates
 
 
@@ -126,6 +133,32 @@ def write_candidates(path: Path, patch_ids: NDArray[np.int64], candidates: Candi
         }
     )
     write_table(path, table)
+
+
+def join_candidates(
+    path: Path, patch_ids: NDArray[np.int64], k: int, parts: Iterable[Path]
+) -> None:
+    """`write_candidates` of what several such files hold, of each patch once.
+
+    patch_ids  (B,)  of all of them, rising
+    """
+    with ExitStack() as files:
+        candidates = Candidates(
+            *(
+                files.enter_context(array_to_fill(path, (len(patch_ids), k), some.dtype))
+                for some in empty_candidates(0, k)
+            )
+        )
+        num_filled = 0
+        for part in parts:
+            some_ids, found = read_candidates(part)
+            rows = np.searchsorted(patch_ids, some_ids)
+            for whole, values in zip(candidates, found, strict=True):
+                whole[rows] = values
+            num_filled += len(rows)
+        if num_filled != len(patch_ids):
+            raise ValueError(f"{num_filled:,} of {len(patch_ids):,} patches have candidates")
+        write_candidates(path, patch_ids, candidates)
 
 
 def read_candidates(path: Path) -> tuple[NDArray[np.int64], Candidates]:

@@ -18,11 +18,11 @@ from bank.exact_search import (
     BARRED,
     PADDING,
     Neighbours,
-    Pairs,
     Pool,
     bar,
     exact_search,
     lowest,
+    merge,
     no_neighbours,
 )
 from bank.own_photo import same_photo
@@ -126,79 +126,94 @@ class Projection:
 class Searcher:
     """Finds the nearest of some patches of a bank for others, none of the same photo.
 
-    patches    all of the bank, B
-    photos     (B,)  equal where patches are of one photo
-    pool_rows  (n,)  rows of the patches that may be found, rising as their ids do
+    Of a pool it holds `COLUMNS` patches at a time, of the queries some hundred bytes each.
+
+    patches  all of the bank, B; may be mapped from a file
+    photos   (B,)  equal where patches are of one photo
     """
 
-    def __init__(
-        self,
-        patches: Pool,
-        photos: NDArray[np.int64],
-        pool_rows: NDArray[np.int64],
-        project: Projection,
-    ) -> None:
-        self.patches, self.photos, self.pool_rows = patches, photos, pool_rows
-        self.project = project
+    def __init__(self, patches: Pool, photos: NDArray[np.int64]) -> None:
+        self.patches, self.photos = patches, photos
 
-    def search(self, rows: NDArray[np.int64], k: int) -> Neighbours:
-        """The k nearest for each of the bank's patches `rows` (q,)."""
-        ids, features = self.patches
+    def search(self, rows: NDArray[np.int64], pool_rows: NDArray[np.int64], k: int) -> Neighbours:
+        """The k nearest for each of the bank's patches `rows` (q,).
+
+        pool_rows  (n,)  of the patches that may be found, rising as their ids do
+        """
         neighbours = no_neighbours(len(rows), k)
         unsure = np.arange(len(rows))
-        if len(self.pool_rows) > SMALL + k:
-            unsure = self._search_certified(neighbours, rows)
+        if len(pool_rows) > SMALL + k:
+            unsure = self._search_certified(neighbours, rows, pool_rows)
         for places in _blocks(unsure, PREPARED):
-            pool = Pool(ids[self.pool_rows], features[self.pool_rows])
-            queries = in_steps(features[rows[places]])
-            near = exact_search(queries, pool, k, self._barred(rows[places]))
+            near = self._search_exactly(rows[places], pool_rows, k)
             neighbours.ids[places], neighbours.squared[places] = near
         return neighbours
 
-    def _barred(self, rows: NDArray[np.int64]) -> Pairs:
-        return same_photo(self.photos[rows], self.photos[self.pool_rows])
+    def _search_exactly(
+        self, rows: NDArray[np.int64], pool_rows: NDArray[np.int64], k: int
+    ) -> Neighbours:
+        neighbours = no_neighbours(len(rows), k)
+        queries = in_steps(self.patches.features[rows])
+        for part in _blocks(pool_rows, COLUMNS):
+            pool = Pool(self.patches.ids[part], self.patches.features[part])
+            barred = same_photo(self.photos[rows], self.photos[part])
+            merge(neighbours, slice(None), exact_search(queries, pool, k, barred))
+        return neighbours
 
     def _search_certified(
-        self, neighbours: Neighbours, rows: NDArray[np.int64]
+        self, neighbours: Neighbours, rows: NDArray[np.int64], pool_rows: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Fill in the neighbours (q, k); returns the places of those that are not certified."""
         k = neighbours.ids.shape[1]
+        queries = self.project(rows)
+        low, columns = self._propose(queries, rows, pool_rows, k + MARGIN)
         unsure = [np.empty(0, np.int64)]
-        for places in _blocks(np.arange(len(rows)), CELLS // min(len(self.pool_rows), COLUMNS)):
+        for places in _blocks(np.arange(len(rows)), PREPARED):
             steps = in_steps(self.patches.features[rows[places]])
-            queries = self.project(steps)
-            low, columns = self._propose(queries, self._barred(rows[places]), k + MARGIN)
-            proposed, order = torch.from_numpy(self.pool_rows)[columns].sort(dim=1)
-            none = low.gather(1, order) == BARRED
+            proposed, order = torch.from_numpy(pool_rows[columns[places].numpy()]).sort(dim=1)
+            none = low[places].gather(1, order) == BARRED
             near = rank(steps, self.patches, proposed.numpy(), none.numpy(), k)
             neighbours.ids[places], neighbours.squared[places] = near
-            squares = queries[:, -1].double().numpy()
-            left_out = squares + low[:, -1].double().numpy()
+            squares = queries[places, -1].double().numpy()
+            left_out = squares + low[places, -1].double().numpy()
             sure = certified(near.squared[:, -1], left_out, np.sqrt(squares), queries.shape[1])
             unsure.append(places[~sure])
         return np.concatenate(unsure)
 
-    def _propose(self, queries: Tensor, barred: Pairs, count: int) -> tuple[Tensor, Tensor]:
+    def _propose(
+        self, queries: Tensor, rows: NDArray[np.int64], pool_rows: NDArray[np.int64], count: int
+    ) -> tuple[Tensor, Tensor]:
         """The `count` lowest squared distances, less the query's own square, and their columns."""
         asked = -2 * queries
         asked[:, -1] = 1
-        lows, columns = [], []
-        for start in range(0, len(self.pool_rows), COLUMNS):
-            distances = asked @ self._projected[start : start + COLUMNS].T
-            bar(distances, barred, 0, start)
-            low, places = lowest(distances, count)
-            lows.append(low)
-            columns.append(places + start)
-        if len(lows) == 1:
-            return low, places
-        low, kept = lowest(torch.cat(lows, dim=1), count)
-        return low, torch.cat(columns, dim=1).gather(1, kept)
+        low = torch.full((len(rows), count), BARRED)
+        columns = torch.zeros((len(rows), count), dtype=torch.int64)
+        size = CELLS // min(len(pool_rows), COLUMNS)
+        for start in range(0, len(pool_rows), COLUMNS):
+            part = pool_rows[start : start + COLUMNS]
+            projected = self.project(part).T
+            barred = same_photo(self.photos[rows], self.photos[part])
+            for first in range(0, len(rows), size):
+                block = slice(first, first + size)
+                distances = asked[block] @ projected
+                bar(distances, barred, first, 0)
+                nearer, places = lowest(distances, count)
+                both = torch.cat([low[block], nearer], dim=1)
+                low[block], kept = lowest(both, count)
+                both = torch.cat([columns[block], places + start], dim=1)
+                columns[block] = both.gather(1, kept)
+        return low, columns
+
+    def project(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n,) rows -> (n, M), as `Projection`."""
+        features = self.patches.features
+        return torch.cat(
+            [self._projection(in_steps(features[some])) for some in _blocks(rows, PREPARED)]
+        )
 
     @cached_property
-    def _projected(self) -> Tensor:
-        """(n, M)"""
-        blocks = _blocks(self.pool_rows, PREPARED)
-        return torch.cat([self.project(in_steps(self.patches.features[b])) for b in blocks])
+    def _projection(self) -> Projection:
+        return Projection(self.patches.features)
 
 
 def _blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:

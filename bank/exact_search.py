@@ -18,7 +18,8 @@ WHOLE = 2.0**53  # up to here float64 holds every whole number
 BARRED = 2.0**100  # above every key, and a multiple of every scale
 GROUP = 8  # columns whose lowest is looked at first
 
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]  # (p,) queries, (p,) places in the pool
+# (p,) queries, rising; (p,) places in the pool
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 NO_PAIRS: Pairs = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
@@ -68,7 +69,7 @@ def exact_search(
             low = lowest_values(keys.numpy(), k)
             whole = np.floor(low / scale)
             ids = pool.ids[start + (low - whole * scale).astype(np.int64)]
-            _merge(neighbours, block, whole + squares[block], ids)
+            merge(neighbours, block, Neighbours(ids, whole + squares[block]))
     neighbours.ids[neighbours.squared > WHOLE] = PADDING
     neighbours.squared[neighbours.squared > WHOLE] = np.inf
     return neighbours
@@ -93,21 +94,23 @@ def _slices(pool: Pool, longest: float) -> Iterator[tuple[int, Tensor, Tensor, i
 
 def bar(values: Tensor, barred: Pairs, first_row: int, first_column: int) -> None:
     """Make those of a block of all queries and places (q, n) too great that are barred."""
-    rows, columns = barred[0] - first_row, barred[1] - first_column
-    here = (rows >= 0) & (rows < len(values)) & (columns >= 0) & (columns < values.shape[1])
+    pairs = slice(*np.searchsorted(barred[0], (first_row, first_row + len(values))))
+    rows, columns = barred[0][pairs] - first_row, barred[1][pairs] - first_column
+    here = (columns >= 0) & (columns < values.shape[1])
     values[torch.from_numpy(rows[here]), torch.from_numpy(columns[here])] = BARRED
 
 
-def _merge(
-    neighbours: Neighbours, block: slice, squared: NDArray[np.float64], ids: NDArray[np.int64]
-) -> None:
-    """What was there before has lower ids and stays in front: ties end in the order of ids."""
+def merge(neighbours: Neighbours, block: slice, further: Neighbours) -> None:
+    """The nearest of what a block of queries has and of what comes later in the pool.
+
+    What was there before has lower ids and stays in front: ties end in the order of ids.
+    """
     k = neighbours.ids.shape[1]
-    both = np.concatenate([neighbours.squared[block], squared], axis=1)
-    both_ids = np.concatenate([neighbours.ids[block], ids], axis=1)
-    order = both.argsort(axis=1, kind="stable")[:, :k]
-    neighbours.squared[block] = np.take_along_axis(both, order, axis=1)
-    neighbours.ids[block] = np.take_along_axis(both_ids, order, axis=1)
+    squared = np.concatenate([neighbours.squared[block], further.squared], axis=1)
+    ids = np.concatenate([neighbours.ids[block], further.ids], axis=1)
+    order = squared.argsort(axis=1, kind="stable")[:, :k]
+    neighbours.squared[block] = np.take_along_axis(squared, order, axis=1)
+    neighbours.ids[block] = np.take_along_axis(ids, order, axis=1)
 
 
 def lowest_values(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:

@@ -12,8 +12,10 @@ import functools
 import importlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, Literal, NamedTuple, Self
@@ -25,10 +27,12 @@ from bank.candidates import Candidates, empty_candidates, fill
 from bank.certified_search import certified, rank
 from bank.errors import BankError
 from bank.exact_search import PADDING, Neighbours, Pool, exact_search
+from bank.files import save_array, save_pieces
 from bank.own_photo import count_from_photos, from_photos
+from bank.pools import Pools, pools_by_category
 from bank.recipe import Scope
 from bank.rounding import STEP, in_steps
-from pipeline.files import written_folder
+from pipeline.files import PARTIAL, link_or_copy, writing, written_folder
 from pipeline.options import write_json
 
 try:
@@ -39,6 +43,10 @@ except (ImportError, RuntimeError):  # RuntimeError: faiss-gpu where the CUDA ru
 Kind = Literal["exact", "flat", "ivf"]
 
 FORMAT = 2
+IDS, VECTORS, ABOUT = "ids.npy", "vectors.npy", "index.json"  # files beside those of FAISS
+PART = "part.json"  # in place of the last, where a folder holds a part of an index
+TOGETHER = 1 << 18  # patches of small categories in a block: a second or two
+READ_AT_ONCE = 1 << 14  # vectors
 WRITTEN_AT_ONCE = 1 << 20  # bytes
 MARGIN = 16  # asked of FAISS beyond k: its float32 distances then seldom cost an exact search
 IVF_ABOVE = 1 << 16  # patches of a category: up to here FAISS compares one query with all in 1-3 ms
@@ -85,38 +93,90 @@ def build_indexes(
     bank_digest          content digest of the bank; the index opens with no other
     ivf_above            a category of more patches gets an approximate index
     """
-    names = np.asarray(categories, dtype=np.str_)
-    order = np.lexsort((ids, names))
-    parts: dict[str, Part] = {}
-    ordered_names, starts = np.unique(names[order], return_index=True)
-    bounds = [*starts.tolist(), len(ids)]
+    names, codes = np.unique(np.asarray(categories, dtype=np.str_), return_inverse=True)
+    train_mask = np.ones(len(ids), np.bool_)
+    pools = pools_by_category(ids, names.tolist(), codes.astype(np.int32), train_mask)
+    with (
+        writing(folder),
+        tempfile.TemporaryDirectory(
+            prefix=folder.name, suffix=PARTIAL, dir=folder.parent, ignore_cleanup_errors=True
+        ) as temporary,
+    ):
+        parts = []
+        for block in plan_index(pools, ivf_above):
+            parts.append(Path(temporary, str(block[0])))
+            write_index_block(parts[-1], pools, Pool(ids, features), block, ivf_above)
+        join_index(folder, parts, bank_digest)
+
+
+def plan_index(pools: Pools, ivf_above: int = IVF_ABOVE) -> list[tuple[int, int]]:
+    """Blocks of consecutive categories: their first and the one after their last.
+
+    Categories of up to `ivf_above` patches are put `TOGETHER`, a larger one is a block of its own.
+    """
+    starts, filled = [0], 0
+    for number, size in enumerate(np.diff(pools.bounds[:-1]).tolist()):
+        cost = TOGETHER if size > ivf_above else size
+        if filled and filled + cost > TOGETHER:
+            starts.append(number)
+            filled = 0
+        filled += cost
+    return list(pairwise([*starts, len(pools.names)]))
+
+
+def write_index_block(
+    folder: Path,
+    pools: Pools,
+    patches: Pool,
+    block: tuple[int, int],
+    ivf_above: int = IVF_ABOVE,
+) -> None:
+    """The part of an index that some categories are, for `join_index`; the same bytes on each run.
+
+    At a time it holds the index of one category, 4 D + 8 bytes a patch: 34 MB for `IVF_ABOVE` of
+    128 dimensions, 520 MB for a million; to divide n of them into cells, also a sample of 128 √n.
+    The vectors themselves are mapped.
+
+    patches  all of the bank, B; may be mapped from files
+    block    from `plan_index`
+    """
+    first, last = block
+    bounds = pools.bounds[first : last + 1].tolist()
+    rows, width = pools.rows[bounds[0] : bounds[-1]], patches.features.shape[1]
+    starts = range(0, len(rows), READ_AT_ONCE)
+    pieces = (patches.features[rows[start : start + READ_AT_ONCE]] for start in starts)
     with written_folder(folder) as partial:
-        for number, name in enumerate(ordered_names.tolist()):
-            start, stop = bounds[number], bounds[number + 1]
-            rows = order[start:stop]
-            pool = Pool(ids[rows], np.ascontiguousarray(features[rows], dtype=np.float32))
+        save_array(partial / IDS, np.asarray(patches.ids[rows], np.int64))
+        save_pieces(partial / VECTORS, (len(rows), width), np.float32, pieces)
+        mapped = Pool(*(np.load(partial / name, "r") for name in (IDS, VECTORS)))
+        categories = {}
+        for number, (start, stop) in enumerate(pairwise(bounds), first):
+            own = slice(start - bounds[0], stop - bounds[0])
+            pool = Pool(mapped.ids[own], mapped.features[own])
             path = partial / f"{number:05d}.faiss"
-            parts[name] = _write_faiss(path, pool, ivf=len(rows) > ivf_above)._replace(
-                start=start, stop=stop
-            )
-        _save(partial / "ids.npy", ids[order].astype(np.int64))
-        _save(partial / "vectors.npy", features[order].astype(np.float32))
-        about = {
-            "format": FORMAT,
-            "bank": bank_digest,
-            "categories": {
-                name: {"size": part.size, **part._asdict()} for name, part in parts.items()
-            },
-        }
-        write_json(partial / "index.json", about)
+            part = _write_faiss(path, pool, ivf=len(pool.ids) > ivf_above)
+            part = part._replace(start=start, stop=stop)
+            categories[pools.names[number]] = {"size": part.size, **part._asdict()}
+        write_json(partial / PART, categories)
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
-    """As np.save, which of a disk that fills up knows only how much it took."""
-    with path.open("wb") as file:
-        header = np.lib.format.header_data_from_array_1_0(array)
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(array.data)
+def join_index(folder: Path, parts: Sequence[Path], bank_digest: str) -> None:
+    """Write `folder` anew from what `write_index_block` made of the blocks, in their order.
+
+    The FAISS files are linked, where the file system has links.
+    """
+    categories = {}
+    with written_folder(folder) as partial:
+        for part in parts:
+            categories.update(json.loads((part / PART).read_text("utf-8")))
+            for path in sorted(part.glob("*.faiss")):
+                link_or_copy(path, partial / path.name)
+        for name in (IDS, VECTORS):
+            arrays = [np.load(part / name, "r") for part in parts]
+            shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
+            save_pieces(partial / name, shape, arrays[0].dtype, arrays)
+        about = {"format": FORMAT, "bank": bank_digest, "categories": categories}
+        write_json(partial / ABOUT, about)
 
 
 def _write_faiss(path: Path, pool: Pool, *, ivf: bool) -> Part:
@@ -230,15 +290,15 @@ class Indexes:
         self.folder = folder
         self.bank_digest = bank_digest
         self.parts = parts
-        self.ids: NDArray[np.int64] = np.load(folder / "ids.npy", mmap_mode="r")
-        self.vectors: NDArray[np.float32] = np.load(folder / "vectors.npy", mmap_mode="r")
+        self.ids: NDArray[np.int64] = np.load(folder / IDS, mmap_mode="r")
+        self.vectors: NDArray[np.float32] = np.load(folder / VECTORS, mmap_mode="r")
 
     @classmethod
     def open(cls, folder: Path, bank_digest: str) -> Self:
         """Refuses an index that was built for another bank."""
         folder = folder.resolve()
         try:
-            about = json.loads((folder / "index.json").read_text("utf-8"))
+            about = json.loads((folder / ABOUT).read_text("utf-8"))
         except FileNotFoundError as error:
             raise BankError(f"no index at {folder}: build the bank again") from error
         except (ValueError, RecursionError) as error:

@@ -2,7 +2,7 @@
 
 A photo is a file: image ids whose files are equal (`Contents.photos_of_patches`) are one photo.
 It is defined here only, in two forms: membership of ids in photos (`from_photos`, and how many),
-and the pairs of queries and patches of one photo (`same_photo`).
+and the pairs of queries and patches of one photo (`same_photo`, and how many).
 
 The candidates that a bank stores are found by bank/certified_search.py, which always applies it. A
 graph that is given to `Bank.search` has no photo: the caller names those to leave out,
@@ -29,11 +29,23 @@ def count_from_photos(ids: NDArray[np.int64], photos: NDArray[np.int64]) -> int:
 def same_photo(
     asking: NDArray[np.int64], offered: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The pairs of places in `asking` (q,) and `offered` (n,) that hold the same photo."""
+    """The pairs of places in `asking` (q,), rising, and in `offered` (n,) that hold one photo."""
     by_photo = np.argsort(offered, kind="stable")
-    ordered = offered[by_photo]
-    first = np.searchsorted(ordered, asking, side="left")
-    counts = np.searchsorted(ordered, asking, side="right") - first
+    first, last = _runs(asking, offered[by_photo])
+    counts = last - first
     starts = np.repeat(first - (counts.cumsum() - counts), counts)
     places = by_photo[starts + np.arange(counts.sum())]
     return np.repeat(np.arange(len(asking)), counts), places
+
+
+def count_same_photo(asking: NDArray[np.int64], offered: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of `offered` (n,) hold the same photo as each of `asking` (q,)."""
+    first, last = _runs(asking, np.sort(offered))
+    return last - first
+
+
+def _runs(
+    values: NDArray[np.int64], ordered: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each value's run in `ordered` begins and where it stops."""
+    return np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")

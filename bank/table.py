@@ -1,6 +1,7 @@
 """Arrow tables of a bank: one row per patch, per scene, per vector."""
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from bank.errors import BankError
 from bank.files import canonical_json
@@ -220,16 +221,22 @@ def write_vectors(
 def vectors_to_fill(
     path: Path, ids: NDArray[np.int64], width: int, name: str
 ) -> Iterator[NDArray[np.float32]]:
-    """`write_vectors` for vectors that come in pieces: (B, width) to fill, mapped from a file, so
-    that as much of it lies in memory as there is room for."""
+    """`write_vectors` for vectors that come in pieces: (B, width) to fill."""
+    with array_to_fill(path, (len(ids), width), np.float32) as vectors:
+        yield vectors
+        write_vectors(path, ids, vectors, name)
+
+
+@contextmanager
+def array_to_fill(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+    """An array of zeros for what will be written to `path`, mapped from a file beside it, so that
+    as much of it lies in memory as there is room for."""
     with (
         writing(path),
         tempfile.NamedTemporaryFile(prefix=path.name, suffix=PARTIAL, dir=path.parent) as file,
     ):
-        reserve(file, max(ids.size * width, 1) * np.dtype(np.float32).itemsize)
-        vectors = np.memmap(file.name, np.float32, "r+", shape=(len(ids), width))
-        yield vectors
-        write_vectors(path, ids, vectors, name)
+        reserve(file, max(math.prod(shape), 1) * np.dtype(dtype).itemsize)
+        yield np.memmap(file.name, dtype, "r+", shape=shape)
 
 
 def read_vectors(path: Path, name: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

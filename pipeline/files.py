@@ -12,6 +12,8 @@ from typing import IO
 # What a file system says of a call that it does not know.
 UNSUPPORTED = frozenset((errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP))
 NO_FOLDERS = frozenset((errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM))
+# Of file systems that have no links, or not between these two places.
+NO_LINKS = frozenset((errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 BLOCK = 1 << 20
 PARTIAL = ".partial"  # how the names of what is not whole end
 
@@ -65,6 +67,16 @@ def put_in_place(partial: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(path)
     _sync(path.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same bytes under another name, without a second copy where the file system has links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copyfile(source, target)
 
 
 def _sync(path: Path) -> None:

@@ -5,9 +5,7 @@ are linked, so the next version costs no second copy; the others are written ane
 of what left.
 """
 
-import errno
 import json
-import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -26,13 +24,11 @@ from bank.shards import map_size, write_patches
 from bank.table import PHOTOS, SCENES, column, read_table, scene_row, write_table
 from jobs.stages.cutting import CutShard, shard_files
 from jobs.stages.receipts import WORK, Receipt
-from pipeline.files import put_in_place
+from pipeline.files import link_or_copy, put_in_place
 from pipeline.pack import write_samples
 from pipeline.scene import LeftOut, image_of
 
 PATCHES_AT_ONCE = 512
-# Of file systems that have no links, or not between these two places.
-NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def copy_shards(
@@ -152,12 +148,7 @@ def _link(bank: Path, target_bank: Path, manifest: Manifest, shard: str) -> dict
         target = target_bank / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        try:
-            os.link(bank / path, target)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            shutil.copyfile(bank / path, target)
+        link_or_copy(bank / path, target)
     return {path: manifest.files[path] for path in files}
 
 

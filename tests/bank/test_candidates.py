@@ -2,9 +2,19 @@ import numpy as np
 import pytest
 
 from bank import exact_search as exact
-from bank.candidates import Candidates, find_candidates, read_candidates, write_candidates
+from bank import query_plan
+from bank.candidates import (
+    Candidates,
+    find_candidates,
+    join_candidates,
+    read_candidates,
+    search_block,
+    write_candidates,
+)
 from bank.errors import BankError
 from bank.exact_search import PADDING, Pool, exact_search
+from bank.pools import pools_by_category
+from bank.query_plan import QueryPlan, plan_queries
 from bank.rounding import STEP, in_steps, rounded
 from pipeline.scene import image_of, patch_id
 
@@ -208,3 +218,140 @@ def test_a_candidates_file_with_a_byte_lost_is_read_whole_or_a_bank_error(tmp_pa
         except BankError:
             refused += 1
     assert refused > 50
+
+
+def a_plan(k=6, scope="category", seed=4, **kwargs):
+    """A bank in which many categories have fewer than `k`, and its plan."""
+    features, ids, photos, names, train = a_bank(
+        categories=["cat", "dog", "sky", *map(str, range(12))], seed=seed, **kwargs
+    )
+    names = np.where(ids >> 16 > 240, "never trained", names)
+    different, codes = np.unique(names, return_inverse=True)
+    pools = pools_by_category(ids, different.tolist(), codes, train)
+    return plan_queries(pools, photos, k, scope), (features, ids, photos, names, train)
+
+
+def smaller(monkeypatch, cost=1000, least=5, found=200):
+    for name, value in {"COST": cost, "LEAST": least, "FOUND": found}.items():
+        monkeypatch.setattr(query_plan, name, value)
+
+
+@pytest.mark.parametrize("scope", ["category", "all"])
+@pytest.mark.parametrize("found", [6, 60, 200])
+def test_blocks_of_any_size_find_what_one_block_finds(monkeypatch, tmp_path, scope, found):
+    plan, bank = a_plan(scope=scope)
+    whole = find_candidates(*bank, k=6, scope=scope)
+    assert len(plan.blocks) == (1 if scope == "all" else 2)
+    smaller(monkeypatch, found=found)
+    plan, _ = a_plan(scope=scope)
+    assert len(plan.blocks) >= len(bank[1]) // (found // 6)
+    plan.save(tmp_path / "plan")
+    plan = QueryPlan.open(tmp_path / "plan")
+    for start, stop in plan.blocks:
+        some = search_block(plan, Pool(bank[1], bank[0]), start, stop)
+        for mine, expected in zip(some, whole, strict=True):
+            np.testing.assert_array_equal(mine, expected[plan.queries[start:stop]])
+
+
+def test_a_plan_comes_back_from_its_files_as_it_was(tmp_path, monkeypatch):
+    smaller(monkeypatch)
+    plan, _ = a_plan()
+    plan.save(tmp_path / "plan")
+    read = QueryPlan.open(tmp_path / "plan")
+    assert (read.blocks, read.k, read.scope) == (plan.blocks, plan.k, plan.scope)
+    assert (read.num_own, read.pools.names) == (plan.num_own, plan.pools.names)
+    arrays = [(p.photos, p.training, p.queries, *p.pools[1:]) for p in (plan, read)]
+    for mine, theirs in zip(*arrays, strict=True):
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs)
+    assert isinstance(read.queries, np.memmap)
+
+
+def test_every_patch_asks_once_and_no_block_mixes_those_of_any_category(monkeypatch):
+    smaller(monkeypatch)
+    plan, bank = a_plan()
+    assert sorted(plan.queries.tolist()) == list(range(len(bank[1])))
+    ends = [0, *(stop for _, stop in plan.blocks)]
+    assert [start for start, _ in plan.blocks] == ends[:-1]
+    assert ends[-1] == len(bank[1])
+    assert 0 < plan.num_own < len(bank[1])
+    assert plan.num_own in ends
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_which_patches_get_some_of_another_category_is_known_beforehand(seed):
+    random = np.random.default_rng(seed)
+    size = {"num_photos": int(random.integers(40, 60)), "per_photo": int(random.integers(1, 9))}
+    plan, bank = a_plan(int(random.integers(1, 40)), seed=seed, **size)
+    photos = bank[2] // random.integers(1, 30)  # some are equal files
+    plan = plan_queries(plan.pools, photos, plan.k, "category")
+    features, ids, _, names, train = bank
+    own = [
+        int((train & (names == name) & (photos != photo)).sum())
+        for name, photo in zip(names, photos, strict=True)
+    ]
+    short = np.flatnonzero(np.array(own) < plan.k)
+    assert sorted(plan.queries[plan.num_own :].tolist()) == short.tolist()
+    found = find_candidates(features, ids, photos, names, train, plan.k)
+    unfilled = found.fallback.any(1) | ~found.valid.all(1)
+    assert np.flatnonzero(unfilled).tolist() == short.tolist()
+
+
+def test_a_plan_is_the_same_whatever_the_numbers_of_the_categories(monkeypatch):
+    smaller(monkeypatch)
+    plan, (_, ids, photos, names, train) = a_plan()
+    different, codes = np.unique(names, return_inverse=True)
+    order = np.random.default_rng(0).permutation(len(different))
+    renamed, recoded = different[order].tolist(), np.argsort(order)[codes]
+    again = plan_queries(
+        pools_by_category(ids, [*renamed, "of no patch"], recoded, train), photos, 6, "category"
+    )
+    assert again.blocks == plan.blocks
+    assert again.pools.names == plan.pools.names == sorted(set(names[train]))
+    np.testing.assert_array_equal(again.queries, plan.queries)
+    np.testing.assert_array_equal(again.pools.rows, plan.pools.rows)
+
+
+def test_pools_hold_the_training_patches_of_a_category_by_their_ids():
+    plan, (_, _, _, names, train) = a_plan()
+    for code, name in enumerate(plan.pools.names):
+        expected = np.flatnonzero(train & (names == name))
+        assert plan.pools.pool(code).tolist() == expected.tolist()
+        assert (plan.pools.codes[expected] == code).all()
+    none = len(plan.pools.names)
+    assert plan.pools.codes[names == "never trained"].tolist() == [none] * 20
+    assert not len(plan.pools.pool(none))
+
+
+def test_blocks_cost_about_the_same_within_their_bounds(monkeypatch):
+    smaller(monkeypatch, cost=1000, least=5)
+    costs = np.repeat([0, 1, 20, 50, 10_000], [300, 300, 300, 300, 23])
+    blocks = query_plan.cut(costs, 100)
+    sizes = [stop - start for start, stop in blocks]
+    inside = [costs[start:stop] for start, stop in blocks]
+    assert sum(sizes) == len(costs)
+    assert max(sizes) == 100
+    assert all(some.sum() <= 1000 for some in inside if some.max() < 200)
+    assert [len(some) for some in inside if some.min() == 10_000] == [5, 5, 5, 5, 3]
+    assert sum(some.sum() >= 900 for some in inside if some.max() == 50) >= 14
+    assert query_plan.cut(np.zeros(0, np.int64), 100) == []
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_parts_in_any_order_become_the_file_that_is_written_at_once(tmp_path, monkeypatch, seed):
+    smaller(monkeypatch)
+    plan, bank = a_plan()
+    ids = bank[1]
+    write_candidates(tmp_path / "whole.arrow", ids, find_candidates(*bank, k=6))
+    parts = []
+    for start, stop in plan.blocks:
+        part = tmp_path / f"part-{start}.arrow"
+        some = search_block(plan, Pool(ids, bank[0]), start, stop)
+        write_candidates(part, ids[plan.queries[start:stop]], some)
+        parts.append(part)
+    np.random.default_rng(seed).shuffle(parts)
+    join_candidates(tmp_path / "joined.arrow", ids, 6, parts)
+    assert (tmp_path / "joined.arrow").read_bytes() == (tmp_path / "whole.arrow").read_bytes()
+    assert {p.name for p in tmp_path.glob("joined*")} == {"joined.arrow"}
+    with pytest.raises(ValueError, match="of 160 patches"):
+        join_candidates(tmp_path / "joined.arrow", ids, 6, parts[1:])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bank import candidates, certified_search, exact_search
+from bank import certified_search, exact_search, query_plan
 from bank.candidates import find_candidates
 from bank.certified_search import Projection, Searcher, certified
 from bank.exact_search import lowest
@@ -95,7 +95,8 @@ def blocks(monkeypatch):
     sizes = {"SMALL": 20, "CELLS": 3000, "COLUMNS": 150, "RANKED": 7, "PREPARED": 50, "MARGIN": 2}
     for name, size in sizes.items():
         monkeypatch.setattr(certified_search, name, size)
-    monkeypatch.setattr(candidates, "AT_ONCE", 37)
+    for name, size in {"COST": 20_000, "LEAST": 10, "FOUND": 37 * K}.items():
+        monkeypatch.setattr(query_plan, name, size)
     monkeypatch.setattr(exact_search, "BLOCK", 3000)
     monkeypatch.setattr(exact_search, "BLOCK_COLUMNS", 128)
 
@@ -106,8 +107,8 @@ def shares(monkeypatch):
     counts = [0, 0]
     search = Searcher._search_certified
 
-    def counted(self, neighbours, rows):
-        unsure = search(self, neighbours, rows)
+    def counted(self, neighbours, rows, pool_rows):
+        unsure = search(self, neighbours, rows, pool_rows)
         counts[0] += len(rows)
         counts[1] += len(unsure)
         return unsure

@@ -1,5 +1,8 @@
+import errno
 import json
+import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -7,7 +10,9 @@ import pytest
 from bank import index as module
 from bank.candidates import find_candidates
 from bank.errors import BankError
-from bank.index import Indexes, build_indexes
+from bank.exact_search import Pool
+from bank.index import Indexes, build_indexes, join_index, plan_index, write_index_block
+from bank.pools import pools_by_category
 from bank.rounding import rounded
 from pipeline.scene import image_of, patch_id
 
@@ -353,3 +358,55 @@ def test_a_gpu_finds_what_the_exact_search_finds(tmp_path, ivf_above):
         order = np.lexsort((ids[own], squared))[:K]
         hits = np.isin(found.ids[row], ids[own][order]).mean()
         assert hits == 1 or ivf_above < len(ids)
+
+
+def test_small_categories_share_a_block_and_a_large_one_has_its_own(monkeypatch):
+    monkeypatch.setattr(module, "TOGETHER", 100)
+    sizes = {"a": 60, "b": 40, "c": 1, "d": 201, "e": 50, "f": 50, "g": 120, "h": 3}
+    names = np.repeat(list(sizes), list(sizes.values()))
+    ids, codes = np.arange(len(names)), np.unique(names, return_inverse=True)[1]
+    pools = pools_by_category(ids, list(sizes), codes, np.ones(len(ids), bool))
+    assert plan_index(pools, 200) == [(0, 2), (2, 3), (3, 4), (4, 6), (6, 7), (7, 8)]
+    assert plan_index(pools, 2) == [(number, number + 1) for number in range(8)]
+    monkeypatch.setattr(module, "TOGETHER", 1000)
+    assert plan_index(pools, 1000) == [(0, 8)]
+    assert plan_index(pools, 200) == [(0, 3), (3, 4), (4, 8)]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("backwards", [True, False])
+def test_blocks_made_in_any_order_become_the_index_that_is_built_at_once(
+    tmp_path, engine, monkeypatch, links, backwards
+):
+    def no_links(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    features, ids, names = a_large_category()
+    random = np.random.default_rng(0)
+    names[::3] = random.choice(["ant", "crow", "sea", "sky"], len(names[::3]))
+    train = random.random(len(ids)) < 0.8
+    names[~train & (names == "crow")] = "never trained"
+    build_indexes(
+        tmp_path / "whole", features[train], ids[train], names[train], DIGEST, ivf_above=1000
+    )
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(module, "TOGETHER", 400)
+    monkeypatch.setattr(module, "READ_AT_ONCE", 70)
+    different, codes = np.unique(names, return_inverse=True)
+    pools = pools_by_category(ids, different.tolist(), codes, train)
+    blocks = plan_index(pools, 1000)
+    assert blocks == [(0, 1), (1, 2), (2, 4), (4, 5), (5, 6)]
+    parts = [tmp_path / "parts" / str(first) for first, _ in blocks]
+    made = list(zip(parts, blocks, strict=True))
+    for part, block in reversed(made) if backwards else made:
+        write_index_block(part, pools, Pool(ids, features), block, 1000)
+    join_index(tmp_path / "index", parts, DIGEST)
+    whole, joined = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("whole", "index")
+    )
+    assert joined == whole
+    assert len(whole) == (9 if engine == "faiss" else 3)
+    shutil.rmtree(tmp_path / "parts")
+    assert Indexes.open(tmp_path / "index", DIGEST).search(features[:2], names[:2], K).valid.all()
