@@ -14,8 +14,8 @@ from jobs.stages.blocks import Block, Stage, make_part
 from jobs.stages.cluster import Job, Pool
 from jobs.stages.derivation import Derivation
 from jobs.stages.networks import CooccurrenceStage, GraphEncoderStage
-from jobs.stages.receipts import Receipt, find_receipt
-from jobs.stages.search import NearestCandidates, SearchIndex
+from jobs.stages.receipts import WORK, Receipt, find_receipt
+from jobs.stages.search import NearestCandidates, QueryPlanStage, SearchIndex
 from jobs.stages.vectors import ObjectFeatures, PatchVectors
 from pipeline.progress import Bar
 
@@ -23,6 +23,7 @@ from pipeline.progress import Bar
 STAGES: tuple[type[Stage], ...] = (
     GraphEncoderStage,
     CooccurrenceStage,
+    QueryPlanStage,
     ObjectFeatures,
     PatchVectors,
     SearchIndex,
@@ -33,7 +34,8 @@ STAGES: tuple[type[Stage], ...] = (
 def derive(derivation: Derivation, pool: Pool) -> dict[str, FileDigest]:
     """All derived files; their digests by path in the bank."""
     receipts = run_stages([stage(derivation) for stage in STAGES], pool)
-    return {path: digest for r in receipts.values() for path, digest in r.outputs.items()}
+    outputs = (output for receipt in receipts.values() for output in receipt.outputs.items())
+    return {path: digest for path, digest in outputs if not path.startswith(f"{WORK}/")}
 
 
 def run_stages(stages: Sequence[Stage], pool: Pool) -> dict[str, Receipt]:

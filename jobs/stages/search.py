@@ -1,26 +1,63 @@
 """What is found by object features: index/, for graphs that are not in the bank, and
-candidates.arrow."""
+candidates.arrow.
 
-import hashlib
+Both are made by blocks that the plan of queries fixes: categories, and queries that cost about the
+same (bank/pools.py, bank/query_plan.py).
+"""
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bank.candidates import find_candidates, write_candidates
+from bank.candidates import join_candidates, search_block, write_candidates
+from bank.exact_search import Pool
 from bank.index import FORMAT as INDEX_FORMAT
-from bank.index import build_indexes
-from bank.table import read_vectors
-from jobs.stages.blocks import Stage, software
+from bank.index import join_index, plan_index, write_index_block
+from bank.pools import Pools, pools_by_category
+from bank.query_plan import QueryPlan, plan_queries
+from bank.table import codes, read_vectors
+from jobs.stages.blocks import Block, Stage, software
 from jobs.stages.derivation import training_rows
+from jobs.stages.receipts import WORK
+
+PLAN = f"{WORK}/query-plan"
+PART = "candidates.arrow"  # a part: those of its queries
+
+
+class QueryPlanStage(Stage):
+    """work/query-plan: which patches are compared with which. It takes no worker."""
+
+    name, title, outputs = "query-plan", "", (PLAN,)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        options = self.derivation.options
+        return {"k": options.candidates, "scope": options.candidate_scope}
+
+    @property
+    def software(self) -> Mapping[str, str]:
+        return {}
+
+    def ranges(self) -> Sequence[tuple[int, int]]:
+        return []
+
+    @staticmethod
+    def make(block: Block, folder: Path) -> None:
+        raise NotImplementedError
+
+    def join(self, parts: Sequence[Path]) -> None:
+        contents, options = self.contents, self.derivation.options
+        names, of_patch = codes(contents.table, "category")
+        pools = pools_by_category(contents.patch_ids, names, of_patch, training_rows(contents))
+        photos, k = contents.photos_of_patches, options.candidates
+        plan_queries(pools, photos, k, options.candidate_scope).save(self.bank / PLAN)
 
 
 class SearchIndex(Stage):
     """index/: training patches by category."""
 
     name, title, outputs = "index", "search index", ("index",)
-    needs = ("features",)
+    needs = ("query-plan", "features")
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -31,53 +68,38 @@ class SearchIndex(Stage):
         return software("torch", "faiss")
 
     def ranges(self) -> Sequence[tuple[int, int]]:
-        return []
+        return plan_index(Pools.open(self.bank / PLAN))
 
     @staticmethod
-    def make(block, folder):
-        raise NotImplementedError
+    def make(block: Block, folder: Path) -> None:
+        pools, categories = Pools.open(block.bank / PLAN), (block.start, block.stop)
+        write_index_block(folder, pools, _patches(block.bank), categories)
 
     def join(self, parts: Sequence[Path]) -> None:
-        contents = self.contents
-        ids, vectors = read_vectors(self.bank / "features.arrow", "feature")
-        train = training_rows(contents)
-        categories = np.array(contents.strings("category"), object)[train].tolist()
-        digest = self.derivation.content_digest
-        build_indexes(self.bank / "index", vectors[train], ids[train], categories, digest)
+        join_index(self.bank / "index", parts, self.derivation.content_digest)
 
 
 class NearestCandidates(Stage):
-    """candidates.arrow: for every patch its nearest training patches of other photos.
-
-    Equal files are one photo.
-    """
+    """candidates.arrow: for every patch its nearest training patches of other photos."""
 
     name, title, outputs = "candidates", "candidates", ("candidates.arrow",)
-    needs = ("features",)
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        options = self.derivation.options
-        photos = hashlib.sha256(self.contents.photos_of_patches.tobytes()).hexdigest()
-        return {"k": options.candidates, "scope": options.candidate_scope, "photos": photos}
+    needs = ("query-plan", "features")
 
     def ranges(self) -> Sequence[tuple[int, int]]:
-        return []
+        return QueryPlan.open(self.bank / PLAN).blocks
 
     @staticmethod
-    def make(block, folder):
-        raise NotImplementedError
+    def make(block: Block, folder: Path) -> None:
+        plan, patches = QueryPlan.open(block.bank / PLAN), _patches(block.bank)
+        found = search_block(plan, patches, block.start, block.stop)
+        ids = patches.ids[plan.queries[block.start : block.stop]]
+        write_candidates(folder / PART, ids, found)
 
     def join(self, parts: Sequence[Path]) -> None:
-        contents, options = self.contents, self.derivation.options
-        ids, vectors = read_vectors(self.bank / "features.arrow", "feature")
-        candidates = find_candidates(
-            vectors,
-            ids,
-            contents.photos_of_patches,
-            contents.strings("category"),
-            training_rows(contents),
-            options.candidates,
-            options.candidate_scope,
-        )
-        write_candidates(self.bank / "candidates.arrow", ids, candidates)
+        ids, k = self.contents.patch_ids, self.derivation.options.candidates
+        join_candidates(self.bank / self.outputs[0], ids, k, [part / PART for part in parts])
+
+
+def _patches(bank: Path) -> Pool:
+    """All of the bank, mapped."""
+    return Pool(*read_vectors(bank / "features.arrow", "feature"))
