@@ -18,6 +18,8 @@ index/                        search by category, training patches only
 candidates.arrow              patch id -> K training patches from other photos, the nearest of its
                               category first, then of any (`fallback`)
 ---- in neither digest: where the bank comes from, and what describes it ----
+quality.arrow                 patch id -> share of its box that its mask covers, the box's sides in
+                              px; optional (bank/quality.py)
 failures.jsonl                every photo or object left out, with a reason code
 croissant.json                for search engines and dataset hubs (bank/croissant.py)
 report.html                   numbers and contact sheets, by `python -m jobs.inspect_bank`

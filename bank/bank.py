@@ -16,6 +16,7 @@ from bank.errors import BankError
 from bank.exact_search import PADDING
 from bank.index import Indexes
 from bank.manifest import Manifest, check_sizes, check_small, read_manifest
+from bank.quality import QUALITY_FILE, Quality, read_quality
 from bank.recipe import Scope
 from bank.shards import rows_of
 from bank.table import column, read_vectors
@@ -40,7 +41,7 @@ class Bank:
 
         Looked at are the sizes of all files and the bytes of the small ones. Patches and scenes
         are compared with their SHA-256 when they are first read; a changed byte in the tables of
-        vectors and candidates is found by `python -m jobs.verify_bank` alone.
+        vectors, candidates and quality is found by `python -m jobs.verify_bank` alone.
         """
         manifest = read_manifest(Path(path))
         check_sizes(Path(path), manifest)
@@ -123,6 +124,20 @@ class Bank:
         boxes = np.where(known[..., None], np.stack(corners, axis=-1), 0).astype(np.float32)
         return np.where(known, self.contents.photos_of_patches[rows], -1), boxes
 
+    def quality(self, ids: NDArray[np.int64]) -> Quality:
+        """How much of their boxes the masks of patches (...) cover, and the boxes' sides in px.
+
+        Padding has an unknown share and sides of 0. BankError where the bank has no quality.arrow.
+        """
+        wanted = np.asarray(ids, np.int64)
+        present = wanted > PADDING
+        rows = self.rows(wanted[present])
+        shape, kind = wanted.shape, np.float32
+        found = Quality(np.full(shape, np.nan, kind), np.zeros(shape, kind), np.zeros(shape, kind))
+        for values, stored in zip(found, self._quality, strict=True):
+            values[present] = stored[rows]
+        return found
+
     def candidates(self, ids: NDArray[np.int64], k: int | None = None) -> Candidates:
         """The stored candidates (O, K) of the bank's own patches (O,), or the first k of them."""
         known, all_candidates = self._candidates
@@ -176,6 +191,17 @@ class Bank:
         return self._rows_of_patches("cooccurrence.arrow", "co_occurrence")
 
     @cached_property
+    def _quality(self) -> Quality:
+        if QUALITY_FILE not in self.manifest.files:
+            raise BankError(
+                f"{self.path} has no {QUALITY_FILE}: it was built by an earlier version; "
+                f"`python -m jobs.build_bank` with --mode overwrite makes one"
+            )
+        ids, quality = read_quality(self.path / QUALITY_FILE)
+        self._check_ids(QUALITY_FILE, ids)
+        return quality
+
+    @cached_property
     def _candidates(self) -> tuple[NDArray[np.int64], Candidates]:
         return read_candidates(self.path / "candidates.arrow")
 
@@ -185,9 +211,12 @@ class Bank:
 
     def _rows_of_patches(self, file: str, name: str) -> NDArray[np.float32]:
         ids, vectors = read_vectors(self.path / file, name)
+        self._check_ids(file, ids)
+        return vectors
+
+    def _check_ids(self, file: str, ids: NDArray[np.int64]) -> None:
         if not np.array_equal(ids, self.patch_ids):
             raise BankError(f"{self.path / file} is of other patches; build the bank again")
-        return vectors
 
     def _vectors(self, vectors: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
         wanted = np.asarray(ids, np.int64)

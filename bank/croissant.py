@@ -6,7 +6,7 @@ and `datePublished`; the file is in neither digest.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from bank.files import FileDigest
 from bank.manifest import FORMAT, Manifest
+from bank.quality import QUALITY, QUALITY_FILE
 from bank.table import PATCHES, read_table
 from pipeline.files import write_bytes
 from pipeline.wording import counted
@@ -93,6 +94,16 @@ COLUMNS = {
     "photo_file": "The photo's file, relative to the folder of the dataset.",
     "pixels_sha256": "SHA-256 of the patch's raw pixels, 32 bytes.",
 }
+QUALITY_COLUMNS = {
+    "patch_id": "The patch, as in patches.arrow.",
+    "mask_share": "Share of the box that the object's mask covers; null where that is not known.",
+    "width_px": "Width of the box, in pixels of the photo.",
+    "height_px": "Height of the box, in pixels of the photo.",
+}
+TABLES = (
+    ("patches.arrow", PATCHES, COLUMNS),
+    (QUALITY_FILE, QUALITY, QUALITY_COLUMNS),  # optional
+)
 
 
 def write_croissant(bank: Path, manifest: Manifest) -> None:
@@ -132,7 +143,11 @@ def describe(manifest: Manifest, licences: list[str]) -> dict[str, Any]:
             ),
             *_file_sets(manifest),
         ],
-        "recordSet": [_patches()],
+        "recordSet": [
+            _record_set(file, schema, descriptions)
+            for file, schema, descriptions in TABLES
+            if file in manifest.files
+        ],
     }
 
 
@@ -184,26 +199,28 @@ def _file_sets(manifest: Manifest) -> Iterator[dict[str, Any]]:
         }
 
 
-def _patches() -> dict[str, Any]:
+def _record_set(file: str, schema: pa.Schema, descriptions: Mapping[str, str]) -> dict[str, Any]:
+    """A table with a row per patch."""
+    name = f"{PurePosixPath(file).stem}_table"
     return {
         "@type": "cr:RecordSet",
-        "@id": "patches_table",
-        "name": "patches_table",
+        "@id": name,
+        "name": name,
         "description": "A row per patch, by rising patch_id.",
-        "key": {"@id": "patches_table/patch_id"},
-        "field": [_field(column) for column in PATCHES],
+        "key": {"@id": f"{name}/patch_id"},
+        "field": [_field(name, file, column, descriptions[column.name]) for column in schema],
     }
 
 
-def _field(column: pa.Field) -> dict[str, Any]:
+def _field(table: str, file: str, column: pa.Field, description: str) -> dict[str, Any]:
     return {
         "@type": "cr:Field",
-        "@id": f"patches_table/{column.name}",
+        "@id": f"{table}/{column.name}",
         "name": column.name,
-        "description": COLUMNS[column.name],
+        "description": description,
         "dataType": _data_type(column.type),
         "source": {
-            "fileObject": {"@id": "patches.arrow"},
+            "fileObject": {"@id": file},
             "extract": {"column": column.name},
         },
     }

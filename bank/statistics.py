@@ -26,6 +26,7 @@ from bank.duplicates import (
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, check_sizes, read_manifest
+from bank.quality import QUALITY_FILE, box_sides
 from bank.shards import close_shards
 from bank.table import column, read_table
 from pipeline.progress import progress
@@ -48,6 +49,7 @@ class CategoryCount(NamedTuple):
     fallback: float  # fraction of its patches' candidates that are of another category
     alike: float  # fraction of its patches that have a near duplicate in another photo
     recall: float | None  # of its index against exact search; None: no training patch
+    mask_share: float | None  # of a box that its mask covers, median; None: unknown of every patch
 
     @property
     def patches(self) -> int:
@@ -77,6 +79,13 @@ class DuplicateCount(NamedTuple):
     in_training: int  # validation and test patches that training has as well
 
 
+class MaskShares(NamedTuple):
+    """How much of their boxes the masks cover."""
+
+    quantiles: tuple[float, float, float]  # 10 %, 50 %, 90 % of the known
+    unknown: int  # patches
+
+
 class Statistics(NamedTuple):
     patches: int
     photos: int
@@ -86,6 +95,7 @@ class Statistics(NamedTuple):
     enlarged: float  # fraction of boxes with a side shorter than a patch's
     wholly_enlarged: float  # ... with both
     side_px: tuple[float, float, float]  # 10 %, 50 %, 90 % of the square roots of areas
+    mask_shares: MaskShares | None  # None: unknown of every patch
     licences: tuple[tuple[str, int, int], ...]  # name, patches, photos: most patches first
     equal: DuplicateCount
     alike: DuplicateCount  # equal or near duplicates
@@ -141,16 +151,18 @@ def collect_statistics(bank: Bank) -> Statistics:
     widths, heights = box_sides(table)
     sides = np.sqrt(widths * heights)  # of squares as large
     shorter, longer = np.minimum(widths, heights), np.maximum(widths, heights)
+    masks = read_mask_shares(bank)
     failures = count_failures(bank)
     return Statistics(
         patches=size,
         photos=len(np.unique(images)),
         splits=_by_split(table),
-        categories=_categories(bank, sides, fallback, valid, alike),
+        categories=_categories(bank, sides, fallback, valid, alike, masks),
         sizes=_sizes(shorter, longer),
         enlarged=float((shorter < bank.patch_size).mean()),
         wholly_enlarged=float((longer < bank.patch_size).mean()),
         side_px=tuple(np.quantile(sides, (0.1, 0.5, 0.9)).tolist()),
+        mask_shares=_mask_shares(masks),
         licences=_licences(table, images),
         equal=_count(groups.equal()),
         alike=_count(alike),
@@ -201,6 +213,14 @@ def _true_per_row(table: pa.Table, name: str) -> NDArray[np.int64]:
     return counts
 
 
+def read_mask_shares(bank: Bank) -> NDArray[np.float32]:
+    """(B,) of each box, the share that its mask covers; NaN where unknown."""
+    if QUALITY_FILE not in bank.manifest.files:  # banks of earlier versions
+        return np.full(len(bank), np.nan, np.float32)
+    check_digest(bank.path, bank.manifest, QUALITY_FILE)
+    return bank.quality(bank.patch_ids).mask_share
+
+
 def read_recalls(bank: Bank) -> Mapping[str, float]:
     """Category -> fraction of exact neighbours that its index finds; 1 where none is recorded."""
     check_digest(bank.path, bank.manifest, "index/index.json")
@@ -235,12 +255,12 @@ def _describe_failure(row: Mapping[str, Any]) -> str:
     return f"photo {row['image_id']}{of}: {row['detail']}"
 
 
-def box_sides(table: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Widths and heights (B,) of the boxes, in pixels of their photos."""
-    across = (column(table, "x1") - column(table, "x0")) * column(table, "source_width")
-    down = (column(table, "y1") - column(table, "y0")) * column(table, "source_height")
-    # Boxes are float32: a box of 64 px may come out as 63.9999.
-    return across.round(2).astype(np.float32), down.round(2).astype(np.float32)
+def _mask_shares(shares: NDArray[np.float32]) -> MaskShares | None:
+    known = shares[~np.isnan(shares)]
+    if not known.size:
+        return None
+    tenth, median, most = np.quantile(known, (0.1, 0.5, 0.9)).tolist()
+    return MaskShares((tenth, median, most), shares.size - known.size)
 
 
 def _sizes(shorter: NDArray[np.float32], longer: NDArray[np.float32]) -> tuple[SizeCount, ...]:
@@ -259,6 +279,7 @@ def _categories(
     fallback: NDArray[np.int64],
     valid: NDArray[np.int64],
     alike: Duplicates,
+    masks: NDArray[np.float32],
 ) -> tuple[CategoryCount, ...]:
     """Of every name in the vocabulary, and of one that only the table has."""
     codes, present = _coded(bank.table, "category")
@@ -270,6 +291,7 @@ def _categories(
     for number, name in enumerate(present):
         rows = order[bounds[number] : bounds[number + 1]]
         train, val, test = splits[rows].sum(0).tolist()
+        of_masks = _mask_shares(masks[rows])
         counts[name] = CategoryCount(
             name=name,
             splits=(train, val, test),
@@ -278,11 +300,12 @@ def _categories(
             fallback=float(fallback[rows].sum() / max(1, valid[rows].sum())),
             alike=float(alike.other_photo[rows].mean()),
             recall=recalls.get(name, 1.0) if train else None,
+            mask_share=of_masks.quantiles[1] if of_masks else None,
         )
     names = dict.fromkeys([*bank.vocabulary.objects, *present])
     none = (0, 0, 0)
     return tuple(
-        counts.get(name) or CategoryCount(name, none, 0, 0.0, 0.0, 0.0, None)
+        counts.get(name) or CategoryCount(name, none, 0, 0.0, 0.0, 0.0, None, None)
         for name in names
         if name != IMAGE
     )

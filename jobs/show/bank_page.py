@@ -73,6 +73,7 @@ def lines(path: Path, bank: Bank, statistics: Statistics) -> list[str]:
         f"boxes: median side {median:.0f} px (10 % under {tenth:.0f}, 10 % over {most:.0f}); "
         f"{_percent(statistics.enlarged)} have a side under the patch's {bank.patch_size} px, "
         f"{_percent(statistics.wholly_enlarged)} both",
+        f"masks cover: {_masks(statistics)}",
         f"licences: {_listed([f'{name} {n:,}' for name, n in _short_licences(statistics)])}",
         f"equal patches: {_duplicates(statistics.equal)}",
         f"equal or near duplicates: {_duplicates(statistics.alike)}; "
@@ -97,6 +98,17 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
         return "none"
     more = len(names) - most
     return ", ".join(_short(n) for n in names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _masks(statistics: Statistics) -> str:
+    shares = statistics.mask_shares
+    if shares is None:
+        return "unknown for every patch"
+    tenth, median, most = map(_percent, shares.quantiles)
+    return (
+        f"median {median} of the box (10 % under {tenth}, 10 % over {most}); "
+        f"unknown for {counted(shares.unknown, 'patch')}"
+    )
 
 
 def _duplicates(count: DuplicateCount) -> str:

@@ -13,6 +13,7 @@ from bank.bank import Bank
 from bank.croissant import describe, write_croissant
 from bank.files import file_digest
 from bank.manifest import read_manifest
+from bank.quality import QUALITY
 from bank.table import PATCHES
 
 # Of the library under the validator.
@@ -45,7 +46,7 @@ def test_the_validator_finds_no_error_and_misses_only_the_date(bank, written, of
     assert not issues.errors
     (warning,) = issues.warnings
     assert "datePublished" in warning
-    (records,) = dataset.metadata.record_sets
+    records = dataset.metadata.record_sets[0]
     assert len(records.fields) == len(PATCHES)
 
 
@@ -93,12 +94,28 @@ def test_shards_are_file_sets_whose_patterns_find_them(bank, written):
 
 
 def test_columns_are_those_of_the_table_with_their_types(bank, written):
-    (records,) = written["recordSet"]
+    records = written["recordSet"][0]
     types = {f["source"]["extract"]["column"]: f["dataType"] for f in records["field"]}
     kinds = {pa.string(): "sc:Text", pa.float32(): "sc:Float", pa.binary(32): "sc:Text"}
     table = Bank.open(bank).table
     assert types == {f.name: kinds.get(f.type, "sc:Integer") for f in table.schema}
     assert all(field["description"] for field in records["field"])
+
+
+def test_the_optional_table_of_quality_is_described_where_it_is(quality_bank, tmp_path, offline):
+    bank = shutil.copytree(quality_bank, tmp_path / "bank")
+    write_croissant(bank, read_manifest(bank))
+    dataset = mlcroissant.Dataset(str(bank / "croissant.json"))
+    assert not dataset.metadata.ctx.issues.errors
+    patches, quality = json.loads((bank / "croissant.json").read_text("utf-8"))["recordSet"]
+    assert (patches["@id"], quality["@id"]) == ("patches_table", "quality_table")
+    assert quality["key"] == {"@id": "quality_table/patch_id"}
+    columns = {f["source"]["extract"]["column"]: f["dataType"] for f in quality["field"]}
+    assert columns == {
+        f.name: "sc:Float" if f.type == pa.float32() else "sc:Integer" for f in QUALITY
+    }
+    assert {f["source"]["fileObject"]["@id"] for f in quality["field"]} == {"quality.arrow"}
+    assert all(field["description"] for field in quality["field"])
 
 
 def test_licences_counts_and_digests_are_the_banks(bank, written):

@@ -15,9 +15,10 @@ from bank.contents import write_vocabulary
 from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import Manifest, write_manifest
+from bank.quality import QUALITY
 from bank.shards import map_size, write_patches
 from bank.statistics import EXAMPLES, collect_statistics, open_checked, read_recalls
-from bank.table import PATCHES, SCENES, write_table
+from bank.table import PATCHES, SCENES, read_table, write_table
 from pipeline.scene import IMAGE, IN_IMAGE, Vocabulary, patch_id
 
 WIDTH, HEIGHT = 640, 480  # px, of every photo
@@ -208,6 +209,31 @@ def test_fallback_is_a_fraction_of_the_candidates_that_there_are(statistics):
     assert fractions == {"sea": 1, "boat": 1 / 8, "sky": 1, "kite": 1, "bus": 0}
 
 
+def write_quality(folder: Path, shares: list[float | None]) -> None:
+    ids = read_table(folder / "patches.arrow").column("patch_id")
+    sides = pa.nulls(len(ids), pa.float32()).fill_null(9.0)
+    table = pa.table([ids, pa.array(shares, pa.float32()), sides, sides], schema=QUALITY)
+    write_table(folder / "quality.arrow", table)
+    write_manifest_of(folder)
+
+
+def test_shares_of_masks_are_of_the_patches_whose_share_is_known(folder):
+    write_quality(folder, [0.5, None, None, 1, 0, 0.25, None])
+    statistics = collect_statistics(open_checked(folder))
+    quantiles = np.quantile([0, 0.25, 0.5, 1], (0.1, 0.5, 0.9)).tolist()
+    assert statistics.mask_shares == (pytest.approx(quantiles), 3)
+    shares = {c.name: c.mask_share for c in statistics.categories}
+    # Of the boats 0.5, 1 and 0.25.
+    assert shares == {"sea": None, "boat": 0.5, "sky": 0, "kite": None, "bus": None}
+
+
+def test_without_masks_or_without_the_table_all_shares_are_unknown(folder, statistics):
+    assert statistics.mask_shares is None
+    assert {c.mask_share for c in statistics.categories} == {None}
+    write_quality(folder, [None] * 7)
+    assert collect_statistics(open_checked(folder)) == statistics
+
+
 def test_recall_is_read_where_it_is_recorded_and_exact_where_not(statistics, folder):
     recalls = {c.name: c.recall for c in statistics.categories}
     assert recalls == {"sea": 0, "boat": 0.995, "sky": 1, "kite": None, "bus": None}
@@ -243,10 +269,12 @@ def test_no_shard_is_held_open_after(statistics):
         "candidates.arrow",
         "index/index.json",
         "failures.jsonl",
+        "quality.arrow",
         "patches/val-00000/data.mdb",
     ],
 )
 def test_a_file_that_has_changed_is_named_before_it_is_read(folder, name):
+    write_quality(folder, [0.5] * 7)
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / name).write_bytes(data)

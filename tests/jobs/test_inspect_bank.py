@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def test_the_numbers_are_printed_in_a_few_lines(bank, capsys):
     main(InspectBank(bank=bank))
     lines = capsys.readouterr().out.splitlines()
     opened = Bank.open(bank)
-    assert len(lines) == 11
+    assert len(lines) == 12
     assert f"{len(opened):,} patches of" in lines[0]
     assert "train " in lines[0]
     counts = Counter(opened.contents.strings("category"))
@@ -99,10 +100,45 @@ def test_the_numbers_are_printed_in_a_few_lines(bank, capsys):
     assert lines[1].startswith(f"by category: {name} {most}, ")
     assert lines[1].endswith(f"and {len(counts) - 8} more")
     assert "px, " in lines[2]
-    assert lines[3].startswith("licences: cc")
-    assert "15 of 15 categories exact" in lines[8]
-    assert lines[9] == "left out: none"
-    assert lines[10].startswith(f"{bank}/report.html (")
+    assert lines[3].startswith("masks cover: ")
+    assert lines[4].startswith("licences: cc")
+    assert "15 of 15 categories exact" in lines[9]
+    assert lines[10] == "left out: none"
+    assert lines[11].startswith(f"{bank}/report.html (")
+
+
+def test_shares_of_masks_are_in_the_lines_and_on_the_page(quality_bank, tmp_path, capsys):
+    out = tmp_path / "report.html"
+    main(InspectBank(bank=quality_bank, out=out))
+    bank = Bank.open(quality_bank)
+    shares = bank.quality(bank.patch_ids).mask_share
+    tenth, median, most = (f"{100 * q:.1f} %" for q in np.quantile(shares, (0.1, 0.5, 0.9)))
+    assert capsys.readouterr().out.splitlines()[3] == (
+        f"masks cover: median {median} of the box (10 % under {tenth}, 10 % over {most}); "
+        f"unknown for 0 patches"
+    )
+    page = out.read_text()
+    row = "".join(f'<td class="n">{value}</td>' for value in (tenth, median, most, "0"))
+    assert f"<tr>{row}</tr>" in page
+    assert '<option value="mask">' in page
+    names = np.array(bank.contents.strings("category"))
+    articles = [a for tag, a in parsed(page).tags if tag == "article"]
+    for article in articles:
+        share = np.median(shares[names == article["data-name"]])
+        assert article["data-mask"] == f"{share:.4f}"
+        assert f"<dt>mask share</dt><dd>{100 * share:.1f} %</dd>" in page
+
+
+def test_unknown_shares_of_masks_are_said_to_be_unknown(bank, capsys):
+    manifest = read_manifest(bank)
+    files = {path: d for path, d in manifest.files.items() if path != "quality.arrow"}
+    write_manifest(bank, replace(manifest, files=files))
+    main(InspectBank(bank=bank))
+    line = "masks cover: unknown for every patch"
+    assert capsys.readouterr().out.splitlines()[3] == line
+    page = (bank / "report.html").read_text()
+    assert "How much of their boxes the objects cover is unknown" in page
+    assert "mask share" not in page
 
 
 def test_the_page_needs_no_other_file_and_lets_none_in(page):

@@ -153,6 +153,20 @@ def test_every_damaged_file_is_named(bank, capsys):
     }
 
 
+def test_a_damaged_table_of_quality_is_named_and_both_digests_stand(quality_bank, tmp_path, capsys):
+    bank = shutil.copytree(quality_bank, tmp_path / "bank")
+    assert verified(bank, capsys)[0] == 0
+    flip(bank / "quality.arrow")
+    code, lines = verified(bank, capsys)
+    assert code == 1
+    damaged = [line for line in lines if line.startswith("damaged:")]
+    assert len(damaged) == 1
+    assert damaged[0].startswith("damaged: quality.arrow: has other bytes")
+    manifest = read_manifest(bank)
+    assert lines[-1] == f"content digest: {manifest.content_digest}"
+    assert lines[-2] == f"derived digest: {manifest.derived_digest}"
+
+
 def resign(bank: Path, file: str) -> None:
     """Make the manifest agree with a file that was changed."""
     manifest = read_manifest(bank)

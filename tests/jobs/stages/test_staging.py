@@ -3,11 +3,15 @@
 import errno
 import fcntl
 import os
+import shutil
+from dataclasses import replace
 
 import pytest
 
 from bank.errors import BankError
-from jobs.stages.staging import building
+from bank.manifest import read_manifest, write_manifest
+from bank.verify import verify
+from jobs.stages.staging import building, next_version, swap_in
 
 
 def test_a_second_build_of_a_bank_is_told_of_the_first(tmp_path):
@@ -40,3 +44,25 @@ def test_a_lock_that_fails_otherwise_stops_the_build(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(BankError, match="Input/output error"), building(tmp_path / "bank"):
         pass
+
+
+def test_a_next_version_without_the_optional_table_takes_it_away(quality_bank, tmp_path):
+    bank = shutil.copytree(quality_bank, tmp_path / "bank")
+    manifest = read_manifest(bank)
+    files = {path: d for path, d in manifest.files.items() if path != "quality.arrow"}
+    next_version(bank).mkdir(parents=True)
+    write_manifest(next_version(bank), replace(manifest, files=files))
+    swap_in(bank)
+    assert not (bank / "quality.arrow").exists()
+    assert read_manifest(bank).files == files
+    assert verify(bank).damages == ()
+
+
+def test_a_next_version_brings_its_own_table_of_quality(quality_bank, tmp_path):
+    bank = shutil.copytree(quality_bank, tmp_path / "bank")
+    next_version(bank).mkdir(parents=True)
+    (bank / "quality.arrow").rename(next_version(bank) / "quality.arrow")
+    (bank / "quality.arrow").write_bytes(b"of before")
+    write_manifest(next_version(bank), read_manifest(bank))
+    swap_in(bank)
+    assert verify(bank).damages == ()
