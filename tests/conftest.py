@@ -1,22 +1,15 @@
 """A small toy world and a bank built from it, once per test session; processes that do not stay."""
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bank.contents import Contents
-from bank.files import file_digest
-from bank.manifest import read_manifest, write_manifest
-from bank.quality import QUALITY_FILE, join_quality, quality_rows
-from bank.table import write_table
 from jobs.build_bank import BuildBank, main
 from pipeline.arithmetic import fix_products
 from pipeline.output import show_log
@@ -51,20 +44,6 @@ def toy_bank(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     return out
-
-
-@pytest.fixture(scope="session")
-def quality_bank(toy_bank: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy bank with quality.arrow; not to be changed either."""
-    folder = tmp_path_factory.mktemp("quality")
-    bank = shutil.copytree(toy_bank, folder / "toy")
-    manifest = read_manifest(bank)
-    contents = Contents(bank, manifest.recipe["patch_size"])
-    write_table(folder / "part", quality_rows(contents, contents.image_ids))
-    join_quality(bank / QUALITY_FILE, [folder / "part"])
-    files = {**manifest.files, QUALITY_FILE: file_digest(bank / QUALITY_FILE)}
-    write_manifest(bank, replace(manifest, files=files))
-    return bank
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from jobs.stages.blocks import Block, Stage, make_part
 from jobs.stages.cluster import Job, Pool
 from jobs.stages.derivation import Derivation
 from jobs.stages.networks import CooccurrenceStage, GraphEncoderStage
+from jobs.stages.quality import QualityStage
 from jobs.stages.receipts import WORK, Receipt, find_receipt
 from jobs.stages.search import NearestCandidates, QueryPlanStage, SearchIndex
 from jobs.stages.vectors import ObjectFeatures, PatchVectors
@@ -24,6 +25,7 @@ STAGES: tuple[type[Stage], ...] = (
     GraphEncoderStage,
     CooccurrenceStage,
     QueryPlanStage,
+    QualityStage,
     ObjectFeatures,
     PatchVectors,
     SearchIndex,

@@ -102,8 +102,8 @@ def test_columns_are_those_of_the_table_with_their_types(bank, written):
     assert all(field["description"] for field in records["field"])
 
 
-def test_the_optional_table_of_quality_is_described_where_it_is(quality_bank, tmp_path, offline):
-    bank = shutil.copytree(quality_bank, tmp_path / "bank")
+def test_the_optional_table_of_quality_is_described_where_it_is(toy_bank, tmp_path, offline):
+    bank = shutil.copytree(toy_bank, tmp_path / "bank")
     write_croissant(bank, read_manifest(bank))
     dataset = mlcroissant.Dataset(str(bank / "croissant.json"))
     assert not dataset.metadata.ctx.issues.errors

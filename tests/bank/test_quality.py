@@ -112,15 +112,15 @@ def test_the_bytes_do_not_show_the_blocks_where_some_shares_are_unknown(contents
 
 
 @pytest.mark.parametrize("size", [1, 7, 99, 100])
-def test_the_bytes_of_a_built_banks_quality_do_not_show_the_blocks(quality_bank, tmp_path, size):
-    contents = Bank.open(quality_bank).contents
+def test_the_bytes_of_a_built_banks_quality_do_not_show_the_blocks(toy_bank, tmp_path, size):
+    contents = Bank.open(toy_bank).contents
     assert joined(contents, tmp_path / "blocks", size) == (
-        (quality_bank / "quality.arrow").read_bytes()
+        (toy_bank / "quality.arrow").read_bytes()
     )
 
 
-def test_a_bank_gives_what_its_scenes_and_boxes_say(quality_bank):
-    bank = Bank.open(quality_bank)
+def test_a_bank_gives_what_its_scenes_and_boxes_say(toy_bank):
+    bank = Bank.open(toy_bank)
     first, last = (bank.scene(int(i)) for i in bank.contents.image_ids[[0, -1]])
     ids = np.concatenate([last.patch_ids, first.patch_ids])
     quality = bank.quality(ids)
@@ -135,8 +135,8 @@ def test_a_bank_gives_what_its_scenes_and_boxes_say(quality_bank):
     )
 
 
-def test_ids_may_have_any_shape_and_padding_is_unknown(quality_bank):
-    bank = Bank.open(quality_bank)
+def test_ids_may_have_any_shape_and_padding_is_unknown(toy_bank):
+    bank = Bank.open(toy_bank)
     ids = np.array([[bank.patch_ids[9], -1], [-1, bank.patch_ids[4]]])
     quality = bank.quality(ids)
     flat = bank.quality(bank.patch_ids[[9, 4]])
@@ -148,8 +148,8 @@ def test_ids_may_have_any_shape_and_padding_is_unknown(quality_bank):
         bank.quality(np.array([12]))
 
 
-def test_an_unknown_share_is_nan(quality_bank, tmp_path):
-    folder = shutil.copytree(quality_bank, tmp_path / "bank")
+def test_an_unknown_share_is_nan(toy_bank, tmp_path):
+    folder = shutil.copytree(toy_bank, tmp_path / "bank")
     table = read_table(folder / "quality.arrow")
     shares = pa.array([None, *table["mask_share"].to_pylist()[1:]], pa.float32())
     write_table(folder / "quality.arrow", table.set_column(1, "mask_share", shares))
@@ -161,9 +161,9 @@ def test_an_unknown_share_is_nan(quality_bank, tmp_path):
 
 
 @pytest.fixture
-def without(quality_bank, tmp_path):
+def without(toy_bank, tmp_path):
     """A bank of before quality.arrow."""
-    folder = shutil.copytree(quality_bank, tmp_path / "bank")
+    folder = shutil.copytree(toy_bank, tmp_path / "bank")
     (folder / "quality.arrow").unlink()
     manifest = read_manifest(folder)
     files = {path: d for path, d in manifest.files.items() if path != "quality.arrow"}
@@ -178,17 +178,17 @@ def test_a_bank_without_the_table_opens_and_says_how_to_get_it(without):
         bank.quality(bank.patch_ids)
 
 
-def test_a_table_of_other_patches_is_refused(quality_bank, tmp_path):
-    folder = shutil.copytree(quality_bank, tmp_path / "bank")
+def test_a_table_of_other_patches_is_refused(toy_bank, tmp_path):
+    folder = shutil.copytree(toy_bank, tmp_path / "bank")
     write_table(folder / "quality.arrow", read_table(folder / "quality.arrow").slice(1))
     bank = Bank(folder, read_manifest(folder))
     with pytest.raises(BankError, match=r"quality\.arrow is of other patches"):
         bank.quality(bank.patch_ids[:1])
 
 
-def test_the_table_is_in_neither_digest(quality_bank, without):
-    files = read_manifest(quality_bank).files
+def test_the_table_is_in_neither_digest(toy_bank, without):
+    files = read_manifest(toy_bank).files
     assert "quality.arrow" in files
     assert derived_digest(files) == derived_digest(read_manifest(without).files)
-    assert verify(quality_bank) == verify(without)
-    assert verify(quality_bank).damages == ()
+    assert verify(toy_bank) == verify(without)
+    assert verify(toy_bank).damages == ()

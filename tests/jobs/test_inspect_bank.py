@@ -107,10 +107,10 @@ def test_the_numbers_are_printed_in_a_few_lines(bank, capsys):
     assert lines[11].startswith(f"{bank}/report.html (")
 
 
-def test_shares_of_masks_are_in_the_lines_and_on_the_page(quality_bank, tmp_path, capsys):
+def test_shares_of_masks_are_in_the_lines_and_on_the_page(toy_bank, tmp_path, capsys):
     out = tmp_path / "report.html"
-    main(InspectBank(bank=quality_bank, out=out))
-    bank = Bank.open(quality_bank)
+    main(InspectBank(bank=toy_bank, out=out))
+    bank = Bank.open(toy_bank)
     shares = bank.quality(bank.patch_ids).mask_share
     tenth, median, most = (f"{100 * q:.1f} %" for q in np.quantile(shares, (0.1, 0.5, 0.9)))
     assert capsys.readouterr().out.splitlines()[3] == (

@@ -153,8 +153,8 @@ def test_every_damaged_file_is_named(bank, capsys):
     }
 
 
-def test_a_damaged_table_of_quality_is_named_and_both_digests_stand(quality_bank, tmp_path, capsys):
-    bank = shutil.copytree(quality_bank, tmp_path / "bank")
+def test_a_damaged_table_of_quality_is_named_and_both_digests_stand(toy_bank, tmp_path, capsys):
+    bank = shutil.copytree(toy_bank, tmp_path / "bank")
     assert verified(bank, capsys)[0] == 0
     flip(bank / "quality.arrow")
     code, lines = verified(bank, capsys)

@@ -7,19 +7,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bank import index, query_plan
 from bank.contents import Contents
 from bank.errors import BankError
 from bank.files import FileDigest, file_digest
 from bank.manifest import read_manifest, write_manifest
 from bank.table import column, read_table, read_vectors, write_table, write_vectors
-from jobs.stages import blocks, networks, vectors
+from jobs.stages import blocks, networks, quality, vectors
 from jobs.stages.blocks import Stage, make_part
 from jobs.stages.cluster import Pool
 from jobs.stages.derivation import Derivation, DeriveOptions, training_rows
 from jobs.stages.derive import run_stages
 from jobs.stages.networks import CooccurrenceStage, GraphEncoderStage
+from jobs.stages.quality import QualityStage
 from jobs.stages.receipts import WORK
-from jobs.stages.search import NearestCandidates
+from jobs.stages.search import NearestCandidates, QueryPlanStage, SearchIndex
 from jobs.stages.vectors import ObjectFeatures, PatchVectors
 from model import frozen
 from pipeline.scene import image_of
@@ -105,6 +107,39 @@ def test_vectors_made_anew_in_blocks_are_the_same_files(tmp_path, toy_bank, smal
     assert not list((bank / WORK / "parts").iterdir())
     left = {path.stem for path in (bank / WORK / "receipts").iterdir()}
     assert left == {stage.name for stage in stages}
+
+
+@pytest.mark.parametrize("pool", [Pool, Shuffled])
+def test_index_candidates_and_quality_made_anew_in_blocks_are_the_same_files(
+    tmp_path, toy_bank, pool, monkeypatch
+):
+    monkeypatch.setattr(query_plan, "COST", 1 << 10)
+    monkeypatch.setattr(query_plan, "LEAST", 1 << 4)
+    monkeypatch.setattr(index, "TOGETHER", 64)
+    monkeypatch.setattr(quality, "SCENES", 3)
+    bank = copied(tmp_path / "bank", toy_bank, "candidates.arrow", "quality.arrow")
+    shutil.rmtree(bank / "index")
+    digest = read_manifest(toy_bank).content_digest
+    made = replace(derivation(bank), content_digest=digest)
+    made = replace(
+        made, options=replace(OPTIONS, candidates=read_manifest(bank).recipe["candidates"])
+    )
+    run(
+        made,
+        GivenFeatures,
+        QueryPlanStage,
+        SearchIndex,
+        NearestCandidates,
+        QualityStage,
+        pool=pool(),
+    )
+    for stage in (SearchIndex, NearestCandidates, QualityStage):
+        assert len(stage(made).ranges()) > 2
+        for name in stage.outputs:
+            files = list((toy_bank / name).rglob("*")) or [toy_bank / name]
+            for file in files:
+                place = file.relative_to(toy_bank)
+                assert (bank / place).read_bytes() == file.read_bytes()
 
 
 def test_blocks_do_not_depend_on_who_makes_them(tmp_path, toy_bank, small_blocks):
@@ -273,20 +308,21 @@ def test_training_reads_scenes_and_patches_as_they_are_asked_for(toy_bank, monke
 # What makes a stage be done again
 
 
-def test_a_stage_is_done_again_for_other_inputs_and_candidates_for_other_equal_files(
-    tmp_path, toy_bank
-):
+def test_a_stage_is_done_again_for_other_settings_content_files_or_versions(tmp_path, toy_bank):
     made = derivation(copied(tmp_path / "bank", toy_bank))
-    needs = run(made, GivenFeatures)["features"].outputs
-    keys = [NearestCandidates(made).key(needs), NearestCandidates(made).key(needs)]
-    twice = Contents(made.bank, PATCH_SIZE)
-    twice.photos = np.where(twice.photos == twice.photos[1], twice.photos[0], twice.photos)
-    keys.append(NearestCandidates(replace(made, contents=twice)).key(needs))
+    needs = run(made, GivenEncoder)["graph-encoder"].outputs
+    stages = [ObjectFeatures(made), ObjectFeatures(made)]
+    stages.append(ObjectFeatures(replace(made, content_digest="of other patches")))
+    keys = [stage.key(needs) for stage in stages]
+    keys.append(stages[0].key({NETWORKS[0]: FileDigest("0" * 64, 1)}))
     fewer = replace(made, options=replace(OPTIONS, candidates=3))
-    keys.append(NearestCandidates(fewer).key(needs))
-    keys.append(NearestCandidates(made).key({}))
-    assert len(set(keys)) == 4
+    keys += [QueryPlanStage(made).key(needs), QueryPlanStage(fewer).key(needs)]
     assert keys[0] == keys[1]
+    assert len(set(keys)) == 5
+    block, *_ = stages[0].blocks(needs)
+    others = [replace(block, **change) for change in ({"start": 1}, {"software": {"torch": "1.0"}})]
+    assert len({block.key, *(other.key for other in others)}) == 3
+    assert replace(block, earlier=tmp_path).key == block.key
 
 
 # What a worker refuses

@@ -46,8 +46,8 @@ def test_a_lock_that_fails_otherwise_stops_the_build(tmp_path, monkeypatch):
         pass
 
 
-def test_a_next_version_without_the_optional_table_takes_it_away(quality_bank, tmp_path):
-    bank = shutil.copytree(quality_bank, tmp_path / "bank")
+def test_a_next_version_without_the_optional_table_takes_it_away(toy_bank, tmp_path):
+    bank = shutil.copytree(toy_bank, tmp_path / "bank")
     manifest = read_manifest(bank)
     files = {path: d for path, d in manifest.files.items() if path != "quality.arrow"}
     next_version(bank).mkdir(parents=True)
@@ -58,8 +58,8 @@ def test_a_next_version_without_the_optional_table_takes_it_away(quality_bank, t
     assert verify(bank).damages == ()
 
 
-def test_a_next_version_brings_its_own_table_of_quality(quality_bank, tmp_path):
-    bank = shutil.copytree(quality_bank, tmp_path / "bank")
+def test_a_next_version_brings_its_own_table_of_quality(toy_bank, tmp_path):
+    bank = shutil.copytree(toy_bank, tmp_path / "bank")
     next_version(bank).mkdir(parents=True)
     (bank / "quality.arrow").rename(next_version(bank) / "quality.arrow")
     (bank / "quality.arrow").write_bytes(b"of before")
