@@ -44,10 +44,11 @@ LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 class Job(NamedTuple):
-    """A task, and what a worker does with it."""
+    """A task, and what is done with it."""
 
     function: Callable[[Any], Any]
     task: Any
+    threads: int | None = 1  # where this process does it; None: as many as torch takes
 
 
 class Pool:
@@ -75,7 +76,8 @@ class Pool:
     def results(
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
     ) -> Iterator[Result]:
-        """function(task) for every task."""
+        """function(task) for every task, on one thread: patches are too small to split up, threads
+        would spend their time waiting for each other."""
         jobs = deque(Job(function, task) for task in tasks)
         return (result for _, result in self.run(jobs))
 
@@ -84,7 +86,7 @@ class Pool:
         if not self.parallel:
             while jobs:
                 job = jobs.popleft()
-                yield job, _single_threaded(*job)
+                yield job, _with_threads(job)
             return
         if not jobs:
             return
@@ -211,7 +213,7 @@ def _work(expected_digest: str, topic: str, job: Job) -> Any:
                 f"same and start the workers again"
             )
         with reporting(functools.partial(_dask().get_worker().log_event, topic)):
-            return _single_threaded(*job)
+            return _with_threads(job._replace(threads=1))
     except (UserError, OSError) as error:
         return _Failed(error, host)
 
@@ -222,14 +224,13 @@ def _own_code_digest() -> str:
     return code_digest(PROJECT)
 
 
-def _single_threaded(function: Callable[[Task], Result], task: Task) -> Result:
+def _with_threads(job: Job) -> Any:
     import torch
 
-    # Patches are too small to split up: threads would spend their time waiting for each other.
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(job.threads or threads)
     try:
-        return function(task)
+        return job.function(job.task)
     finally:
         torch.set_num_threads(threads)
 

@@ -93,7 +93,8 @@ class _Schedule:
         bar = Bar(stage.title, len(blocks), "block") if stage.title else None
         left = {block.number for block in blocks}
         self._under_way[stage.name] = _UnderWay(stage, needs, blocks, bar, left)
-        self.jobs.extend(Job(functools.partial(make_part, stage.make), b) for b in blocks)
+        make = functools.partial(make_part, stage.make)
+        self.jobs.extend(Job(make, block, threads=None) for block in blocks)
 
     def end(self, block: Block) -> None:
         """A block is made."""

@@ -263,7 +263,7 @@ def test_what_a_worker_says_to_the_user_arrives_with_its_host(machines, tmp_path
 def test_a_fault_in_the_code_keeps_its_traceback(machines):
     with pytest.raises(TypeError, match="bad operand type for abs") as caught:
         list(on(machines, abs, ["text"]))
-    assert "_single_threaded" in [entry.name for entry in caught.traceback]
+    assert "_with_threads" in [entry.name for entry in caught.traceback]
 
 
 def test_workers_that_have_another_version_of_the_project_are_refused(machines, monkeypatch):

@@ -93,8 +93,8 @@ class Shuffled(Pool):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(vectors, "SCENES", 3)
-    monkeypatch.setattr(vectors, "PATCHES", 7)
+    monkeypatch.setattr(vectors, "SCENES", 9)
+    monkeypatch.setattr(vectors, "PATCHES", 45)
 
 
 @pytest.mark.parametrize("pool", [Pool, Shuffled])
@@ -146,7 +146,7 @@ def test_blocks_do_not_depend_on_who_makes_them(tmp_path, toy_bank, small_blocks
     bank = copied(tmp_path / "bank", toy_bank)
     stage = ObjectFeatures(derivation(bank))
     scenes = len(stage.contents.image_ids)
-    assert stage.ranges() == [(n, min(n + 3, scenes)) for n in range(0, scenes, 3)]
+    assert stage.ranges() == [(n, min(n + 9, scenes)) for n in range(0, scenes, 9)]
 
 
 class Killed(Pool):
