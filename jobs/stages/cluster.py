@@ -254,11 +254,15 @@ def _heard(client: Any) -> Iterator[str]:
     client.subscribe_topic(topic, show)
     try:
         yield topic
-    finally:
-        with suppress(Exception):  # of a scheduler that is lost
+        with suppress(OSError):
             client.unsubscribe_topic(topic)
-        for bar in bars.values():
+        for bar in list(bars.values()):  # whose last reports have not come yet
+            bar.reach(bar.total)
+            bar.close()
+    except BaseException:
+        for bar in list(bars.values()):
             bar.close(ended=False)
+        raise
 
 
 def _dashboard(client: Any) -> str:

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline import progress as module
 from pipeline.output import show_log
-from pipeline.progress import progress
+from pipeline.progress import Bar, Report, progress, reporting
 
 BLOCKS = [range(1_000), range(1_500)]
 
@@ -72,3 +72,44 @@ def test_where_information_is_not_shown_there_is_no_progress_either(
     assert list(progress([1, 2], "counting", 2)) == [1, 2]
     show_log()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_says_how_long_the_rest_will_take(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([0.0, 20.0, 40.0, 41.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(times))
+    bar = Bar("training", 100, "step", done=10)
+    bar.advance(30)
+    bar.reach(70)
+    bar.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 40/100 steps, 20 s, about 40 s left",
+        "training: 70/100 steps, 40 s, about 20 s left",
+        "training: 60 steps in 41.0 s",
+    ]
+
+
+def test_work_that_fails_has_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), Bar("dividing", 2):
+        raise ZeroDivisionError
+    assert capsys.readouterr().err == ""
+
+
+def test_where_it_is_reported_nothing_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[Report] = []
+    with reporting(reports.append):
+        assert list(progress(BLOCKS, "reading", 2_500, "patch", size=len)) == BLOCKS
+    assert reports == [
+        Report("reading", 0, 2_500, "patch"),
+        Report("reading", 2_500, 2_500, "patch"),
+    ]
+    monkeypatch.setattr(module, "REPORT_EVERY_S", 0.0)
+    with reporting(reports.append):
+        list(progress(BLOCKS, "reading", 3_000, "patch", size=len, done=500))
+    assert [report.done for report in reports[2:]] == [500, 1_500, 3_000, 3_000]
+    assert capsys.readouterr().err == ""
+    list(progress(BLOCKS, "reading", 2_500, "patch", size=len))
+    assert capsys.readouterr().err != ""

@@ -1,6 +1,7 @@
 import errno
 import gc
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,8 +9,10 @@ import sys
 import textwrap
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,11 +20,12 @@ from bank.contents import content_digest
 from bank.manifest import read_manifest
 from jobs.stages import cluster
 from jobs.stages.assemble import assemble
-from jobs.stages.cluster import Pool
+from jobs.stages.cluster import Job, Pool
 from jobs.stages.cut import cut, plan
 from jobs.stages.cutting import CropOptions
 from pipeline.coco.reader import read_coco
 from pipeline.errors import UserError
+from pipeline.progress import progress
 
 ROOT = Path(__file__).parents[3]
 DASK = [sys.executable, "-m", "dask"]
@@ -40,6 +44,41 @@ def _threads(_):
 
 def test_without_workers_everything_happens_here_in_order():
     assert list(results(_square, [3, 1, 2], 0)) == [(x * x, os.getpid()) for x in (3, 1, 2)]
+
+
+def test_who_takes_results_may_put_more_jobs_into_the_queue():
+    jobs = deque([Job(_square, 1)])
+    done = []
+    for job, (square, _) in Pool().run(jobs):
+        done.append(square)
+        if job.task < 3:
+            jobs.append(Job(_square, job.task + 1))
+    assert done == [1, 4, 9]
+
+
+def test_a_job_may_take_all_threads_where_it_is_done_here():
+    import torch
+
+    jobs = deque([Job(_threads, 0, threads=None), Job(_threads, 0)])
+    assert [threads for _, threads in Pool().run(jobs)] == [torch.get_num_threads(), 1]
+
+
+@pytest.mark.parametrize(("answer", "said"), [("200 OK", True), ("404 Not Found", False)])
+def test_the_dashboards_address_is_told_where_there_is_one(answer, said):
+    def serve():
+        with server.accept()[0] as connection:
+            connection.recv(1024)
+            connection.sendall(f"HTTP/1.0 {answer}\r\n\r\n".encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/status"
+        assert cluster._dashboard(SimpleNamespace(dashboard_link=address)) == (
+            address if said else ""
+        )
+        thread.join()
+    assert cluster._dashboard(SimpleNamespace(dashboard_link=address)) == ""  # nothing listens
 
 
 def test_every_task_runs_on_one_thread_and_the_setting_does_not_leak():
@@ -246,6 +285,25 @@ def test_a_scheduler_without_workers_is_one_line_that_starts_some(machines, monk
 
 def test_results_come_from_workers_of_any_machine(machines):
     assert sorted(on(machines, abs, range(-20, 0))) == list(range(1, 21))
+
+
+def _counted(number):
+    return sum(progress(range(number), "counting", number, "number"))
+
+
+def test_workers_report_how_far_a_long_task_is(machines, capfd):
+    assert list(on(machines, _counted, [4])) == [6]
+    assert re.search(r"^counting: 4 numbers in \d", capfd.readouterr().err, re.MULTILINE)
+
+
+def test_jobs_that_come_up_as_others_end_run_on_workers_too(machines):
+    jobs = deque([Job(abs, -1)])
+    done = set()
+    with Pool(scheduler=machines.address) as pool:
+        for job, result in pool.run(jobs):
+            done.add(result)
+            jobs.extend(Job(abs, 2 * job.task + n) for n in (0, 1) if result < 4)
+    assert done == {1, 2, 3, 4, 5, 6}
 
 
 def test_a_file_that_a_worker_cannot_have_is_reported_with_number_name_and_host(machines, tmp_path):
