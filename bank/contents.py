@@ -36,6 +36,7 @@ from pipeline.pack import Member, SamplePlace, SceneSample, read_sample, sample_
 from pipeline.scene import Split, Vocabulary, image_of
 
 CONTENT_RULE = 2  # of `content_digest`; banks of earlier versions have 1
+TABLES = ("patches.arrow", "scenes.index.arrow", "vocabulary.json")  # of `Contents`
 CREDITS = ("patch_id", "image_id", "category", "licence", "source_url", "photo_file")
 
 
@@ -161,6 +162,12 @@ class Contents:
             self._shard_of_scene[np.searchsorted(self.image_ids, image_ids)]
         ]
         return shards
+
+    def rows_of_shard(self, shard: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rising rows of patches.arrow and of scenes.index.arrow that lie in a shard."""
+        number = self.patches.shards.index(shard)
+        patches = np.flatnonzero(self.patches.shard_of == number)
+        return patches, np.flatnonzero(self._shard_of_scene == number)
 
     def strings(self, name: str) -> list[str]:
         """A text column of patches.arrow; equal rows are one string."""

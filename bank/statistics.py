@@ -1,12 +1,14 @@
 """A finished bank -> its statistics: counts, sizes, licences, duplicates, recall and failures.
 
-Every file is compared with its recorded digest before it is read, and patches are read shard by
-shard, so that the memory needed is some hundred bytes a patch whatever their pixels weigh.
+Every file is compared with its recorded digest before it is read. Patches are read shard by shard,
+each a task of its own, so that the memory needed is some hundred bytes a patch whatever their
+pixels weigh.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bank.bank import Bank
+from bank.contents import TABLES
 from bank.duplicates import (
     Duplicates,
     Fingerprints,
@@ -24,11 +27,12 @@ from bank.duplicates import (
     near_duplicates,
 )
 from bank.errors import BankError
-from bank.files import file_digest
-from bank.manifest import Manifest, check_sizes, read_manifest
+from bank.files import FileDigest, file_digest
+from bank.manifest import check_sizes, read_manifest
 from bank.quality import QUALITY_FILE, box_sides
 from bank.shards import close_shards
 from bank.table import column, read_table
+from bank.tasks import Place, Results, check_visible, contents_at, here
 from pipeline.progress import progress
 from pipeline.scene import IMAGE, SPLITS, image_of
 
@@ -36,7 +40,6 @@ BLOCK = 1024  # patches read at once: 12 MB of pixels
 EXAMPLES = 3  # failures shown for each reason
 MOST_REASONS = 50
 SIZES_PX = (0, 8, 16, 32, 64, 128, 256, 512)  # a side's length falls between two of these
-TABLES = ("patches.arrow", "scenes.index.arrow", "vocabulary.json")
 
 
 class CategoryCount(NamedTuple):
@@ -121,13 +124,12 @@ def open_checked(path: Path) -> Bank:
     manifest = read_manifest(path)
     check_sizes(path, manifest)
     for name in TABLES:
-        check_digest(path, manifest, name)
+        check_digest(path, name, manifest.files.get(name))
     return Bank.open(path)
 
 
-def check_digest(bank: Path, manifest: Manifest, name: str) -> None:
+def check_digest(bank: Path, name: str, then: FileDigest | None) -> None:
     """BankError for a file that has changed since it was written."""
-    then = manifest.files.get(name)
     try:
         now = file_digest(bank / name)
     except OSError as error:
@@ -139,13 +141,17 @@ def check_digest(bank: Path, manifest: Manifest, name: str) -> None:
         )
 
 
-def collect_statistics(bank: Bank) -> Statistics:
-    """Reads every patch once."""
+def _check_recorded(bank: Bank, name: str) -> None:
+    check_digest(bank.path, name, bank.manifest.files.get(name))
+
+
+def collect_statistics(bank: Bank, results: Results = here) -> Statistics:
+    """Reads every patch once; `results` has the shards read."""
     table, size = bank.table, len(bank)
     images = image_of(bank.patch_ids)
     train = _equal(table, "split", "train")
     groups = Groups(_codes(table, "pixels_sha256"), images, train)
-    fingerprints = read_fingerprints(bank)
+    fingerprints = read_fingerprints(bank, results)
     alike, examples = groups.alike(near_duplicates(fingerprints.take(groups.first)))
     fallback, valid = read_fallback(bank)
     widths, heights = box_sides(table)
@@ -175,30 +181,54 @@ def collect_statistics(bank: Bank) -> Statistics:
     )
 
 
-def read_fingerprints(bank: Bank) -> Fingerprints:
+@dataclass(frozen=True)
+class PatchesOfShard:
+    """A task: the patches of one shard."""
+
+    place: Place
+    shard: str
+    digest: FileDigest | None  # of their file, as recorded
+
+
+def read_fingerprints(bank: Bank, results: Results = here) -> Fingerprints:
     """Of every patch, shard by shard."""
+    place = Place.of(bank.path, bank.manifest)
+    tasks = [
+        PatchesOfShard(place, shard, bank.manifest.files.get(_patches_of(shard)))
+        for shard in bank.contents.patches.shards
+    ]
     fingerprints = Fingerprints.empty(len(bank))
-    for rows in progress(_blocks(bank), "patches", len(bank), "patch", size=len):
-        # Unchecked: the whole file has just been compared with its digest.
-        pixels = bank.contents.patches.read(bank.patch_ids[rows], check=False)
-        fingerprints.dhashes[rows], fingerprints.thumbnails[rows] = fingerprints_of(pixels)
+    done = results(fingerprint_shard, tasks)
+    shown = progress(done, "patches", len(bank), "patch", size=lambda done: len(done[1].dhashes))
+    for shard, some in shown:
+        rows, _ = bank.contents.rows_of_shard(shard)
+        fingerprints.dhashes[rows], fingerprints.thumbnails[rows] = some
     return fingerprints
 
 
-def _blocks(bank: Bank) -> Iterator[NDArray[np.int64]]:
-    """Rows of patches.arrow as they lie on disk; each shard is checked, and closed after."""
-    store = bank.contents.patches
-    for number, shard in enumerate(store.shards):
-        rows = np.flatnonzero(store.shard_of == number)
-        check_digest(bank.path, bank.manifest, f"patches/{shard}/data.mdb")
-        for start in range(0, len(rows), BLOCK):
-            yield rows[start : start + BLOCK]
-        close_shards()
+def fingerprint_shard(task: PatchesOfShard) -> tuple[str, Fingerprints]:
+    """The shard, and the fingerprints of its patches by rising id: 64 bytes each."""
+    check_visible(task.place.bank)
+    check_digest(task.place.bank, _patches_of(task.shard), task.digest)
+    contents = contents_at(task.place)
+    rows, _ = contents.rows_of_shard(task.shard)
+    fingerprints = Fingerprints.empty(len(rows))
+    for start in range(0, len(rows), BLOCK):
+        some = slice(start, start + BLOCK)
+        # Unchecked: the whole file has just been compared with its digest.
+        pixels = contents.patches.read(contents.patch_ids[rows[some]], check=False)
+        fingerprints.dhashes[some], fingerprints.thumbnails[some] = fingerprints_of(pixels)
+    close_shards()
+    return task.shard, fingerprints
+
+
+def _patches_of(shard: str) -> str:
+    return f"patches/{shard}/data.mdb"
 
 
 def read_fallback(bank: Bank) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of every patch (B,): candidates of another category, and candidates at all."""
-    check_digest(bank.path, bank.manifest, "candidates.arrow")
+    _check_recorded(bank, "candidates.arrow")
     path = bank.path / "candidates.arrow"
     table = read_table(path, ("patch_id", "fallback", "valid"))
     if not np.array_equal(column(table, "patch_id"), bank.patch_ids):
@@ -217,13 +247,13 @@ def read_mask_shares(bank: Bank) -> NDArray[np.float32]:
     """(B,) of each box, the share that its mask covers; NaN where unknown."""
     if QUALITY_FILE not in bank.manifest.files:  # banks of earlier versions
         return np.full(len(bank), np.nan, np.float32)
-    check_digest(bank.path, bank.manifest, QUALITY_FILE)
+    _check_recorded(bank, QUALITY_FILE)
     return bank.quality(bank.patch_ids).mask_share
 
 
 def read_recalls(bank: Bank) -> Mapping[str, float]:
     """Category -> fraction of exact neighbours that its index finds; 1 where none is recorded."""
-    check_digest(bank.path, bank.manifest, "index/index.json")
+    _check_recorded(bank, "index/index.json")
     try:
         about = json.loads((bank.path / "index" / "index.json").read_bytes())
         parts = about["categories"].items()
@@ -235,7 +265,7 @@ def read_recalls(bank: Bank) -> Mapping[str, float]:
 
 def count_failures(bank: Bank) -> tuple[Failure, ...]:
     """Of failures.jsonl, by reason."""
-    check_digest(bank.path, bank.manifest, "failures.jsonl")
+    _check_recorded(bank, "failures.jsonl")
     counts, examples = Counter[str](), dict[str, list[str]]()
     with (bank.path / "failures.jsonl").open("rb") as lines:
         for line in lines:

@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from jobs.stages import cutting
-from jobs.stages.cluster import results
+from jobs.stages.cluster import Pool
 from jobs.stages.cut import plan
 from jobs.stages.cutting import CropOptions, ShardTask, cut_shard
 from pipeline import codec
@@ -252,7 +252,8 @@ def _compare_workers(dataset: Dataset, work: Path, options: Crop) -> None:
         bank = work / f"bank{workers}"
         tasks = plan(many, bank, options.shard_photos, CropOptions(128, 64, "torch"))
         start = time.perf_counter()
-        times = list(results(_cut_and_tell, tasks, workers))
+        with Pool(workers) as pool:
+            times = list(pool.results(_cut_and_tell, tasks))
         took = time.perf_counter() - start
         rate = len(photos) / (max(t.end for t in times) - min(t.start for t in times))
         first = first or rate

@@ -1,15 +1,17 @@
 """How long `jobs.inspect_bank` takes for a large bank, how much memory, and how large its page is.
 
 python -m benchmarks.inspection --patches 1000000
+python -m benchmarks.inspection --patches 200000 --shard-photos 256 --workers 0 1 2
 
 The bank is made of random pictures, in a temporary folder that is removed at the end: 16 kB of disk
-a patch. It has only what the inspection reads. One patch in a hundred is there twice, and one in a
+a patch. It has only what the inspection reads. With several numbers of workers it is read that
+often, each time with another. One patch in a hundred is there twice, and one in a
 hundred again a little brighter.
 """
 
 import hashlib
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,7 +38,6 @@ from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Vocabulary
 SIDE = 64  # px
 CELLS = 16  # pictures are as coarse as this, so that they are no mere noise
 OBJECTS = 5  # of a photo
-SHARD = 4096  # photos
 CANDIDATES = 20
 
 
@@ -44,39 +45,51 @@ CANDIDATES = 20
 class Inspection:
     patches: Annotated[int, option("patches of the bank, a multiple of 5")] = 1_000_000
     categories: Annotated[int, option("COCO-Stuff has 171, few of them frequent")] = 171
+    shard_photos: Annotated[int, option("photos per shard")] = 4096
+    workers: Annotated[tuple[int, ...], option("processes that read patches; 0 = no Dask")] = (0,)
     folder: Annotated[Path | None, option("where there is room; by default the system's")] = None
 
 
 def main(options: Inspection) -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         bank = Path(folder) / "bank"
-        write_bank(bank, options.patches, options.categories)
-        started = time.monotonic()
-        command = [sys.executable, "-m", "jobs.inspect_bank", str(bank)]
-        subprocess.run(command, check=True)
-        seconds = time.monotonic() - started
+        write_bank(bank, options.patches, options.categories, options.shard_photos)
+        lines = [inspect(bank, workers) for workers in options.workers]
         page = (bank / "report.html").stat().st_size
-    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(f"{options.patches:,} patches of {options.categories:,} categories: {seconds:.0f} s")
-    print(f"peak memory {peak_kib / 1024:,.0f} MiB, page {page / 1e6:.1f} MB")
+    print(f"{options.patches:,} patches of {options.categories:,} categories")
+    print(*lines, f"page {page / 1e6:.1f} MB", sep="\n")
 
 
-def write_bank(bank: Path, patches: int, categories: int) -> None:
+def inspect(bank: Path, workers: int) -> str:
+    """Its time, and the most memory of one of its processes."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "jobs.inspect_bank", str(bank), "--workers", str(workers)]
+    with subprocess.Popen(command) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    seconds = time.monotonic() - started
+    return f"{workers} workers: {seconds:.1f} s, peak memory {usage.ru_maxrss / 1024:,.0f} MiB"
+
+
+def write_bank(bank: Path, patches: int, categories: int, shard_photos: int) -> None:
     """What `jobs.inspect_bank` reads of a bank."""
     random = np.random.default_rng(0)
     names = [f"category {number}" for number in range(categories)]
     ids = (np.arange(patches // OBJECTS)[:, None] << 16 | np.arange(OBJECTS)).reshape(-1)
     digests = bytearray()
     shards = {}
-    starts = range(0, len(ids), SHARD * OBJECTS)
+    starts = range(0, len(ids), shard_photos * OBJECTS)
     for number, start in enumerate(progress(starts, "shards", len(starts), "shard")):
-        some = ids[start : start + SHARD * OBJECTS]
+        some = ids[start : start + shard_photos * OBJECTS]
         name = f"train-{number:05d}"
         shards[name] = {"photos": len(some) // OBJECTS, "scenes": len(some) // OBJECTS}
         written = _hashed(some, random, digests)
         write_patches(bank / "patches" / name, written, map_size(len(some), SIDE))
     write_table(bank / "patches.arrow", _patches(ids, names, bytes(digests), random))
-    write_table(bank / "scenes.index.arrow", _scenes(patches // OBJECTS, list(shards)))
+    scenes = _scenes(patches // OBJECTS, list(shards), shard_photos)
+    write_table(bank / "scenes.index.arrow", scenes)
     write_vocabulary(bank / "vocabulary.json", Vocabulary((IMAGE, *names), (IN_IMAGE, *GEOMETRIC)))
     candidates = empty_candidates(len(ids), CANDIDATES)
     candidates.valid[:] = True
@@ -137,7 +150,7 @@ def _patches(
     return pa.table({n: pa.array(c).cast(PATCHES.field(n).type) for n, c in columns.items()})
 
 
-def _scenes(count: int, shards: list[str]) -> pa.Table:
+def _scenes(count: int, shards: list[str], shard_photos: int) -> pa.Table:
     """scenes.index.arrow of scenes that are not there."""
     images = np.arange(count)
     columns = {
@@ -147,7 +160,7 @@ def _scenes(count: int, shards: list[str]) -> pa.Table:
     }
     columns["image_id"] = pa.array(images)
     columns["split"] = pa.array(np.array(["train", "train", "train", "val", "test"])[images % 5])
-    columns["shard"] = pa.array(np.array(shards)[images // SHARD])
+    columns["shard"] = pa.array(np.array(shards)[images // shard_photos])
     columns["sample_sha256"] = pa.array([bytes(32)] * count, pa.binary(32))
     return pa.table({field.name: columns[field.name] for field in SCENES})
 

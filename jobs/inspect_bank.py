@@ -9,11 +9,12 @@ from typing import Annotated
 
 import tyro
 
+from jobs.stages.workforce import Workforce
 from pipeline.options import option, run
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectBank:
+class InspectBank(Workforce):
     bank: Annotated[Path, tyro.conf.Positional, option("folder of a built bank")]
     out: Annotated[Path | None, option("page to write; by default BANK/report.html")] = None
 
@@ -22,12 +23,14 @@ def main(options: InspectBank) -> None:
     from bank.statistics import collect_statistics, open_checked
     from jobs.show.bank_page import lines, render
     from jobs.show.page import check_place
+    from jobs.stages.cluster import Pool
     from pipeline.files import write_bytes
 
     bank = open_checked(options.bank)
     out = options.out or options.bank / "report.html"
     check_place(out)
-    statistics = collect_statistics(bank)
+    with Pool(options.workers, options.scheduler) as pool:
+        statistics = collect_statistics(bank, pool.results)
     print("\n".join(lines(options.bank, bank, statistics)), flush=True)
     write_bytes(out, render(bank, statistics).encode())
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")

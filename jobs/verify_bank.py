@@ -8,16 +8,20 @@ python -m jobs.verify_bank bank/coco other/coco    exit 0: the same bank, 1: not
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from jobs.stages.workforce import Workforce
 from pipeline.options import option, run
 from pipeline.wording import counted
 
+if TYPE_CHECKING:
+    from bank.tasks import Results
+
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyBank:
+class VerifyBank(Workforce):
     bank: Annotated[Path, tyro.conf.Positional, option("folder of a built bank")]
     other: Annotated[
         Path | None, tyro.conf.Positional, option("folder of another, to compare it with")
@@ -27,24 +31,28 @@ class VerifyBank:
     ] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.quick and self.other is None:
             raise ValueError("--quick is for comparing two banks: name the other one")
 
 
 def main(options: VerifyBank) -> None:
+    from jobs.stages.cluster import Pool
+
     banks = [path for path in (options.bank, options.other) if path is not None]
-    whole = options.quick or all([is_whole(path) for path in banks])
+    with Pool(options.workers, options.scheduler) as pool:
+        whole = options.quick or all([is_whole(path, pool.results) for path in banks])
     if whole and options.other is not None:
         whole = are_same(options.bank, options.other)
     if not whole:
         sys.exit(1)
 
 
-def is_whole(path: Path) -> bool:
-    """Rehash a bank and print what was found."""
+def is_whole(path: Path, results: "Results") -> bool:
+    """Have `results` read a bank anew, and print what was found."""
     from bank.verify import verify
 
-    verification = verify(path)
+    verification = verify(path, results)
     for damage in verification.damages:
         print(f"damaged: {damage}")
     found = counted(len(verification.damages), "damage") if verification.damages else "no damage"

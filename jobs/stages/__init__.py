@@ -10,4 +10,6 @@ derive.py         tables -> networks, vectors, index, candidates
 complete.py       all files -> croissant.json, manifest.json
 
 receipts.py lets a rerun skip what is done; project.py says where this code lies, and its digest.
+
+workforce.py and cluster.py serve jobs/verify_bank.py and jobs/inspect_bank.py as well.
 """

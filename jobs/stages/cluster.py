@@ -38,7 +38,7 @@ MAX_GREETING = 1 << 20  # bytes
 LOOPBACK, LOOPBACK_S = "127.0.0.1", 10
 BY_FORKING = {"distributed.worker.multiprocessing-method": "forkserver"}
 STARTS = 3  # of a first worker here: Dask replaces one that dies, but not while it starts
-KEPT = "what is finished is kept: run the command again"
+KEPT = "what was built is kept: run the command again"
 # Ctrl-C reaches all processes of a terminal; workers ignore it, and their parent ends them.
 LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
@@ -165,13 +165,15 @@ def _threads(client: Any, before: dict[str, int], where: str) -> dict[str, int]:
     """Worker's address -> its threads; UserError where no worker comes for too long."""
     threads: dict[str, int] = client.nthreads(callback_timeout=JOIN_S)
     if gone := len(before.keys() - threads.keys()):
-        log.warning(f"{gone} of {len(before)} workers died or left; others do their work")
+        then = "others do their work" if threads else "waiting for others"
+        log.warning(f"{gone} of {len(before)} workers died or left; {then}")
     if not threads:
         try:
             client.wait_for_workers(1, NO_WORKERS_TIMEOUT_S)
         except TimeoutError as error:
             address = client.scheduler.address
-            start = f"start some with `PYTHONPATH={PROJECT} dask worker {address} --nthreads 1`"
+            worker = f"dask worker {address} --nthreads 1 --memory-limit 0"
+            start = f"start some with `PYTHONPATH={PROJECT} {worker}`"
             mend = start if client.cluster is None else "use --workers 0"
             raise UserError(f"{where} has no workers ({mend}); {KEPT}") from error
     return threads
@@ -321,6 +323,7 @@ def _local_cluster(distributed: Any) -> Any:
         dashboard_address=None,
         scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its HTTP server's
         silence_logs="CRITICAL",
+        memory_limit=0,  # Dask counts mapped files, which the system takes back where it needs to
         preload=[LEAVE_INTERRUPTS],
     )
     for _ in range(STARTS - 1):

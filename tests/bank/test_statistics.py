@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,14 @@ def test_failures_are_counted_by_reason_with_a_few_examples(statistics):
 def test_the_numbers_do_not_depend_on_how_much_is_read_at_once(statistics, folder, monkeypatch):
     monkeypatch.setattr(statistics_module, "BLOCK", 1)
     assert collect_statistics(open_checked(folder)) == statistics
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_numbers_do_not_depend_on_the_order_of_the_results(statistics, folder, seed):
+    def shuffled(function, tasks):
+        return map(function, random.Random(seed).sample(tasks, len(tasks)))
+
+    assert collect_statistics(open_checked(folder), shuffled) == statistics
 
 
 def test_no_shard_is_held_open_after(statistics):

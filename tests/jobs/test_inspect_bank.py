@@ -28,6 +28,7 @@ from bank.verify import verify
 from jobs.inspect_bank import InspectBank, main
 from jobs.show import bank_page
 from jobs.show.bank_page import ACROSS, CELL, show_categories, tiled
+from jobs.stages import cluster
 from pipeline.errors import UserError
 from pipeline.scene import Vocabulary
 
@@ -322,7 +323,7 @@ def test_look_alikes_of_two_photos_are_shown_one_under_the_other(bank, monkeypat
     a, b = opened.patch_ids[0], opened.patch_ids[-1]
     monkeypatch.setattr(
         "bank.statistics.collect_statistics",
-        lambda of: collect_statistics(of)._replace(pairs=((int(a), int(b)),) * 13),
+        lambda of, _: collect_statistics(of)._replace(pairs=((int(a), int(b)),) * 13),
     )
     main(InspectBank(bank=bank))
     tags = parsed((bank / "report.html").read_text())
@@ -387,6 +388,13 @@ def test_where_the_page_cannot_be_written_another_name_is_asked_for_before_the_w
         main(InspectBank(bank=bank, out=tmp_path / "file" / "report.html"))
     with pytest.raises(UserError, match="name another file with --out"):
         main(InspectBank(bank=bank, out=tmp_path))
+
+
+def test_a_scheduler_that_is_not_there_is_named(bank, monkeypatch):
+    monkeypatch.setattr(cluster, "JOIN_S", 0.2)
+    with pytest.raises(UserError, match="no Dask scheduler answers at 'nonsense://'"):
+        main(InspectBank(bank=bank, scheduler="nonsense://"))
+    assert not (bank / "report.html").exists()
 
 
 def test_progress_goes_to_standard_error_alone(bank, capsys):

@@ -14,9 +14,12 @@ from bank.errors import BankError
 from bank.files import file_digest
 from bank.manifest import read_manifest, write_manifest
 from bank.shards import close_shards
+from bank.verify import verify
 from jobs.build_bank import BuildBank
 from jobs.build_bank import main as build
+from jobs.stages import cluster
 from jobs.verify_bank import VerifyBank, main
+from pipeline.errors import UserError
 
 
 @pytest.fixture
@@ -43,11 +46,11 @@ def small_bank(toy_data, toy_bank, tmp_path_factory):
     return out
 
 
-def verified(bank: Path, capsys) -> tuple[int, list[str]]:
+def verified(bank: Path, capsys, **options) -> tuple[int, list[str]]:
     code = 0
     capsys.readouterr()
     try:
-        main(VerifyBank(bank=bank))
+        main(VerifyBank(bank=bank, **options))
     except SystemExit as stop:
         code = stop.code
     return code, capsys.readouterr().out.splitlines()
@@ -174,8 +177,9 @@ def resign(bank: Path, file: str) -> None:
     write_manifest(bank, replace(manifest, files=files))
 
 
-def test_a_changed_patch_is_found_even_where_the_manifest_was_made_to_agree(bank, capsys):
-    file = "patches/train-00000/data.mdb"
+def change_patch(bank: Path, shard: str) -> bytes:
+    """Make the first patch of a shard black, and the manifest agree; returns its key."""
+    file = f"patches/{shard}/data.mdb"
     env = lmdb.open(str((bank / file).parent), lock=False)
     with env.begin(write=True) as txn, txn.cursor() as cursor:
         cursor.first()
@@ -183,6 +187,21 @@ def test_a_changed_patch_is_found_even_where_the_manifest_was_made_to_agree(bank
         txn.put(key, bytes(len(cursor.value())))
     env.close()
     resign(bank, file)
+    return key
+
+
+def change_scene(bank: Path, shard: str) -> None:
+    """Move a box of a shard's first scene, and make the manifest agree."""
+    file = f"scenes/{shard}.tar"
+    data = bytearray((bank / file).read_bytes())
+    at = data.index(b'"boxes":[[0.') + len(b'"boxes":[[0.')
+    data[at] = ord("1") if data[at] != ord("1") else ord("2")
+    (bank / file).write_bytes(data)
+    resign(bank, file)
+
+
+def test_a_changed_patch_is_found_even_where_the_manifest_was_made_to_agree(bank, capsys):
+    key = change_patch(bank, "train-00000")
     code, lines = verified(bank, capsys)
     assert code == 1
     first = int.from_bytes(key, "big")
@@ -191,12 +210,7 @@ def test_a_changed_patch_is_found_even_where_the_manifest_was_made_to_agree(bank
 
 
 def test_a_changed_scene_is_found_even_where_the_manifest_was_made_to_agree(bank, capsys):
-    file = "scenes/train-00000.tar"
-    data = bytearray((bank / file).read_bytes())
-    at = data.index(b'"boxes":[[0.') + len(b'"boxes":[[0.')
-    data[at] = ord("1") if data[at] != ord("1") else ord("2")
-    (bank / file).write_bytes(data)
-    resign(bank, file)
+    change_scene(bank, "train-00000")
     code, lines = verified(bank, capsys)
     assert code == 1
     assert any("scenes/train-00000: 1 scene with another" in line for line in lines)
@@ -209,6 +223,19 @@ def test_a_shard_that_nobody_wrote_is_named(bank, capsys):
     assert "damaged: scenes/train-00099.tar: is not in the manifest" in lines
 
 
+def test_a_shard_that_the_manifest_lacks_is_not_read(bank, capsys):
+    manifest = read_manifest(bank)
+    files = {path: d for path, d in manifest.files.items() if "/val-00000" not in path}
+    write_manifest(bank, replace(manifest, files=files))
+    code, lines = verified(bank, capsys)
+    assert code == 1
+    assert "damaged: scenes/val-00000.tar: is not in the manifest" in lines
+    for of in ("patches", "scenes"):
+        line = next(line for line in lines if line.startswith(f"damaged: {of}/val-00000: "))
+        count = manifest.shards["val-00000"][of]
+        assert f": {count} {of} that cannot be read" in line
+
+
 def test_an_unfinished_bank_is_one_line(bank, tmp_path):
     (bank / "manifest.json").unlink()
     (bank / "work").mkdir()
@@ -216,3 +243,76 @@ def test_an_unfinished_bank_is_one_line(bank, tmp_path):
         main(VerifyBank(bank=bank))
     with pytest.raises(BankError, match="there is no bank at"):
         main(VerifyBank(bank=tmp_path / "nowhere"))
+
+
+@pytest.fixture(scope="module")
+def damaged(toy_bank, tmp_path_factory):
+    """Where a file, a patch or a scene can be wrong, at least one is."""
+    bank = shutil.copytree(toy_bank, tmp_path_factory.mktemp("damaged") / "bank")
+    for shard in ("train-00000", "train-00003"):
+        change_patch(bank, shard)
+        change_scene(bank, shard)
+    os.truncate(bank / "patches/test-00000/data.mdb", 1 << 16)
+    (bank / "scenes/train-00001.tar").unlink()
+    (bank / "failures.jsonl").unlink()
+    flip(bank / "cooccurrence.safetensors")
+    shutil.copy(bank / "scenes/train-00002.tar", bank / "scenes/train-00099.tar")
+    return bank
+
+
+def test_everything_that_is_damaged_has_its_line_in_the_order_of_the_manifest(damaged):
+    verification = verify(damaged)
+    named = [line.split(":")[0] for line in verification.damages]
+    assert named == [
+        "cooccurrence.safetensors",
+        "failures.jsonl",
+        "patches/test-00000/data.mdb",
+        "scenes/train-00001.tar",
+        "scenes/train-00099.tar",
+        "patches/test-00000",
+        "patches/train-00000",
+        "patches/train-00003",
+        "scenes/train-00000",
+        "scenes/train-00001",
+        "scenes/train-00003",
+        "manifest.json",
+        "manifest.json",
+    ]
+    assert verification.content_digest == "cannot be computed"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("which", ["bank", "damaged"])
+def test_what_is_found_does_not_depend_on_the_order_of_the_results(
+    which, seed, request, monkeypatch
+):
+    def shuffled(function, tasks):
+        return map(function, random.Random(seed).sample(tasks, len(tasks)))
+
+    bank = request.getfixturevalue(which)
+    expected = verify(bank)
+    monkeypatch.setattr("bank.verify.BYTES_AT_ONCE", 10_000)
+    assert verify(bank, shuffled) == expected
+
+
+def test_two_workers_find_in_two_banks_what_this_process_finds(
+    toy_bank, damaged, capsys, monkeypatch
+):
+    expected = verified(toy_bank, capsys, other=damaged)
+    monkeypatch.setattr("bank.verify.close_shards", None)  # so that no task can run here
+    assert verified(toy_bank, capsys, other=damaged, workers=2) == expected
+    code, lines = expected
+    assert (code, lines[0]) == (1, f"{toy_bank}: no damage found")
+
+
+def test_a_scheduler_that_is_not_there_is_named(bank, monkeypatch):
+    monkeypatch.setattr(cluster, "JOIN_S", 0.2)
+    with pytest.raises(UserError, match="no Dask scheduler answers at 'nonsense://'"):
+        main(VerifyBank(bank=bank, scheduler="nonsense://"))
+
+
+def test_workers_here_and_a_scheduler_are_not_both_taken(bank):
+    with pytest.raises(ValueError, match=r"--workers starts workers here, .*: give one"):
+        VerifyBank(bank=bank, workers=2, scheduler="tcp://here:1")
+    with pytest.raises(ValueError, match="--workers is -1"):
+        VerifyBank(bank=bank, workers=-1)
