@@ -368,6 +368,8 @@ def test_small_categories_share_a_block_and_a_large_one_has_its_own(monkeypatch)
     pools = pools_by_category(ids, list(sizes), codes, np.ones(len(ids), bool))
     assert plan_index(pools, 200) == [(0, 2), (2, 3), (3, 4), (4, 6), (6, 7), (7, 8)]
     assert plan_index(pools, 2) == [(number, number + 1) for number in range(8)]
+    monkeypatch.setattr(module, "TOGETHER", 50)
+    assert plan_index(pools, 1000)[:3] == [(0, 1), (1, 3), (3, 4)]
     monkeypatch.setattr(module, "TOGETHER", 1000)
     assert plan_index(pools, 1000) == [(0, 8)]
     assert plan_index(pools, 200) == [(0, 3), (3, 4), (4, 8)]
