@@ -98,8 +98,8 @@ def cut(costs: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
 
     costs  (q,)  distances that each query asks for
     """
-    shares = np.minimum(costs, COST // LEAST)
-    shares = np.maximum(shares, -(-COST // most))
-    block = (shares.cumsum() - 1) // COST
-    starts = np.flatnonzero(np.diff(block)) + 1
+    lowest = -(-COST // most)
+    ends = costs.clip(lowest, max(lowest, COST // LEAST)).cumsum()
+    full = COST * np.arange(1, ends[-1] // COST + 1 if len(ends) else 1)
+    starts = np.searchsorted(ends, full, side="right")
     return [(a, b) for a, b in pairwise([0, *starts.tolist(), len(costs)]) if a < b]

@@ -334,6 +334,7 @@ def test_blocks_cost_about_the_same_within_their_bounds(monkeypatch):
     assert all(some.sum() <= 1000 for some in inside if some.max() < 200)
     assert [len(some) for some in inside if some.min() == 10_000] == [5, 5, 5, 5, 3]
     assert sum(some.sum() >= 900 for some in inside if some.max() == 50) >= 14
+    assert query_plan.cut(np.zeros(600, np.int64), 300) == [(0, 250), (250, 500), (500, 600)]
     assert query_plan.cut(np.zeros(0, np.int64), 100) == []
 
 

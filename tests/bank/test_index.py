@@ -368,6 +368,8 @@ def test_small_categories_share_a_block_and_a_large_one_has_its_own(monkeypatch)
     pools = pools_by_category(ids, list(sizes), codes, np.ones(len(ids), bool))
     assert plan_index(pools, 200) == [(0, 2), (2, 3), (3, 4), (4, 6), (6, 7), (7, 8)]
     assert plan_index(pools, 2) == [(number, number + 1) for number in range(8)]
+    monkeypatch.setattr(module, "TOGETHER", 50)
+    assert plan_index(pools, 1000)[:3] == [(0, 1), (1, 3), (3, 4)]
     monkeypatch.setattr(module, "TOGETHER", 1000)
     assert plan_index(pools, 1000) == [(0, 8)]
     assert plan_index(pools, 200) == [(0, 3), (3, 4), (4, 8)]
@@ -387,20 +389,20 @@ def test_blocks_made_in_any_order_become_the_index_that_is_built_at_once(
     train = random.random(len(ids)) < 0.8
     names[~train & (names == "crow")] = "never trained"
     build_indexes(
-        tmp_path / "whole", features[train], ids[train], names[train], DIGEST, ivf_above=1000
+        tmp_path / "whole", features[train], ids[train], names[train], DIGEST, ivf_above=300
     )
     if not links:
         monkeypatch.setattr(os, "link", no_links)
-    monkeypatch.setattr(module, "TOGETHER", 400)
+    monkeypatch.setattr(module, "TOGETHER", 600)
     monkeypatch.setattr(module, "READ_AT_ONCE", 70)
     different, codes = np.unique(names, return_inverse=True)
     pools = pools_by_category(ids, different.tolist(), codes, train)
-    blocks = plan_index(pools, 1000)
-    assert blocks == [(0, 1), (1, 2), (2, 4), (4, 5), (5, 6)]
+    blocks = plan_index(pools, 300)
+    assert blocks == [(0, 1), (1, 2), (2, 5), (5, 6)]
     parts = [tmp_path / "parts" / str(first) for first, _ in blocks]
     made = list(zip(parts, blocks, strict=True))
     for part, block in reversed(made) if backwards else made:
-        write_index_block(part, pools, Pool(ids, features), block, 1000)
+        write_index_block(part, pools, Pool(ids, features), block, 300)
     join_index(tmp_path / "index", parts, DIGEST)
     whole, joined = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
