@@ -62,8 +62,7 @@ def find_candidates(
     candidates = empty_candidates(len(ids), k)
     for start, stop in plan.blocks:
         found = search_block(plan, Pool(ids, features), start, stop)
-        for whole, part in zip(candidates, found, strict=True):
-            whole[plan.queries[start:stop]] = part
+        put(candidates, plan.queries[start:stop], found)
     return candidates
 
 
@@ -90,6 +89,12 @@ def search_block(plan: QueryPlan, patches: Pool, start: int, stop: int) -> Candi
             near.ids[~other] = PADDING
         fill(candidates, np.arange(len(rows)), near, fallback=other)
     return candidates
+
+
+def put(candidates: Candidates, rows: NDArray[np.int64], found: Candidates) -> None:
+    """Write all that was found for these rows (q,)."""
+    for name in Candidates._fields:
+        getattr(candidates, name)[rows] = getattr(found, name)
 
 
 def fill(
@@ -153,8 +158,7 @@ def join_candidates(
         for part in parts:
             some_ids, found = read_candidates(part)
             rows = np.searchsorted(patch_ids, some_ids)
-            for whole, values in zip(candidates, found, strict=True):
-                whole[rows] = values
+            put(candidates, rows, found)
             num_filled += len(rows)
         if num_filled != len(patch_ids):
             raise ValueError(f"{num_filled:,} of {len(patch_ids):,} patches have candidates")
