@@ -187,26 +187,28 @@ def make_part(make: Callable[[Block, Path], None], block: Block) -> Receipt:
 
 
 def _check_worker(block: Block) -> None:
-    """BankError where this process does not have what the leading one has."""
+    """BankError where this process does not have what the one that leads the build has; of another
+    machine the error names it."""
     ours = software(*block.software)
-    if unlike := [name for name in sorted(ours) if ours[name] != block.software[name]]:
+    if unlike := [name for name in ours if ours[name] != block.software[name]]:
         name = unlike[0]
         raise BankError(
-            f"{block.stage} need the same {', '.join(unlike)} everywhere, and here {name} is "
-            f"{ours[name]} where the machine that leads the build has {block.software[name]}: "
-            f"install the packages of requirements.lock on both, or leave this machine out"
+            f"{block.stage} must be made with the same {' and '.join(unlike)} everywhere, and here "
+            f"{name} is {ours[name]} where the machine that leads the build has "
+            f"{block.software[name]}: install the packages of requirements.lock on both, or leave "
+            f"this machine out"
         )
     for path in ("patches.arrow", *block.needs):
         if not (block.bank / path).is_file():
             raise BankError(
-                f"{block.bank / path} cannot be seen there: workers on other machines need the "
-                f"bank at the same path as the machine that leads the build"
+                f"{block.bank / path} cannot be seen here: workers on other machines need the bank "
+                f"at the same path as the machine that leads the build"
             )
     for path, digest in block.needs.items():
         if path.endswith(".safetensors") and file_digest(block.bank / path) != digest:
             raise BankError(
-                f"{block.bank / path} is not the one there that the machine that leads the build "
-                f"has written: do both see the same disk?"
+                f"{block.bank / path} is not here as the machine that leads the build has written "
+                f"it: do both see the same disk?"
             )
 
 

@@ -33,7 +33,7 @@ JOIN_S = 30  # how long a scheduler may take to answer
 NO_WORKERS_TIMEOUT_S = 60  # how long it may have no workers
 LATE_S = 30  # after which a worker that has not started is not expected any more
 POLL_S = 1  # between two looks at which workers there are
-DASHBOARD_S = 2  # how long it may take to answer
+DASHBOARD_S = 10  # how long it may take to answer
 MAX_GREETING = 1 << 20  # bytes
 LOOPBACK, LOOPBACK_S = "127.0.0.1", 10
 BY_FORKING = {"distributed.worker.multiprocessing-method": "forkserver"}
@@ -268,9 +268,12 @@ def _heard(client: Any) -> Iterator[str]:
 
 
 def _dashboard(client: Any) -> str:
-    """Its address; empty where none answers: Dask has one where bokeh is installed."""
-    with suppress(Exception), urllib.request.urlopen(client.dashboard_link, timeout=DASHBOARD_S):
-        return str(client.dashboard_link)
+    """Its address; empty where none answers, or only to say that it needs bokeh."""
+    with (
+        suppress(Exception),
+        urllib.request.urlopen(client.dashboard_link, timeout=DASHBOARD_S) as page,
+    ):
+        return str(client.dashboard_link) if b"<html" in page.read() else ""
     return ""
 
 
@@ -320,8 +323,7 @@ def _local_cluster(distributed: Any) -> Any:
         n_workers=1,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
-        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its HTTP server's
+        dashboard_address=f"{LOOPBACK}:0",
         silence_logs="CRITICAL",
         memory_limit=0,  # Dask counts mapped files, which the system takes back where it needs to
         preload=[LEAVE_INTERRUPTS],

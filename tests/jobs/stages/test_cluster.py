@@ -63,12 +63,19 @@ def test_a_job_may_take_all_threads_where_it_is_done_here():
     assert [threads for _, threads in Pool().run(jobs)] == [torch.get_num_threads(), 1]
 
 
-@pytest.mark.parametrize(("answer", "said"), [("200 OK", True), ("404 Not Found", False)])
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("200 OK\r\n\r\n<!DOCTYPE html>\n<html>", True),
+        ("200 OK\r\n\r\n<p>Dask needs bokeh", False),
+        ("404 Not Found\r\n\r\n<html>", False),
+    ],
+)
 def test_the_dashboards_address_is_told_where_there_is_one(answer, said):
     def serve():
         with server.accept()[0] as connection:
             connection.recv(1024)
-            connection.sendall(f"HTTP/1.0 {answer}\r\n\r\n".encode())
+            connection.sendall(f"HTTP/1.0 {answer}".encode())
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=serve)

@@ -349,19 +349,19 @@ def test_only_trainings_need_the_same_instructions(tmp_path, toy_bank, monkeypat
     monkeypatch.setattr(blocks, "_version", lambda name: "another")
     assert "instructions" not in ObjectFeatures(made).software
     other = replace(block, software={**block.software, "torch": "another"})
-    with pytest.raises(BankError, match="the same instructions everywhere"):
+    with pytest.raises(BankError, match="with the same instructions everywhere"):
         make_part(GraphEncoderStage.make, other)
 
 
 def test_a_worker_without_the_network_is_refused_by_its_path(a_block):
     (a_block.bank / NETWORKS[0]).unlink()
-    with pytest.raises(BankError, match=f"{a_block.bank}/{NETWORKS[0]} cannot be seen there"):
+    with pytest.raises(BankError, match=f"{a_block.bank}/{NETWORKS[0]} cannot be seen here"):
         make_part(ObjectFeatures.make, a_block)
 
 
 def test_a_worker_with_another_network_is_refused(a_block):
     shutil.copy(a_block.bank / NETWORKS[1], a_block.bank / NETWORKS[0])
-    with pytest.raises(BankError, match=f"{NETWORKS[0]} is not the one"):
+    with pytest.raises(BankError, match=f"{NETWORKS[0]} is not here as"):
         make_part(ObjectFeatures.make, a_block)
 
 
