@@ -17,9 +17,9 @@ from bank.recipe import Scope
 from pipeline.files import written_folder
 from pipeline.options import write_json
 
-COST = 1 << 31  # distances in a block: 6 s on two cores
+COST = 1 << 31  # distances in a block: 7 s on one core
 LEAST = 1 << 13  # queries in a block: to project a large pool costs as much as 450 of them
-FOUND = 1 << 20  # candidates of a block: 60 MB, with what it takes to find them
+FOUND = 1 << 19  # candidates of a block: 30 MB, with what it takes to find them
 
 
 @dataclass(frozen=True)
