@@ -3,14 +3,16 @@
 python -m benchmarks.derive                                        65,536 and 262,144 patches
 python -m benchmarks.derive --sizes 65536 --workers 1 2 --rounds 3 --together
 python -m benchmarks.derive --sizes 1048576 --workers 2            17 GB on the disk
+python -m benchmarks.derive --sizes 580984 --workers 1 2 --train-steps 200 --together
+    --stages graph-encoder cooccurrence                            the networks, on COCO's photos
 
-The bank is made up at random (benchmarks/made_up_bank.py), the networks are given. Each stage is
-measured by itself, from its first block to the file that the parts are joined to; `together` runs
-them as a build does, where one stage's parts are joined while workers make those of another. The
-workers have started, and have read the bank's tables, before the clock does. Numbers of workers
-take their turns in each round; figures are medians of the rounds, a speed-up the median of the
-rounds' ratios. Processor time, by which growth is told, is disturbed less by other work on the
-machine. Memory: benchmarks/usage.py.
+The bank is made up at random (benchmarks/made_up_bank.py), and networks are given but in the last.
+Each stage is measured by itself, from its first block to the file that the parts are joined to;
+`together` runs them as a build does, where one stage's parts are joined while workers make those of
+another. The workers have started, and have read the bank's tables, before the clock does. Numbers
+of workers take their turns in each round; figures are medians of the rounds, a speed-up the median
+of the rounds' ratios. Processor time, by which growth is told, is disturbed less by other work on
+the machine. Memory: benchmarks/usage.py.
 """
 
 import functools
@@ -32,7 +34,8 @@ import torch
 
 from bank.contents import Contents, content_digest
 from bank.files import FileDigest
-from benchmarks.made_up_bank import PATCH_PX, WORDS, shard_names, write_shards
+from bank.recipe import TRAIN
+from benchmarks.made_up_bank import PATCH_PX, WORDS, K, shard_names, write_shards
 from benchmarks.usage import Usage, watched
 from jobs.stages.assemble import assemble
 from jobs.stages.blocks import Stage, make_part, opened
@@ -44,11 +47,10 @@ from model.graph.network import GraphEncoder
 from model.retrieval.cooccurrence import CooccurrenceNetwork
 from pipeline.options import option, run
 
-NETWORKS = ("graph-encoder", "cooccurrence")  # given, so that they are no work
 AIMED_AT = ("features", "cooccurrence-vectors", "candidates")  # whose time workers shall share
 SUM = " + ".join(AIMED_AT)
 TOGETHER = "all, as in a build"
-MADE = ("parts", "receipts", "query-plan")  # in the work folder, by these stages
+GIVEN = ("given_encoder.safetensors", "given_cooccurrence.safetensors")
 COLUMNS = (
     *("patches", "stage", "workers", "s", "of which joining", "times one worker"),
     *("workers' CPU s", "leading process's", "growth of both"),
@@ -64,6 +66,7 @@ class Derive:
     rounds: Annotated[int, option("how often everything is done")] = 1
     stages: Annotated[tuple[str, ...], option("only these, and what they need; default: all")] = ()
     together: Annotated[bool, option("also run all stages as a build does")] = False
+    train_steps: Annotated[int, option("train both networks so long; 0: they are given")] = 0
     folder: Annotated[Path | None, option("measure the bank here, in this process")] = None
 
 
@@ -102,13 +105,16 @@ def write_bank(folder: Path, patches: int) -> None:
     write_shards(folder, patches, with_pixels=True)
     assemble(folder, shard_names(folder), WORDS)
     torch.manual_seed(0)
-    GraphEncoder(WORDS, masks=True).save(folder / "given_encoder.safetensors")
-    CooccurrenceNetwork().save(folder / "given_cooccurrence.safetensors")
+    for name, network in zip(
+        GIVEN, (GraphEncoder(WORDS, masks=True), CooccurrenceNetwork()), strict=True
+    ):
+        network.save(folder / name)
 
 
 def _in_its_process(folder: str, workers: int, options: Derive) -> dict[str, Took]:
     command = [sys.executable, "-m", "benchmarks.derive", "--folder", folder]
     command += ["--workers", str(workers)]
+    command += ["--train-steps", str(options.train_steps)]
     command += ["--together"] if options.together else []
     command += ["--stages", *options.stages] if options.stages else []
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -157,9 +163,7 @@ def _median(all_took: Sequence[Took], *names: str) -> float:
 
 def _measure(folder: Path, options: Derive) -> dict[str, Took]:
     contents = Contents(folder, PATCH_PX)
-    encoder, f_occur = (str(folder / f"given_{n}.safetensors") for n in ("encoder", "cooccurrence"))
-    derive_options = DeriveOptions(encoder, "given", 0, f_occur, "given", 0, 20, "category")
-    derivation = Derivation(contents, content_digest(folder), derive_options)
+    derivation = Derivation(contents, content_digest(folder), _derive_options(folder, options))
     stages = _wanted([stage(derivation) for stage in STAGES], options.stages)
     (workers,) = options.workers
     with Pool(workers) as pool:
@@ -175,6 +179,12 @@ def _measure(folder: Path, options: Derive) -> dict[str, Took]:
     if took.keys() >= set(AIMED_AT):
         took[SUM] = _sum([took[name] for name in AIMED_AT])
     return took
+
+
+def _derive_options(folder: Path, options: Derive) -> DeriveOptions:
+    steps = options.train_steps
+    encoder, f_occur = (TRAIN if steps else str(folder / name) for name in GIVEN)
+    return DeriveOptions(encoder, "given", steps, f_occur, "given", steps, K, "category")
 
 
 def _sum(all_took: Sequence[Took]) -> Took:
@@ -211,14 +221,16 @@ def _one_by_one(
             made = time.perf_counter()
             outputs[stage.name] = dict(stage.finish(blocks, needs).outputs)
             end = time.perf_counter()
-            if stage.name not in NETWORKS:
-                took[stage.name] = Took(end - start, end - made, of_workers(), of_leader())
+            took[stage.name] = Took(end - start, end - made, of_workers(), of_leader())
     return took
 
 
 def _clear(folder: Path) -> None:
-    for name in MADE:
-        shutil.rmtree(folder / WORK / name, ignore_errors=True)
+    """So that nothing is taken over from a run before."""
+    for path in (folder / WORK).iterdir():
+        if path.name == "shards":
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _started(pool: Pool, workers: int, derivation: Derivation) -> set[int]:
