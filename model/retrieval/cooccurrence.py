@@ -29,7 +29,7 @@ PATCH_PX = 32  # side to which a patch is averaged: enough for light, colour and
 PHOTOS_PER_STEP = 48
 MARGIN = 0.3  # between distances, which lie in [0, 2]
 LEARNING_RATE = 2e-3
-PATCHES_AT_ONCE = 512  # while embedding
+PATCHES_AT_ONCE = 64  # while embedding: 512 take twice as long, outside the cache
 
 
 class CooccurrenceNetwork(nn.Module):
