@@ -29,6 +29,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,7 @@ NAMES = [*BEFORE, *IN_BLOCKS, *AFTER]
 NEXT = "next"
 # What is told of a stage besides its number: how many tasks it has, or
 JOINS, IS_DONE = 254, 255
+EVENT = struct.Struct("<BBq")  # stage, what, bytes of the bank's disk that are used
 AFTER_ALL = tuple(AFTER)
 NOT_OURS = ("dask-scratch-space", "global.lock", "purge.lock")  # what Dask and torch keep
 # Of torch, and of multiprocessing's fork server. It removes its own where a process ends; ours here
@@ -126,6 +128,7 @@ class Event(NamedTuple):
     stage: str
     what: int
     when: float
+    used: int = 0  # bytes of the bank's disk
 
 
 class Run:
@@ -165,9 +168,10 @@ class Run:
             if seconds:
                 raise self.hanging()
             return None
-        if not (told := os.read(self.events, 2)):
+        if not (told := os.read(self.events, EVENT.size)):
             return None
-        event = Event(NAMES[told[0]], told[1], time.monotonic())
+        number, what, used = EVENT.unpack(told)
+        event = Event(NAMES[number], what, time.monotonic(), used)
         if event.what == IS_DONE:
             self.under_way.discard(event.stage)
         elif event.what != JOINS:
@@ -221,7 +225,7 @@ def _become(command: Sequence[str], folder: Path, announce: int) -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "scratch")
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         make_blocks_small()
-        _announce_stages(announce, folder / "joined")
+        _announce_stages(announce, folder)
         module, options = MODULES[command[0]]
         sys.argv = [f"jobs.{command[0]}", *command[1:]]
         run(module.main, options, module.__doc__)
@@ -237,12 +241,12 @@ def _become(command: Sequence[str], folder: Path, announce: int) -> None:
         os._exit(status)
 
 
-def _announce_stages(pipe: int, joined: Path) -> None:
-    """Tell when stages begin, join their blocks and are done; and what is joined: a line for each
-    block's receipt, with its inode."""
+def _announce_stages(pipe: int, folder: Path) -> None:
+    """Tell when stages begin, join their blocks and are done; and what is joined, in a file: a line
+    for each block's receipt, with its inode."""
 
     def tell(stage: str, what: int) -> None:
-        os.write(pipe, bytes([NAMES.index(stage), what]))
+        os.write(pipe, EVENT.pack(NAMES.index(stage), what, used(folder / "bank")))
 
     def announcing(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def announced(*args: Any, **kwargs: Any) -> Any:
@@ -263,7 +267,7 @@ def _announce_stages(pipe: int, joined: Path) -> None:
 
     def told_finish(stage: Stage, of: Sequence[Block], needs: Any) -> Any:
         tell(stage.name, JOINS)
-        with joined.open("a") as file:
+        with (folder / "joined").open("a") as file:
             for path in (receipt_path(stage.bank, block.name) for block in of):
                 file.write(f"{path.relative_to(stage.bank)} {path.stat().st_ino}\n")
         receipt = finish(stage, of, needs)
@@ -271,6 +275,14 @@ def _announce_stages(pipe: int, joined: Path) -> None:
         return receipt
 
     Stage.blocks, Stage.finish = told_blocks, told_finish  # type: ignore[method-assign]
+
+
+def used(folder: Path) -> int:
+    """Bytes of its file system that are not free; 0 where there is no such folder."""
+    with contextlib.suppress(OSError):
+        status = os.statvfs(folder)
+        return (status.f_blocks - status.f_bfree) * status.f_frsize
+    return 0
 
 
 # What is killed
@@ -524,9 +536,9 @@ def play(
                 kept = whole | kept
         check_end(run_, status, case.victim if where else "")
     check_bank(bench, scenario, kept)
-    joined = bench.joined()
-    tally.files[pair] += sum(not is_record(path) for path in kept)
-    tally.blocks[pair] += sum(path in joined for path in kept)
+    files, blocks = count(kept, bench.joined())
+    tally.files[pair] += files
+    tally.blocks[pair] += blocks
     return kills
 
 
@@ -588,6 +600,11 @@ def files_with_receipts(bank: Path) -> dict[str, int]:
     return inodes
 
 
+def count(kept: Collection[str], joined: Collection[str]) -> tuple[int, int]:
+    """How many files of the bank, and how many blocks."""
+    return sum(not is_record(path) for path in kept), sum(path in joined for path in kept)
+
+
 def is_record(path: str) -> bool:
     """Whether it is there only while a bank is made."""
     return path.startswith(f"{WORK}/")
@@ -610,11 +627,8 @@ def check_bank(bench: Bench, scenario: Scenario, kept: dict[str, int]) -> None:
     for name in ("content_digest", "derived_digest"):
         if getattr(manifest, name) != getattr(expected, name):
             raise BadEndError(f"another {name}")
-    files = {p.relative_to(bank).as_posix() for p in bank.rglob("*") if not p.is_dir()}
-    if left := files ^ {*manifest.files, "manifest.json"}:
+    if left := left_over(bank):
         raise BadEndError(f"left over or missing: {sorted(left)}")
-    if (bank / "work").exists():
-        raise BadEndError("work/ is left over")
     if left := {p.name for p in bench.scratch.rglob("*") if not is_foreign(p.name)}:
         raise BadEndError(f"left over in TMPDIR: {sorted(left)}")
     made = {path: (bank / path).stat().st_ino for path in kept if not is_record(path)}
@@ -625,6 +639,13 @@ def check_bank(bench: Bench, scenario: Scenario, kept: dict[str, int]) -> None:
     verified = bench.run(["verify_bank", str(bank)])
     if verified.wait():
         raise BadEndError(f"does not verify: {verified.said()}")
+
+
+def left_over(bank: Path) -> set[str]:
+    """Files that the manifest does not list, those that it lists in vain, and work/."""
+    files = {p.relative_to(bank).as_posix() for p in bank.rglob("*") if not p.is_dir()}
+    unlisted = files ^ {*read_manifest(bank).files, "manifest.json"}
+    return unlisted | ({WORK} if (bank / WORK).exists() else set())
 
 
 def is_foreign(name: str) -> bool:
