@@ -74,9 +74,9 @@ JOINS, IS_DONE = 254, 255
 EVENT = struct.Struct("<BBq")  # stage, what, bytes of the bank's disk that are used
 AFTER_ALL = tuple(AFTER)
 NOT_OURS = ("dask-scratch-space", "global.lock", "purge.lock")  # what Dask and torch keep
-# Of torch, and of multiprocessing's fork server. It removes its own where a process ends; ours here
-# end by os._exit, or are killed.
-FOREIGN = ("torchinductor_", "pymp-", "listener-")
+# Of torch; of multiprocessing's fork server, which removes its own where a process ends (ours here
+# end by os._exit, or are killed); and of Dask, which removes what killed ones left when it starts.
+FOREIGN = ("torchinductor_", "pymp-", "listener-", "scheduler-", "worker-")
 # Of pyarrow, torch and verify_bank: once here, not in every run.
 LATE_IMPORTS = ("pandas", "torch._dynamo", "bank.compare", "bank.verify")
 SMALL = ["--shard-photos", "2", "--image-size", "32", "--patch-size", "16", "--candidates", "5"]
