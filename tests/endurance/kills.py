@@ -73,10 +73,12 @@ NEXT = "next"
 JOINS, IS_DONE = 254, 255
 EVENT = struct.Struct("<BBq")  # stage, what, bytes of the bank's disk that are used
 AFTER_ALL = tuple(AFTER)
-NOT_OURS = ("dask-scratch-space", "global.lock", "purge.lock")  # what Dask and torch keep
-# Of torch; of multiprocessing's fork server, which removes its own where a process ends (ours here
-# end by os._exit, or are killed); and of Dask, which removes what killed ones left when it starts.
-FOREIGN = ("torchinductor_", "pymp-", "listener-", "scheduler-", "worker-")
+# What others keep in TMPDIR: Dask, which removes what killed processes left there when it next
+# starts, and torch.
+NOT_OURS = ("dask-scratch-space", "global.lock", "purge.lock")
+# Of torch, and of multiprocessing's fork server. It removes its own where a process ends; ours here
+# end by os._exit, or are killed.
+FOREIGN = ("torchinductor_", "pymp-", "listener-")
 # Of pyarrow, torch and verify_bank: once here, not in every run.
 LATE_IMPORTS = ("pandas", "torch._dynamo", "bank.compare", "bank.verify")
 SMALL = ["--shard-photos", "2", "--image-size", "32", "--patch-size", "16", "--candidates", "5"]
@@ -629,7 +631,8 @@ def check_bank(bench: Bench, scenario: Scenario, kept: dict[str, int]) -> None:
             raise BadEndError(f"another {name}")
     if left := left_over(bank):
         raise BadEndError(f"left over or missing: {sorted(left)}")
-    if left := {p.name for p in bench.scratch.rglob("*") if not is_foreign(p.name)}:
+    scratch = {path.relative_to(bench.scratch) for path in bench.scratch.rglob("*")}
+    if left := {str(path) for path in scratch if not any(map(is_foreign, path.parts))}:
         raise BadEndError(f"left over in TMPDIR: {sorted(left)}")
     made = {path: (bank / path).stat().st_ino for path in kept if not is_record(path)}
     made |= bench.joined()

@@ -59,6 +59,11 @@ def test_a_bank_that_is_as_it_must_be_is_accepted(ended):
     check_bank(*ended, {shard: (ended[0].bank / shard).stat().st_ino})
 
 
+def test_what_dask_left_in_its_own_folder_is_not_ours(ended):
+    make(ended[0].scratch / "dask-scratch-space/worker-a/storage")
+    check_bank(*ended, {})
+
+
 def make(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
