@@ -4,11 +4,12 @@ python -m tests.endurance.disks                       all; tables
 python -m tests.endurance.disks --steps 1 --out disks.md
 
 Needs Linux and `unshare`: in a mount namespace of its own, a bank lies on a tmpfs that is full at a
-given size (several within what each stage adds to the disk of an undisturbed run, then enough), on
-a mount that turns read-only, or on one that is unmounted when a stage begins; the photos' mount and
-TMPDIR likewise. Every command must end well, or with exit code 1 and one line that says what and
-where; once there is room, or the mount is back, the same command must end in the digests of an
-undisturbed run, and keep all shards that had receipts.
+given size (several within what each stage adds to the disk of an undisturbed run: the parts of its
+blocks, then the file that they are joined to; then enough), on a mount that turns read-only, or on
+one that is unmounted when a stage begins; the photos' mount and TMPDIR likewise. Every command must
+end well, or with exit code 1 and one line that says what and where; once there is room, or the
+mount is back, the same command must end in the digests of an undisturbed run, and keep all files
+and blocks that had receipts.
 Exit code 1 where something did not end so.
 """
 
@@ -21,10 +22,9 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,18 @@ FULL = r"cannot write .*(No space left|is the disk full)"
 UNCLEAR = ("Traceback", "Exception ignored", "close error")
 TAKEN = "was taken away while it was being written"
 BLOCK = 4096  # bytes
+LOST_IN = ("cutting", "assembling", *kills.IN_BLOCKS, "manifest")
+LOST_BY_WORKERS = ("cutting", "features", "candidates")
 
 
 @dataclass
 class Tables:
-    rows: list[tuple[str, str, str, str, int]] = field(default_factory=list)
+    rows: list[tuple[str, str, str, str, int, int]] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        head = "| command | disk | stage | what was said | files kept |\n|---|---|---|---|---|\n"
+        head = "| command | disk | stage | what was said | files kept | blocks kept |\n"
+        head += "|---|---|---|---|---|---|\n"
         return head + "\n".join(f"| {' | '.join(map(str, row))} |" for row in self.rows)
 
 
@@ -92,6 +95,7 @@ def the_line(run: Run) -> str:
 
 def put(bench: Bench, scenario: Scenario) -> None:
     """The bank to begin with, in the folder as it is mounted now."""
+    (bench.folder / "joined").unlink(missing_ok=True)
     for path in bench.bank.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if scenario.start is not None:
@@ -118,19 +122,20 @@ def full_disk(bench: Bench, name: str, size: int, tables: Tables) -> None:
             expect(FULL, said)
             mount("-o", f"remount,size={ENOUGH}", str(bench.bank))
             go_on(bench, scenario, kept)
-    tables.rows.append((name, f"{size // 1024:,} KiB", stage, shown(said, bench), len(kept)))
+    tables.rows.append(
+        (name, f"{size // 1024:,} KiB", stage, shown(said, bench), *counted(kept, bench))
+    )
+
+
+def counted(kept: dict[str, int], bench: Bench) -> tuple[int, int]:
+    """Files and blocks."""
+    return kills.count(kept, bench.joined())
 
 
 def last_stage(run: Run) -> str:
     """In which it ends; clearing comes behind every end."""
-    stages = ["reading", *(stage for stage, _ in run.follow() if stage != "clearing")]
+    stages = ["reading", *(event.stage for event in run.follow() if event.stage != "clearing")]
     return stages[-1]
-
-
-def used(folder: Path) -> int:
-    """Bytes of the file system that are not free."""
-    status = os.statvfs(folder)
-    return (status.f_blocks - status.f_bfree) * status.f_frsize
 
 
 def shown(said: str, bench: Bench) -> str:
@@ -142,19 +147,31 @@ def sizes(bench: Bench, name: str, steps: int) -> list[int]:
     scenario = bench.scenarios[name]
     with tmpfs(bench.bank):
         put(bench, scenario)
-        begins = [used(bench.bank)]
+        before = kills.used(bench.bank)
         run = bench.run(scenario.command)
-        while run.follow(kills.NEXT):
-            begins.append(used(bench.bank))
+        told = run.follow()
         if said := the_line(run):
             raise BadEndError(said)
     between = {
         (low + (high - low) * step // (steps + 1)) // BLOCK * BLOCK + BLOCK
-        for low, high in pairwise(begins)
+        for low, high in added(before, told)
         for step in range(1, steps + 1)
         if high > low
     }
     return [*sorted(between), ENOUGH]
+
+
+def added(before: int, told: Sequence[kills.Event]) -> Iterator[tuple[int, int]]:
+    """From how many bytes to how many the disk is filled, by each thing that writes."""
+    at_begin = dict[str, int]()
+    for event in told:
+        at_end = event.used
+        if event.what == kills.IS_DONE:  # the parts are removed: they lay there beside the file
+            at_end += before - at_begin[event.stage]
+        elif event.what != kills.JOINS:
+            at_begin[event.stage] = event.used
+        yield before, at_end
+        before = event.used
 
 
 def sweep(bench: Bench, name: str, steps: int, every: int, tables: Tables) -> None:
@@ -179,7 +196,7 @@ def read_only(bench: Bench, tables: Tables) -> None:
             expect("cannot write .*Read-only file system", said)
             mount("-o", "remount,rw", str(bench.bank))
             go_on(bench, scenario, kept)
-        tables.rows.append(("build", "read-only", stage, shown(said, bench), len(kept)))
+        tables.rows.append(("build", "read-only", stage, shown(said, bench), *counted(kept, bench)))
 
 
 def expect(pattern: str, said: str) -> None:
@@ -187,9 +204,11 @@ def expect(pattern: str, said: str) -> None:
         raise BadEndError(f"said {said!r} where {pattern!r} is expected")
 
 
-def lost_mount(bench: Bench, stage: str, what: Path, pattern: str, tables: Tables) -> None:
+def lost_mount(
+    bench: Bench, name: str, stage: str, what: Path, pattern: str, tables: Tables
+) -> None:
     """Unmount `what` (the bank's folder, or the photos') when a stage begins."""
-    scenario, backing = bench.scenarios["build"], bench.folder / f"{what.name}-disk"
+    scenario, backing = bench.scenarios[name], bench.folder / f"{what.name}-disk"
     if what == bench.bank:
         shutil.rmtree(backing, ignore_errors=True)
         backing.mkdir()
@@ -201,9 +220,9 @@ def lost_mount(bench: Bench, stage: str, what: Path, pattern: str, tables: Table
             shutil.rmtree(bench.bank, ignore_errors=True)
         run = bench.run(scenario.command)
         run.follow(stage)
-        os.kill(run.pid, signal.SIGSTOP)
+        os.killpg(run.pid, signal.SIGSTOP)
         unmount(what)
-        os.kill(run.pid, signal.SIGCONT)
+        os.killpg(run.pid, signal.SIGCONT)
         run.follow()
         said = the_line(run)
         expect(pattern, said)
@@ -211,7 +230,7 @@ def lost_mount(bench: Bench, stage: str, what: Path, pattern: str, tables: Table
         kept = kills.files_with_receipts(bench.bank)
         go_on(bench, scenario, kept)
     disk = "the bank's is lost" if what == bench.bank else "the photos' is lost"
-    tables.rows.append(("build", disk, stage, shown(said, bench), len(kept)))
+    tables.rows.append((name, disk, stage, shown(said, bench), *counted(kept, bench)))
 
 
 def full_temporary(bench: Bench, tables: Tables) -> None:
@@ -224,14 +243,14 @@ def full_temporary(bench: Bench, tables: Tables) -> None:
         said = the_line(run)
     expect("cannot start 2 workers .*No space left", said)
     go_on(bench, scenario, {})
-    tables.rows.append(("--workers 2", "TMPDIR is full", stage, shown(said, bench), 0))
+    tables.rows.append(("--workers 2", "TMPDIR is full", stage, shown(said, bench), 0, 0))
 
 
 def endure(folder: Path, steps: int, quick: bool) -> Tables:
     """All disks, or some."""
     bench, tables = Bench(folder, Machines(folder)), Tables()
     commands = ["build"] if quick else ["build", "--workers 2", "--mode extend", "--remove-photo"]
-    stages = ["index"] if quick else ["cutting", "assembling", "networks", "index", "manifest"]
+    stages = ["index"] if quick else LOST_IN
     bench.prepare(set(commands))
     for name in commands:
         within = steps if name == "build" else 1
@@ -240,10 +259,13 @@ def endure(folder: Path, steps: int, quick: bool) -> Tables:
         attempt(tables, read_only, bench, tables)
         attempt(tables, full_temporary, bench, tables)
     for stage in stages:
-        attempt(tables, lost_mount, bench, stage, bench.bank, TAKEN, tables)
+        attempt(tables, lost_mount, bench, "build", stage, bench.bank, TAKEN, tables)
+    for stage in () if quick else LOST_BY_WORKERS:
+        attempt(tables, lost_mount, bench, "--workers 2", stage, bench.bank, TAKEN, tables)
     photos = bench.folder / "data"
     photos.rename(bench.folder / "data-disk")
-    attempt(tables, lost_mount, bench, "cutting", photos, "put the photos back", tables)
+    lost = ("build", "cutting", photos, "put the photos back")
+    attempt(tables, lost_mount, bench, *lost, tables)
     return tables
 
 

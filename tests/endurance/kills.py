@@ -1,16 +1,20 @@
-"""Builds that are killed at random moments and run again: the same bank, no shard made twice.
+"""Builds that are killed at random moments and run again: the same bank, nothing made twice.
 
 python -m tests.endurance.kills                         100 kills; a table of what became of them
 python -m tests.endurance.kills --count 20 --seed 7 --out kills.md
 
 A case starts a command, kills somebody (the driver, one worker, the scheduler, or all of them) by
 SIGKILL, and runs the same command again, up to three times, until it is left to end. How a moment
-is drawn: one of the command's stages, evenly; then, from when the run enters that stage, a delay
-that is even over the time which the stage takes undisturbed. A stage that a rerun skips is over
-sooner: the kill is counted where it fell. A worker or the scheduler is killed when a number of
-shards that is drawn evenly, from none to all but one, has a receipt. Then the bank must verify,
-have the digests of an undisturbed run, and the very files (inodes) of every shard that had a
-receipt when a kill came.
+is drawn: one of the command's stages (for a worker or the scheduler, one that has tasks), each of
+them once in a drawn order before any comes again; then, from when the run enters that stage, a
+delay that is even over the time which the stage takes undisturbed. With workers cutting begins with
+their start: a worker or the scheduler is killed there when a number of shards that is drawn evenly,
+from none to all but one, has a receipt. A stage that a rerun skips is over sooner: the kill is
+counted where it fell. Blocks are small, so that every stage has several (small_blocks.py).
+
+Then the bank must verify, have the digests of an undisturbed run, no file besides those that its
+manifest lists, and the very files (inodes) of all that had a receipt when a kill came: shards and
+derived files as they lie there in the end, blocks as they were when their stage joined them.
 
 Commands are the real ones, in forks of this process, which has imported them: that saves their
 start. Exit code 1 where a case did not end well.
@@ -18,51 +22,60 @@ start. Exit code 1 where a case did not end well.
 
 import contextlib
 import importlib
+import json
 import os
 import resource
 import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from bank.manifest import Manifest, read_manifest
 from jobs import build_bank, edit_bank, verify_bank
 from jobs.stages import build, complete, derive, removal, staging
+from jobs.stages.blocks import Block, Stage
+from jobs.stages.receipts import WORK, receipt_path
 from jobs.stages.staging import next_version
 from pipeline.options import run
 from pipeline.toy.coco import write_toy
+from tests.endurance.small_blocks import SAVE_OFTEN, make_blocks_small
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0  # beyond, a command hangs
-# What tells that a stage begins: (module, function).
-STAGES: dict[str, list[tuple[Any, str]]] = {
+# What tells that a stage begins: (module, function). Those in blocks tell by `Stage` itself.
+BEFORE = {
     "cutting": [(build, "cut")],
     "copying": [(build, "copy_shards"), (removal, "copy_shards")],
     "assembling": [(build, "assemble"), (removal, "assemble")],
-    "networks": [(derive, "graph_encoder"), (derive, "cooccurrence_network")],
-    "features": [(derive, "object_features"), (derive, "patch_vectors")],
-    "index": [(derive, "search_index")],
-    "candidates": [(derive, "nearest_candidates")],
+}
+AFTER = {
     "manifest": [(complete.croissant, "write_croissant"), (complete, "write_manifest")],
     "swap": [(build, "swap_in"), (removal, "swap_in")],
     "clearing": [(staging, "_clear_work")],
 }
-NAMES = list(STAGES)
+IN_BLOCKS = [stage.name for stage in derive.STAGES]
+NAMES = [*BEFORE, *IN_BLOCKS, *AFTER]
 NEXT = "next"
-AFTER_ALL = ("manifest", "swap", "clearing")
-NOT_OURS = ("dask-scratch-space", "global.lock", "purge.lock")  # what Dask and torch keep
+# What is told of a stage besides its number: how many tasks it has, or
+JOINS, IS_DONE = 254, 255
+EVENT = struct.Struct("<BBq")  # stage, what, bytes of the bank's disk that are used
+AFTER_ALL = tuple(AFTER)
+# What others keep in TMPDIR: Dask, which removes what killed processes left there when it next
+# starts, and torch.
+NOT_OURS = ("dask-scratch-space", "global.lock", "purge.lock")
 # Of torch, and of multiprocessing's fork server. It removes its own where a process ends; ours here
 # end by os._exit, or are killed.
 FOREIGN = ("torchinductor_", "pymp-", "listener-")
@@ -90,59 +103,83 @@ class Case:
 
 
 CASES = (
-    Case("build", "driver", 30),
+    Case("build", "driver", 18),
     Case("build, networks trained", "driver", 8),
-    Case("--mode extend", "driver", 16),
-    Case("--mode overwrite", "driver", 14),
-    Case("--remove-photo", "driver", 18),
-    Case("--workers 2", "one worker", 3),
-    Case("--workers 2", "driver", 2),
-    Case("--workers 2", "all", 3),
-    Case("--scheduler", "scheduler", 3),
-    Case("--scheduler", "one worker", 2),
-    Case("--scheduler", "driver", 1),
+    Case("--mode extend", "driver", 10),
+    Case("--mode overwrite", "driver", 10),
+    Case("--remove-photo", "driver", 10),
+    Case("--workers 2", "one worker", 8),
+    Case("--workers 2", "driver", 6),
+    Case("--workers 2", "all", 4),
+    Case("--workers 2, networks trained", "one worker", 4),
+    Case("--workers 2, networks trained", "all", 2),
+    Case("--workers 2 --mode extend", "all", 2),
+    Case("--workers 2 --mode overwrite", "one worker", 2),
+    Case("--workers 2 --remove-photo", "all", 2),
+    Case("--scheduler", "scheduler", 6),
+    Case("--scheduler", "one worker", 3),
+    Case("--scheduler", "driver", 2),
+    Case("--scheduler, networks trained", "scheduler", 2),
+    Case("--scheduler, networks trained", "driver", 1),
 )
+
+
+class Event(NamedTuple):
+    """What a command told of a stage, and when."""
+
+    stage: str
+    what: int
+    when: float
+    used: int = 0  # bytes of the bank's disk
 
 
 class Run:
     """One command in a fork, in a process group of its own; it announces its stages."""
 
-    def __init__(self, command: Sequence[str], log: Path, scratch: Path) -> None:
-        self.log = log
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        self.log = folder / "log"
         self.events, announce = os.pipe()
-        self.stage = "reading"
+        self.stage = "reading"  # that began last
+        self.under_way = set[str]()
         self.status: int | None = None
         sys.stdout.flush()
         self.pid = os.fork()
         if not self.pid:
             os.close(self.events)
-            _become(command, log, scratch, announce)
+            _become(command, folder, announce)
         os.close(announce)
 
-    def follow(self, stage: str = "") -> list[tuple[str, float]]:
-        """Stages and when they began, until `stage` begins (NEXT: any) or the command ends."""
-        began = []
-        while self.stage != stage and self._hear(PATIENCE_S):
-            began.append((self.stage, time.monotonic()))
+    def follow(self, stage: str = "") -> list[Event]:
+        """What it tells, until `stage` begins (NEXT: anything) or the command ends."""
+        told = []
+        while self.stage != stage and (event := self._hear(PATIENCE_S)):
+            told.append(event)
             if stage == NEXT:
                 break
-        return began
+        return told
 
-    def catch_up(self) -> str:
-        """The stage that it is in now."""
+    def is_in(self, stage: str) -> bool:
+        """Of stages that go on at the same time it is in all."""
         while self._hear(0):
             pass
-        return self.stage
+        return stage in {self.stage, *self.under_way}
 
-    def _hear(self, seconds: float) -> bool:
-        """Whether it announced a stage within that time."""
+    def _hear(self, seconds: float) -> Event | None:
+        """What it tells within that time."""
         if not select.select([self.events], [], [], seconds)[0]:
             if seconds:
                 raise self.hanging()
-            return False
-        byte = os.read(self.events, 1)
-        self.stage = NAMES[byte[0]] if byte else self.stage
-        return bool(byte)
+            return None
+        if not (told := os.read(self.events, EVENT.size)):
+            return None
+        number, what, used = EVENT.unpack(told)
+        event = Event(NAMES[number], what, time.monotonic(), used)
+        if event.what == IS_DONE:
+            self.under_way.discard(event.stage)
+        elif event.what != JOINS:
+            self.stage = event.stage
+            self.under_way |= {event.stage} if event.stage in IN_BLOCKS else set()
+        return event
 
     def has_ended(self) -> bool:
         if self.status is None:
@@ -179,19 +216,18 @@ def is_group(group: int) -> bool:
     return False
 
 
-def _become(command: Sequence[str], log: Path, scratch: Path, announce: int) -> None:
+def _become(command: Sequence[str], folder: Path, announce: int) -> None:
     """In the fork: the command, as from a command line."""
     status = 70
     try:
         os.setsid()
-        with log.open("wb") as out:
+        with (folder / "log").open("wb") as out:
             os.dup2(out.fileno(), 1)
             os.dup2(out.fileno(), 2)
-        os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "scratch")
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for number, places in enumerate(STAGES.values()):
-            for module, name in places:
-                setattr(module, name, _announcing(getattr(module, name), announce, number))
+        make_blocks_small()
+        _announce_stages(announce, folder)
         module, options = MODULES[command[0]]
         sys.argv = [f"jobs.{command[0]}", *command[1:]]
         run(module.main, options, module.__doc__)
@@ -207,12 +243,48 @@ def _become(command: Sequence[str], log: Path, scratch: Path, announce: int) -> 
         os._exit(status)
 
 
-def _announcing(function: Callable[..., Any], pipe: int, number: int) -> Callable[..., Any]:
-    def announced(*args: Any, **kwargs: Any) -> Any:
-        os.write(pipe, bytes([number]))
-        return function(*args, **kwargs)
+def _announce_stages(pipe: int, folder: Path) -> None:
+    """Tell when stages begin, join their blocks and are done; and what is joined, in a file: a line
+    for each block's receipt, with its inode."""
 
-    return announced
+    def tell(stage: str, what: int) -> None:
+        os.write(pipe, EVENT.pack(NAMES.index(stage), what, used(folder / "bank")))
+
+    def announcing(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def announced(*args: Any, **kwargs: Any) -> Any:
+            tell(stage, 0)
+            return function(*args, **kwargs)
+
+        return announced
+
+    for stage, places in (BEFORE | AFTER).items():
+        for module, name in places:
+            setattr(module, name, announcing(stage, getattr(module, name)))
+    blocks, finish = Stage.blocks, Stage.finish
+
+    def told_blocks(stage: Stage, needs: Any) -> Any:
+        made = blocks(stage, needs)
+        tell(stage.name, min(len(made), JOINS - 1))
+        return made
+
+    def told_finish(stage: Stage, of: Sequence[Block], needs: Any) -> Any:
+        tell(stage.name, JOINS)
+        with (folder / "joined").open("a") as file:
+            for path in (receipt_path(stage.bank, block.name) for block in of):
+                file.write(f"{path.relative_to(stage.bank)} {path.stat().st_ino}\n")
+        receipt = finish(stage, of, needs)
+        tell(stage.name, IS_DONE)
+        return receipt
+
+    Stage.blocks, Stage.finish = told_blocks, told_finish  # type: ignore[method-assign]
+
+
+def used(folder: Path) -> int:
+    """Bytes of its file system that are not free; 0 where there is no such folder."""
+    with contextlib.suppress(OSError):
+        status = os.statvfs(folder)
+        return (status.f_blocks - status.f_bfree) * status.f_frsize
+    return 0
 
 
 # What is killed
@@ -259,7 +331,7 @@ class Machines:
             self.close()
         here = ["--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"]
         worker = ["worker", self.address, "--nthreads", "1", "--no-dashboard"]
-        worker += ["--local-directory", str(self.folder)]
+        worker += ["--local-directory", str(self.folder), "--preload", SAVE_OFTEN]
         for name, command in (
             ("scheduler", ["scheduler", *here]),
             ("worker 0", worker),
@@ -303,7 +375,8 @@ class Scenario:
     command: list[str]
     start: Path | None  # a finished bank to begin with
     expected: Manifest
-    lengths: dict[str, float]  # stage -> seconds, undisturbed
+    lengths: Mapping[str, float]  # stage -> seconds, undisturbed
+    tasks: Collection[str] = ()  # stages that have some
 
 
 @dataclass
@@ -332,20 +405,26 @@ class Bench:
         networks_by_file = ["--graph-encoder", str(networks / "graph_encoder.safetensors")]
         networks_by_file += ["--cooccurrence", str(networks / "cooccurrence.safetensors")]
         small, whole = self.folder / "small", self.folder / "whole"
-        if commands & {"--mode extend", "--mode overwrite"}:
-            self._finish(self._build("8", *networks_by_file), small)
-        if "--remove-photo" in commands:
-            self._finish(self._build("14", *networks_by_file), whole)
-        build = self._build("14", *networks_by_file)
+        self._finish(self._build("8", *networks_by_file), small)
+        self._finish(self._build("14", *networks_by_file), whole)
+        build, train = self._build("14", *networks_by_file), self._build("14", *trained)
         photo = str(min(p.stem for p in (self.folder / "data/train2017").iterdir()).lstrip("0"))
+        remove = ["edit_bank", str(self.bank), "--remove-photo", photo]
+        extend, overwrite = ([*build, "--mode", mode] for mode in ("extend", "overwrite"))
+        two, elsewhere = ["--workers", "2"], ["--scheduler", self.machines.address]
         known: dict[str, tuple[list[str], Path | None]] = {
             "build": (build, None),
-            "build, networks trained": (self._build("14", *trained), None),
-            "--mode extend": ([*build, "--mode", "extend"], small),
-            "--mode overwrite": ([*build, "--mode", "overwrite"], small),
-            "--remove-photo": (["edit_bank", str(self.bank), "--remove-photo", photo], whole),
-            "--workers 2": ([*build, "--workers", "2"], None),
-            "--scheduler": ([*build, "--scheduler", self.machines.address], None),
+            "build, networks trained": (train, None),
+            "--mode extend": (extend, small),
+            "--mode overwrite": (overwrite, small),
+            "--remove-photo": (remove, whole),
+            "--workers 2": ([*build, *two], None),
+            "--workers 2, networks trained": ([*train, *two], None),
+            "--workers 2 --mode extend": ([*extend, *two], small),
+            "--workers 2 --mode overwrite": ([*overwrite, *two], small),
+            "--workers 2 --remove-photo": ([*remove, *two], whole),
+            "--scheduler": ([*build, *elsewhere], None),
+            "--scheduler, networks trained": ([*train, *elsewhere], None),
         }
         for name in commands:
             self.scenarios[name] = self._undisturbed(*known[name])
@@ -364,24 +443,40 @@ class Bench:
         self.reset(start)
         began = time.monotonic()
         run_ = self.run(command)
-        times = [("reading", began), *run_.follow()]
+        told = [Event("reading", 0, began), *run_.follow()]
         if run_.wait():
             raise BadEndError(run_.said())
-        times.append(("end", time.monotonic()))
-        lengths: dict[str, float] = defaultdict(float)
-        for (stage, when), (_, then) in pairwise(times):
-            lengths[stage] += then - when
-        return Scenario(command, start, read_manifest(self.bank), dict(lengths))
+        told.append(Event("end", 0, time.monotonic()))
+        tasks = {event.stage for event in told if 0 < event.what < JOINS}
+        tasks |= {"cutting"} & {event.stage for event in told}
+        return Scenario(command, start, read_manifest(self.bank), lengths(told), tasks)
 
     def reset(self, start: Path | None) -> None:
         shutil.rmtree(self.bank, ignore_errors=True)
+        (self.folder / "joined").unlink(missing_ok=True)
         if start is not None:
             shutil.copytree(start, self.bank)
+
+    def joined(self) -> dict[str, int]:
+        """Receipt of a block -> its inode, when its stage last joined it."""
+        lines = (self.folder / "joined").read_text().splitlines()
+        return {path: int(inode) for path, inode in map(str.split, lines)}
 
     def run(self, command: Sequence[str]) -> Run:
         if "--scheduler" in command:
             self.machines.start()
-        return Run(command, self.folder / "log", self.scratch)
+        (self.folder / "joined").touch()
+        return Run(command, self.folder)
+
+
+def lengths(told: Sequence[Event]) -> dict[str, float]:
+    """Stage -> seconds: until it was done, or until the next began."""
+    begun = [event for event in told if event.what not in (JOINS, IS_DONE)]
+    done = {event.stage: event.when for event in told if event.what == IS_DONE}
+    seconds: dict[str, float] = defaultdict(float)
+    for event, then in pairwise(begun):
+        seconds[event.stage] += done.get(event.stage, then.when) - event.when
+    return dict(seconds)
 
 
 # A case
@@ -392,12 +487,14 @@ class Tally:
     kills: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # command, victim, stage
     cases: Counter[tuple[str, str]] = field(default_factory=Counter)
     went_on: Counter[tuple[str, str]] = field(default_factory=Counter)
-    kept: Counter[tuple[str, str]] = field(default_factory=Counter)  # files with a receipt
+    files: Counter[tuple[str, str]] = field(default_factory=Counter)  # that had a receipt
+    blocks: Counter[tuple[str, str]] = field(default_factory=Counter)  # likewise
     bad: list[str] = field(default_factory=list)
 
     def table(self) -> str:
         stages = ["reading", *NAMES]
-        head = ["command", "killed", "kills", *stages, "went on", "banks", "files kept", "bad"]
+        head = ["command", "killed", "kills", *stages, "went on", "banks"]
+        head += ["files kept", "blocks kept", "bad"]
         rows = [head, ["---"] * len(head)]
         pairs = list(self.cases)
         for command, victim in [*pairs, ("all", "")]:
@@ -407,13 +504,16 @@ class Tally:
                 return sum(self.kills[(*p, stage)] for p in mine)
 
             bad = sum(line.startswith(f"{c}, {v}:") for line in self.bad for c, v in mine)
-            sums = [sum(c[p] for p in mine) for c in (self.went_on, self.cases, self.kept)]
+            counters = (self.went_on, self.cases, self.files, self.blocks)
+            sums = [sum(c[p] for p in mine) for c in counters]
             cells = [sum(map(count, stages)), *map(count, stages), *sums, bad]
             rows.append([command, victim, *map(str, cells)])
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def play(bench: Bench, case: Case, random: Random, most: int, tally: Tally) -> int:
+def play(
+    bench: Bench, case: Case, stages: deque[str], random: Random, most: int, tally: Tally
+) -> int:
     """One case of up to `most` kills; how many there were."""
     scenario, pair = bench.scenarios[case.command], (case.command, case.victim)
     bench.reset(scenario.start)
@@ -423,44 +523,52 @@ def play(bench: Bench, case: Case, random: Random, most: int, tally: Tally) -> i
     status = -1
     while status:
         run_ = bench.run(scenario.command)
-        hit = kills < wanted and strike(bench, run_, case, random)
-        whole = files_with_receipts(bench.bank) if hit else {}
+        where = strike(bench, run_, case, stages, random) if kills < wanted else ""
+        whole = files_with_receipts(bench.bank) if where else {}
         status = run_.wait()
-        if hit and case.victim in ("driver", "all"):
-            hit = status == -signal.SIGKILL  # otherwise it had just ended
-        if hit:
+        if where and case.victim in ("driver", "all"):
+            where = where if status == -signal.SIGKILL else ""  # otherwise it had just ended
+        if where:
             kills += 1
-            tally.kills[(*pair, run_.stage)] += 1
+            tally.kills[(*pair, where)] += 1
             tally.went_on[pair] += not status
-            if case.command == "--mode overwrite" and run_.stage in AFTER_ALL:
+            if "--mode overwrite" in case.command and where in AFTER_ALL:
                 kept.clear()  # the new bank is whole: the same command builds yet another
             else:
-                kept |= whole
-        check_end(run_, status, case.victim if hit else "")
+                kept = whole | kept
+        check_end(run_, status, case.victim if where else "")
     check_bank(bench, scenario, kept)
-    tally.kept[pair] += len(kept)
+    files, blocks = count(kept, bench.joined())
+    tally.files[pair] += files
+    tally.blocks[pair] += blocks
     return kills
 
 
-def strike(bench: Bench, run_: Run, case: Case, random: Random) -> bool:
-    """Kill the victim at a random moment, unless all is over before."""
-    scenario = bench.scenarios[case.command]
-    if case.victim in ("one worker", "scheduler"):
-        run_.follow("cutting")
-        shards = random.randrange(len(scenario.expected.shards))
-        while run_.catch_up() == "cutting" and not run_.has_ended():
-            if len(list(receipts(bench.bank))) >= shards:
-                return kill(bench, run_, case, random)
-            time.sleep(0.001)
-        return False
-    lengths = scenario.lengths
-    stage = random.choice(list(lengths))
+def strike(bench: Bench, run_: Run, case: Case, stages: deque[str], random: Random) -> str:
+    """Kill the victim at a random moment, unless all is over before; in which stage that was."""
+    scenario, of_dask = bench.scenarios[case.command], case.victim in ("one worker", "scheduler")
+    if not stages:
+        of = sorted(scenario.tasks if of_dask else scenario.lengths)
+        stages.extend(random.sample(of, len(of)))
+    stage = stages[0]
     run_.follow(stage)
-    if run_.stage != stage:
-        return False
-    time.sleep(random.uniform(0, lengths[stage]))
-    run_.catch_up()
-    return not run_.has_ended() and kill(bench, run_, case, random)
+    if of_dask and stage == "cutting":
+        wait_for_shards(bench, run_, random.randrange(len(scenario.expected.shards)))
+    elif run_.stage == stage:
+        time.sleep(random.uniform(0, scenario.lengths[stage]))
+    where = stage if run_.is_in(stage) else run_.stage
+    if run_.has_ended() or not kill(bench, run_, case, random):
+        stages.rotate(-1)
+        return ""
+    stages.popleft()
+    return where
+
+
+def wait_for_shards(bench: Bench, run_: Run, count: int) -> None:
+    while run_.is_in("cutting") and not run_.has_ended():
+        if len(list((bench.bank / WORK / "receipts").glob("cut-*.json"))) >= count:
+            return
+        time.sleep(0.001)
 
 
 def kill(bench: Bench, run_: Run, case: Case, random: Random) -> bool:
@@ -480,20 +588,28 @@ def kill(bench: Bench, run_: Run, case: Case, random: Random) -> bool:
     return True
 
 
-def receipts(folder: Path) -> Iterator[Path]:
-    return (folder / "work/receipts").glob("cut-*.json")
-
-
 def files_with_receipts(bank: Path) -> dict[str, int]:
-    """Path in the bank -> inode, of the shards that are finished so far."""
+    """Path in the bank -> inode: of what is finished so far, and of all receipts."""
     folder = next_version(bank) if next_version(bank).is_dir() else bank
     inodes = {}
-    for receipt in receipts(folder):
-        shard = receipt.stem.removeprefix("cut-")
-        for path in (f"patches/{shard}/data.mdb", f"scenes/{shard}.tar"):
-            here = folder / path if (folder / path).exists() else bank / path
-            inodes[path] = here.stat().st_ino
+    for receipt in (folder / WORK / "receipts").glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # of blocks that are joined meanwhile
+            made = [p for p in json.loads(receipt.read_bytes())["outputs"] if not is_record(p)]
+            places = [folder / p if (folder / p).exists() else bank / p for p in made]
+            found = {path: place.stat().st_ino for path, place in zip(made, places, strict=True)}
+            found[receipt.relative_to(folder).as_posix()] = receipt.stat().st_ino
+            inodes |= found
     return inodes
+
+
+def count(kept: Collection[str], joined: Collection[str]) -> tuple[int, int]:
+    """How many files of the bank, and how many blocks."""
+    return sum(not is_record(path) for path in kept), sum(path in joined for path in kept)
+
+
+def is_record(path: str) -> bool:
+    """Whether it is there only while a bank is made."""
+    return path.startswith(f"{WORK}/")
 
 
 def check_end(run_: Run, status: int, victim: str) -> None:
@@ -513,19 +629,26 @@ def check_bank(bench: Bench, scenario: Scenario, kept: dict[str, int]) -> None:
     for name in ("content_digest", "derived_digest"):
         if getattr(manifest, name) != getattr(expected, name):
             raise BadEndError(f"another {name}")
-    files = {p.relative_to(bank).as_posix() for p in bank.rglob("*") if not p.is_dir()}
-    if left := files ^ {*manifest.files, "manifest.json"}:
+    if left := left_over(bank):
         raise BadEndError(f"left over or missing: {sorted(left)}")
-    if (bank / "work").exists():
-        raise BadEndError("work/ is left over")
-    if left := {p.name for p in bench.scratch.rglob("*") if not is_foreign(p.name)}:
+    scratch = {path.relative_to(bench.scratch) for path in bench.scratch.rglob("*")}
+    if left := {str(path) for path in scratch if not any(map(is_foreign, path.parts))}:
         raise BadEndError(f"left over in TMPDIR: {sorted(left)}")
-    again = [path for path, inode in kept.items() if (bank / path).stat().st_ino != inode]
+    made = {path: (bank / path).stat().st_ino for path in kept if not is_record(path)}
+    made |= bench.joined()
+    again = [path for path, inode in kept.items() if made.get(path, inode) != inode]
     if again:
         raise BadEndError(f"made again although there were receipts: {again}")
     verified = bench.run(["verify_bank", str(bank)])
     if verified.wait():
         raise BadEndError(f"does not verify: {verified.said()}")
+
+
+def left_over(bank: Path) -> set[str]:
+    """Files that the manifest does not list, those that it lists in vain, and work/."""
+    files = {p.relative_to(bank).as_posix() for p in bank.rglob("*") if not p.is_dir()}
+    unlisted = files ^ {*read_manifest(bank).files, "manifest.json"}
+    return unlisted | ({WORK} if (bank / WORK).exists() else set())
 
 
 def is_foreign(name: str) -> bool:
@@ -542,9 +665,10 @@ def endure(folder: Path, count: int, seed: int, only: str = "") -> Tally:
         bench.prepare({case.command for case in cases})
         for case in cases:
             began, left = time.monotonic(), max(1, round(count * case.percent / total))
+            stages = deque[str]()
             while left > 0 and len(tally.bad) < 10:
                 try:
-                    left -= play(bench, case, random, left, tally)
+                    left -= play(bench, case, stages, random, left, tally)
                 except BadEndError as bad:
                     left -= 1
                     tally.bad.append(f"{case.command}, {case.victim}: {bad}")

@@ -4,9 +4,14 @@ python -m tests.endurance.matrix                         draws a toy world of 48
 python -m tests.endurance.matrix --only zip killed       cells whose name has one of these words
 python -m tests.endurance.matrix --data data/coco --limit 40 --out matrix.md
 
+All cells but two are built in small blocks, several a stage (small_blocks.py). Some are killed once
+so many shards, blocks or saved trainings are there, and resumed; in some every task is made twice,
+by two workers at the same time.
+
 Every cell must have the same content digest, and the same derived digest as all others under its
-instruction setting; exit code 1 otherwise. How far derived parts lie apart across settings is
-printed. Each build is a process of its own, `python -m jobs.build_bank`.
+instruction setting, and no file that its manifest does not list; exit code 1 otherwise. How far
+derived parts lie apart across settings is printed. Each build is a process of its own, as
+`python -m jobs.build_bank`.
 """
 
 import os
@@ -19,7 +24,9 @@ import tempfile
 import time
 import zipfile
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -28,9 +35,12 @@ from typing import Any, NamedTuple
 from bank.bank import Bank
 from bank.compare import LEVELS, Gap, Overlap, compare, gap, overlap
 from jobs import build_bank
-from jobs.stages import cut
+from jobs.stages.cluster import Job, Pool
+from jobs.stages.receipts import WORK
 from pipeline.options import run
 from pipeline.toy.coco import write_toy
+from tests.endurance.kills import Machines, left_over
+from tests.endurance.small_blocks import make_blocks_small
 
 ROOT = Path(__file__).parents[2]
 TRAIN_PHOTOS, VAL_PHOTOS = 32, 16
@@ -41,8 +51,7 @@ RECIPE = (
     "--dataset", "coco", "--no-require-stuff", "--shard-photos", "4",
     "--encoder-steps", "20", "--cooccurrence-steps", "10",
 )  # fmt: skip
-# This module in place of `jobs.build_bank`: shards are cut and come in in another order.
-SHUFFLED = "--shuffled"
+SMALL_BLOCKS = "--small-blocks"  # first: this module in place of `jobs.build_bank`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +63,11 @@ class Cell:
     env: Mapping[str, str] = field(default_factory=dict)
     photos: str = "folder"  # or in a zip
     elsewhere: bool = False  # in another working folder, by relative paths
-    shuffle: int | None = None  # seed of the order in which shards are cut
-    killed_at: tuple[str, int] = ("", 0)  # once so many such receipts are there; then resumed
+    scheduler: bool = False  # and two workers, started by themselves
+    small_blocks: bool = True
+    shuffle: int | None = None  # seed of the order in which shards and blocks are made
+    twice: bool = False  # every task, at the same time where there are workers
+    killed_at: tuple[str, int] = ("", 0)  # once so many such files are in work/; then resumed
     instructions: str = HERE  # one derived digest within each
     by_file: bool = False  # networks are read from files, those of the first cell
 
@@ -71,11 +83,34 @@ INSTRUCTIONS = {
     "MKL_CBWR=OFF": MKL_FREE,
 }
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+KILLED_AT = {
+    "while cutting": ("receipts/cut-*", 3),
+    "in a network's training": ("graph-encoder.safetensors", 1),
+    "in the other's": ("cooccurrence.safetensors", 1),
+    "after the networks": ("receipts/cooccurrence.json", 1),
+    **{
+        f"in {stage}": (f"receipts/{stage}-[0-9]*", count)
+        for stage, count in (
+            ("quality", 2),
+            ("features", 3),
+            ("cooccurrence-vectors", 3),
+            ("index", 2),
+            ("candidates", 3),
+        )
+    },
+}
+KILLED_ELSEWHERE = ("in a network's training", "in features", "in candidates")
 CELLS = (
-    Cell(name=BASE_NAME),
+    Cell(name=BASE_NAME, small_blocks=False),
+    Cell(name="2 workers, large blocks", workers=2, small_blocks=False),
+    Cell(name="small blocks"),
     *(Cell(name=f"{n} workers", workers=n) for n in (1, 2, 4)),
-    *(Cell(name=f"shards shuffled, seed {n}", shuffle=n) for n in (1, 2)),
-    Cell(name="shards shuffled, 2 workers", shuffle=3, workers=2),
+    Cell(name="scheduler", scheduler=True),
+    *(Cell(name=f"shuffled, seed {n}", shuffle=n) for n in (1, 2)),
+    Cell(name="shuffled, 2 workers", shuffle=3, workers=2),
+    Cell(name="every task twice", twice=True),
+    Cell(name="every task twice, 2 workers", twice=True, workers=2),
+    Cell(name="every task twice, shuffled, 4 workers", twice=True, shuffle=5, workers=4),
     Cell(name="another working folder", elsewhere=True),
     Cell(name="TZ=Pacific/Kiritimati", env={"TZ": "Pacific/Kiritimati"}),
     Cell(name="TZ=America/St_Johns", env={"TZ": "America/St_Johns"}),
@@ -86,9 +121,15 @@ CELLS = (
     Cell(name="another TMPDIR", env={"TMPDIR": "."}),
     Cell(name="photos in a zip", photos="zip"),
     Cell(name="photos in a zip, 2 workers", photos="zip", workers=2),
-    Cell(name="killed while cutting, resumed", killed_at=("cut-*", 3)),
-    Cell(name="killed while cutting, 2 workers", killed_at=("cut-*", 3), workers=2),
-    Cell(name="killed after the networks, resumed", killed_at=("cooccurrence", 1)),
+    *(Cell(name=f"killed {when}, resumed", killed_at=at) for when, at in KILLED_AT.items()),
+    *(
+        Cell(name=f"killed {when}, 2 workers", killed_at=at, workers=2)
+        for when, at in KILLED_AT.items()
+    ),
+    *(
+        Cell(name=f"killed {when}, scheduler", killed_at=KILLED_AT[when], scheduler=True)
+        for when in KILLED_ELSEWHERE
+    ),
     *(Cell(name=f"OMP_NUM_THREADS={n}", env={"OMP_NUM_THREADS": str(n)}) for n in (1, 2)),
     Cell(
         name="all of it at once",
@@ -96,7 +137,7 @@ CELLS = (
             **ASCII, "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7", "TMPDIR": ".",
             "OMP_NUM_THREADS": "1",
         },
-        photos="zip", elsewhere=True, shuffle=4, killed_at=("cut-*", 2),
+        photos="zip", elsewhere=True, shuffle=4, killed_at=("receipts/cut-*", 2),
     ),
     *(
         Cell(name=f"{name}{more}", env={**env, **threads}, instructions=name)
@@ -129,6 +170,7 @@ class Bench:
 
     def __init__(self, folder: Path, data: Path, arguments: Sequence[str] = RECIPE) -> None:
         self.folder, self.arguments = folder, tuple(arguments)
+        self.machines = Machines(folder)
         self.data = {"folder": data, "zip": zipped(data, folder / "zipped")}
 
     def bank(self, cell: Cell) -> Path:
@@ -150,18 +192,28 @@ class Bench:
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{cell.name}: {' '.join(argv)}\n{done.stderr[-3000:]}")
-        if cell.killed_at[0].startswith("cut") and "kept from an earlier run" not in done.stdout:
+        if (
+            cell.killed_at[0].startswith("receipts/cut")
+            and "kept from an earlier run" not in done.stdout
+        ):
             raise RuntimeError(f"{cell.name}: no shard was kept\n{done.stdout[-1000:]}")
+        if left := left_over(self.bank(cell)):
+            raise RuntimeError(f"{cell.name}: left over or missing: {sorted(left)}")
 
     def _command(self, cell: Cell, place: Path) -> list[str]:
-        name = "jobs.build_bank" if cell.shuffle is None else "tests.endurance.matrix"
-        argv = [sys.executable, "-m", name]
-        argv += [] if cell.shuffle is None else [SHUFFLED, str(cell.shuffle)]
+        argv = [sys.executable, "-m", "jobs.build_bank"]
+        if cell.small_blocks:
+            argv = [sys.executable, "-m", "tests.endurance.matrix", SMALL_BLOCKS]
+            argv += [] if cell.shuffle is None else ["--shuffle", str(cell.shuffle)]
+            argv += ["--twice"] if cell.twice else []
         data, out = self.data[cell.photos], self.bank(cell)
         if cell.elsewhere:
             data, out = (Path(os.path.relpath(path, place)) for path in (data, out))
         argv += [*self.arguments, "--data", str(data), "--out", str(out)]
         argv += ["--workers", str(cell.workers)]
+        if cell.scheduler:
+            self.machines.start()
+            argv += ["--scheduler", self.machines.address]
         if cell.by_file:
             base = self.bank(CELLS[0])
             argv += ["--graph-encoder", str(base / "graph_encoder.safetensors")]
@@ -171,13 +223,13 @@ class Bench:
     def _kill(self, cell: Cell, argv: list[str], place: Path, env: Mapping[str, str]) -> None:
         """Start a build and kill it and its workers at the wanted moment."""
         pattern, count = cell.killed_at
-        receipts = self.bank(cell) / "work/receipts"
+        work = self.bank(cell) / WORK
         build = subprocess.Popen(
             argv, cwd=place if cell.elsewhere else ROOT, env=env, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         deadline = time.monotonic() + BUILD_S
-        while len(list(receipts.glob(f"{pattern}.json"))) < count:
+        while len(list(work.glob(pattern))) < count:
             if build.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{cell.name}: the build ended before it could be killed")
             time.sleep(0.001)
@@ -262,22 +314,68 @@ def _amount(measured: Gap) -> str:
     return f"{measured.relative:.1e} of their length" if measured.differ else "none"
 
 
-def shuffled(seed: int) -> None:
-    """Let `jobs.build_bank` cut shards in an order drawn from `seed`."""
-    in_order: Any = cut.results
+class Queue:
+    """The jobs of a pool in another order, each of them perhaps twice in a row."""
 
-    def results(function: Any, tasks: Sequence[Any], *rest: Any) -> Any:
-        drawn = list(tasks)
-        Random(seed).shuffle(drawn)
-        return in_order(function, drawn, *rest)
+    def __init__(self, jobs: deque[Job], seed: int | None, *, twice: bool) -> None:
+        self.jobs, self.twice = jobs, twice
+        self.random = None if seed is None else Random(seed)
+        self.again: Job | None = None
 
-    cut.results = results
+    def __bool__(self) -> bool:
+        return bool(self.jobs or self.again)
+
+    def popleft(self) -> Job:
+        if self.again:
+            job, self.again = self.again, None
+            return job
+        if self.random:
+            self.jobs.rotate(self.random.randrange(len(self.jobs)))
+        job = self.jobs.popleft()
+        self.again = job if self.twice else None
+        return job
+
+
+def run_otherwise(seed: int | None, *, twice: bool) -> None:
+    """Let pools run jobs in an order drawn from `seed`; and each of them `twice`."""
+    in_order: Any = Pool.run
+
+    def run_queue(self: Pool, jobs: deque[Job]) -> Iterator[tuple[Job, Any]]:
+        first = dict[int, Any]()
+        for job, result in in_order(self, Queue(jobs, seed, twice=twice)):
+            if twice and id(job) not in first:
+                first[id(job)] = result
+                continue
+            before = first.pop(id(job), result)
+            if made(before) != made(result):
+                raise RuntimeError(f"{job.task!r} came out in two ways")
+            yield job, before
+
+    Pool.run = run_queue  # type: ignore[method-assign]
 
 
 def locale_is_here(cell: Cell) -> bool:
     wanted = cell.env.get("LC_ALL", "C").replace("UTF-8", "utf8")
     known = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=True).stdout
     return wanted in known.split()
+
+
+def made(result: Any) -> Any:
+    """A block's receipt, or a shard's: who comes second finds it made."""
+    return getattr(result, "receipt", result)
+
+
+def build_in_small_blocks() -> None:
+    """`jobs.build_bank`, its options behind those of this module."""
+    parser = ArgumentParser(allow_abbrev=False)
+    parser.add_argument(SMALL_BLOCKS, action="store_true")
+    parser.add_argument("--shuffle", type=int)
+    parser.add_argument("--twice", action="store_true")
+    options, rest = parser.parse_known_args()
+    sys.argv[1:] = rest
+    make_blocks_small()
+    run_otherwise(options.shuffle, twice=options.twice)
+    run(build_bank.main, build_bank.BuildBank, build_bank.__doc__)
 
 
 def main() -> int:
@@ -295,7 +393,9 @@ def main() -> int:
         data = options.data.resolve() if options.data else folder / "toy"
         if not options.data:
             write_toy(data, train_photos=TRAIN_PHOTOS, val_photos=VAL_PHOTOS)
-        results = build_all(Bench(folder, data, [*RECIPE, *limit]), cells)
+        bench = Bench(folder, data, [*RECIPE, *limit])
+        with closing(bench.machines):
+            results = build_all(bench, cells)
     text = table(results)
     for cell in wanted:
         if cell not in cells:
@@ -309,8 +409,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == [SHUFFLED]:
-        shuffled(int(sys.argv[2]))
-        del sys.argv[1:3]
-        run(build_bank.main, build_bank.BuildBank, build_bank.__doc__)
-    sys.exit(main())
+    if sys.argv[1:2] == [SMALL_BLOCKS]:
+        build_in_small_blocks()
+    else:
+        sys.exit(main())

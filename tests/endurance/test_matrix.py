@@ -1,11 +1,14 @@
 """A few cells of the matrix; all of them by `python -m tests.endurance.matrix`."""
 
 import zipfile
+from collections import Counter, deque
 from dataclasses import replace
+
+import pytest
 
 from bank.compare import Gap, Overlap
 from bank.manifest import read_manifest
-from jobs.stages import cut
+from jobs.stages.cluster import Job, Pool
 from tests.endurance import matrix
 from tests.endurance.matrix import CELLS, RECIPE, Bench, Cell, Result
 
@@ -18,7 +21,8 @@ NAMED = {cell.name: cell for cell in CELLS}
 
 def test_a_bank_built_otherwise_in_every_way_at_once_is_the_same_files(toy_data, tmp_path):
     bench = Bench(tmp_path, toy_data, SMALL)
-    otherwise = replace(NAMED["all of it at once"], killed_at=("", 0))  # as test_build_bank does
+    everything = NAMED["all of it at once"]
+    otherwise = replace(everything, killed_at=("", 0), twice=True)  # test_build_bank kills
     results = matrix.build_all(bench, [otherwise])
     assert [r.level for r in results] == [5, 5]
     assert matrix.broken(results) == []
@@ -36,11 +40,47 @@ def test_photos_are_zipped_whole(toy_data, tmp_path):
     assert len(names) == len(list((toy_data / "val2017").iterdir()))
 
 
-def test_shuffled_shards_are_all_cut_in_another_order(monkeypatch):
-    monkeypatch.setattr(cut, "results", lambda function, tasks, *_: map(function, tasks))
-    matrix.shuffled(seed=1)
-    done = list(cut.results(str, range(20), 0, ""))
-    assert sorted(done, key=int) == [str(n) for n in range(20)] != done
+@pytest.fixture
+def run_otherwise(monkeypatch):
+    monkeypatch.setattr(Pool, "run", Pool.run)  # to be put back
+    return matrix.run_otherwise
+
+
+def done(tasks):
+    jobs = deque(Job(str, task) for task in tasks)
+    return [result for _, result in Pool().run(jobs)]
+
+
+def test_jobs_are_all_run_in_another_order(run_otherwise):
+    run_otherwise(1, twice=False)
+    results = done(range(20))
+    assert sorted(results, key=int) == [str(n) for n in range(20)] != results
+
+
+def test_jobs_are_run_twice_and_count_once(run_otherwise):
+    run_otherwise(1, twice=True)
+    times = Counter()
+
+    class Task(int):
+        def __str__(self):
+            times[int(self)] += 1
+            return super().__repr__()
+
+    results = done(map(Task, range(20)))
+    assert sorted(results, key=int) == [str(n) for n in range(20)] != results
+    assert times == dict.fromkeys(range(20), 2)
+
+
+def test_a_task_that_comes_out_in_two_ways_is_noticed(run_otherwise):
+    run_otherwise(None, twice=True)
+    results = iter("ab")
+
+    class Task:
+        def __str__(self):
+            return next(results)
+
+    with pytest.raises(RuntimeError, match="came out in two ways"):
+        done([Task()])
 
 
 def result(cell, content="a", derived="b"):
