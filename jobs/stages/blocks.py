@@ -104,14 +104,14 @@ class Stage(ABC):
         """What decides its bytes besides, as this machine has it."""
         return software("torch")
 
-    @abstractmethod
     def ranges(self) -> Sequence[tuple[int, int]]:
-        """Start and stop of each block."""
+        """Start and stop of each block; none where the leading process does it all."""
+        return []
 
     @staticmethod
-    @abstractmethod
     def make(block: Block, folder: Path) -> None:
         """On a worker: the files of a block's part, into an empty folder."""
+        raise NotImplementedError
 
     @abstractmethod
     def join(self, parts: Sequence[Path]) -> None:

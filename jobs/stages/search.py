@@ -38,13 +38,6 @@ class QueryPlanStage(Stage):
     def software(self) -> Mapping[str, str]:
         return {}
 
-    def ranges(self) -> Sequence[tuple[int, int]]:
-        return []
-
-    @staticmethod
-    def make(block: Block, folder: Path) -> None:
-        raise NotImplementedError
-
     def join(self, parts: Sequence[Path]) -> None:
         contents, options = self.contents, self.derivation.options
         names, of_patch = codes(contents.table, "category")
