@@ -27,7 +27,7 @@ from jobs.stages.assemble import assemble
 from jobs.stages.cluster import Pool
 from jobs.stages.cut import cut, plan
 from jobs.stages.cutting import CropOptions
-from jobs.stages.derive import check_networks
+from jobs.stages.networks import check_networks
 from model.graph.frozen_encoder import embed_scenes
 from model.graph.network import GraphEncoder
 from model.loop import save

@@ -304,13 +304,13 @@ def test_workers_report_how_far_a_long_task_is(machines, capfd):
 
 
 def test_jobs_that_come_up_as_others_end_run_on_workers_too(machines):
-    jobs = deque([Job(abs, -1)])
+    jobs = deque([Job(abs, 1)])
     done = set()
     with Pool(scheduler=machines.address) as pool:
         for job, result in pool.run(jobs):
             done.add(result)
             jobs.extend(Job(abs, 2 * job.task + n) for n in (0, 1) if result < 4)
-    assert done == {1, 2, 3, 4, 5, 6}
+    assert done == {1, 2, 3, 4, 5, 6, 7}
 
 
 def test_a_file_that_a_worker_cannot_have_is_reported_with_number_name_and_host(machines, tmp_path):
