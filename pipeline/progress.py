@@ -123,15 +123,16 @@ def progress(
     note  what to show beside the count
     """
     if (report := _report.get()) is not None:
-        report(Report(what, done, total, unit))
+        report(told := Report(what, done, total, unit))
         last = time.monotonic()
         for item in items:
             yield item
             done += size(item) if size else 1
             if (now := time.monotonic()) - last >= REPORT_EVERY_S:
                 last = now
-                report(Report(what, done, total, unit))
-        report(Report(what, done, total, unit))
+                report(told := Report(what, done, total, unit))
+        if told.done != done:  # the end is told once
+            report(Report(what, done, total, unit))
         return
     with Bar(what, total, unit, done) as bar:
         for item in items:

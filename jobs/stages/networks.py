@@ -36,7 +36,7 @@ from pipeline.pack import SceneSample
 from pipeline.scene import Vocabulary
 from pipeline.wording import counted
 
-OPEN_PATCHES = 1 << 13  # that a training reads before it closes their shards: 100 MB of maps
+OPEN_PATCHES = 1 << 9  # that a training reads before it closes their shards: 200 MB of maps
 
 
 class NetworkStage(Stage):
