@@ -5,12 +5,12 @@ python -m tests.endurance.kills --count 20 --seed 7 --out kills.md
 
 A case starts a command, kills somebody (the driver, one worker, the scheduler, or all of them) by
 SIGKILL, and runs the same command again, up to three times, until it is left to end. How a moment
-is drawn: one of the command's stages (for a worker or the scheduler, one that has tasks), each of
-them once in a drawn order before any comes again; then, from when the run enters that stage, a
-delay that is even over the time which the stage takes undisturbed. With workers cutting begins with
-their start: a worker or the scheduler is killed there when a number of shards that is drawn evenly,
-from none to all but one, has a receipt. A stage that a rerun skips is over sooner: the kill is
-counted where it fell. Blocks are small, so that every stage has several (small_blocks.py).
+is drawn: one of the command's stages, each of them once in a drawn order before any comes again;
+then, from when the run enters that stage, a delay that is even over the time which the stage takes
+undisturbed. A stage that a rerun skips is over sooner: the kill is counted where it fell. A worker
+or the scheduler is killed in a stage that has tasks, when a number of its shards or blocks that is
+drawn evenly, from none to all but one, has a receipt; in a training after a delay. Blocks are
+small, so that every stage has several (small_blocks.py).
 
 Then the bank must verify, have the digests of an undisturbed run, no file besides those that its
 manifest lists, and the very files (inodes) of all that had a receipt when a kill came: shards and
@@ -376,7 +376,7 @@ class Scenario:
     start: Path | None  # a finished bank to begin with
     expected: Manifest
     lengths: Mapping[str, float]  # stage -> seconds, undisturbed
-    tasks: Collection[str] = ()  # stages that have some
+    tasks: Mapping[str, int] = field(default_factory=dict)  # of stages that have some
 
 
 @dataclass
@@ -447,9 +447,11 @@ class Bench:
         if run_.wait():
             raise BadEndError(run_.said())
         told.append(Event("end", 0, time.monotonic()))
-        tasks = {event.stage for event in told if 0 < event.what < JOINS}
-        tasks |= {"cutting"} & {event.stage for event in told}
-        return Scenario(command, start, read_manifest(self.bank), lengths(told), tasks)
+        expected = read_manifest(self.bank)
+        tasks = {event.stage: event.what for event in told if 0 < event.what < JOINS}
+        if "cutting" in {event.stage for event in told}:
+            tasks["cutting"] = len(expected.shards)
+        return Scenario(command, start, expected, lengths(told), tasks)
 
     def reset(self, start: Path | None) -> None:
         shutil.rmtree(self.bank, ignore_errors=True)
@@ -552,23 +554,31 @@ def strike(bench: Bench, run_: Run, case: Case, stages: deque[str], random: Rand
         stages.extend(random.sample(of, len(of)))
     stage = stages[0]
     run_.follow(stage)
-    if of_dask and stage == "cutting":
-        wait_for_shards(bench, run_, random.randrange(len(scenario.expected.shards)))
-    elif run_.stage == stage:
-        time.sleep(random.uniform(0, scenario.lengths[stage]))
+    if of_dask:
+        comes = wait_for_tasks(bench, run_, scenario, stage, random)
+    else:
+        comes = run_.stage == stage
+        time.sleep(random.uniform(0, scenario.lengths[stage]) if comes else 0)
     where = stage if run_.is_in(stage) else run_.stage
-    if run_.has_ended() or not kill(bench, run_, case, random):
+    if not comes or run_.has_ended() or not kill(bench, run_, case, random):
         stages.rotate(-1)
         return ""
     stages.popleft()
     return where
 
 
-def wait_for_shards(bench: Bench, run_: Run, count: int) -> None:
-    while run_.is_in("cutting") and not run_.has_ended():
-        if len(list((bench.bank / WORK / "receipts").glob("cut-*.json"))) >= count:
-            return
+def wait_for_tasks(bench: Bench, run_: Run, scenario: Scenario, stage: str, random: Random) -> bool:
+    """Until some of the stage's tasks are done; False where all are before."""
+    count = random.randrange(scenario.tasks[stage])
+    alone = scenario.tasks[stage] == 1
+    then = time.monotonic() + (random.uniform(0, scenario.lengths[stage]) if alone else 0)
+    pattern = "cut-*.json" if stage == "cutting" else f"{stage}-[0-9]*.json"
+    while run_.is_in(stage) and not run_.has_ended():
+        done = len(list((staging_of(bench.bank) / WORK / "receipts").glob(pattern)))
+        if done >= count and time.monotonic() >= then:
+            return True
         time.sleep(0.001)
+    return False
 
 
 def kill(bench: Bench, run_: Run, case: Case, random: Random) -> bool:
@@ -590,8 +600,7 @@ def kill(bench: Bench, run_: Run, case: Case, random: Random) -> bool:
 
 def files_with_receipts(bank: Path) -> dict[str, int]:
     """Path in the bank -> inode: of what is finished so far, and of all receipts."""
-    folder = next_version(bank) if next_version(bank).is_dir() else bank
-    inodes = {}
+    folder, inodes = staging_of(bank), {}
     for receipt in (folder / WORK / "receipts").glob("*.json"):
         with contextlib.suppress(FileNotFoundError):  # of blocks that are joined meanwhile
             made = [p for p in json.loads(receipt.read_bytes())["outputs"] if not is_record(p)]
@@ -600,6 +609,10 @@ def files_with_receipts(bank: Path) -> dict[str, int]:
             found[receipt.relative_to(folder).as_posix()] = receipt.stat().st_ino
             inodes |= found
     return inodes
+
+
+def staging_of(bank: Path) -> Path:
+    return next_version(bank) if next_version(bank).is_dir() else bank
 
 
 def count(kept: Collection[str], joined: Collection[str]) -> tuple[int, int]:
