@@ -44,7 +44,7 @@ class Place(NamedTuple):
         return cls(bank.resolve(), manifest.recipe["patch_size"], digests)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)  # a bank, and the one whose next version it is
 def contents_at(place: Place) -> Contents:
     """Opened once in each process, whose tasks all ask for the same: the tables of a large bank
     take a second."""

@@ -38,8 +38,8 @@ def main(options: EditBank) -> None:
     from jobs.stages.cluster import Pool
     from jobs.stages.removal import remove_photos
 
-    with Pool(options.workers, options.scheduler) as pool:
-        remove_photos(options.bank, set(options.remove_photo), options.retrain, pool)
+    pool = Pool(options.workers, options.scheduler)
+    remove_photos(options.bank, set(options.remove_photo), options.retrain, pool)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,8 @@ class SavedTraining:
     key: str
 
     def save(self, step: int, network: nn.Module, optimiser: Adam) -> None:
-        """`step` is how many have been taken."""
+        """`step` is how many have been taken. FileNotFoundError where the folder is gone."""
+        self.path.parent.stat()
         tensors = network.state_dict()
         for number, moments in optimiser.state_dict()["state"].items():
             tensors |= {f"{number}/{name}": tensor for name, tensor in moments.items()}

@@ -48,14 +48,23 @@ def reporting(to: Callable[[Report], None]) -> Iterator[None]:
 class Bar:
     """How far some work is: a bar in a terminal; elsewhere a line every ten seconds and a last one.
 
-    done  how many of `total` were done before
+    done   how many of `total` were done before
+    began  by time.monotonic(); default: now
     """
 
-    def __init__(self, what: str, total: int, unit: str = "item", done: int = 0) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        unit: str = "item",
+        done: int = 0,
+        began: float | None = None,
+    ) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, done
         self._before = done
         self._note: Callable[[], str] = str
-        self._start = self._last = time.monotonic()
+        self._last = time.monotonic()
+        self._start = self._last if began is None else began
         self._shown = informs()
         self._lines = self._shown and not sys.stderr.isatty()
         self._tqdm = tqdm(
@@ -66,6 +75,8 @@ class Bar:
             dynamic_ncols=True,
             disable=self._lines or not self._shown,
         )
+        if not self._tqdm.disable:
+            self._tqdm.start_t -= self._last - self._start
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ often, the bytes are the same.
 import functools
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,13 +17,16 @@ from typing import Any, ClassVar
 from bank.contents import Contents
 from bank.errors import BankError
 from bank.files import FileDigest, file_digest, json_digest
+from bank.tasks import Place, contents_at
 from jobs.stages.derivation import Derivation
+from jobs.stages.project import own_code_digest
 from jobs.stages.receipts import (
     WORK,
     Receipt,
     deliver,
     digests,
     find_receipt,
+    is_whole,
     leave_receipt,
     receipt_path,
     workspace,
@@ -41,12 +44,13 @@ class Block:
     start: int  # of what the stage counts: scenes, patches, ...
     stop: int
     bank: Path
-    patch_size: int  # px
+    tables: Place  # of its content
     content_digest: str
     needs: Mapping[str, FileDigest]  # derived files that it is made from
     software: Mapping[str, str]  # versions on which its bytes depend, where the build was started
+    code: str  # digest
     settings: Mapping[str, Any]
-    earlier: Path | None  # a finished bank from which equal results may be taken
+    earlier: Place | None  # a finished bank from which equal results may be taken
 
     @property
     def name(self) -> str:
@@ -62,6 +66,7 @@ class Block:
                 self.stop,
                 self.needs,
                 dict(self.software),
+                self.code,
                 dict(self.settings),
             ]
         )
@@ -73,13 +78,7 @@ class Block:
 
     @property
     def contents(self) -> Contents:
-        return opened(self.bank, self.patch_size, self.content_digest)
-
-
-@functools.lru_cache(maxsize=2)
-def opened(bank: Path, patch_size: int, content_digest: str) -> Contents:
-    """Once in a process, for all its blocks; the digest makes another bank at that path another."""
-    return Contents(bank, patch_size)
+        return contents_at(self.tables)
 
 
 class Stage(ABC):
@@ -117,7 +116,7 @@ class Stage(ABC):
     def join(self, parts: Sequence[Path]) -> None:
         """Folders of the blocks' parts, in their order -> the outputs."""
 
-    def take_over(self, needs: Mapping[str, FileDigest]) -> Path | None:
+    def take_over(self, needs: Mapping[str, FileDigest]) -> Place | None:
         """The finished bank from which blocks may take equal results."""
         return None
 
@@ -140,18 +139,27 @@ class Stage(ABC):
                 start=start,
                 stop=stop,
                 bank=self.bank,
-                patch_size=self.contents.patches.patch_size,
+                tables=self.derivation.tables,
                 content_digest=self.derivation.content_digest,
                 needs=needs,
                 software=self.software,
+                code=own_code_digest(),
                 settings=self.settings,
                 earlier=earlier,
             )
             for number, (start, stop) in enumerate(self.ranges())
         ]
 
-    def finish(self, blocks: Sequence[Block], needs: Mapping[str, FileDigest]) -> Receipt:
+    def finish(
+        self, blocks: Sequence[Block], needs: Mapping[str, FileDigest], parts: Iterable[Receipt]
+    ) -> Receipt:
         """Join what the workers have made; its parts are not needed any more."""
+        for part in parts:
+            if not is_whole(self.bank, part):
+                raise BankError(
+                    f"{self.bank / next(iter(part.outputs))} is not here as a worker has written "
+                    f"it: do all machines see the same disk?"
+                )
         self.join([self.bank / block.folder for block in blocks])
         receipt = Receipt(self.name, self.key(needs), digests(self.bank, self._files()))
         leave_receipt(self.bank, receipt)

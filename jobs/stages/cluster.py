@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import socket
+import threading
 import time
 import urllib.request
 import uuid
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple, Self, TypeVar
 
-from jobs.stages.project import PROJECT, code_digest
+from jobs.stages.project import PROJECT, own_code_digest
 from pipeline.errors import UserError
 from pipeline.output import log
 from pipeline.progress import Bar, Report, reporting
@@ -33,12 +34,13 @@ JOIN_S = 30  # how long a scheduler may take to answer
 NO_WORKERS_TIMEOUT_S = 60  # how long it may have no workers
 LATE_S = 30  # after which a worker that has not started is not expected any more
 POLL_S = 1  # between two looks at which workers there are
-DASHBOARD_S = 10  # how long it may take to answer
+DASHBOARD_S = 5  # how long it may take to answer
 MAX_GREETING = 1 << 20  # bytes
 LOOPBACK, LOOPBACK_S = "127.0.0.1", 10
 BY_FORKING = {"distributed.worker.multiprocessing-method": "forkserver"}
 STARTS = 3  # of a first worker here: Dask replaces one that dies, but not while it starts
-KEPT = "what was built is kept: run the command again"
+KEPT = "run the command again (a build goes on from what is finished)"
+UUID = 37  # characters at the end of a job's name
 # Ctrl-C reaches all processes of a terminal; workers ignore it, and their parent ends them.
 LEAVE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
@@ -49,6 +51,17 @@ class Job(NamedTuple):
     function: Callable[[Any], Any]
     task: Any
     threads: int | None = 1  # where this process does it; None: as many as torch takes
+
+
+NO_JOB = Job(id, None)
+
+
+class Done(NamedTuple):
+    """A job that is done."""
+
+    job: Job
+    result: Any
+    seconds: float  # that it took where it was done
 
 
 class Pool:
@@ -79,26 +92,25 @@ class Pool:
         """function(task) for every task, on one thread: patches are too small to split up, threads
         would spend their time waiting for each other."""
         jobs = deque(Job(function, task) for task in tasks)
-        return (result for _, result in self.run(jobs))
+        return (done.result for done in self.run(jobs))
 
-    def run(self, jobs: deque[Job]) -> Iterator[tuple[Job, Any]]:
-        """Each job with its result; who takes these may put more jobs into the queue."""
+    def run(self, jobs: deque[Job]) -> Iterator[Done]:
+        """Jobs as they are done; who takes them may put more into the queue."""
         if not self.parallel:
             while jobs:
-                job = jobs.popleft()
-                yield job, _with_threads(job)
+                yield _do(jobs.popleft())
             return
         if not jobs:
             return
         remote = bool(self.scheduler)
         where = f"the Dask scheduler {f'at {self.scheduler}' if remote else 'of this command'}"
         with _heard(self._client) as topic:
-            work = functools.partial(_work, code_digest(PROJECT), topic)
+            work = functools.partial(_work, own_code_digest(), topic)
             asked = 0 if remote else self.workers
-            for job, result in _stream(self._client, work, jobs, where, asked):
-                if isinstance(result, _Failed):
-                    raise result.as_here(remote=remote)
-                yield job, result
+            for done in _stream(self._client, work, jobs, where, asked):
+                if isinstance(done.result, _Failed):
+                    raise done.result.as_here(remote=remote)
+                yield done
 
     @functools.cached_property
     def _client(self) -> Any:
@@ -127,9 +139,9 @@ class _Failed(NamedTuple):
 
 
 def _stream(
-    client: Any, work: Callable[[Job], Any], jobs: deque[Job], where: str, asked: int
-) -> Iterator[tuple[Job, Any]]:
-    """Results as they come, of as many jobs at a time as there are workers for; a line says where
+    client: Any, work: Callable[[Job], Done], jobs: deque[Job], where: str, asked: int
+) -> Iterator[Done]:
+    """Jobs as they are done, of as many jobs at a time as there are workers for; a line says where
     fewer have started than were `asked` for."""
     running, threads = dict[Any, Job](), dict[str, int]()
     began = time.monotonic()
@@ -153,7 +165,7 @@ def _stream(
                 result = future.result()
                 # At once: a result that Dask still holds is made again when its worker dies.
                 future.release()
-                yield running.pop(future), result
+                yield result._replace(job=running.pop(future))
 
 
 def _key(job: Job) -> str:
@@ -188,8 +200,9 @@ def _reaching(where: str) -> Iterator[None]:
         yield
     except distributed.KilledWorker as error:
         raise UserError(
-            f"several workers died over the same task, mostly for want of memory; {KEPT}, with "
-            f"fewer --workers or a smaller --shard-photos"
+            f"{error.allowed_failures + 1} workers died or were ended over the same task "
+            f"({str(error.task)[:-UUID]}), mostly for want of memory; {KEPT}, with fewer workers "
+            f"on a machine"
         ) from error
     except (distributed.CancelledError, closed, OSError) as error:
         raise UserError(f"{where} was lost: it has ended or cannot be reached; {KEPT}") from error
@@ -206,74 +219,86 @@ def _reaching(where: str) -> Iterator[None]:
 # On a worker
 
 
-def _work(expected_digest: str, topic: str, job: Job) -> Any:
+def _work(expected_digest: str, topic: str, job: Job) -> Done:
+    """What the leading process knows already does not go back to it."""
     host = socket.gethostname()
     try:
-        if _own_code_digest() != expected_digest:
+        if own_code_digest() != expected_digest:
             raise UserError(
                 f"its {PROJECT} is another version of this project: bring all machines to the "
                 f"same and start the workers again"
             )
         with reporting(functools.partial(_dask().get_worker().log_event, topic)):
-            return _with_threads(job._replace(threads=1))
+            return _do(job._replace(threads=1))._replace(job=NO_JOB)
     except (UserError, OSError) as error:
-        return _Failed(error, host)
+        return Done(NO_JOB, _Failed(error, host), 0.0)
 
 
-@functools.cache
-def _own_code_digest() -> str:
-    """Of a worker, once: it does not see later edits either."""
-    return code_digest(PROJECT)
-
-
-def _with_threads(job: Job) -> Any:
+def _do(job: Job) -> Done:
     import torch
 
-    threads = torch.get_num_threads()
+    threads, start = torch.get_num_threads(), time.monotonic()
     torch.set_num_threads(job.threads or threads)
     try:
-        return job.function(job.task)
+        result = job.function(job.task)
     finally:
         torch.set_num_threads(threads)
+    return Done(job, result, time.monotonic() - start)
 
 
 # Clients
 
 
+class _Bars:
+    """Of the long tasks of workers, as these report how far they are: from another thread, and
+    perhaps after the end."""
+
+    def __init__(self) -> None:
+        self._lock, self._open = threading.Lock(), True
+        self._bars = dict[str, Bar]()
+
+    def show(self, event: tuple[Any, Any]) -> None:
+        report = Report(*event[1])
+        with self._lock:
+            if not self._open:
+                return
+            if report.what not in self._bars:
+                self._bars[report.what] = Bar(report.what, report.total, report.unit, report.done)
+            bar = self._bars[report.what]
+            bar.reach(report.done)
+            if report.done == report.total:
+                self._bars.pop(report.what).close()
+
+    def close(self, *, ended: bool) -> None:
+        """ended: all tasks are done, though their last reports may not have come."""
+        with self._lock:
+            self._open = False
+            for bar in self._bars.values():
+                if ended:
+                    bar.reach(bar.total)
+                bar.close(ended=ended)
+
+
 @contextmanager
 def _heard(client: Any) -> Iterator[str]:
-    """The topic under which workers report how far a long task is: each is shown as a bar."""
-    topic, bars = f"progress-{uuid.uuid4()}", dict[str, Bar]()
-
-    def show(event: tuple[Any, Any]) -> None:
-        report = Report(*event[1])
-        if report.what not in bars:
-            bars[report.what] = Bar(report.what, report.total, report.unit, report.done)
-        bars[report.what].reach(report.done)
-        if report.done == report.total:
-            bars.pop(report.what).close()
-
-    client.subscribe_topic(topic, show)
+    """The topic under which workers report how far a long task is."""
+    topic, bars = f"progress-{uuid.uuid4()}", _Bars()
+    client.subscribe_topic(topic, bars.show)
+    ended = False
     try:
         yield topic
-        with suppress(OSError):
+        ended = True
+    finally:
+        bars.close(ended=ended)
+        with suppress(OSError, ValueError, RuntimeError):  # of a client that is lost
             client.unsubscribe_topic(topic)
-        for bar in list(bars.values()):  # whose last reports have not come yet
-            bar.reach(bar.total)
-            bar.close()
-    except BaseException:
-        for bar in list(bars.values()):
-            bar.close(ended=False)
-        raise
 
 
 def _dashboard(client: Any) -> str:
     """Its address; empty where none answers, or only to say that it needs bokeh."""
-    with (
-        suppress(Exception),
-        urllib.request.urlopen(client.dashboard_link, timeout=DASHBOARD_S) as page,
-    ):
-        return str(client.dashboard_link) if b"<html" in page.read() else ""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with suppress(Exception), direct.open(client.dashboard_link, timeout=DASHBOARD_S) as page:
+        return str(client.dashboard_link) if b"<html" in page.read(1024) else ""
     return ""
 
 

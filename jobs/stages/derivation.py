@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bank.contents import Contents
+from bank.contents import TABLES, Contents
+from bank.files import file_digest
 from bank.recipe import TRAIN, Scope
 from bank.table import codes
+from bank.tasks import Place
 from model.graph import frozen_encoder
 from model.retrieval import cooccurrence
 
@@ -45,6 +47,12 @@ class Derivation:
     @property
     def bank(self) -> Path:
         return self.contents.folder
+
+    @cached_property
+    def tables(self) -> Place:
+        """Where workers find the content, and which it is."""
+        digests = tuple(file_digest(self.bank / name) for name in TABLES)
+        return Place(self.bank, self.contents.patches.patch_size, digests)
 
     @cached_property
     def encoder_steps(self) -> int:

@@ -5,13 +5,14 @@ an earlier run has left whole is skipped, and so are the blocks of one that it h
 """
 
 import functools
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bank.files import FileDigest
 from jobs.stages.blocks import Block, Stage, make_part
-from jobs.stages.cluster import Job, Pool
+from jobs.stages.cluster import Done, Job, Pool
 from jobs.stages.derivation import Derivation
 from jobs.stages.networks import CooccurrenceStage, GraphEncoderStage
 from jobs.stages.quality import QualityStage
@@ -44,8 +45,8 @@ def run_stages(stages: Sequence[Stage], pool: Pool) -> dict[str, Receipt]:
     """Every stage's receipt, by its name."""
     schedule = _Schedule(stages, parallel=pool.parallel)
     schedule.begin()
-    for job, _ in pool.run(schedule.jobs):
-        schedule.end(job.task)
+    for done in pool.run(schedule.jobs):
+        schedule.end(done)
         schedule.begin()
     return schedule.done
 
@@ -57,8 +58,8 @@ class _UnderWay:
     stage: Stage
     needs: Mapping[str, FileDigest]
     blocks: Sequence[Block]
-    bar: Bar | None  # None: its task shows its own
-    left: set[int] = field(default_factory=set)  # blocks, by number
+    parts: dict[int, Receipt] = field(default_factory=dict)  # of blocks that are made, by number
+    bar: Bar | None = None  # from its first block on; a stage without a title shows none
 
 
 class _Schedule:
@@ -88,22 +89,26 @@ class _Schedule:
             return
         blocks = stage.blocks(needs)
         if not blocks:
-            self.done[stage.name] = stage.finish(blocks, needs)
+            self.done[stage.name] = stage.finish(blocks, needs, ())
             return
-        bar = Bar(stage.title, len(blocks), "block") if stage.title else None
-        left = {block.number for block in blocks}
-        self._under_way[stage.name] = _UnderWay(stage, needs, blocks, bar, left)
+        self._under_way[stage.name] = _UnderWay(stage, needs, blocks)
         make = functools.partial(make_part, stage.make)
         self.jobs.extend(Job(make, block, threads=None) for block in blocks)
 
-    def end(self, block: Block) -> None:
+    def end(self, done: Done) -> None:
         """A block is made."""
+        block: Block = done.job.task
         begun = self._under_way[block.stage]
-        begun.left.discard(block.number)
+        if begun.stage.title and not begun.bar:
+            began = time.monotonic() - done.seconds
+            begun.bar = Bar(begun.stage.title, len(begun.blocks), "block", began=began)
+        begun.parts[block.number] = done.result
         if begun.bar:
-            begun.bar.advance()
-        if not begun.left:
-            if begun.bar:
-                begun.bar.close()
-            del self._under_way[block.stage]
-            self.done[block.stage] = begun.stage.finish(begun.blocks, begun.needs)
+            begun.bar.reach(len(begun.parts))
+        if len(begun.parts) < len(begun.blocks):
+            return
+        del self._under_way[block.stage]
+        parts = begun.parts.values()
+        self.done[block.stage] = begun.stage.finish(begun.blocks, begun.needs, parts)
+        if begun.bar:
+            begun.bar.close()

@@ -20,7 +20,6 @@ from bank.shards import close_shards
 from bank.table import column
 from jobs.stages.blocks import Block, Stage, software
 from jobs.stages.derivation import training_rows
-from jobs.stages.project import PROJECT, TRAINING, code_digest
 from jobs.stages.receipts import WORK
 from model.frozen import SavedTraining
 from model.graph.frozen_encoder import train_graph_encoder
@@ -177,9 +176,9 @@ def _has_training_masks(contents: Contents) -> bool:
 
 
 def _saved_training(block: Block) -> SavedTraining:
-    """Where the training is saved as it goes."""
-    key = json_digest([block.key, code_digest(PROJECT, TRAINING), codec.machine()])
-    return SavedTraining(block.bank / WORK / f"{block.stage}.safetensors", key)
+    """Where the training is saved as it goes: a file of its own for all that decides it."""
+    key = json_digest([block.key, codec.machine()])
+    return SavedTraining(block.bank / WORK / f"{block.stage}-{key[:16]}.safetensors", key)
 
 
 def check_networks(encoder: str, f_occur: str, vocabulary: Vocabulary) -> None:

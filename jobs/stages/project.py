@@ -1,13 +1,17 @@
 """Where this project lies: what a stage starts as a process of its own, or compares, is there."""
 
+import functools
 import hashlib
 import os
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-# Folders of the code that a bank is made with, and that networks are trained with.
-MAKING = ("pipeline", "bank", "model", "jobs/stages")
-TRAINING = ("model",)
+MAKING = (
+    "pipeline",
+    "bank",
+    "model",
+    "jobs/stages",
+)  # folders of the code that banks are made with
 
 
 def search_path() -> str:
@@ -16,10 +20,16 @@ def search_path() -> str:
     return os.pathsep.join([str(PROJECT), *filter(None, inherited)])
 
 
-def code_digest(project: Path, folders: tuple[str, ...] = MAKING) -> str:
-    """SHA-256 of the code in these folders."""
+@functools.cache
+def own_code_digest() -> str:
+    """Of this process, once: it does not see later edits either."""
+    return code_digest(PROJECT)
+
+
+def code_digest(project: Path) -> str:
+    """SHA-256 of the code that banks are made with."""
     digest = hashlib.sha256()
-    for path in sorted(p for folder in folders for p in project.glob(f"{folder}/**/*.py")):
+    for path in sorted(p for folder in MAKING for p in project.glob(f"{folder}/**/*.py")):
         digest.update(path.relative_to(project).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -45,7 +45,12 @@ def find_receipt(bank: Path, stage: str, key: str) -> Receipt | None:
     receipt = _read(receipt_path(bank, stage))
     if receipt is None or receipt.key != key:
         return None
-    return receipt if all(_is_whole(bank / p, d) for p, d in receipt.outputs.items()) else None
+    return receipt if is_whole(bank, receipt) else None
+
+
+def is_whole(bank: Path, receipt: Receipt) -> bool:
+    """Whether its outputs are there as they were made."""
+    return all(_is_same(bank / path, digest) for path, digest in receipt.outputs.items())
 
 
 def _read(path: Path) -> Receipt | None:
@@ -55,7 +60,7 @@ def _read(path: Path) -> Receipt | None:
         return None
 
 
-def _is_whole(path: Path, digest: FileDigest) -> bool:
+def _is_same(path: Path, digest: FileDigest) -> bool:
     return path.is_file() and path.stat().st_size == digest.bytes and file_digest(path) == digest
 
 
@@ -81,7 +86,7 @@ def check_agreement(bank: Path, receipt: Receipt) -> None:
 def workspace(bank: Path, name: str) -> Iterator[Path]:
     """A folder of this attempt's own, beside the bank's files so that a rename is enough."""
     parent = bank / WORK / "tmp"
-    parent.mkdir(parents=True, exist_ok=True)
+    parent.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}.{os.getpid()}.", dir=parent))
     try:
         yield folder
@@ -92,10 +97,14 @@ def workspace(bank: Path, name: str) -> Iterator[Path]:
 def deliver(
     bank: Path, stage: str, key: str, partials: Mapping[str, Path], counts: Mapping[str, int]
 ) -> Receipt:
-    """Put what was made into its place, path in the bank -> file, and leave the receipt."""
+    """Put what was made into its place, path in the bank -> file, and leave the receipt.
+
+    FileNotFoundError where the work folder is gone: the build has ended, or was taken away.
+    """
     outputs = {path: file_digest(partial) for path, partial in partials.items()}
     receipt = Receipt(stage, key, outputs, counts)
     check_agreement(bank, receipt)
+    (bank / WORK).stat()
     for path, partial in partials.items():
         put_in_place(partial, bank / path)
     leave_receipt(bank, receipt)

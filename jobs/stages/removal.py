@@ -36,7 +36,7 @@ def remove_photos(path: Path, asked: set[int], retrain: bool, pool: Pool) -> Non
         )
     if not wanted:
         return
-    with building(path) as bank:
+    with building(path) as bank, pool:
         staging = next_version(bank)
         shards = copy_shards(bank, staging, wanted)
         edited = origin(known, wanted, retrain)

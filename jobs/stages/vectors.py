@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from bank.errors import BankError
 from bank.files import FileDigest, file_digest
 from bank.manifest import read_manifest
-from bank.shards import close_shards
+from bank.shards import close_shards, rows_of
 from bank.table import read_vectors, vectors_to_fill
-from jobs.stages.blocks import Block, Stage, even_ranges, opened
+from bank.tasks import Place, contents_at
+from jobs.stages.blocks import Block, Stage, even_ranges
 from model.graph.frozen_encoder import embed_scenes
 from model.retrieval.cooccurrence import CooccurrenceNetwork, embed_patches
 from model.sg2im.run import load_graph_encoder
@@ -47,7 +48,7 @@ class VectorStage(Stage):
                 vectors[start : start + len(some)] = some
                 start += len(some)
 
-    def take_over(self, needs: Mapping[str, FileDigest]) -> Path | None:
+    def take_over(self, needs: Mapping[str, FileDigest]) -> Place | None:
         """The earlier bank, where its vectors are of the same network, and whole."""
         earlier = self.derivation.earlier
         if earlier is None:
@@ -58,7 +59,7 @@ class VectorStage(Stage):
             and manifest.versions.get("torch") == self.software["torch"]
             and file_digest(earlier / name) == manifest.files[name]
         )
-        return earlier if same else None
+        return Place.of(earlier, manifest) if same else None
 
 
 class ObjectFeatures(VectorStage):
@@ -82,7 +83,7 @@ class ObjectFeatures(VectorStage):
         vectors = np.empty((len(ids), network.obj_embeddings.embedding_dim), np.float32)
         is_new = np.ones(len(images), bool)
         if block.earlier:
-            earlier = opened(block.earlier, block.patch_size, block.content_digest)
+            earlier = contents_at(block.earlier)
             is_new = ~_is_known(images, digests, earlier.image_ids, earlier.sample_digests)
             known = np.flatnonzero(~np.isin(image_of(ids), images[is_new]))
             vectors[known] = _vectors_of(block.earlier, ObjectFeatures, ids[known])
@@ -118,7 +119,7 @@ class PatchVectors(VectorStage):
         vectors = np.empty((len(ids), network.sizes["features"]), np.float32)
         is_new = np.ones(len(ids), bool)
         if block.earlier:
-            earlier = opened(block.earlier, block.patch_size, block.content_digest).patches
+            earlier = contents_at(block.earlier).patches
             is_new = ~_is_known(ids, patches.digests[some], earlier.ids, earlier.digests)
             vectors[~is_new] = _vectors_of(block.earlier, PatchVectors, ids[~is_new])
         for rows in _in_groups(np.flatnonzero(is_new), PATCHES_AT_ONCE):
@@ -145,9 +146,10 @@ def _is_known(
 
 
 def _vectors_of(
-    earlier: Path, stage: type[VectorStage], ids: NDArray[np.int64]
+    earlier: Place, stage: type[VectorStage], ids: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     (name,) = stage.outputs
-    known, vectors = read_vectors(earlier / name, stage.column)
-    found: NDArray[np.float32] = vectors[np.searchsorted(known, ids)]
+    path = earlier.bank / name
+    known, vectors = read_vectors(path, stage.column)
+    found: NDArray[np.float32] = vectors[rows_of(known, ids, path)]
     return found

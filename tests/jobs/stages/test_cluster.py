@@ -49,7 +49,7 @@ def test_without_workers_everything_happens_here_in_order():
 def test_who_takes_results_may_put_more_jobs_into_the_queue():
     jobs = deque([Job(_square, 1)])
     done = []
-    for job, (square, _) in Pool().run(jobs):
+    for job, (square, _), _ in Pool().run(jobs):
         done.append(square)
         if job.task < 3:
             jobs.append(Job(_square, job.task + 1))
@@ -60,7 +60,7 @@ def test_a_job_may_take_all_threads_where_it_is_done_here():
     import torch
 
     jobs = deque([Job(_threads, 0, threads=None), Job(_threads, 0)])
-    assert [threads for _, threads in Pool().run(jobs)] == [torch.get_num_threads(), 1]
+    assert [done.result for done in Pool().run(jobs)] == [torch.get_num_threads(), 1]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_jobs_that_come_up_as_others_end_run_on_workers_too(machines):
     jobs = deque([Job(abs, 1)])
     done = set()
     with Pool(scheduler=machines.address) as pool:
-        for job, result in pool.run(jobs):
+        for job, result, _ in pool.run(jobs):
             done.add(result)
             jobs.extend(Job(abs, 2 * job.task + n) for n in (0, 1) if result < 4)
     assert done == {1, 2, 3, 4, 5, 6, 7}
@@ -328,11 +328,11 @@ def test_what_a_worker_says_to_the_user_arrives_with_its_host(machines, tmp_path
 def test_a_fault_in_the_code_keeps_its_traceback(machines):
     with pytest.raises(TypeError, match="bad operand type for abs") as caught:
         list(on(machines, abs, ["text"]))
-    assert "_with_threads" in [entry.name for entry in caught.traceback]
+    assert "_do" in [entry.name for entry in caught.traceback]
 
 
 def test_workers_that_have_another_version_of_the_project_are_refused(machines, monkeypatch):
-    monkeypatch.setattr(cluster, "code_digest", lambda project: "another")
+    monkeypatch.setattr(cluster, "own_code_digest", lambda: "another")
     with pytest.raises(UserError, match=r"worker on .* is another version of this project"):
         list(on(machines, abs, [1]))
 
@@ -404,7 +404,9 @@ def test_a_worker_killed_in_mid_build_costs_nothing_but_time(
 
 
 def test_a_task_that_kills_its_workers_ends_in_one_line(machines):
-    with pytest.raises(UserError, match="several workers died over the same task"):
+    with pytest.raises(
+        UserError, match=r"2 workers died or were ended over the same task \(task\)"
+    ):
         list(on(machines, os._exit, [1]))
 
 
@@ -415,7 +417,7 @@ def test_a_build_whose_workers_all_die_ends_in_one_line(machines, monkeypatch):
     monkeypatch.setattr(cluster, "NO_WORKERS_TIMEOUT_S", 0.5)
     for worker in machines.workers:
         kill(worker)
-    with pytest.raises(UserError, match=r"has no workers .*; what was built is kept"):
+    with pytest.raises(UserError, match=r"has no workers .*; run the command again"):
         next(answers)
     machines.workers.clear()
     machines.add_worker()
@@ -426,7 +428,7 @@ def test_a_scheduler_killed_in_mid_build_ends_it_in_one_line(machines, capfd, mo
     next(answers)
     monkeypatch.setattr(cluster, "JOIN_S", 0.5)
     kill(machines.scheduler)
-    with pytest.raises(UserError, match="was lost: it has ended or cannot be reached; what"):
+    with pytest.raises(UserError, match="was lost: it has ended or cannot be reached; run"):
         list(answers)
     assert "Traceback" not in capfd.readouterr().err
 

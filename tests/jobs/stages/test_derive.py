@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from bank import index, query_plan
 from bank.contents import Contents
@@ -13,17 +14,20 @@ from bank.errors import BankError
 from bank.files import FileDigest, file_digest
 from bank.manifest import read_manifest, write_manifest
 from bank.table import column, read_table, read_vectors, write_table, write_vectors
+from jobs.build_bank import BuildBank
+from jobs.build_bank import main as build
 from jobs.stages import blocks, networks, quality, vectors
 from jobs.stages.blocks import Stage, make_part
-from jobs.stages.cluster import Pool
+from jobs.stages.cluster import Done, Pool
 from jobs.stages.derivation import Derivation, DeriveOptions, training_rows
 from jobs.stages.derive import run_stages
 from jobs.stages.networks import CooccurrenceStage, GraphEncoderStage
 from jobs.stages.quality import QualityStage
-from jobs.stages.receipts import WORK
+from jobs.stages.receipts import WORK, receipt_path
 from jobs.stages.search import NearestCandidates, QueryPlanStage, SearchIndex
 from jobs.stages.vectors import ObjectFeatures, PatchVectors
 from model import frozen
+from model.retrieval.cooccurrence import CooccurrenceNetwork
 from pipeline.scene import image_of
 
 OPTIONS = DeriveOptions("train", "train", 1, "train", "train", 1, 20, "category")
@@ -87,8 +91,9 @@ class Shuffled(Pool):
         while jobs:
             jobs.rotate(shuffled.randrange(len(jobs)))
             job = jobs.popleft()
-            assert job.function(job.task) == job.function(job.task)
-            yield job, None
+            result = job.function(job.task)
+            assert job.function(job.task) == result
+            yield Done(job, result, 0.0)
 
 
 @pytest.fixture
@@ -282,8 +287,9 @@ def test_a_training_that_was_saved_by_other_code_is_not_gone_on_with(
     assert networks._saved_training(block).key == before
     other = replace(block, settings={**block.settings, "steps": 7})
     assert networks._saved_training(other).key != before
-    monkeypatch.setattr(networks, "code_digest", lambda *_: "of another version")
-    assert networks._saved_training(block).key != before
+    newer = replace(block, code="of another version")
+    assert networks._saved_training(newer).key != before
+    assert networks._saved_training(newer).path != networks._saved_training(block).path
 
 
 def test_training_reads_scenes_and_patches_as_they_are_asked_for(toy_bank, monkeypatch):
@@ -320,9 +326,77 @@ def test_a_stage_is_done_again_for_other_settings_content_files_or_versions(tmp_
     assert keys[0] == keys[1]
     assert len(set(keys)) == 5
     block, *_ = stages[0].blocks(needs)
-    others = [replace(block, **change) for change in ({"start": 1}, {"software": {"torch": "1.0"}})]
-    assert len({block.key, *(other.key for other in others)}) == 3
-    assert replace(block, earlier=tmp_path).key == block.key
+    changes = (
+        {"start": 1},
+        {"stop": 1},
+        {"content_digest": "of other patches"},
+        {"needs": {NETWORKS[0]: FileDigest("0" * 64, 1)}},
+        {"software": {"torch": "1.0"}},
+        {"code": "of another version"},
+        {"settings": {"steps": 7}},
+    )
+    keys = {replace(block, **change).key for change in changes}
+    assert len({block.key, *keys}) == 8
+    assert replace(block, earlier=block.tables).key == block.key
+
+
+def test_parts_of_other_ranges_and_another_network_are_not_joined(tmp_path, toy_bank, monkeypatch):
+    bank = copied(tmp_path / "bank", toy_bank, "cooccurrence.arrow")
+    network = (bank / NETWORKS[1]).read_bytes()
+    torch.manual_seed(1)
+    CooccurrenceNetwork().save(bank / NETWORKS[1])
+    for size in (45, 60):
+        monkeypatch.setattr(vectors, "PATCHES", size)
+        with pytest.raises(KeyboardInterrupt):
+            run(derivation(bank), GivenCooccurrence, PatchVectors, pool=Killed(2))
+        (bank / NETWORKS[1]).write_bytes(network)
+        receipt_path(bank, "cooccurrence").unlink()
+    monkeypatch.setattr(vectors, "PATCHES", 45)
+    run(derivation(bank), GivenCooccurrence, PatchVectors)
+    name = "cooccurrence.arrow"
+    assert (bank / name).read_bytes() == (toy_bank / name).read_bytes()
+
+
+def test_a_part_that_is_not_as_its_worker_wrote_it_is_not_joined(tmp_path, toy_bank, small_blocks):
+    class Elsewhere(Pool):
+        def run(self, jobs):
+            for done in super().run(jobs):
+                part = bank / next(iter(done.result.outputs))
+                part.write_bytes(part.read_bytes()[:-1])
+                yield done
+
+    bank = copied(tmp_path / "bank", toy_bank, "features.arrow")
+    with pytest.raises(BankError, match=r"parts/features/00000-.* do all machines see the same"):
+        run(derivation(bank), GivenEncoder, ObjectFeatures, pool=Elsewhere())
+
+
+def test_the_same_content_in_other_shards_at_a_path_is_opened_anew(tmp_path, toy_bank, toy_data):
+    """As a worker meets it that lives longer than a build."""
+    bank = copied(tmp_path / "bank", toy_bank, "features.arrow")
+    run(derivation(bank), GivenEncoder, ObjectFeatures)
+    shutil.rmtree(bank)
+    made = BuildBank(
+        dataset="toy",
+        data=toy_data,
+        out=bank,
+        shard_photos=7,
+        graph_encoder=str(toy_bank / NETWORKS[0]),
+        cooccurrence=str(toy_bank / NETWORKS[1]),
+    )
+    build(made)
+    assert read_manifest(bank).content_digest == read_manifest(toy_bank).content_digest
+    assert (bank / "features.arrow").read_bytes() == (toy_bank / "features.arrow").read_bytes()
+
+
+def test_who_goes_on_when_a_build_has_ended_makes_no_folders(a_block):
+    shutil.rmtree(a_block.bank / WORK)
+    with pytest.raises(FileNotFoundError):
+        make_part(ObjectFeatures.make, a_block)
+    assert not (a_block.bank / WORK).exists()
+    training = networks._saved_training(a_block)
+    with pytest.raises(FileNotFoundError):
+        training.save(1, torch.nn.Linear(1, 1), None)
+    assert not (a_block.bank / WORK).exists()
 
 
 # What a worker refuses
@@ -439,7 +513,7 @@ def test_nothing_is_taken_over_from_another_network_or_torch_or_a_damaged_file(
     earlier = bank_without_first_scenes(tmp_path / "earlier", toy_bank, 5)
     needs = run(derivation(bank), GivenEncoder)["graph-encoder"].outputs
     stage = ObjectFeatures(derivation(bank, earlier=earlier))
-    assert stage.take_over(needs) == earlier
+    assert stage.take_over(needs).bank == earlier
     manifest = read_manifest(earlier)
     if unlike == "network":
         needs = {NETWORKS[0]: FileDigest("0" * 64, 1)}
