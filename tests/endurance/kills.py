@@ -267,12 +267,12 @@ def _announce_stages(pipe: int, folder: Path) -> None:
         tell(stage.name, min(len(made), JOINS - 1))
         return made
 
-    def told_finish(stage: Stage, of: Sequence[Block], needs: Any) -> Any:
+    def told_finish(stage: Stage, of: Sequence[Block], *rest: Any) -> Any:
         tell(stage.name, JOINS)
         with (folder / "joined").open("a") as file:
             for path in (receipt_path(stage.bank, block.name) for block in of):
                 file.write(f"{path.relative_to(stage.bank)} {path.stat().st_ino}\n")
-        receipt = finish(stage, of, needs)
+        receipt = finish(stage, of, *rest)
         tell(stage.name, IS_DONE)
         return receipt
 

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 from bank.bank import Bank
 from bank.compare import LEVELS, Gap, Overlap, compare, gap, overlap
 from jobs import build_bank
-from jobs.stages.cluster import Job, Pool
+from jobs.stages.cluster import Done, Job, Pool
 from jobs.stages.receipts import WORK
 from pipeline.options import run
 from pipeline.toy.coco import write_toy
@@ -85,8 +85,8 @@ INSTRUCTIONS = {
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 KILLED_AT = {
     "while cutting": ("receipts/cut-*", 3),
-    "in a network's training": ("graph-encoder.safetensors", 1),
-    "in the other's": ("cooccurrence.safetensors", 1),
+    "in a network's training": ("graph-encoder-*.safetensors", 1),
+    "in the other's": ("cooccurrence-*.safetensors", 1),
     "after the networks": ("receipts/cooccurrence.json", 1),
     **{
         f"in {stage}": (f"receipts/{stage}-[0-9]*", count)
@@ -340,16 +340,16 @@ def run_otherwise(seed: int | None, *, twice: bool) -> None:
     """Let pools run jobs in an order drawn from `seed`; and each of them `twice`."""
     in_order: Any = Pool.run
 
-    def run_queue(self: Pool, jobs: deque[Job]) -> Iterator[tuple[Job, Any]]:
-        first = dict[int, Any]()
-        for job, result in in_order(self, Queue(jobs, seed, twice=twice)):
-            if twice and id(job) not in first:
-                first[id(job)] = result
+    def run_queue(self: Pool, jobs: deque[Job]) -> Iterator[Done]:
+        first = dict[int, Done]()
+        for done in in_order(self, Queue(jobs, seed, twice=twice)):
+            if twice and id(done.job) not in first:
+                first[id(done.job)] = done
                 continue
-            before = first.pop(id(job), result)
-            if made(before) != made(result):
-                raise RuntimeError(f"{job.task!r} came out in two ways")
-            yield job, before
+            before = first.pop(id(done.job), done)
+            if made(before.result) != made(done.result):
+                raise RuntimeError(f"{done.job.task!r} came out in two ways")
+            yield before
 
     Pool.run = run_queue  # type: ignore[method-assign]
 

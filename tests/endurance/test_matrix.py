@@ -48,7 +48,7 @@ def run_otherwise(monkeypatch):
 
 def done(tasks):
     jobs = deque(Job(str, task) for task in tasks)
-    return [result for _, result in Pool().run(jobs)]
+    return [done.result for done in Pool().run(jobs)]
 
 
 def test_jobs_are_all_run_in_another_order(run_otherwise):
