@@ -35,10 +35,11 @@ import torch
 from bank.contents import Contents, content_digest
 from bank.files import FileDigest
 from bank.recipe import TRAIN
+from bank.tasks import Place, contents_at
 from benchmarks.made_up_bank import PATCH_PX, WORDS, K, shard_names, write_shards
 from benchmarks.usage import Usage, watched
 from jobs.stages.assemble import assemble
-from jobs.stages.blocks import Stage, make_part, opened
+from jobs.stages.blocks import Stage, make_part
 from jobs.stages.cluster import Pool
 from jobs.stages.derivation import Derivation, DeriveOptions
 from jobs.stages.derive import STAGES, run_stages
@@ -216,10 +217,9 @@ def _one_by_one(
         with watched(pids) as of_workers, watched([os.getpid()]) as of_leader:
             start = time.perf_counter()
             blocks = stage.blocks(needs)
-            for _ in pool.results(functools.partial(make_part, stage.make), blocks):
-                pass
+            parts = list(pool.results(functools.partial(make_part, stage.make), blocks))
             made = time.perf_counter()
-            outputs[stage.name] = dict(stage.finish(blocks, needs).outputs)
+            outputs[stage.name] = dict(stage.finish(blocks, needs, parts).outputs)
             end = time.perf_counter()
             took[stage.name] = Took(end - start, end - made, of_workers(), of_leader())
     return took
@@ -235,16 +235,14 @@ def _clear(folder: Path) -> None:
 
 def _started(pool: Pool, workers: int, derivation: Derivation) -> set[int]:
     """Process ids, once all of them have read the tables."""
-    task = derivation.bank, derivation.content_digest
     pids: set[int] = set()
     while len(pids) < workers:
-        pids = set(pool.results(_arrive, [task] * 2 * workers))
+        pids = set(pool.results(_arrive, [derivation.tables] * 2 * workers))
     return pids
 
 
-def _arrive(task: tuple[Path, str]) -> int:
-    bank, digest = task
-    opened(bank, PATCH_PX, digest)
+def _arrive(tables: Place) -> int:
+    contents_at(tables)
     time.sleep(0.2)  # so that the others get some too
     return os.getpid()
 
