@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,8 +97,12 @@ def parse(
 
     prepare   the arguments -> the defaults
     """
-    for argument in arguments:
+    for before, argument in pairwise(["", *arguments]):
         if re.match(r"(--\S+=)?https?://", argument):
+            if "--scheduler" in (before, argument.partition("=")[0]):
+                raise ValueError(
+                    f"{argument} is a dashboard's address; that of a scheduler begins with tcp://"
+                )
             raise ValueError(f"{argument} is an address; download it, and give the path here")
     defaults: Any = prepare(arguments) if prepare else None
     # A paragraph for each example: lines would be run together.

@@ -92,7 +92,7 @@ class Bar:
             if not self._tqdm.disable:
                 self._tqdm.set_postfix_str(note(), refresh=False)
             self._tqdm.update(number)
-        elif (now := time.monotonic()) - self._last >= LINE_EVERY_S:
+        elif self.done < self.total and (now := time.monotonic()) - self._last >= LINE_EVERY_S:
             self._last = now
             how_far = f"{self.done:,}/{counted(self.total, self.unit)}"
             self._print(f"{self.what}: {how_far}, {self._times(now - self._start)}")
@@ -105,8 +105,8 @@ class Bar:
         self._tqdm.close()
         if self._lines and ended:
             seconds = time.monotonic() - self._start
-            number = counted(self.done - self._before, self.unit)
-            self._print(f"{self.what}: {number} in {seconds:.1f} s")
+            new = f", the last {self.done - self._before:,}" if self._before else ""
+            self._print(f"{self.what}: {counted(self.done, self.unit)}{new} in {seconds:.1f} s")
 
     def _times(self, seconds: float) -> str:
         left = seconds * (self.total - self.done) / max(1, self.done - self._before)

@@ -37,7 +37,7 @@ def assemble(
     quarantine    image ids that are in no shard
     """
     rows = bank / WORK / "shards"
-    left_out = [LeftOut(i, None, QUARANTINED, "by --quarantine") for i in quarantine]
+    left_out = [LeftOut(i, None, QUARANTINED, "by --quarantine or edit_bank") for i in quarantine]
     left_out += (row for name in shards for row in read_shard_failures(bank, name))
     left_out.sort(key=lambda r: (r.image_id, -1 if r.object_index is None else r.object_index))
     tables = {kind: [rows / f"{name}.{kind}.arrow" for name in shards] for kind in KINDS}

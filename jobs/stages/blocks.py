@@ -201,10 +201,10 @@ def _check_worker(block: Block) -> None:
     if unlike := [name for name in ours if ours[name] != block.software[name]]:
         name = unlike[0]
         raise BankError(
-            f"{block.stage} must be made with the same {' and '.join(unlike)} everywhere, and here "
-            f"{name} is {ours[name]} where the machine that leads the build has "
+            f"{block.stage} must be made with the same {' and '.join(unlike)} everywhere, and this "
+            f"worker's {name} is {ours[name]} where that of the machine that leads the build is "
             f"{block.software[name]}: install the packages of requirements.lock on both, or leave "
-            f"this machine out"
+            f"the worker out"
         )
     for path in ("patches.arrow", *block.needs):
         if not (block.bank / path).is_file():

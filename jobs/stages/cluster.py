@@ -38,6 +38,7 @@ DASHBOARD_S = 5  # how long it may take to answer
 MAX_GREETING = 1 << 20  # bytes
 LOOPBACK, LOOPBACK_S = "127.0.0.1", 10
 BY_FORKING = {"distributed.worker.multiprocessing-method": "forkserver"}
+ENVIRONMENT = f"PYTHONPATH={PROJECT} OMP_WAIT_POLICY=PASSIVE"  # of a worker
 STARTS = 3  # of a first worker here: Dask replaces one that dies, but not while it starts
 KEPT = "run the command again (a build goes on from what is finished)"
 UUID = 37  # characters at the end of a job's name
@@ -185,7 +186,7 @@ def _threads(client: Any, before: dict[str, int], where: str) -> dict[str, int]:
         except TimeoutError as error:
             address = client.scheduler.address
             worker = f"dask worker {address} --nthreads 1 --memory-limit 0"
-            start = f"start some with `PYTHONPATH={PROJECT} {worker}`"
+            start = f"start some with `{ENVIRONMENT} {worker}`"
             mend = start if client.cluster is None else "use --workers 0"
             raise UserError(f"{where} has no workers ({mend}); {KEPT}") from error
     return threads
@@ -211,8 +212,8 @@ def _reaching(where: str) -> Iterator[None]:
             raise
         raise UserError(
             f"the Dask scheduler or its workers cannot import this project "
-            f"({_first_line(error)}): start both with PYTHONPATH={PROJECT} and the same packages "
-            f"as here"
+            f"({_first_line(error).partition('. ')[0]}): start both with PYTHONPATH={PROJECT} and "
+            f"the same packages as here"
         ) from error
 
 
@@ -221,17 +222,27 @@ def _reaching(where: str) -> Iterator[None]:
 
 def _work(expected_digest: str, topic: str, job: Job) -> Done:
     """What the leading process knows already does not go back to it."""
-    host = socket.gethostname()
+    worker = _dask().get_worker()
+    host = f"{socket.gethostname()} ({worker.address})"
     try:
         if own_code_digest() != expected_digest:
             raise UserError(
                 f"its {PROJECT} is another version of this project: bring all machines to the "
                 f"same and start the workers again"
             )
-        with reporting(functools.partial(_dask().get_worker().log_event, topic)):
+        with reporting(functools.partial(_report, worker, worker.get_current_task(), topic)):
             return _do(job._replace(threads=1))._replace(job=NO_JOB)
     except (UserError, OSError) as error:
         return Done(NO_JOB, _Failed(error, host), 0.0)
+
+
+def _report(worker: Any, key: str, topic: str, report: Report) -> None:
+    """Tell the leading process how far a task is; UserError, which ends the task, where nobody
+    waits for it: that process has ended, or Dask has given the task to another worker."""
+    task = worker.state.tasks.get(key)
+    if task is None or task.state == "cancelled":
+        raise UserError("nobody waits for this task any more")
+    worker.log_event(topic, report)
 
 
 def _do(job: Job) -> Done:
@@ -373,7 +384,7 @@ def _joined(scheduler: str) -> Iterator[Any]:
         except (OSError, ValueError, ImportError) as error:
             raise UserError(
                 f"no Dask scheduler answers at {scheduler!r} ({_first_line(error)}); start one "
-                f"with `dask scheduler`, or leave --scheduler out"
+                f"with `PYTHONPATH={PROJECT} dask scheduler`, or leave --scheduler out"
             ) from error
         if any(w.category.__name__ == "VersionMismatchWarning" for w in warned):
             log.warning(

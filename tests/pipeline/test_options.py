@@ -28,3 +28,9 @@ def test_a_list_that_is_given_twice_is_refused_rather_than_cut(flag):
 def test_of_a_number_that_is_given_twice_the_last_counts():
     options = parse(Options, ["--steps", "3", "--ids", "1", "2", "--steps", "4"])
     assert options == Options(ids=(1, 2), steps=4)
+
+
+@pytest.mark.parametrize("given", [["--scheduler", "http://h:87"], ["--scheduler=http://h:87"]])
+def test_the_address_of_a_dashboard_is_none_of_a_scheduler(given):
+    with pytest.raises(ValueError, match=r"http://h:87 is a dashboard's address; .* with tcp://"):
+        parse(Options, given)

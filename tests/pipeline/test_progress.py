@@ -51,12 +51,10 @@ def test_what_was_done_before_counts_and_a_note_is_shown(
 ) -> None:
     monkeypatch.setattr(module, "LINE_EVERY_S", 0.0)
     list(progress([1, 2], "training", 9, "step", done=7, note=lambda: "total 0.5"))
-    first, second, last = capsys.readouterr().err.splitlines()
-    assert (first, second) == (
+    assert capsys.readouterr().err.splitlines() == [
         "training: 8/9 steps, 0 s, total 0.5",
-        "training: 9/9 steps, 0 s, total 0.5",
-    )
-    assert last == "training: 2 steps in 0.0 s, total 0.5"
+        "training: 9 steps, the last 2 in 0.0 s, total 0.5",
+    ]
     monkeypatch.setattr(sys, "stderr", Terminal())
     list(progress([1, 2], "training", 9, "step", done=7, note=lambda: "total 0.5"))
     bar = sys.stderr.getvalue()  # type: ignore[attr-defined]
@@ -86,7 +84,7 @@ def test_a_line_says_how_long_the_rest_will_take(
     assert capsys.readouterr().err.splitlines() == [
         "training: 40/100 steps, 20 s, about 40 s left",
         "training: 70/100 steps, 40 s, about 20 s left",
-        "training: 60 steps in 41.0 s",
+        "training: 70 steps, the last 60 in 41.0 s",
     ]
 
 

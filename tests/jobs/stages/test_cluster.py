@@ -10,7 +10,7 @@ import textwrap
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -283,7 +283,8 @@ def on(machines, function, tasks):
 
 def test_a_scheduler_without_workers_is_one_line_that_starts_some(machines, monkeypatch):
     monkeypatch.setattr(cluster, "NO_WORKERS_TIMEOUT_S", 0.1)
-    start = f"PYTHONPATH={ROOT} dask worker {machines.address} --nthreads 1 --memory-limit 0"
+    passive = f"PYTHONPATH={ROOT} OMP_WAIT_POLICY=PASSIVE"
+    start = f"{passive} dask worker {machines.address} --nthreads 1 --memory-limit 0"
     with pytest.raises(UserError, match=rf"at {machines.address} has no workers \(.*`{start}`"):
         list(on(machines, abs, [1]))
     machines.add_worker()
@@ -303,6 +304,33 @@ def test_workers_report_how_far_a_long_task_is(machines, capfd):
     assert re.search(r"^counting: 4 numbers in \d", capfd.readouterr().err, re.MULTILINE)
 
 
+class Endless:
+    """A long task that leaves a trace, and one that is done at once."""
+
+    stage = "endless"
+
+    def __init__(self, trace, steps):
+        self.trace, self.steps = trace, steps
+
+
+def _leave_traces(task):
+    for step in progress(range(task.steps), "leaving traces", task.steps):
+        task.trace.write_text(str(step))
+        time.sleep(0.01)
+
+
+def test_a_long_task_ends_when_nobody_waits_for_it_any_more(machines, tmp_path):
+    tasks = [Endless(tmp_path / "endless", 10**9), Endless(tmp_path / "short", 1)]
+    with closing(on(machines, _leave_traces, tasks)) as results:
+        next(results)
+    assert sorted(on(machines, abs, [-1, -2, -3, -4])) == [1, 2, 3, 4]  # none waits behind it
+    last, deadline = "", time.monotonic() + START_S
+    while (now := (tmp_path / "endless").read_text()) != last and time.monotonic() < deadline:
+        last = now
+        time.sleep(1)
+    assert now == last
+
+
 def test_jobs_that_come_up_as_others_end_run_on_workers_too(machines):
     jobs = deque([Job(abs, 1)])
     done = set()
@@ -317,11 +345,13 @@ def test_a_file_that_a_worker_cannot_have_is_reported_with_number_name_and_host(
     with pytest.raises(FileNotFoundError) as caught:
         list(on(machines, Path.read_bytes, [tmp_path / "nothing"]))
     assert caught.value.errno == errno.ENOENT
-    assert caught.value.filename == f"{tmp_path}/nothing (on {socket.gethostname()})"
+    assert caught.value.filename.startswith(f"{tmp_path}/nothing (on {socket.gethostname()} (tcp")
 
 
 def test_what_a_worker_says_to_the_user_arrives_with_its_host(machines, tmp_path):
-    with pytest.raises(UserError, match=rf"^worker on {socket.gethostname()}: there is no bank at"):
+    with pytest.raises(
+        UserError, match=rf"^worker on {socket.gethostname()} \(tcp:.*\): there is no bank at"
+    ):
         list(on(machines, read_manifest, [tmp_path / "bank"]))
 
 

@@ -413,7 +413,9 @@ def a_block(tmp_path, toy_bank):
 def test_a_worker_with_another_torch_is_refused(a_block):
     other = replace(a_block, software={"torch": "1.0"})
     mine = re.escape(blocks.software("torch")["torch"])
-    with pytest.raises(BankError, match=rf"torch is {mine} where .* leads the build has 1\.0"):
+    with pytest.raises(
+        BankError, match=rf"worker's torch is {mine} where .* leads the build is 1\.0"
+    ):
         make_part(ObjectFeatures.make, other)
 
 
