@@ -37,7 +37,12 @@ POLL_S = 1  # between two looks at which workers there are
 DASHBOARD_S = 5  # how long it may take to answer
 MAX_GREETING = 1 << 20  # bytes
 LOOPBACK, LOOPBACK_S = "127.0.0.1", 10
-BY_FORKING = {"distributed.worker.multiprocessing-method": "forkserver"}
+WORKERS_HERE = {
+    "distributed.worker.multiprocessing-method": "forkserver",
+    # Where it is set, to whatever, glibc gives every large array back to the system at once, and
+    # F_occur takes more than twice as long.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+}
 ENVIRONMENT = f"PYTHONPATH={PROJECT} OMP_WAIT_POLICY=PASSIVE"  # of a worker
 STARTS = 3  # of a first worker here: Dask replaces one that dies, but not while it starts
 KEPT = "run the command again (a build goes on from what is finished)"
@@ -322,7 +327,7 @@ def _started(workers: int) -> Iterator[Any]:
     with ExitStack() as stack:
         stack.callback(asyncio.setLevel, asyncio.level)
         asyncio.setLevel(logging.CRITICAL)  # of later workers that do not start
-        stack.enter_context(distributed.dask.config.set(BY_FORKING))
+        stack.enter_context(distributed.dask.config.set(WORKERS_HERE))
         try:
             _check_loopback()
             with _reading_configuration():

@@ -124,7 +124,7 @@ class PatchVectors(VectorStage):
             vectors[~is_new] = _vectors_of(block.earlier, PatchVectors, ids[~is_new])
         for rows in _in_groups(np.flatnonzero(is_new), PATCHES_AT_ONCE):
             vectors[rows] = embed_patches(network, patches.read(ids[rows]))
-        close_shards()
+            close_shards()
         (folder / PART).write_bytes(vectors.data)
 
 

@@ -56,6 +56,11 @@ def test_who_takes_results_may_put_more_jobs_into_the_queue():
     assert done == [1, 4, 9]
 
 
+def test_workers_started_here_leave_glibc_its_own_thresholds(monkeypatch):
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    assert list(results(os.getenv, ["MALLOC_TRIM_THRESHOLD_"], 1)) == [None]
+
+
 def test_a_job_may_take_all_threads_where_it_is_done_here():
     import torch
 
