@@ -63,9 +63,9 @@ class Bar:
         self.what, self.total, self.unit, self.done = what, total, unit, done
         self._before = done
         self._note: Callable[[], str] = str
-        self._last = time.monotonic()
-        self._start = self._last if began is None else began
         self._shown = informs()
+        self._last = time.monotonic() if self._shown else 0.0
+        self._start = self._last if began is None else began
         self._lines = self._shown and not sys.stderr.isatty()
         self._tqdm = tqdm(
             desc=what,

@@ -228,7 +228,7 @@ def test_a_run_that_goes_on_shows_how_far_it_is_in_all_and_its_losses(bank, tmp_
     assert (tmp_path / "samples-000001.png").read_text() == "of step 1"
     line = capsys.readouterr().err.splitlines()[-1]
     total = losses_of(tmp_path)[1]["total"]
-    assert line.startswith("training: 1 step in ")
+    assert line.startswith("training: 2 steps, the last 1 in ")
     assert f", total {total:.3g}, gt_selection " in line
 
 
