@@ -325,9 +325,11 @@ def _leave_traces(task):
 
 
 def test_a_long_task_ends_when_nobody_waits_for_it_any_more(machines, tmp_path):
-    tasks = [Endless(tmp_path / "endless", 10**9), Endless(tmp_path / "short", 1)]
+    tasks = [Endless(tmp_path / "short", 1), Endless(tmp_path / "endless", 10**9)]
     with closing(on(machines, _leave_traces, tasks)) as results:
         next(results)
+        while not (tmp_path / "endless").exists():
+            time.sleep(0.01)
     assert sorted(on(machines, abs, [-1, -2, -3, -4])) == [1, 2, 3, 4]  # none waits behind it
     last, deadline = "", time.monotonic() + START_S
     while (now := (tmp_path / "endless").read_text()) != last and time.monotonic() < deadline:
