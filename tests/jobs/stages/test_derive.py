@@ -27,7 +27,9 @@ from jobs.stages.receipts import WORK, receipt_path
 from jobs.stages.search import NearestCandidates, QueryPlanStage, SearchIndex
 from jobs.stages.vectors import ObjectFeatures, PatchVectors
 from model import frozen
+from model.graph.frozen_encoder import LEARNING_RATE
 from model.retrieval.cooccurrence import CooccurrenceNetwork
+from model.sg2im.run import load_graph_encoder
 from pipeline.scene import image_of
 
 OPTIONS = DeriveOptions("train", "train", 1, "train", "train", 1, 20, "category")
@@ -276,6 +278,16 @@ def test_a_network_whose_training_was_stopped_comes_out_as_if_it_was_not(
     assert steps == [1, 2, 3, 4]
     left = [path.name for path in stopped.iterdir() if path.name.endswith(".safetensors")]
     assert left == list(receipt.outputs)  # the state lies in the work folder
+
+
+def test_the_graph_encoder_learns_masks_and_starts_at_the_mean_box(tmp_path, toy_bank):
+    made = derivation(copied(tmp_path / "bank", toy_bank, *NETWORKS))
+    run(made, GraphEncoderStage)
+    encoder = load_graph_encoder(made.bank / NETWORKS[0])
+    assert encoder.mask_net is not None
+    boxes = np.concatenate([s.boxes for s in networks.TrainingScenes(made.contents)])
+    start = encoder.box_net[2].bias.numpy()  # one step of Adam moves it by its learning rate
+    np.testing.assert_allclose(start, boxes.mean(0), atol=1.1 * LEARNING_RATE)
 
 
 def test_a_training_that_was_saved_by_other_code_is_not_gone_on_with(
