@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bank import index, query_plan
+from bank.candidates import find_candidates, read_candidates
 from bank.contents import Contents
 from bank.errors import BankError
 from bank.files import FileDigest, file_digest
@@ -27,8 +28,8 @@ from jobs.stages.receipts import WORK, receipt_path
 from jobs.stages.search import NearestCandidates, QueryPlanStage, SearchIndex
 from jobs.stages.vectors import ObjectFeatures, PatchVectors
 from model import frozen
-from model.graph.frozen_encoder import LEARNING_RATE
-from model.retrieval.cooccurrence import CooccurrenceNetwork
+from model.graph.frozen_encoder import LEARNING_RATE, embed_scenes
+from model.retrieval.cooccurrence import CooccurrenceNetwork, embed_patches
 from model.sg2im.run import load_graph_encoder
 from pipeline.scene import image_of
 
@@ -147,6 +148,69 @@ def test_index_candidates_and_quality_made_anew_in_blocks_are_the_same_files(
             for file in files:
                 place = file.relative_to(toy_bank)
                 assert (bank / place).read_bytes() == file.read_bytes()
+
+
+def test_candidates_are_those_that_a_search_of_the_whole_bank_finds(
+    tmp_path, toy_bank, monkeypatch
+):
+    monkeypatch.setattr(query_plan, "COST", 1 << 10)
+    monkeypatch.setattr(query_plan, "LEAST", 1 << 4)
+    bank = copied(tmp_path / "bank", toy_bank, "candidates.arrow")
+    made = derivation(bank, replace(OPTIONS, candidates=5))
+    run(made, GivenFeatures, QueryPlanStage, NearestCandidates)
+    contents = made.contents
+    ids, features = read_vectors(bank / "features.arrow", "feature")
+    wanted = find_candidates(
+        features,
+        ids,
+        contents.photos_of_patches,
+        contents.strings("category"),
+        training_rows(contents),
+        5,
+    )
+    found_ids, found = read_candidates(bank / "candidates.arrow")
+    np.testing.assert_array_equal(found_ids, ids)
+    for name in wanted._fields:
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+
+
+def test_vectors_are_those_of_each_scene_and_patch_by_itself(tmp_path, toy_bank, small_blocks):
+    bank = copied(tmp_path / "bank", toy_bank, "features.arrow", "cooccurrence.arrow")
+    run(derivation(bank), GivenCooccurrence, GivenEncoder, ObjectFeatures, PatchVectors)
+    contents = Contents(bank, PATCH_SIZE)
+    encoder = load_graph_encoder(bank / NETWORKS[0])
+    f_occur = CooccurrenceNetwork.load(bank / NETWORKS[1])
+    ids, features = read_vectors(bank / "features.arrow", "feature")
+    _, looks = read_vectors(bank / "cooccurrence.arrow", "co_occurrence")
+    for sample in contents.iterate(contents.image_ids[[0, 8, 9, -1]], image=False):
+        rows = np.searchsorted(ids, sample.patch_ids)
+        np.testing.assert_array_equal(features[rows], embed_scenes(encoder, [sample]))
+        pixels = contents.patches.read(ids[rows])
+        np.testing.assert_array_equal(looks[rows], embed_patches(f_occur, pixels))
+
+
+def test_without_workers_one_stage_is_done_after_the_other(tmp_path, toy_bank, small_blocks):
+    class Watched(Pool):
+        queued = ()
+
+        def run(self, jobs):
+            self.queued = [job.task.stage for job in jobs]
+            return super().run(jobs)
+
+    class Parallel(Watched):
+        parallel = True
+
+        def run(self, jobs):
+            self.queued = [job.task.stage for job in jobs]
+            return Shuffled.run(self, jobs)
+
+    stages = (GivenCooccurrence, GivenEncoder, ObjectFeatures, PatchVectors)
+    queued = []
+    for folder, pool in (("one", Watched()), ("all", Parallel())):
+        bank = copied(tmp_path / folder, toy_bank, "features.arrow", "cooccurrence.arrow")
+        run(derivation(bank), *stages, pool=pool)
+        queued.append(set(pool.queued))
+    assert queued == [{"features"}, {"features", "cooccurrence-vectors"}]
 
 
 def test_blocks_do_not_depend_on_who_makes_them(tmp_path, toy_bank, small_blocks):
