@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -64,8 +65,20 @@ def break_down(*_):
 
 
 def gobble(folder, file):
-    bytearray(fuzz.MOST_GROWTH * 1024 + (100 << 20))
+    """More than a case may, the first time; how much that takes depends on what a fork has given
+    back of what its parent held."""
+    held, before = [], peak()
+    while len(held) < gobbled[0] if gobbled else peak() - before <= fuzz.MOST_GROWTH:
+        held.append(bytearray(10 << 20))
+    gobbled.append(len(held))
     return str((folder / file).stat().st_size)
+
+
+gobbled = []  # blocks, by the calls of one process
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def mumble(*_):
