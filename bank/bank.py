@@ -88,6 +88,11 @@ class Bank:
         """(B,) rising."""
         return self.contents.patch_ids
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether the dataset has masks; an object without one then fills its box."""
+        return self.contents.has_masks
+
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions of patches among `patch_ids`; BankError for an id that is not there."""
         return self.contents.patches.rows(np.asarray(ids, np.int64))

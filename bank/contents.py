@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,20 @@ from bank.table import (
     sound,
 )
 from pipeline.files import write_bytes
-from pipeline.pack import Member, SamplePlace, SceneSample, read_sample, sample_digest
+from pipeline.pack import (
+    Member,
+    SamplePlace,
+    SceneSample,
+    iterate_samples,
+    read_sample,
+    sample_digest,
+)
 from pipeline.scene import Split, Vocabulary, image_of
 
 CONTENT_RULE = 2  # of `content_digest`; banks of earlier versions have 1
 TABLES = ("patches.arrow", "scenes.index.arrow", "vocabulary.json")  # of `Contents`
+# What reading a scene raises; MemoryError: of a size in scenes.index.arrow that is none.
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, MemoryError)
 CREDITS = ("patch_id", "image_id", "category", "licence", "source_url", "photo_file")
 
 
@@ -76,6 +86,11 @@ class Contents:
         self.sample_digests = digest_column(self.scenes, "sample_sha256")
         self._checked = np.zeros(len(self.image_ids), bool)
 
+    @cached_property
+    def has_masks(self) -> bool:
+        """Whether any scene has masks."""
+        return bool((self._places["masks_size"] >= 0).any())
+
     def scene_ids(self, split: Split) -> NDArray[np.int64]:
         """Image ids of a split's scenes, rising."""
         ids: NDArray[np.int64] = self.image_ids[self.splits == split]
@@ -101,20 +116,54 @@ class Contents:
         )
         try:
             sample = read_sample(path, place, image=image)
-            if check and image and not self._checked[row]:
-                if sample_digest(sample) != self.sample_digests[row].tobytes():
-                    raise ValueError("it is not what was written: its SHA-256 differs")
-                self._checked[row] = True
+            if check and image:
+                self._check(row, sample)
             return sample
-        # MemoryError: of a size in scenes.index.arrow that is none
-        except (OSError, EOFError, ValueError, LookupError, TypeError, MemoryError) as error:
+        except UNREADABLE as error:
             raise BankError(
                 f"scene {image_id} cannot be read from {path} ({error}); "
                 f"`python -m jobs.verify_bank {self.folder}` names all that is damaged"
             ) from error
 
+    def scenes_of_shard(self, shard: str) -> Iterator[SceneSample]:
+        """All scenes of a shard in the order in which they lie there, compared like single ones.
+
+        BankError where the shard cannot be read to its end, or holds other scenes than
+        scenes.index.arrow says.
+        """
+        path = self.folder / "scenes" / f"{shard}.tar"
+        number = int(np.flatnonzero(self._shards == shard)[0])
+        left = {int(i) for i in self.image_ids[self._shard_of_scene == number]}
+        try:
+            for sample in iterate_samples(path):
+                left.remove(sample.image_id)
+                self._check(int(np.searchsorted(self.image_ids, sample.image_id)), sample)
+                yield sample
+            if left:
+                raise ValueError(f"it lacks scene {min(left)}")
+        except (*UNREADABLE, TarError) as error:
+            raise BankError(
+                f"{path} cannot be read ({error}); `python -m jobs.verify_bank {self.folder}` "
+                f"names all that is damaged"
+            ) from error
+
+    def _check(self, row: int, sample: SceneSample) -> None:
+        """ValueError where a scene is not what was written; once for each in a process."""
+        if not self._checked[row]:
+            if sample_digest(sample) != self.sample_digests[row].tobytes():
+                raise ValueError("it is not what was written: its SHA-256 differs")
+            self._checked[row] = True
+
     def iterate(self, image_ids: Iterable[int], *, image: bool = True) -> Iterator[SceneSample]:
         return (self.scene(int(i), image=image) for i in image_ids)
+
+    def num_patches_of_images(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(N,) how many patches, and so objects, each photo has."""
+        first, end = (
+            np.searchsorted(self.patch_ids, ids << 16) for ids in (image_ids, image_ids + 1)
+        )
+        counts: NDArray[np.int64] = end - first
+        return counts
 
     def patches_of_images(self, image_ids: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The patch ids of each photo, rising."""

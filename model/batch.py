@@ -1,7 +1,7 @@
 """A bank's scenes -> tensors: all that a training step needs."""
 
-from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -11,12 +11,15 @@ from torch import Tensor
 
 from bank.bank import Bank
 from bank.candidates import Candidates
-from model.graph.network import GraphBatch, graph_tensors
+from model.config import RetrievalConfig
+from model.draws import ByPosition
+from model.graph.network import GraphBatch
+from model.padding import Padding, padding_of
+from model.retrieval.choice import Draws, draw_passes
 from model.retrieval.crops import Crops
-from pipeline.pack import SceneSample
-from pipeline.scene import MASK_SIZE
+from model.sources import Counts, Part, Source
 
-Part = TypeVar("Part")
+T = TypeVar("T")
 
 
 class CandidateBatch(NamedTuple):
@@ -44,6 +47,9 @@ class SceneBatch(NamedTuple):
     true_cooccurrence: Tensor  # (O, F)
     true_crops: Crops  # (O,)
     candidates: CandidateBatch
+    padding: Padding
+    draws: Draws
+    counts: Counts
 
     def to(self, device: torch.device) -> "SceneBatch":
         return moved(self, device)
@@ -56,16 +62,31 @@ class ImageBatch(NamedTuple):
     graph: GraphBatch
     boxes: Tensor  # (V, 4); an image node's is the whole image
     masks: Tensor | None  # (V, 16, 16) uint8, an image node's is full; None: there are none
+    positions: tuple[int, ...]  # N places in the endless sequence of scenes
+    counts: Counts
 
     def to(self, device: torch.device) -> "ImageBatch":
         return moved(self, device)
 
 
-def moved(part: Part, device: torch.device) -> Part:
-    """A named tuple of tensors, None and further such tuples, on the device."""
-    if isinstance(part, tuple):
-        return type(part)(*(moved(p, device) for p in part))
-    return part if part is None else part.to(device, non_blocking=True)  # type: ignore[attr-defined]
+def moved(part: T, device: torch.device) -> T:
+    """A named tuple of tensors and further such tuples on the device; whatever else stays."""
+    there: T = _changed(part, lambda tensor: tensor.to(device, non_blocking=True))
+    return there
+
+
+def pinned(part: T) -> T:
+    """Its tensors of the CPU in memory from which a GPU copies while the CPU goes on."""
+    there: T = _changed(part, lambda t: t if t.is_cuda else t.pin_memory())
+    return there
+
+
+def _changed(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(part, Tensor):
+        return change(part)
+    if isinstance(part, tuple) and hasattr(part, "_fields"):
+        return type(part)(*(_changed(p, change) for p in part))
+    return part
 
 
 def selectable(bank: Bank, candidates: Candidates) -> NDArray[np.bool_]:
@@ -77,11 +98,13 @@ def selectable(bank: Bank, candidates: Candidates) -> NDArray[np.bool_]:
     return np.where(own.any(1, keepdims=True), own, candidates.valid)
 
 
-def candidate_batch(bank: Bank, candidates: Candidates) -> CandidateBatch:
+def candidate_batch(
+    bank: Bank, candidates: Candidates, patches: Callable[[NDArray[np.int64]], Tensor]
+) -> CandidateBatch:
     """Look up the pixels and co-occurrence vectors of candidates."""
     return CandidateBatch(
         torch.from_numpy(candidates.ids),
-        torch.from_numpy(bank.patches(candidates.ids)),
+        patches(candidates.ids),
         torch.from_numpy(selectable(bank, candidates)),
         torch.from_numpy(bank.cooccurrence(candidates.ids)),
         crops_of(bank, candidates.ids),
@@ -110,44 +133,48 @@ def with_truth(batch: SceneBatch) -> CandidateBatch:
     )
 
 
-def scene_batch(bank: Bank, image_ids: Iterable[int], k: int) -> SceneBatch:
-    """The given scenes with K candidates for each object."""
-    samples = [bank.scene(int(image_id)) for image_id in image_ids]
-    patch_ids = np.concatenate([s.patch_ids for s in samples])
+def scene_batch(
+    bank: Bank, source: Source, part: Part, rule: RetrievalConfig, seed: int, *, noise: bool = True
+) -> SceneBatch:
+    """Scenes with the rule's K candidates for each object, and the draws of their positions."""
+    table, pictures = source.scenes(part)
+    graph = table.graph(bank.vocabulary)
+    padding = padding_of(graph.object_image, len(table))
+    ids = table.patch_ids
+    candidates = candidate_batch(bank, bank.candidates(ids, rule.candidates), source.patches)
+    uniforms = ByPosition(seed, part.positions, table.num_objects)
     return SceneBatch(
-        torch.tensor([s.image_id for s in samples]),
-        torch.from_numpy(np.stack([s.image for s in samples])),
-        graph_tensors([(s.objects, s.triples) for s in samples], bank.vocabulary),
-        torch.from_numpy(np.concatenate([s.boxes for s in samples])),
-        torch.from_numpy(patch_ids),
-        torch.from_numpy(bank.patches(patch_ids)),
-        torch.from_numpy(bank.cooccurrence(patch_ids)),
-        crops_of(bank, patch_ids),
-        candidate_batch(bank, bank.candidates(patch_ids, k)),
+        torch.from_numpy(table.image_ids),
+        pictures,
+        graph,
+        torch.from_numpy(table.boxes),
+        torch.from_numpy(ids),
+        source.patches(ids),
+        torch.from_numpy(bank.cooccurrence(ids)),
+        crops_of(bank, ids),
+        candidates,
+        padding,
+        draw_passes(rule, candidates.valid, padding, uniforms, noise=noise),
+        part.counts,
     )
 
 
-def image_batch(bank: Bank, image_ids: Iterable[int]) -> ImageBatch:
-    """The given scenes with images, boxes and masks."""
-    samples = [bank.scene(int(image_id)) for image_id in image_ids]
-    whole = np.tile(np.array([[0, 0, 1, 1]], np.float32), (len(samples), 1))
+def image_batch(bank: Bank, source: Source, part: Part) -> ImageBatch:
+    """Scenes with images, boxes and masks."""
+    table, pictures = source.scenes(part)
+    whole = np.tile(np.array([[0, 0, 1, 1]], np.float32), (len(table), 1))
     masks = None
-    if any(s.masks is not None for s in samples):
-        full = np.ones((len(samples), MASK_SIZE, MASK_SIZE), np.uint8)
-        masks = torch.from_numpy(np.concatenate([*(_masks(s) for s in samples), full]))
+    if bank.has_masks:
+        full = np.ones((len(table), *table.masks.shape[1:]), np.uint8)
+        masks = torch.from_numpy(np.concatenate([table.masks, full]))
     return ImageBatch(
-        torch.from_numpy(np.stack([s.image for s in samples])),
-        graph_tensors([(s.objects, s.triples) for s in samples], bank.vocabulary),
-        torch.from_numpy(np.concatenate([*(s.boxes for s in samples), whole])),
+        pictures,
+        table.graph(bank.vocabulary),
+        torch.from_numpy(np.concatenate([table.boxes, whole])),
         masks,
+        part.positions,
+        part.counts,
     )
-
-
-def _masks(sample: SceneSample) -> NDArray[np.uint8]:
-    """(n, 16, 16); a scene without masks beside others that have some fills its boxes."""
-    if sample.masks is None:
-        return np.ones((len(sample.objects), MASK_SIZE, MASK_SIZE), np.uint8)
-    return sample.masks
 
 
 def mean_box(bank: Bank) -> Tensor:

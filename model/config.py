@@ -18,6 +18,7 @@ from pipeline.options import option
 RetrievalMode = Literal["learned", "predefined", "random"]
 Relaxation = Literal["straight-through", "soft"]
 Start = Literal["random", "medoid", "best"]
+Loader = Literal["auto", "stream", "resident"]
 RetrieveGANRecipe = Literal["paper", "demo"]
 Sg2ImRecipe = Literal["sg2im", "sg2im-demo"]
 RecipeName = Literal[RetrieveGANRecipe, Sg2ImRecipe]
@@ -58,6 +59,9 @@ class ExecutionConfig:
     """How a run is executed. Nothing that it learns depends on this, but for rounding."""
 
     device: Device = "auto"
+    # resident: scenes and patches held on the device, or in a mapped file in the cache; stream:
+    # shards read in order; auto: resident where there is room and the bank is not an address
+    loader: Loader = "auto"
     loader_workers: int = 0  # processes that load batches; 0: this one
     grid_every: int = 1000  # steps between sample grids
     checkpoint_every: int = 1000  # steps between checkpoints

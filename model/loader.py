@@ -1,44 +1,87 @@
-"""Batches of a bank's training scenes, in an order that can resume; worker processes may load them.
+"""Batches of a bank's training scenes, in an order that can resume.
 
-Worker processes load fewer scenes a second than this one: 491 to 609 against 1,589 to 2,114 on two
-cores (batches of recipes paper and demo, toy bank), as each batch goes through shared memory.
+Every kind of loader, number of ranks and number of worker processes gives the same scenes, draws
+and pixels at the same positions of one endless sequence (pipeline/stream.py).
 """
 
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from bank.bank import Bank
-from pipeline.errors import UserError
-from pipeline.stream import BatchSampler
+from model import resident
+from model.batch import moved, pinned
+from model.config import Loader
+from model.sources import Counts, Part, Source
+from model.streamed import StreamedSource, shared_folder
+from pipeline.errors import MORE_HANDLES, UserError
+from pipeline.output import log
+from pipeline.stream import SceneOrder
 
 Batch = TypeVar("Batch")
-ImageIds = NDArray[np.int64]
-LoadBatch = Callable[[Bank, ImageIds], Batch]  # image ids -> the batch of their scenes
+Collate = Callable[[Bank, Source, Part], Batch]  # what a step takes of some scenes
 
+CPU = torch.device("cpu")
 SHARED_MEMORY = "/dev/shm"  # through which worker processes hand over their batches
-PREFETCHED = 2  # batches of each worker that wait there, torch's default
+ALONE = "use --loader-workers 0"
+PREFETCHED = 2  # batches of each worker, or of the thread, that wait
 
 
-def _leave_group(_: int) -> None:
-    """A terminal's Ctrl-C reaches the trainer alone, which waits for its batch."""
-    os.setpgrp()
+@dataclass(frozen=True)
+class Parts:
+    """This rank's part of each global batch, without end."""
+
+    bank: Bank
+    order: SceneOrder
+    batch_size: int  # B, of the global batch
+    first_step: int = 0
+    rank: int = 0
+    ranks: int = 1  # divides the batch size
+
+    def __iter__(self) -> Iterator[Part]:
+        size = self.batch_size // self.ranks
+        mine = slice(self.rank * size, (self.rank + 1) * size)
+        batches = self.order.batches(self.batch_size, self.first_step)
+        for step, batch in zip(count(self.first_step), batches, strict=False):
+            ids = np.array(batch, np.int64)
+            counts = Counts.of(self.bank.contents.num_patches_of_images(ids))
+            yield Part(step * self.batch_size + self.rank * size, ids[mine], counts)
 
 
-class _Scenes(Dataset[Batch], Generic[Batch]):
-    """The image ids of a batch -> the batch. Each process opens the bank's files for itself."""
+class _Batches(IterableDataset[Batch | UserError], Generic[Batch]):
+    """Batches of this process: all of them, or a worker's own, and why there are no more."""
 
-    def __init__(self, bank: Bank, load_batch: LoadBatch[Batch]) -> None:
-        self.bank, self.load_batch = bank, load_batch
+    def __init__(self, parts: Parts, collate: Collate[Batch], source: Source) -> None:
+        self.parts, self.collate, self.source = parts, collate, source
 
-    def __getitem__(self, image_ids: list[int]) -> Batch:
-        return self.load_batch(self.bank, np.array(image_ids, np.int64))
+    def __iter__(self) -> Generator[Batch | UserError, None, None]:
+        """As a worker process: torch would put its own words around an error."""
+        info = get_worker_info()
+        assert info is not None
+        try:
+            yield from self.take(info.id, info.num_workers)
+        except UserError as error:
+            yield error
+
+    def take(self, worker: int = 0, workers: int = 1) -> Generator[Batch, None, None]:
+        """Those of every `workers`-th step."""
+        try:
+            for part in islice(self.parts, worker, None, workers):
+                yield self.collate(self.parts.bank, self.source, part)
+        finally:
+            self.source.close()
 
 
 def training_scenes(bank: Bank) -> dict[str, list[int]]:
@@ -50,47 +93,111 @@ def training_scenes(bank: Bank) -> dict[str, list[int]]:
 
 def training_batches(
     bank: Bank,
-    load_batch: LoadBatch[Batch],
+    collate: Collate[Batch],
     *,
     block_shards: int,
     batch_size: int,
     seed: int,
-    first_step: int,
+    first_step: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    kind: Loader = "auto",
     workers: int = 0,
-    pin_memory: bool = False,
-) -> Iterator[Batch]:
-    """Training batches without end, that of step `first_step` first.
+    device: torch.device = CPU,
+) -> Generator[Batch, None, None]:
+    """This rank's batches on the device, without end, that of step `first_step` first.
 
-    UserError where shared memory is too small for what `workers` processes load.
+    UserError where `resident` is asked for and nothing has room for it, where shared memory is too
+    small for what `workers` processes load, and where one of them dies.
     """
-    scenes = _Scenes(bank, load_batch)
-    order = BatchSampler(
-        training_scenes(bank),
-        block_shards=block_shards,
-        batch_size=batch_size,
-        seed=seed,
-        first_step=first_step,
-    )
-    if workers and os.path.isdir(SHARED_MEMORY):
-        _check_shared_memory(scenes[next(iter(order))], workers)
-    loader = DataLoader(
-        scenes,
-        sampler=order,  # yields the image ids of whole batches
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_group,
-    )
-    return iter(loader)
+    order = SceneOrder(training_scenes(bank), block_shards=block_shards, seed=seed)
+    parts = Parts(bank, order, batch_size, first_step, rank, ranks)
+    placement = resident.place(bank, kind, device)
+    if rank == 0:
+        name = "stream" if placement.where == "stream" else "resident"
+        log.info(f"loader: {name}; {placement.why}")
+    source: Source
+    if placement.where == "device":
+        source, workers = resident.on_device(bank, device), 0
+    elif placement.where == "folder":
+        source = resident.mapped(bank)
+    else:
+        shared = workers > 1 or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
+        source = StreamedSource(bank, order, shared_folder() if shared else None)
+    batches = _Batches(parts, collate, source)
+    if workers:
+        return _by_workers(batches, workers, device)
+    return _by_this_process(batches, device)
 
 
-def _check_shared_memory(batch: Batch, workers: int) -> None:
-    """Where it is full, a worker's batch never comes, and the trainer would wait for ever."""
+def _by_this_process(
+    batches: _Batches[Batch], device: torch.device
+) -> Generator[Batch, None, None]:
+    """On a GPU a thread is ahead of the step. On a CPU both would compute on the same cores."""
+    with closing(batches.take()) as made:
+        if device.type == "cpu":
+            yield from made
+            return
+
+        def take() -> Batch:
+            return moved(pinned(next(made)), device)
+
+        with ThreadPoolExecutor(1, "batches") as thread:
+            ahead = deque(thread.submit(take) for _ in range(PREFETCHED))
+            while True:
+                batch = ahead.popleft().result()
+                ahead.append(thread.submit(take))
+                yield batch
+
+
+def _by_workers(
+    batches: _Batches[Batch], workers: int, device: torch.device
+) -> Generator[Batch, None, None]:
+    """Worker processes load. Where shared memory is full a batch would never come."""
+    if os.path.isdir(SHARED_MEMORY):
+        with closing(batches.take()) as made:
+            _check_shared_memory(next(made), workers)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that cores are few
+        loaded = iter(
+            DataLoader(
+                batches,
+                batch_size=None,
+                num_workers=workers,
+                prefetch_factor=PREFETCHED,
+                pin_memory=device.type == "cuda",
+                worker_init_fn=_leave_group,
+            )
+        )
+    try:
+        for batch in loaded:
+            if isinstance(batch, UserError):
+                raise batch
+            yield moved(batch, device)
+    except RuntimeError as error:  # torch's words for a process that died
+        raise UserError(_why(str(error))) from error
+    finally:
+        del loaded  # ends the processes
+        batches.source.close()
+
+
+def _leave_group(_: int) -> None:
+    """A terminal's Ctrl-C reaches the trainer alone, which waits for its batch."""
+    os.setpgrp()
+
+
+def _check_shared_memory(batch: Any, workers: int) -> None:
     free = shutil.disk_usage(SHARED_MEMORY).free
     needed = len(pickle.dumps(batch)) * (PREFETCHED * workers + 1)  # and the one that is used
     if free < needed:
         raise UserError(
             f"{SHARED_MEMORY} has {free / 1e6:.0f} MB, too little for the loader's batches "
-            f"({needed / 1e6:.0f} MB): use --loader-workers 0, or docker run --shm-size=1g (or "
-            f"--ipc=host)"
+            f"({needed / 1e6:.0f} MB): {ALONE}, or docker run --shm-size=1g (or --ipc=host)"
         )
+
+
+def _why(error: str) -> str:
+    """What to do about a loader that ended."""
+    if "Too many open files" in error:
+        return f"the loader's processes need too many open files: {MORE_HANDLES}, or {ALONE}"
+    first = " ".join(error.split("\n")[0].split())
+    return f"a loader's process ended ({first}); {ALONE}, which needs less memory"

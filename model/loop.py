@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from bank.bank import Bank
 from model import checkpoint
 from model.config import RunConfig
-from model.loader import LoadBatch, training_batches
+from model.loader import Collate, training_batches
 from model.run_folder import RunError
 from pipeline.errors import Stopped
 from pipeline.files import write_bytes
@@ -43,7 +43,7 @@ Batch = TypeVar("Batch")
 
 
 class Trainer(ABC, Generic[Config, Batch]):
-    """Networks, their optimisers and the step; all that is random is a function of (seed, step)."""
+    """Networks, their optimisers and the step."""
 
     model: nn.Module  # the network that sampling needs
     needs_derived: ClassVar[bool] = False  # resuming needs the bank's derived parts unchanged
@@ -66,8 +66,12 @@ class Trainer(ABC, Generic[Config, Batch]):
 
     @property
     @abstractmethod
-    def load_batch(self) -> LoadBatch[Batch]:
-        """Image ids of a bank -> the batch that a step takes."""
+    def collate(self) -> Collate[Batch]:
+        """Bank, source and part -> the batch that a step takes."""
+
+    @abstractmethod
+    def grid_batch(self, bank: Bank, image_ids: NDArray[np.int64]) -> Batch:
+        """What `image_grid` takes of some scenes of any split."""
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, float]:
@@ -76,11 +80,6 @@ class Trainer(ABC, Generic[Config, Batch]):
     @abstractmethod
     def image_grid(self, batch: Batch) -> Image.Image:
         """What is made of the scenes of a batch, beside the real images."""
-
-    def rng(self, step: int, device: torch.device | str = "cpu") -> torch.Generator:
-        """Random numbers for one step: the same after every interruption, and on every CPU."""
-        words = np.random.SeedSequence((self.config.seed, step)).generate_state(2, np.uint32)
-        return torch.Generator(device).manual_seed(int(words[0]) << 32 | int(words[1]))
 
     def new_optimiser(self, name: str) -> torch.optim.Optimizer:
         named = [p for key in self.updates[name] for p in self.networks[key].named_parameters(key)]
@@ -161,13 +160,14 @@ def _take_steps(
     first = trainer.step_number
     batches = training_batches(
         bank,
-        trainer.load_batch,
+        trainer.collate,
         block_shards=config.block_shards,
         batch_size=config.batch_size,
         seed=config.seed,
         first_step=first,
+        kind=execution.loader,
         workers=execution.loader_workers,
-        pin_memory=trainer.device.type == "cuda",
+        device=trainer.device,
     )
     with checkpoint.writing(run, LOG):
         _keep_log_until(run / LOG, first)
@@ -183,6 +183,7 @@ def _take_steps(
         note=lambda: main_losses(recent),
     )
     with (
+        closing(batches),
         closing(steps),
         _curves(run, first) as curves,
         (run / LOG).open("ab", 0) as file,  # without a buffer: closing it has nothing to write
@@ -199,7 +200,7 @@ def _take_steps(
                 _log_estimate(config, config.steps - first, time.monotonic() - started)
             done = step + 1
             if done % execution.grid_every == 0 or done == config.steps:
-                grid = trainer.image_grid(trainer.load_batch(bank, grid_scenes(bank)))
+                grid = trainer.image_grid(trainer.grid_batch(bank, grid_scenes(bank)))
                 with checkpoint.writing(run, picture := f"samples-{done:06d}.png"):
                     grid.save(run / picture)
             stop = bool(stopping)

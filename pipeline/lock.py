@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,3 +32,16 @@ def lock(file: IO[Any], folder: Path) -> bool:
     # A forked process (a loader's) would hold the lock for as long as it lives.
     os.register_at_fork(after_in_child=file.close)
     return True
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time is inside; others wait, and go on when it ends or dies. On a file
+    system without locks nobody waits."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield

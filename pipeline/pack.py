@@ -9,7 +9,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tarfile import BLOCKSIZE, RECORDSIZE, USTAR_FORMAT, TarInfo
 from typing import Any, NamedTuple
@@ -183,3 +183,16 @@ def read_sample(path: Path, place: SamplePlace, *, image: bool = True) -> SceneS
                 file.seek(member.offset)
                 members[extension] = file.read(member.size)
     return sample_from(members)
+
+
+def iterate_samples(path: Path) -> Iterator[SceneSample]:
+    """All samples of a local tar, in order, read by webdataset.
+
+    It is handed an open file: of a name it might make a shell's command or an address. OSError,
+    ValueError, LookupError, TypeError or tarfile.TarError where the tar is not whole.
+    """
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    with path.open("rb") as file:
+        for members in group_by_keys(tar_file_expander([{"url": path.name, "stream": file}])):
+            yield sample_from(members)

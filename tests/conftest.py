@@ -12,6 +12,7 @@ import pytest
 
 from jobs.build_bank import BuildBank, main
 from pipeline.arithmetic import fix_products
+from pipeline.cache import VARIABLE
 from pipeline.output import show_log
 from pipeline.toy.coco import write_toy
 from pipeline.waiting import wait_passively
@@ -19,6 +20,15 @@ from pipeline.waiting import wait_passively
 wait_passively()  # as every command does, before torch is loaded
 fix_products()
 show_log()  # ... and what is logged is printed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What is kept in the cache goes with the session, that of processes it starts too."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

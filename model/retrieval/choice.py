@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.config import RetrievalConfig, Start
+from model.draws import Uniforms
 from model.padding import Padding
 from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrieval.greedy import (
@@ -36,43 +37,60 @@ class TruthDraws(NamedTuple):
     first: Tensor  # (N,) place of the object whose true patch is the first query
 
 
-def draw_choice(
-    rule: RetrievalConfig,
-    valid: Tensor,
-    padding: Padding,
-    generator: torch.Generator | None,
-    *,
-    noise: bool,
-) -> ChoiceDraws:
-    """Draw for `choose`: valid (O, K). The generator and what comes of it are on the CPU.
+class Draws(NamedTuple):
+    """All that is random in one pass, drawn on the CPU before it."""
+
+    truth: TruthDraws | None  # None unless retrieval is learned
+    choice: ChoiceDraws
+
+
+def draw_passes(
+    rule: RetrievalConfig, valid: Tensor, padding: Padding, uniforms: Uniforms, *, noise: bool
+) -> Draws:
+    """Draw for both passes of section 2.2: valid (O, K), all on the CPU.
 
     noise  off: no Gumbel noise, and `predefined` takes the nearest
     """
+    truth = draw_truth(valid, padding, uniforms) if rule.mode == "learned" else None
+    if truth is not None and rule.gt_in_candidates:
+        valid = F.pad(valid, (0, 1), value=True)
+    return Draws(truth, draw_choice(rule, valid, padding, uniforms, noise=noise))
+
+
+def draw_choice(
+    rule: RetrievalConfig, valid: Tensor, padding: Padding, uniforms: Uniforms, *, noise: bool
+) -> ChoiceDraws:
+    """Draw for `choose`: valid (O, K), on the CPU."""
     if rule.mode != "learned":
         draws = rule.mode == "random" or noise
-        return ChoiceDraws(rank=torch.rand(len(valid), generator=generator) if draws else None)
-    drawn = gumbel(tuple(valid.shape), generator) if noise else None
-    start = draw_start(valid, padding, generator) if is_drawn(rule.start) else None
+        return ChoiceDraws(rank=uniforms.objects(valid.shape[:1]) if draws else None)
+    drawn = gumbel(uniforms.objects(valid.shape)) if noise else None
+    start = draw_start(valid, padding, uniforms) if is_drawn(rule.start) else None
     return ChoiceDraws(noise=drawn, start=start)
 
 
-def draw_truth(valid: Tensor, padding: Padding, generator: torch.Generator | None) -> TruthDraws:
-    """Draw for the ground-truth pass, evenly: valid (O, K). On the CPU."""
-    order = draw_order(valid, generator)
-    present = padding.present.float().cpu()
-    return TruthDraws(order, torch.multinomial(present, 1, generator=generator)[:, 0])
+def draw_truth(valid: Tensor, padding: Padding, uniforms: Uniforms) -> TruthDraws:
+    """Draw for the ground-truth pass, evenly: valid (O, K), on the CPU."""
+    return TruthDraws(draw_order(valid, uniforms), _nth(padding.present.sum(1), uniforms))
 
 
-def draw_order(valid: Tensor, generator: torch.Generator | None) -> Tensor:
-    """(O, K + 1) a permutation per object, for `add_truth`: valid (O, K). On the CPU."""
+def draw_order(valid: Tensor, uniforms: Uniforms) -> Tensor:
+    """(O, K + 1) a permutation per object, for `add_truth`: valid (O, K)."""
     objects, k = valid.shape
-    return torch.rand((objects, k + 1), generator=generator).argsort(-1)
+    return uniforms.objects((objects, k + 1)).argsort(stable=True)
 
 
-def draw_start(valid: Tensor, padding: Padding, generator: torch.Generator | None) -> Tensor:
-    """(N,) one slot of each image's M * K candidates, evenly among the valid ones. On the CPU."""
-    weights = padding.pad(valid).flatten(1).float().cpu()
-    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+def draw_start(valid: Tensor, padding: Padding, uniforms: Uniforms) -> Tensor:
+    """(N,) one slot of each image's M * K candidates, evenly among the valid ones."""
+    slots = padding.pad(valid).flatten(1)
+    nth = _nth(slots.sum(1), uniforms)
+    return (slots & (slots.cumsum(1) == nth[:, None] + 1)).int().argmax(1)
+
+
+def _nth(counts: Tensor, uniforms: Uniforms) -> Tensor:
+    """(N,) one of 0 to count - 1 for each image, evenly."""
+    drawn = uniforms.images(len(counts)).to(counts.device)
+    return (drawn.double() * counts).long()
 
 
 def choose(

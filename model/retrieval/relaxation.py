@@ -6,10 +6,9 @@ from torch import Tensor
 TINY = torch.finfo(torch.float32).tiny  # keeps log(1 - s) finite, as the published operator does
 
 
-def gumbel(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-    """Standard Gumbel noise, -log(-log u) with u uniform in [tiny, 1), eq. 1."""
-    uniform = torch.rand(shape, generator=generator).clamp_min(TINY)
-    exponential = -torch.log(uniform)
+def gumbel(uniform: Tensor) -> Tensor:
+    """Standard Gumbel noise, -log(-log u) of uniform numbers u in [0, 1), eq. 1."""
+    exponential = -torch.log(uniform.clamp_min(TINY))
     return -torch.log(exponential.clamp_min(TINY))
 
 

@@ -8,21 +8,14 @@ from torch import Tensor, nn
 from model.batch import CandidateBatch, SceneBatch, with_truth
 from model.config import RetrieveGANConfig
 from model.graph.network import GraphBatch, GraphEncoder, GraphEncoding, twice
-from model.padding import Padding, padding_of
+from model.padding import Padding
 from model.pixels import to_float
-from model.retrieval.choice import ChoiceDraws, TruthDraws, choose, draw_choice, draw_truth
+from model.retrieval.choice import TruthDraws, choose
 from model.retrieval.embedding import PatchEmbedding
 from model.retrieval.greedy import Selection, add_truth, ground_truth_selection
 from model.retrievegan.composition import CropEncoder, CropRefinement, Fuser, Nodes
 from model.retrievegan.decoder import CascadedDecoder, ResidualBlock
 from pipeline.scene import Vocabulary
-
-
-class Draws(NamedTuple):
-    """All that is random in one pass, drawn on the CPU before it."""
-
-    truth: TruthDraws | None  # None unless retrieval is learned
-    choice: ChoiceDraws
 
 
 class GroundTruthSelection(NamedTuple):
@@ -73,13 +66,13 @@ class RetrieveGAN(nn.Module):
         )
         self.decoder = CascadedDecoder(sizes.canvas_width, sizes.decoder)
 
-    def forward(self, batch: SceneBatch, draws: Draws) -> Output:
+    def forward(self, batch: SceneBatch) -> Output:
         """Figure 2: encode the graph, retrieve, compose and decode; both passes of section 2.2.
 
         Images from selected and from true patches are made in one call, as one batch of 2 N.
         """
         graph, rule, objects = batch.graph, self.config.retrieval, len(batch.boxes)
-        padding = padding_of_graph(graph)
+        padding, draws = batch.padding, batch.draws
         vectors = self.encode(graph).vectors
 
         candidates, features, gt_selection, cooccurrence = batch.candidates, None, None, None
@@ -119,17 +112,6 @@ class RetrieveGAN(nn.Module):
             composed,
             rebuilt,
         )
-
-    def draw(
-        self, batch: SceneBatch, generator: torch.Generator | None, *, noise: bool = True
-    ) -> Draws:
-        """Draw for `forward`; `noise` is Gumbel noise and the choice among the three nearest."""
-        rule, valid = self.config.retrieval, batch.candidates.valid
-        padding = padding_of_graph(batch.graph)
-        truth = draw_truth(valid, padding, generator) if rule.mode == "learned" else None
-        if truth is not None and rule.gt_in_candidates:
-            valid = nn.functional.pad(valid, (0, 1), value=True)
-        return Draws(truth, draw_choice(rule, valid, padding, generator, noise=noise))
 
     def encode(self, graph: GraphBatch) -> GraphEncoding:
         """Graph vectors (V, D) and predicted boxes (V, 4)."""
@@ -195,8 +177,3 @@ class RetrieveGAN(nn.Module):
         h and w being `generator.patch_px`."""
         pixels = to_float(patches, self.config.generator.patch_px)
         return torch.einsum("ok,okchw->ochw", weights, pixels)
-
-
-def padding_of_graph(graph: GraphBatch) -> Padding:
-    """The padding of a graph batch's objects, without the image nodes."""
-    return padding_of(graph.object_image, graph.num_images)

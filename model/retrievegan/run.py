@@ -17,13 +17,16 @@ from bank.exact_search import PADDING
 from model import checkpoint
 from model.batch import candidate_batch, crops_of, moved
 from model.config import RetrievalConfig, RetrievalMode, RetrieveGANConfig
+from model.draws import ByPosition
 from model.graph.frozen_encoder import embed_graphs
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
+from model.padding import padding_of
 from model.pixels import to_float, to_uint8
 from model.retrieval.choice import choose, draw_choice, draws_differ, noise_by_default
 from model.retrieval.crops import Crops, open_slots, same_crop
-from model.retrievegan.network import RetrieveGAN, padding_of_graph
+from model.retrievegan.network import RetrieveGAN
 from model.run_folder import read_config
+from model.sources import BankSource
 from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph, image_of
 from pipeline.wording import counted
@@ -115,13 +118,12 @@ class RetrieveGANRun:
             frozenset(ban),
             frozenset(exclude_images),
         )
-        batch = candidate_batch(self.bank, candidates)
-        padding = padding_of_graph(self._graph_batch(graph))
+        batch = candidate_batch(self.bank, candidates, BankSource(self.bank).patches)
+        padding = padding_of(self._graph_batch(graph).object_image, 1)
         if noise is None:
             noise = noise_by_default(rule)
-        draws = draw_choice(
-            rule, batch.valid, padding, torch.Generator().manual_seed(seed), noise=noise
-        )
+        uniforms = ByPosition(seed, [0], np.array([len(graph.objects)]))
+        draws = draw_choice(rule, batch.valid, padding, uniforms, noise=noise)
         batch, padding = batch.to(self.device), moved(padding, self.device)
         with torch.no_grad():
             features = self.model.embed(batch.patches) if learned else None

@@ -3,23 +3,26 @@
 from functools import partial
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from bank.bank import Bank
 from model import losses
-from model.batch import SceneBatch, mean_box, moved, scene_batch
+from model.batch import SceneBatch, mean_box, scene_batch
 from model.boxes import crop
 from model.config import RetrieveGANConfig
 from model.graph.frozen_encoder import start_at_mean_box
 from model.image_grid import patches_and_images
-from model.loader import LoadBatch
+from model.loader import Collate
 from model.loop import Trainer, check_image_size
 from model.pixels import to_float, to_uint8
 from model.retrievegan.discriminators import ImageDiscriminator, ObjectDiscriminator
-from model.retrievegan.network import Output, RetrieveGAN, padding_of_graph
+from model.retrievegan.network import Output, RetrieveGAN
 from model.run_folder import RunError
+from model.sources import BankSource, part_of
 from pipeline.scene import Vocabulary
 
 
@@ -60,15 +63,14 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         return trainer
 
     @property
-    def load_batch(self) -> LoadBatch[SceneBatch]:
-        return partial(scene_batch, k=self.config.retrieval.candidates)
+    def collate(self) -> Collate[SceneBatch]:
+        return partial(scene_batch, rule=self.config.retrieval, seed=self.config.seed)
 
     def step(self, batch: SceneBatch) -> dict[str, float]:
         """One update of the discriminators, then one of the generator; every loss by its name."""
-        draws = self.model.draw(batch, self.rng(self.step_number))
-        batch, draws = batch.to(self.device), moved(draws, self.device)
+        batch = batch.to(self.device)
         self.set_learning_rates()
-        output: Output = self.model(batch, draws)
+        output: Output = self.model(batch)
         discriminator_terms = self.discriminator_terms(batch, output)
         self.update("discriminator", torch.stack([*discriminator_terms.values()]).sum())
         terms = self.generator_terms(batch, output) | self.adversarial_terms(batch, output)
@@ -84,7 +86,7 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         if output.gt_selection is not None:
             terms["gt_selection"] = losses.gt_selection(*output.gt_selection)
         if output.cooccurrence is not None:
-            padding = padding_of_graph(batch.graph)
+            padding = batch.padding
             terms["cooccurrence"] = losses.cooccurrence(
                 padding.pad(output.cooccurrence), padding.present
             )
@@ -123,13 +125,16 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
             )
         return terms
 
+    def grid_batch(self, bank: Bank, image_ids: NDArray[np.int64]) -> SceneBatch:
+        config, part = self.config, part_of(bank, image_ids)
+        return scene_batch(bank, BankSource(bank), part, config.retrieval, config.seed, noise=False)
+
     def image_grid(self, batch: SceneBatch) -> Image.Image:
         """A row per scene: selected patches (noise off), composed, rebuilt and real image."""
-        draws = self.model.draw(batch, self.rng(0), noise=False)
-        batch, draws = batch.to(self.device), moved(draws, self.device)
+        batch = batch.to(self.device)
         self.model.eval()
         with torch.no_grad():
-            output: Output = self.model(batch, draws)
+            output: Output = self.model(batch)
         self.model.train()
         rows = torch.arange(len(batch.boxes), device=self.device)
         patches = output.candidates.patches[rows, output.selection.selected]

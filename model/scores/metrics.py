@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.config import Start
+from model.draws import OneStream
 from model.padding import Padding
 from model.retrieval.choice import ChoiceDraws, draw_order, draw_start, is_drawn, start_slot
 from model.retrieval.crops import Crops
@@ -107,7 +108,7 @@ def ground_truth_pairs(
     The ground-truth selection of section 2.2 as a score. Ties earn 1 / (number tied), so that a
     constant E_p earns exactly the chance.
     """
-    order = draw_order(valid, generator).to(valid.device)
+    order = draw_order(valid, OneStream(generator)).to(valid.device)
     joined, allowed, slot = add_truth(candidates, valid, truth, order)
     query, target = pairs_of(object_image)
     counted = ~overlapping(boxes[query], boxes[target])
@@ -191,7 +192,11 @@ def oracle_choice(
     one_hot = F.one_hot(styles.clamp_min(0), num_styles).float() * STYLE_DISTANCE
     if start == "best":
         return retrieve_best(one_hot, valid, padding, noise=None, temperature=1.0, crops=crops)
-    drawn = draw_start(valid, padding, generator).to(valid.device) if is_drawn(start) else None
+    drawn = (
+        draw_start(valid, padding, OneStream(generator)).to(valid.device)
+        if is_drawn(start)
+        else None
+    )
     slot = start_slot(start, features, valid, padding, ChoiceDraws(start=drawn))
     query = start_feature(one_hot, padding, slot)
     tie_breaks = torch.rand(valid.shape, generator=generator).to(valid.device)

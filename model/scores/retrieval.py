@@ -13,6 +13,7 @@ from bank.bank import Bank
 from bank.table import column
 from model.batch import crops_of, moved, selectable
 from model.config import RetrievalConfig
+from model.draws import OneStream
 from model.padding import Padding, padding_of
 from model.retrieval.choice import choose, draw_choice
 from model.retrieval.crops import Crops
@@ -235,7 +236,7 @@ def selection_methods(
 
 def _by_rule(rule: RetrievalConfig, features: Features | None, *, noise: bool) -> SelectionMethod:
     def select(scenes: Scenes, generator: torch.Generator) -> Tensor:
-        draws = draw_choice(rule, scenes.valid, scenes.padding, generator, noise=noise)
+        draws = draw_choice(rule, scenes.valid, scenes.padding, OneStream(generator), noise=noise)
         device = scenes.valid.device
         embedded = None if features is None else features(scenes.candidates)
         return choose(

@@ -2,7 +2,9 @@
 
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,13 +13,15 @@ from bank.bank import Bank
 from model import losses
 from model.batch import ImageBatch, image_batch
 from model.config import Sg2ImConfig
+from model.draws import normal_maps
 from model.image_grid import images_side_by_side
-from model.loader import LoadBatch
+from model.loader import Collate
 from model.loop import Trainer, check_image_size
 from model.pixels import to_float, to_uint8
 from model.sg2im.discriminators import Sg2ImImageDiscriminator, Sg2ImObjectDiscriminator
 from model.sg2im.imagenet import denormalised, normalised
 from model.sg2im.network import Sg2Im
+from model.sources import BankSource, part_of
 from pipeline.output import log
 from pipeline.scene import Vocabulary
 
@@ -60,9 +64,9 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         """RunError where the bank's images are smaller than the run's; says where no mask will be
         learned."""
         check_image_size(config, bank)
-        if config.generator.masks and config.losses.masks and not has_masks(bank):
+        if config.generator.masks and config.losses.masks and not bank.has_masks:
             log.warning(f"{bank.path} has no masks, so --losses.masks has no effect")
-        elif config.generator.masks and not config.losses.masks and has_masks(bank):
+        elif config.generator.masks and not config.losses.masks and bank.has_masks:
             log.info(
                 "true masks are laid out and their loss has weight 0, as published: no mask will "
                 "be learned, and sampling predicts masks; sg2im's authors advise --losses.masks "
@@ -71,7 +75,7 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         return cls(config, bank.vocabulary, device)
 
     @property
-    def load_batch(self) -> LoadBatch[ImageBatch]:
+    def collate(self) -> Collate[ImageBatch]:
         return image_batch
 
     def forward(self, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -90,8 +94,7 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
             if batch.masks is not None and self.config.losses.masks:
                 terms["masks"] = losses.mask_bce(logits, batch.masks)
         layout = model.lay_out(vectors, batch.boxes, masks, graph)
-        generator = self.rng(self.step_number, self.device)
-        images = model.decode(layout, model.draw_noise(graph.num_images, generator))
+        images = model.decode(layout, self._noise(batch))
         terms["pixels"] = losses.reconstruction(images, self._real(batch))
         return images, terms
 
@@ -151,8 +154,7 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         batch = batch.to(self.device)
         self.model.eval()
         with torch.no_grad():
-            generator = self.rng(0, self.device)
-            noise = self.model.draw_noise(batch.graph.num_images, generator)
+            noise = self._noise(batch)
             generated = [
                 self.model.generate(batch.graph, noise, boxes).images
                 for boxes in (None, batch.boxes)
@@ -162,15 +164,18 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         columns = [*(denormalised(images).numpy() for images in generated), real.numpy()]
         return images_side_by_side(columns)
 
+    def _noise(self, batch: ImageBatch) -> Tensor:
+        """(N, noise, H, W) beside the layout, by the positions of the scenes."""
+        model = self.model
+        shape = (model.noise, model.image_px, model.image_px)
+        return normal_maps(self.config.seed, batch.positions, shape, self.device)
+
+    def grid_batch(self, bank: Bank, image_ids: NDArray[np.int64]) -> ImageBatch:
+        return image_batch(bank, BankSource(bank), part_of(bank, image_ids))
+
     def _real(self, batch: ImageBatch) -> Tensor:
         return normalised(batch.images, self.config.image_px)
 
     def _set_mode(self) -> None:
         """A function of the step: from `eval_after` on, batch normalisation is fixed."""
         self.model.train(self.step_number < self.config.eval_after)
-
-
-def has_masks(bank: Bank) -> bool:
-    """Whether the bank has masks that can teach the network to predict some."""
-    ids = bank.scene_ids("train")[:1]
-    return any(bank.scene(int(i)).masks is not None for i in ids)

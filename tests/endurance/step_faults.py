@@ -15,6 +15,7 @@ RELAXATION = "model/retrieval/relaxation.py"
 EMBEDDING = "model/retrieval/embedding.py"
 CHOICE = "model/retrieval/choice.py"
 CROPS = "model/retrieval/crops.py"
+DRAWS = "model/draws.py"
 PADDING = "model/padding.py"
 PIXELS = "model/pixels.py"
 GRAPH = "model/graph/network.py"
@@ -40,6 +41,7 @@ MODULES = (
     Module(TRAINER, (*COMMON, "tests/model/test_loop.py")),
     *map(Module, (NETWORK, COMPOSITION, DECODER, DISCRIMINATORS)),
     *map(Module, (BOXES, GREEDY, RELAXATION, EMBEDDING, CHOICE, CROPS, PADDING, PIXELS)),
+    Module(DRAWS, (*COMMON, "tests/model/test_draws.py")),
     Module(GRAPH, (*COMMON, "tests/model/graph"), ("twice", "box_sides")),
     Module(BATCH, (*COMMON, "tests/model/test_batch.py"), ("with_truth", "moved", "to")),
     Module(LOSSES, (*COMMON, "tests/model/sg2im/test_trainer.py")),
@@ -217,8 +219,8 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "output: Output = self.model(batch, draws)\n        discriminator_terms",
-        """output: Output = self.model(batch, draws)
+        "output: Output = self.model(batch)\n        discriminator_terms",
+        """output: Output = self.model(batch)
         self.model.embedding.requires_grad_(False)
         discriminator_terms""",
         "E_p frozen",
@@ -235,7 +237,12 @@ FAULTS = (
 """,
         "the generator's terms from the discriminators before their update",
     ),
-    Fault(TRAINER, "self.rng(self.step_number))", "self.rng(0))", "the same draws at every step"),
+    Fault(
+        DRAWS,
+        "([seed, position], np.uint64)",
+        "([seed, 0], np.uint64)",
+        "the same draws for all scenes",
+    ),
     Fault(TRAINER, "        self.set_learning_rates()\n", "", "learning rates never fall"),
     Fault(
         TRAINER,
@@ -257,8 +264,8 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "draws = self.model.draw(batch, self.rng(0), noise=False)",
-        "draws = self.model.draw(batch, self.rng(0))",
+        "config.retrieval, config.seed, noise=False)",
+        "config.retrieval, config.seed)",
         "noise in image grids",
     ),
     Fault(
@@ -311,9 +318,9 @@ FAULTS = (
         "truth among the candidates without its embedding",
     ),
     Fault(
-        NETWORK,
-        "draw_choice(rule, valid, padding, generator, noise=noise)",
-        "draw_choice(rule, valid, padding, generator, noise=not noise)",
+        CHOICE,
+        "Draws(truth, draw_choice(rule, valid, padding, uniforms, noise=noise))",
+        "Draws(truth, draw_choice(rule, valid, padding, uniforms, noise=not noise))",
         "noise in image grids, none in training",
     ),
     Fault(
@@ -481,8 +488,8 @@ FAULTS = (
     ),
     Fault(
         CHOICE,
-        "gumbel(tuple(valid.shape), generator) if noise else None",
-        "gumbel(tuple(valid.shape), generator)",
+        "gumbel(uniforms.objects(valid.shape)) if noise else None",
+        "gumbel(uniforms.objects(valid.shape))",
         "noise on where it is off",
     ),
     Fault(
@@ -578,9 +585,9 @@ FAULTS = (
         "one learning rate for all",
     ),
     Fault(
-        LOOP,
-        "SeedSequence((self.config.seed, step))",
-        "SeedSequence((0, step))",
+        DRAWS,
+        "([seed, position], np.uint64)",
+        "([0, position], np.uint64)",
         "seed ignored in the draws",
     ),
 )
@@ -591,7 +598,7 @@ UNCHANGED: tuple[Unchanged, ...] = (
         "on the CPU nothing moves; the tests marked gpu fail",
         TRAINER,
         "RetrieveGANTrainer.step",
-        (("batch, draws = batch.to(self.device), moved(draws, self.device)", "pass"),),
+        (("batch = batch.to(self.device)", "pass"),),
     ),
     Unchanged(
         "l1 is the same both ways round",
@@ -612,7 +619,7 @@ UNCHANGED: tuple[Unchanged, ...] = (
         "on the CPU nothing moves; the tests marked gpu fail",
         TRAINER,
         "RetrieveGANTrainer.image_grid",
-        (("batch, draws = batch.to(self.device), moved(draws, self.device)", "pass"),),
+        (("batch = batch.to(self.device)", "pass"),),
     ),
     Unchanged(
         "for the type checker: what is None fails in the next line as well",
@@ -860,28 +867,6 @@ UNCHANGED: tuple[Unchanged, ...] = (
         RELAXATION,
         "relaxed_subset",
         (("top = total.topk(k, dim=-1).indices", "top = total.topk(k).indices"),),
-    ),
-    Unchanged(
-        "one is drawn",
-        CHOICE,
-        "draw_truth",
-        (
-            (
-                "return TruthDraws(order, torch.multinomial(present, 1, generator=generator)[:, 0])",
-                "return TruthDraws(order, torch.multinomial(present, 1, generator=generator)[:, (-1)])",
-            ),
-        ),
-    ),
-    Unchanged(
-        "one is drawn",
-        CHOICE,
-        "draw_start",
-        (
-            (
-                "return torch.multinomial(weights, 1, generator=generator)[:, 0]",
-                "return torch.multinomial(weights, 1, generator=generator)[:, (-1)]",
-            ),
-        ),
     ),
     Unchanged(
         "for the type checker: what is None fails in the next line as well",

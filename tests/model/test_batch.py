@@ -8,7 +8,10 @@ import torch
 from bank.candidates import Candidates
 from model.batch import CandidateBatch, ImageBatch, SceneBatch, selectable
 from model.graph.network import GraphBatch
+from model.padding import Padding
+from model.retrieval.choice import ChoiceDraws, Draws
 from model.retrieval.crops import Crops
+from model.sources import Counts
 
 
 def found() -> Candidates:
@@ -36,17 +39,22 @@ def test_every_batch_moves_with_all_its_tensors_and_keeps_its_type():
     part = torch.zeros(2)
     crops = Crops(part, part)
     candidates = CandidateBatch(part, part, part, part, crops)
-    graph = GraphBatch(part, part, part)
+    graph, padding = GraphBatch(part, part, part), Padding(part, part, part)
+    draws, counts = Draws(None, ChoiceDraws(noise=part)), Counts(part, part)
     meta = torch.device("meta")
     for batch in (
         candidates,
-        SceneBatch(part, part, graph, part, part, part, part, crops, candidates),
-        ImageBatch(part, graph, part, None),
+        SceneBatch(
+            part, part, graph, part, part, part, part, crops, candidates, padding, draws, counts
+        ),
+        ImageBatch(part, graph, part, None, (3, 4), counts),
     ):
         there = batch.to(meta)
         assert type(there) is type(batch)
-        assert {t.device.type for t in flat(there) if t is not None} == {"meta"}
-    assert ImageBatch(part, graph, part, None).to(meta).masks is None
+        assert {t.device.type for t in flat(there) if torch.is_tensor(t)} == {"meta"}
+    there = batch.to(meta)
+    assert there.masks is None
+    assert there.positions == (3, 4)
 
 
 def flat(part):

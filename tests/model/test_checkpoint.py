@@ -25,7 +25,7 @@ FILES = ["discriminators.safetensors", "model.safetensors", "optimisers.safetens
 def trained(bank):
     """A trainer after one step, whose optimisers have moments."""
     trainer = trainer_of(bank, small())
-    trainer.step(trainer.load_batch(bank, bank.scene_ids("train")[:2]))
+    trainer.step(trainer.grid_batch(bank, bank.scene_ids("train")[:2]))
     return trainer
 
 
@@ -141,7 +141,7 @@ def test_a_checkpoint_that_does_not_fit_its_config_is_refused(run, bank, tmp_pat
         discriminator=replace(demo().discriminator, object_hidden=16),
     )
     other, elsewhere = trainer_of(bank, config), tmp_path_factory.mktemp("other")
-    other.step(other.load_batch(bank, bank.scene_ids("train")[:2]))
+    other.step(other.grid_batch(bank, bank.scene_ids("train")[:2]))
     save(other, bank, elsewhere)
     (checkpoint.last(elsewhere) / file).replace(checkpoint.last(run) / file)
     with pytest.raises(RunError, match=rf"{file} does not fit .*was the config edited"):

@@ -1,58 +1,158 @@
-"""Batches in an order that can resume, whatever the number of loader processes."""
+"""One sequence of batches, whatever the kind of loader, the ranks, the workers and the restarts."""
 
+import multiprocessing
 import os
 import shutil
-from functools import partial
-from itertools import chain
+import signal
+import threading
+from itertools import chain, islice
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from model.batch import scene_batch
-from model.loader import training_batches, training_scenes
+from jobs.build_bank import BuildBank
+from jobs.build_bank import main as build
+from model import loader
+from model.batch import image_batch, scene_batch
+from model.loader import Parts, training_batches, training_scenes
+from model.recipes import demo
+from model.resident import mapped_folder
+from model.sources import BankSource, part_of
+from model.streamed import shared_folder
 from pipeline.errors import UserError
-from pipeline.stream import BatchSampler
+from pipeline.stream import SceneOrder
+
+KINDS = ("resident", "stream")
+BATCH = 4
 
 
-def batches_of(bank, *, workers, first_step=0, count=3):
-    batches = training_batches(
-        bank,
-        partial(scene_batch, k=3),
-        block_shards=2,
-        batch_size=4,
-        seed=7,
-        first_step=first_step,
-        workers=workers,
-    )
-    return [next(batches) for _ in range(count)]
+def ids_and_counts(bank, source, part):
+    """A batch without pixels."""
+    return part.first, part.image_ids.tolist(), [count.item() for count in part.counts]
+
+
+def whole(bank, source, part):
+    return scene_batch(bank, source, part, demo().retrieval, seed=0)
+
+
+def batches_of(bank, count, *, collate=whole, **settings):
+    settings = {"block_shards": 2, "batch_size": BATCH, "seed": 7} | settings
+    batches = training_batches(bank, collate, **settings)
+    try:
+        return list(islice(batches, count))
+    finally:
+        batches.close()
 
 
 def flat(part):
     return [t for p in part for t in flat(p)] if isinstance(part, tuple) else [part]
 
 
-def test_two_workers_give_the_batches_of_none_every_tensor_of_them(bank):
-    for ours, theirs in zip(batches_of(bank, workers=2), batches_of(bank, workers=0), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(flat(ours), flat(theirs), strict=True))
+def equal(ours, theirs):
+    pairs = zip(flat(ours), flat(theirs), strict=True)
+    return all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in pairs)
 
 
-def test_batches_are_training_scenes_in_the_order_of_the_sampler(bank):
-    scenes = training_scenes(bank)
-    assert sorted(chain.from_iterable(scenes.values())) == bank.scene_ids("train").tolist()
-    assert len(scenes) > 1
-    for shard, ids in scenes.items():
-        assert set(bank.contents.shards_of_images(np.array(ids))) == {shard}
-    order = iter(BatchSampler(scenes, block_shards=2, batch_size=4, seed=7))
-    for batch in batches_of(bank, workers=0):
-        assert batch.image_ids.tolist() == next(order)
+@pytest.fixture(scope="module")
+def reference(bank):
+    """Two epochs and a bit of batches as the bank itself gives them, scene by scene."""
+    order = SceneOrder(training_scenes(bank), block_shards=2, seed=7)
+    parts = islice(Parts(bank, order, BATCH), 2 * order.size // BATCH + 2)
+    return [whole(bank, BankSource(bank), part) for part in parts]
 
 
-def test_a_run_that_goes_on_is_given_the_batches_that_it_missed(bank):
-    whole = batches_of(bank, workers=0, count=5)
-    rest = batches_of(bank, workers=2, first_step=3, count=2)
-    assert [b.image_ids.tolist() for b in rest] == [b.image_ids.tolist() for b in whole[3:]]
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tensor_of_a_batch_is_that_of_the_bank_over_two_epochs(bank, reference, kind):
+    batches = batches_of(bank, len(reference), kind=kind)
+    assert all(equal(*pair) for pair in zip(batches, reference, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_worker_processes_give_the_same_batches(bank, reference, kind, workers):
+    batches = batches_of(bank, 20, kind=kind, workers=workers)
+    assert all(equal(*pair) for pair in zip(batches, reference[:20], strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_ids_are_one_sequence_for_any_ranks_and_restarts(bank, kind, workers):
+    """Stopped and resumed twice with other ranks; the pieces laid end to end are the sequence."""
+    size = len(bank.scene_ids("train"))
+    steps = 2 * size // BATCH + 1  # batches span blocks and epochs
+    order = SceneOrder(training_scenes(bank), block_shards=2, seed=7)
+    sequence = list(chain.from_iterable(islice(order.batches(BATCH), steps)))
+    assert sorted(sequence[:size]) == sorted(sequence[size : 2 * size])
+    assert sorted(sequence[:size]) == bank.scene_ids("train").tolist()
+    cuts = [0, 5, 2 * size // BATCH - 3, steps]
+    settings = {"kind": kind, "workers": workers, "collate": ids_and_counts}
+    for ranks in ((1, 2, 4), (2, 4, 1), (4, 1, 2)):
+        met = []
+        for begin, end, of in zip(cuts[:-1], cuts[1:], ranks, strict=True):
+            of_ranks = [
+                batches_of(bank, end - begin, first_step=begin, rank=r, ranks=of, **settings)
+                for r in range(of)
+            ]
+            for step, parts in enumerate(zip(*of_ranks, strict=True), begin):
+                assert [first for first, _, _ in parts] == [
+                    step * BATCH + r * BATCH // of for r in range(of)
+                ]
+                met += chain.from_iterable(ids for _, ids, _ in parts)
+                objects = bank.contents.num_patches_of_images(np.array(met[-BATCH:])).sum()
+                assert all(counts == [BATCH, objects] for _, _, counts in parts)
+        assert met == sequence
+
+
+def test_blocks_and_batches_may_be_of_any_size(bank):
+    """One scene a batch, more scenes than an epoch has; one shard a block, more than there are."""
+    order = SceneOrder(training_scenes(bank), block_shards=1, seed=7)
+    for blocks in (1, 100):
+        order = SceneOrder(training_scenes(bank), block_shards=blocks, seed=7)
+        for size in (1, len(bank.scene_ids("train")) + 3):
+            expected = list(islice(order.batches(size), 3))
+            for kind in KINDS:
+                batches = batches_of(bank, 3, kind=kind, block_shards=blocks, batch_size=size)
+                assert [batch.image_ids.tolist() for batch in batches] == expected
+
+
+@pytest.fixture(scope="module")
+def uneven(toy_data, tmp_path_factory):
+    """Shards of 7, the last of another size, and fewer than there are ranks."""
+    out = tmp_path_factory.mktemp("uneven") / "bank"
+    options = BuildBank(
+        dataset="toy", data=toy_data, out=out, limit=9, shard_photos=7, encoder_steps=1,
+        cooccurrence_steps=1, workers=0, candidates=6,
+    )  # fmt: skip
+    build(options)
+    from bank.bank import Bank
+
+    return Bank.open(out)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fewer_shards_than_ranks_and_uneven_ones_lose_and_repeat_nothing(uneven, kind):
+    scenes = training_scenes(uneven)
+    assert len(scenes) < 4
+    assert len({*map(len, scenes.values())}) > 1
+    size = len(uneven.scene_ids("train"))
+    of_ranks = [
+        batches_of(uneven, size, kind=kind, rank=r, ranks=4, collate=ids_and_counts)
+        for r in range(4)
+    ]
+    met = [i for parts in zip(*of_ranks, strict=True) for _, ids, _ in parts for i in ids]
+    for epoch in range(4):
+        assert sorted(met[epoch * size : (epoch + 1) * size]) == sorted(
+            uneven.scene_ids("train").tolist()
+        )
+
+
+def test_sg2ims_batches_are_the_same_by_either_kind(bank):
+    batches = [batches_of(bank, 5, kind=kind, collate=image_batch) for kind in KINDS]
+    assert all(equal(*pair) for pair in zip(*batches, strict=True))
+    part = part_of(bank, bank.scene_ids("val")[:2])
+    assert image_batch(bank, BankSource(bank), part).images.shape[0] == 2
 
 
 def test_ctrl_c_in_a_terminal_does_not_reach_a_loaders_process(bank):
@@ -60,21 +160,73 @@ def test_ctrl_c_in_a_terminal_does_not_reach_a_loaders_process(bank):
         return os.getpgrp()
 
     for workers, alone in ((0, False), (1, True)):
-        loaded = training_batches(
-            bank,
-            group,
-            block_shards=2,
-            batch_size=4,
-            seed=7,
-            first_step=0,
-            workers=workers,
-        )
-        assert (next(loaded) != os.getpgrp()) == alone
+        (found,) = batches_of(bank, 1, collate=group, workers=workers)
+        assert (found != os.getpgrp()) == alone
 
 
 def test_too_little_shared_memory_for_the_workers_batches_is_one_line(bank, monkeypatch):
+    usage = shutil.disk_usage
     full = SimpleNamespace(free=4_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: full if path == "/dev/shm" else None)
-    assert len(batches_of(bank, workers=0)) == 3
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: full if path == "/dev/shm" else usage(path)
+    )
+    assert len(batches_of(bank, 3)) == 3
     with pytest.raises(UserError, match=r"/dev/shm has 0 MB, .* --loader-workers 0, or docker run"):
-        batches_of(bank, workers=1)
+        batches_of(bank, 3, workers=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loaders_process_that_dies_is_one_line_and_no_hang(bank, kind):
+    def dies(bank, source, part):
+        if part.first >= 2 * BATCH:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(1)
+
+    with pytest.raises(UserError, match=r"^a loader's process ended .*--loader-workers 0"):
+        batches_of(bank, 9, collate=dies, workers=2, kind=kind)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_source_cannot_read_is_the_same_line_with_workers_and_without(bank, workers):
+    def fails(bank, source, part):
+        if part.first >= 2 * BATCH:
+            raise UserError("scene 5 cannot be read")
+        return torch.zeros(1)
+
+    with pytest.raises(UserError, match=r"^scene 5 cannot be read$"):
+        batches_of(bank, 9, collate=fails, workers=workers)
+
+
+def test_too_few_open_files_for_the_workers_batches_is_one_line(bank, monkeypatch):
+    """torch hands over each tensor by an open file."""
+
+    def refused(*_, **__):
+        raise RuntimeError("unable to open shared memory object: Too many open files (24)")
+        yield
+
+    monkeypatch.setattr(loader.DataLoader, "__iter__", refused)
+    with pytest.raises(
+        UserError, match=r"need too many open files: .*ulimit -n.*use --loader-workers 0"
+    ):
+        batches_of(bank, 3, workers=1)
+
+
+def test_the_command_says_which_kind_and_why(bank, capsys):
+    batches_of(bank, 1)
+    said = capsys.readouterr()
+    assert "loader: resident; pictures 0.0029 GB and patches 0.0037 GB" in said.out + said.err
+    assert str(mapped_folder(bank)) in said.out + said.err
+    batches_of(bank, 1, kind="stream")
+    said = capsys.readouterr()
+    assert "loader: stream; as asked for" in said.out + said.err
+    batches_of(bank, 1, rank=1, ranks=2)
+    said = capsys.readouterr()
+    assert "loader" not in said.out + said.err
+
+
+def test_closing_leaves_no_process_no_thread_and_no_shared_block(bank):
+    for workers in (0, 2):
+        batches_of(bank, 6, kind="stream", workers=workers)
+        assert not [t.name for t in threading.enumerate() if t.name.startswith("blocks")]
+        assert not multiprocessing.active_children()
+    assert not shared_folder().exists()

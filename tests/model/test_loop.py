@@ -46,7 +46,7 @@ def test_a_resumed_run_has_the_losses_of_one_that_was_never_interrupted(bank, tm
 def test_a_step_draws_nothing_from_the_global_random_state(bank, config):
     """A checkpoint does not hold it."""
     trainer = trainer_of(bank, config)
-    batch = trainer.load_batch(bank, bank.scene_ids("train")[:2])
+    batch = trainer.grid_batch(bank, bank.scene_ids("train")[:2])
     states = []
     for _ in range(2):
         states.append(torch.get_rng_state())
@@ -110,20 +110,20 @@ def test_a_stopped_run_is_saved_and_goes_on_as_if_it_never_had_been(
     whole.mkdir()
     stopped.mkdir()
     uninterrupted = trainer_of(bank, small())
-    load_batch = uninterrupted.load_batch
+    collate = uninterrupted.collate
     train(uninterrupted, bank, whole)
     loaded = []
 
-    def interrupted(bank, image_ids):
+    def interrupted(bank, source, part):
         if multiprocessing.parent_process() is not None:
-            loaded.append(image_ids)
+            loaded.append(part)
             if len(loaded) == 2:
                 os.kill(os.getppid(), number)
-        return load_batch(bank, image_ids)
+        return collate(bank, source, part)
 
     execution = replace(small().execution, loader_workers=1)
     trainer = trainer_of(bank, small(execution=execution))
-    monkeypatch.setattr(type(trainer), "load_batch", staticmethod(interrupted))
+    monkeypatch.setattr(type(trainer), "collate", staticmethod(interrupted))
     with pytest.raises(Stopped, match=f"^stopped at step [12]; saved: .* --resume {stopped} goes"):
         train(trainer, bank, stopped)
     again = trainer_of(bank, small())

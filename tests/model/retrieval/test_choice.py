@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from model.config import RetrievalConfig
+from model.draws import OneStream
 from model.padding import padding_of
 from model.retrieval.choice import (
     choose,
@@ -25,7 +26,7 @@ CROPS = Crops(torch.arange(O * K).reshape(O, K), torch.tensor([0.0, 0, 1, 1]).ex
 
 
 def generator(seed):
-    return torch.Generator().manual_seed(seed)
+    return OneStream(torch.Generator().manual_seed(seed))
 
 
 def rule(**changes):
@@ -116,10 +117,14 @@ def test_what_is_drawn_without_learning_is_a_function_of_the_generator():
 def test_an_object_with_a_single_candidate_is_given_it(mode):
     valid = torch.tensor([[True, False, False, False]] * O)
     assert chosen(mode, 0, noise=True, valid=valid).selected.tolist() == [0] * O
-    start = draw_start(torch.ones(1, 1, dtype=torch.bool), padding_of(torch.tensor([0]), 1), None)
+    one = padding_of(torch.tensor([0]), 1)
+    start = draw_start(torch.ones(1, 1, dtype=torch.bool), one, OneStream())
     assert start.tolist() == [0]
     single = padding_of(torch.tensor([0, 1]), 2)
-    assert draw_truth(torch.ones(2, 1, dtype=torch.bool), single, None).first.tolist() == [0, 0]
+    assert draw_truth(torch.ones(2, 1, dtype=torch.bool), single, OneStream()).first.tolist() == [
+        0,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("start", ["random", "medoid", "best"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model.config import RetrievalConfig
+from model.draws import OneStream
 from model.padding import padding_of
 from model.retrieval.choice import ChoiceDraws, choose, draw_choice
 from model.retrieval.crops import Crops, open_slots, same_crop
@@ -34,7 +35,7 @@ def select(
     rule = RetrievalConfig(candidates=K, mode=mode, same_patch_allowed=allowed, start=start)
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(objects, K, E, generator=generator)
-    draws = draw_choice(rule, valid, padding, generator, noise=noise)
+    draws = draw_choice(rule, valid, padding, OneStream(generator), noise=noise)
     selection = choose(rule, features, valid, padding, draws, crops)
     assert valid[torch.arange(objects), selection.selected].all()
     return selection

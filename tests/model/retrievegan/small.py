@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +18,12 @@ from model.config import (
     RetrievalConfig,
     RetrieveGANConfig,
 )
+from model.draws import ByPosition
 from model.graph.network import graph_tensors
+from model.padding import padding_of
+from model.retrieval.choice import draw_passes
 from model.retrieval.crops import Crops
+from model.sources import Counts
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Relation, Vocabulary
 
 VOCABULARY = Vocabulary((IMAGE, "sky", "sea", "boat", "pier"), (IN_IMAGE, *GEOMETRIC))
@@ -81,6 +86,7 @@ def small_batch(seed: int = 0) -> SceneBatch:
 
     valid = torch.ones(O, K, dtype=torch.bool)
     valid[0, 2] = False
+    padding = padding_of(torch.tensor([0, 0, 0, 1, 1]), N)
     return SceneBatch(
         torch.tensor([11, 12]),
         pixels(N, 20, 20),
@@ -97,6 +103,25 @@ def small_batch(seed: int = 0) -> SceneBatch:
             torch.randn(O, K, F, generator=random),
             Crops(torch.arange(O * K).reshape(O, K), torch.tensor(BOXES)[:, None].repeat(1, K, 1)),
         ),
+        padding,
+        draw_passes(small_config().retrieval, valid, padding, at(0), noise=True),
+        Counts(torch.tensor(float(N)), torch.tensor(float(O))),
+    )
+
+
+def at(step: int, seed: int = 0) -> ByPosition:
+    """The random numbers of the two scenes at a step."""
+    return ByPosition(seed, [step * N, step * N + 1], np.array([3, 2]))
+
+
+def with_draws(
+    batch: SceneBatch, config: RetrieveGANConfig, step: int = 0, *, noise: bool = True
+) -> SceneBatch:
+    """The batch as a loader gives it to a run at a step."""
+    valid, padding = batch.candidates.valid, batch.padding
+    uniforms = at(step, config.seed)
+    return batch._replace(
+        draws=draw_passes(config.retrieval, valid, padding, uniforms, noise=noise)
     )
 
 

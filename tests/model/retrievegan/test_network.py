@@ -1,17 +1,19 @@
 """One pass of the network: what each part is given, and where its results go (Figure 2)."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from model.batch import CandidateBatch, with_truth
+from model.draws import ByPosition
 from model.graph.network import graph_tensors, twice
 from model.padding import padding_of
 from model.pixels import to_float
 from model.recipes import demo, paper
-from model.retrieval.choice import ChoiceDraws, TruthDraws
+from model.retrieval.choice import ChoiceDraws, Draws, TruthDraws, draw_passes
 from model.retrieval.crops import Crops
-from model.retrievegan.network import Draws, RetrieveGAN
+from model.retrievegan.network import RetrieveGAN
 from tests.model.retrievegan.small import (
     COMPOSED_PX,
     EMBEDDED_PX,
@@ -22,6 +24,7 @@ from tests.model.retrievegan.small import (
     O,
     small_batch,
     small_config,
+    with_draws,
 )
 
 PADDING = padding_of(torch.tensor([0, 0, 0, 1, 1]), 2)
@@ -96,7 +99,7 @@ def test_the_generation_pass_chooses_by_the_equations_among_the_candidates(batch
     network = small_network(retrieval={"temperature": 0.8})
     draws = some_draws(network, noise=noise)
     with torch.no_grad():
-        output = network(batch, draws)
+        output = network(batch._replace(draws=draws))
         features = network.embed(batch.candidates.patches)
     drawn = draws.choice.noise if noise else torch.zeros(O, K)
     for image, start in enumerate(START):
@@ -113,7 +116,7 @@ def test_the_generation_pass_chooses_by_the_equations_among_the_candidates(batch
 def test_the_ground_truth_pass_is_teacher_forced_by_the_true_patches(batch):
     """Section 2.2 by hand: K + 1 candidates per object, the mean of true features as the query."""
     network = small_network(retrieval={"temperature": 0.6})
-    output = network(batch, some_draws(network))
+    output = network(batch._replace(draws=some_draws(network)))
     candidates, truth = (
         network.embed(patches) for patches in (batch.candidates.patches, batch.true_patches)
     )
@@ -151,7 +154,7 @@ def test_the_true_patch_stands_where_the_draws_say_and_changes_no_loss(batch):
     other = draws.truth._replace(order=ORDER.flip(1))
     with torch.no_grad():
         losses = [
-            network(batch, draws._replace(truth=truth)).gt_selection.losses
+            network(batch._replace(draws=draws._replace(truth=truth))).gt_selection.losses
             for truth in (draws.truth, other)
         ]
     torch.testing.assert_close(*losses)
@@ -160,7 +163,7 @@ def test_the_true_patch_stands_where_the_draws_say_and_changes_no_loss(batch):
 def test_the_cooccurrence_of_an_object_is_that_of_its_selected_patch(batch):
     network = small_network()
     with torch.no_grad():
-        output = network(batch, some_draws(network))
+        output = network(batch._replace(draws=some_draws(network)))
     for o, selected in enumerate(output.selection.selected):
         torch.testing.assert_close(
             output.cooccurrence[o], batch.candidates.cooccurrence[o, selected]
@@ -170,7 +173,7 @@ def test_the_cooccurrence_of_an_object_is_that_of_its_selected_patch(batch):
 def test_the_soft_relaxation_mixes_pixels_and_vectors_of_all_candidates(batch):
     network = small_network(retrieval={"relaxation": "soft"})
     with torch.no_grad():
-        output = network(batch, some_draws(network))
+        output = network(batch._replace(draws=some_draws(network)))
         weights = output.selection.weights
         assert ((weights > 0.01).sum(1) > 1).any()
         vectors = torch.einsum("ok,okf->of", weights, batch.candidates.cooccurrence)
@@ -183,7 +186,7 @@ def test_the_soft_relaxation_mixes_pixels_and_vectors_of_all_candidates(batch):
 def test_the_true_patch_can_join_the_candidates_of_the_generation_pass(batch):
     network = small_network(retrieval={"gt_in_candidates": True})
     with torch.no_grad():
-        output = network(batch, some_draws(network))
+        output = network(batch._replace(draws=some_draws(network)))
         features = network.embed(
             torch.cat([batch.candidates.patches, batch.true_patches[:, None]], 1)
         )
@@ -205,7 +208,7 @@ def test_retrieval_may_start_at_the_true_patch_where_it_is_a_candidate(batch):
     starts = {}
     for gt_in_candidates in (False, True):
         network = small_network(retrieval={"gt_in_candidates": gt_in_candidates})
-        draws = [network.draw(batch, torch.Generator().manual_seed(s)).choice for s in range(60)]
+        draws = [with_draws(batch, network.config, s).draws.choice for s in range(60)]
         slots = K + gt_in_candidates
         starts[gt_in_candidates] = {int(d.start[1]) % slots for d in draws}
         assert draws[0].noise.shape == (O, slots)
@@ -236,7 +239,7 @@ def test_without_learned_retrieval_the_drawn_candidates_are_composed(batch, mode
     draws = Draws(None, ChoiceDraws(rank=torch.tensor([0.5, 0.0, 0.7, 0.9, 0.4])))
     selected = torch.tensor([1, 0, 2, 2, 1])
     with torch.no_grad():
-        output = network(batch, draws)
+        output = network(batch._replace(draws=draws))
     assert torch.equal(output.selection.selected, selected)
     with torch.no_grad():
         alone = generated(network, batch, batch.candidates.patches[torch.arange(O), selected])
@@ -253,7 +256,7 @@ def test_both_images_are_those_of_the_true_boxes_and_of_each_objects_own_patch(b
     """Made in one call, they are what each would be alone: no patch goes to another object."""
     network = small_network()
     with torch.no_grad():
-        output = network(batch, some_draws(network))
+        output = network(batch._replace(draws=some_draws(network)))
         patches = batch.candidates.patches[torch.arange(O), output.selection.selected]
         composed, rebuilt = (generated(network, batch, p) for p in (patches, batch.true_patches))
     torch.testing.assert_close(output.composed, composed, atol=1e-5, rtol=1e-4)
@@ -278,9 +281,14 @@ def test_a_batch_of_three_scenes_gives_three_images_of_each_kind(batch):
         candidates=CandidateBatch(
             *(field[twice] for field in part[:-1]), Crops(*(field[twice] for field in part.crops))
         ),
+        padding=padding_of(torch.tensor([0, 0, 0, 1, 1, 2, 2]), 3),
     )
+    uniforms = ByPosition(0, range(3), np.array([3, 2, 2]))
+    valid = three.candidates.valid
+    draws = draw_passes(network.config.retrieval, valid, three.padding, uniforms, noise=True)
+    three = three._replace(draws=draws)
     with torch.no_grad():
-        output = network(three, network.draw(three, None))
+        output = network(three)
         patches = three.candidates.patches[torch.arange(7), output.selection.selected]
         alone = [generated(network, three, p) for p in (patches, three.true_patches)]
     torch.testing.assert_close(output.composed, alone[0], atol=1e-5, rtol=1e-4)
@@ -299,7 +307,7 @@ def test_a_scene_comes_out_the_same_alone_or_beside_another(batch):
 def test_predicted_boxes_are_those_of_the_objects_before_the_last_relu(batch):
     network = small_network()
     with torch.no_grad():
-        output = network(batch, some_draws(network))
+        output = network(batch._replace(draws=some_draws(network)))
         encoding = network.graph(batch.graph.nodes, batch.graph.triples)
     assert output.box_sides.shape == (O, 4)
     assert output.box_sides.min() < 0  # ... so that no side is stuck at 0
@@ -374,7 +382,7 @@ def test_patches_are_resized_for_each_part_by_its_own_setting(batch):
     network = small_network()
     embedding, encoder = (calls_of(m) for m in (network.embedding, network.crop_encoder))
     with torch.no_grad():
-        output = network(batch, some_draws(network))
+        output = network(batch._replace(draws=some_draws(network)))
     joined = torch.cat([batch.candidates.patches, batch.true_patches[:, None]], 1).flatten(0, 1)
     assert torch.equal(embedding[0][0][0], to_float(joined, EMBEDDED_PX))
     selected = batch.candidates.patches[torch.arange(O), output.selection.selected]
@@ -416,8 +424,8 @@ def test_no_crop_is_composed_twice_unless_the_rule_allows_it(batch, same_patch_a
     twice = []
     for seed in range(12):
         with torch.no_grad():
-            draws = network.draw(batch, torch.Generator().manual_seed(seed))
-            selected = network(batch, draws).selection.selected
+            draws = with_draws(batch, network.config, seed).draws
+            selected = network(batch._replace(draws=draws)).selection.selected
         chosen = photo[torch.arange(O), selected]
         twice += [int((chosen[own] == 0).sum()) > 1 for own in (slice(0, 3), slice(3, 5))]
     assert any(twice) == same_patch_allowed

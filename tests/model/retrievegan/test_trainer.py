@@ -9,6 +9,7 @@ from model.batch import mean_box, scene_batch
 from model.config import LossWeights, RetrieveGANConfig
 from model.recipes import demo
 from model.run_folder import RunError
+from model.sources import BankSource, part_of
 from model.trainers import trainer_for
 
 CPU = torch.device("cpu")
@@ -21,7 +22,8 @@ def small(**parts) -> RetrieveGANConfig:
 
 @pytest.fixture
 def batch(bank):
-    return scene_batch(bank, bank.scene_ids("train")[:4], 6)
+    part = part_of(bank, bank.scene_ids("train")[:4])
+    return scene_batch(bank, BankSource(bank), part, demo().retrieval, seed=0)
 
 
 def trainer_of(bank, config):

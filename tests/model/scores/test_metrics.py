@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.draws import OneStream
 from model.padding import padding_of
 from model.retrieval.choice import draw_start
 from model.retrieval.embedding import PatchEmbedding
@@ -191,7 +192,7 @@ def test_the_oracle_gives_every_object_the_style_of_the_start_where_there_is_one
     valid = torch.ones(O, 4, dtype=torch.bool)
     for seed in range(8):
         one_hot = torch.nn.functional.one_hot(styles).float()
-        slot = draw_start(valid, padding, generator(seed))
+        slot = draw_start(valid, padding, OneStream(generator(seed)))
         start = start_feature(one_hot, padding, slot).argmax(-1)
         selection = oracle_choice(
             styles, valid, padding, generator(seed), num_styles=4, start="random", features=one_hot

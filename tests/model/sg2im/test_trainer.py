@@ -17,12 +17,15 @@ from model.config import (
     Sg2ImGeneratorConfig,
     Sg2ImLossWeights,
 )
+from model.draws import normal_maps
 from model.loop import grid_scenes, restore, save, train
 from model.recipes import sg2im_demo
 from model.run_folder import RunError
+from model.scene_table import SceneTable
 from model.sg2im.imagenet import normalised
 from model.sg2im.run import Sg2ImRun, graph_encoder_file, load_graph_encoder
 from model.sg2im.trainer import Sg2ImTrainer
+from model.sources import BankSource, part_of
 from model.train import main
 from pipeline.options import write_json
 from pipeline.scene import Relation, SceneGraph
@@ -52,7 +55,7 @@ def small(**parts) -> Sg2ImConfig:
 
 @pytest.fixture
 def batch(bank):
-    return image_batch(bank, bank.scene_ids("train")[:3])
+    return image_batch(bank, BankSource(bank), part_of(bank, bank.scene_ids("train")[:3]))
 
 
 def weights_of(network):
@@ -79,25 +82,16 @@ def test_a_batch_holds_every_node_the_picture_too(bank, batch):
     assert batch.images.shape == (3, 128, 128, 3)
 
 
-def test_a_batch_of_scenes_without_masks_has_none_and_a_mixed_one_fills_boxes(bank):
-    ids = bank.scene_ids("train")[:2]
-    scenes = {int(i): bank.scene(int(i)) for i in ids}
-
-    class Maskless:
-        vocabulary = bank.vocabulary
-
-        def __init__(self, *without):
-            self.without = without
-
-        def scene(self, i):
-            return scenes[i]._replace(masks=None) if i in self.without else scenes[i]
-
-    first, second = (int(i) for i in ids)
-    assert image_batch(Maskless(first, second), ids).masks is None
-    mixed = image_batch(Maskless(second), ids).masks
-    objects = len(scenes[first].objects)
-    assert torch.equal(mixed[:objects], torch.from_numpy(scenes[first].masks))
+def test_a_bank_without_masks_gives_none_and_a_scene_without_fills_its_boxes(bank, monkeypatch):
+    first, second = (bank.scene(int(i)) for i in bank.scene_ids("train")[:2])
+    samples = [first, second._replace(masks=None)]
+    mixed = SceneTable.of_samples(samples, bank.vocabulary, masks=True).masks
+    objects = len(first.objects)
+    assert np.array_equal(mixed[:objects], first.masks)
     assert mixed[objects:].min() == 1
+    part = part_of(bank, [first.image_id])
+    monkeypatch.setattr(bank.contents, "has_masks", False)
+    assert image_batch(bank, BankSource(bank), part).masks is None
 
 
 @pytest.mark.parametrize("cut_at", [3, 4, 5])
@@ -137,7 +131,8 @@ def test_the_losses_are_sg2ims(bank, batch):
     trainer = Sg2ImTrainer(small(losses=Sg2ImLossWeights(masks=0.5)), bank.vocabulary)
     model, graph = trainer.model, batch.graph
     model.train()
-    noise = model.draw_noise(3, trainer.rng(0))
+    shape = (model.noise, model.image_px, model.image_px)
+    noise = normal_maps(trainer.config.seed, batch.positions, shape, CPU)
     with torch.no_grad():
         vectors = model.encode(graph.nodes, graph.triples)
         logits = model.mask_logits(vectors)
@@ -243,7 +238,7 @@ def test_after_so_many_steps_normalisation_is_fixed_and_the_optimiser_new(bank, 
 
 def test_a_grid_leaves_the_run_as_it_was(bank, batch):
     trainer, other = (Sg2ImTrainer(small(), bank.vocabulary) for _ in range(2))
-    trainer.image_grid(trainer.load_batch(bank, grid_scenes(bank)))
+    trainer.image_grid(trainer.grid_batch(bank, grid_scenes(bank)))
     assert trainer.model.training
     assert trainer.step(batch) == other.step(batch)
 
@@ -306,8 +301,7 @@ def test_a_bank_without_masks_says_that_none_will_be_learned(bank, monkeypatch, 
     assert said(0.1) == ("", "")
     assert "loss has weight 0" in said(0.0).out
     assert said(0.0, laid_out=False) == ("", "")
-    scene = bank.scene
-    monkeypatch.setattr(bank, "scene", lambda i: scene(i)._replace(masks=None))
+    monkeypatch.setattr(bank.contents, "has_masks", False)
     assert "has no masks, so --losses.masks has no effect" in said(0.1).err
     assert said(0.0) == ("", "")
     assert said(0.1, laid_out=False) == ("", "")
@@ -362,7 +356,7 @@ def test_a_grid_at_the_switch_leaves_the_optimiser_as_it_was(bank, batch):
     trainer.step(batch)
     trainer.step(batch)
     before = trainer.optimisers["generator"]
-    trainer.image_grid(trainer.load_batch(bank, grid_scenes(bank)))
+    trainer.image_grid(trainer.grid_batch(bank, grid_scenes(bank)))
     assert trainer.optimisers["generator"] is before
     trainer.step(batch)
     assert trainer.optimisers["generator"] is not before
