@@ -84,6 +84,9 @@ class ResidentSource:
 
 def _taken(values: Tensor, rows: NDArray[np.int64]) -> Tensor:
     """Rows (...) of values (R, ...) -> (..., ...), on the device of the values."""
+    if values.device.type == "cpu":
+        # Copies row by row; index_select's threads wait for each other on busy cores.
+        return torch.from_numpy(values.numpy()[rows])
     flat = torch.from_numpy(rows.reshape(-1)).to(values.device, non_blocking=True)
     return values.index_select(0, flat).reshape(*rows.shape, *values.shape[1:])
 

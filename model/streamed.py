@@ -73,7 +73,8 @@ class StreamedSource:
             tables.append(block.table.take(rows))
             pictures.append(block.pictures[rows])
             position += len(rows)
-        return Scenes(SceneTable.joined(tables), torch.from_numpy(np.concatenate(pictures)))
+        joined = pictures[0] if len(pictures) == 1 else np.concatenate(pictures)
+        return Scenes(SceneTable.joined(tables), torch.from_numpy(joined))
 
     def patches(self, ids: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self.bank.patches(ids))

@@ -15,7 +15,7 @@ import torch
 from jobs.build_bank import BuildBank
 from jobs.build_bank import main as build
 from model import loader
-from model.batch import image_batch, scene_batch
+from model.batch import image_batch, moved, scene_batch
 from model.loader import Parts, training_batches, training_scenes
 from model.recipes import demo
 from model.resident import mapped_folder
@@ -153,6 +153,22 @@ def test_sg2ims_batches_are_the_same_by_either_kind(bank):
     assert all(equal(*pair) for pair in zip(*batches, strict=True))
     part = part_of(bank, bank.scene_ids("val")[:2])
     assert image_batch(bank, BankSource(bank), part).images.shape[0] == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_on_a_gpu_are_those_of_the_cpu(bank, reference, kind, workers, capsys):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    device = torch.device("cuda:0")
+    batches = batches_of(bank, len(reference), kind=kind, workers=workers, device=device)
+    assert {t.device for t in flat(batches[0]) if torch.is_tensor(t)} == {device}
+    back = [moved(batch, torch.device("cpu")) for batch in batches]
+    assert all(equal(*pair) for pair in zip(back, reference, strict=True))
+    said = capsys.readouterr()
+    where = "fit into the" if kind == "resident" else "as asked for"
+    assert where in said.out + said.err
 
 
 def test_ctrl_c_in_a_terminal_does_not_reach_a_loaders_process(bank):

@@ -1,0 +1,159 @@
+"""Blocks of scenes read ahead: what they hold, who reads them, and shards that are not whole."""
+
+import io
+import os
+import pickle
+import shutil
+import subprocess
+import tarfile
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from bank.bank import Bank
+from bank.errors import BankError
+from model import streamed
+from model.loader import Parts, training_scenes
+from model.streamed import KEPT, StreamedSource, read_block, read_shared_block, shared_folder
+from pipeline.cache import VARIABLE
+from pipeline.pack import iterate_samples
+from pipeline.stream import SceneOrder
+
+
+@pytest.fixture
+def order(bank):
+    return SceneOrder(training_scenes(bank), block_shards=1, seed=3)
+
+
+def equal(ours, theirs):
+    assert ours.first == theirs.first
+    assert np.array_equal(ours.pictures, theirs.pictures)
+    assert all(np.array_equal(a, b) for a, b in zip(ours.table, theirs.table, strict=True))
+
+
+def test_a_block_holds_its_scenes_by_rising_id(bank, order):
+    for block in islice(order.blocks(), 3):
+        loaded = read_block(bank, block)
+        assert loaded.table.image_ids.tolist() == sorted(block.image_ids)
+        assert loaded.end == block.first + len(block.image_ids)
+        for image_id, picture in zip(loaded.table.image_ids, loaded.pictures, strict=True):
+            assert np.array_equal(picture, bank.scene(int(image_id)).image)
+
+
+def test_a_process_that_takes_few_batches_skips_the_blocks_between(bank, order):
+    parts = list(islice(Parts(bank, order, 5), 0, 40, 13))
+    source = StreamedSource(bank, order, None)
+    for part in parts:
+        assert source.scenes(part).table.image_ids.tolist() == part.image_ids.tolist()
+    source.close()
+
+
+def test_a_source_that_was_closed_reads_again_from_another_position(bank, order):
+    source = StreamedSource(bank, order, None)
+    for skipped in (9, 2):
+        part = next(islice(Parts(bank, order, 5), skipped, None))
+        assert source.scenes(part).table.image_ids.tolist() == part.image_ids.tolist()
+        source.close()
+
+
+def test_a_shared_block_is_read_once(bank, order, tmp_path, monkeypatch):
+    block = next(order.blocks())
+    reads = []
+    monkeypatch.setattr(streamed, "read_block", lambda *a: reads.append(a) or read_block(*a))
+    first, second = (read_shared_block(bank, block, tmp_path) for _ in range(2))
+    equal(first, read_block(bank, block))
+    equal(second, first)
+    assert len(reads) == 1
+
+
+def test_few_blocks_are_kept_and_one_that_was_removed_is_written_again(bank, order, tmp_path):
+    blocks = list(islice(order.blocks(), KEPT + 2))
+    for block in blocks:
+        read_shared_block(bank, block, tmp_path)
+    kept = sorted(int(path.name) for path in tmp_path.iterdir() if path.is_dir())
+    assert kept == [block.first for block in blocks[-KEPT:]]
+    equal(read_shared_block(bank, blocks[0], tmp_path), read_block(bank, blocks[0]))
+
+
+def test_a_folder_that_cannot_be_written_costs_the_sharing_alone(bank, order, tmp_path):
+    block = next(order.blocks())
+    (tmp_path / "file").write_text("in the way")
+    equal(read_shared_block(bank, block, tmp_path / "file"), read_block(bank, block))
+
+
+def test_blocks_of_a_process_that_has_ended_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    child = subprocess.Popen(["true"])
+    child.wait()
+    for name in (str(child.pid), str(os.getppid()), "notes"):
+        (tmp_path / "blocks" / name).mkdir(parents=True)
+    assert shared_folder() == tmp_path / "blocks" / str(os.getpid())
+    assert {p.name for p in (tmp_path / "blocks").iterdir()} == {str(os.getppid()), "notes"}
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert shared_folder() == tmp_path / "blocks" / str(os.getppid())
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "gone", "other"])
+def test_a_shard_that_is_not_whole_is_named(bank, tmp_path, damage):
+    copy = Bank.open(shutil.copytree(bank.path, tmp_path / "bank"))
+    order = SceneOrder(training_scenes(copy), block_shards=1, seed=3)
+    first, second = list(islice(order.blocks(), 2))
+    paths = [copy.path / "scenes" / f"{block.shards[0]}.tar" for block in (first, second)]
+    data = paths[0].read_bytes()
+    middle = len(data) // 2
+    changed = {
+        "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+        "short": data[:middle],
+        "other": paths[1].read_bytes(),
+    }  # fmt: skip
+    if damage == "gone":
+        paths[0].unlink()
+    else:
+        paths[0].write_bytes(changed[damage])
+    source = StreamedSource(copy, order, None)
+    with pytest.raises(BankError, match=rf"{paths[0]} cannot be read \(.*verify_bank"):
+        source.scenes(next(iter(Parts(copy, order, 2))))
+    source.close()
+
+
+def tar_of(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_a_pickle_in_a_shard_is_never_opened(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    graph = b'{"image_id": 1, "objects": [], "boxes": [], "triples": [], "patch_ids": []}'
+    array = io.BytesIO()
+    np.save(array, np.array([Hostile()], object), allow_pickle=True)
+    path = tmp_path / "shard.tar"
+    tar_of(path, {"1.json": graph, "1.npy": array.getvalue()})
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        list(iterate_samples(path))
+    pickled = pickle.dumps(Hostile())
+    names = ("1.pkl", "1.pickle", "1.pyd", "1.pth", "1.cls")
+    tar_of(path, {"1.json": graph, **dict.fromkeys(names, pickled)})
+    (sample,) = iterate_samples(path)
+    assert sample.image_id == 1
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_name_that_webdataset_would_run_is_only_a_name(bank, tmp_path, monkeypatch):
+    """`pipe:` is a shell's command there, `{0..9}` many files, `http:` an address."""
+    monkeypatch.chdir(tmp_path)
+    shard = next(iter(training_scenes(bank)))
+    tar = bank.path / "scenes" / f"{shard}.tar"
+    for name in ("pipe:touch executed; cat x.tar", "{0..3}.tar", "http:x.tar"):
+        shutil.copy(tar, name)
+        (tmp_path / "names").mkdir(exist_ok=True)
+        ids = [sample.image_id for sample in iterate_samples(type(tar)(name))]
+        assert sorted(ids) == sorted(training_scenes(bank)[shard])
+    assert not (tmp_path / "executed").exists()
