@@ -22,11 +22,15 @@ from jobs.build_bank import BuildBank, main
 from jobs.edit_bank import EditBank
 from jobs.stages import build, cutting, removal, staging
 from jobs.stages.staging import next_version
+from model import checkpoint
+from model.loop import restore, train
+from model.run_folder import RunError
 from pipeline import codec
 from pipeline.coco.reader import read_coco
 from pipeline.crop import PhotoError
 from pipeline.errors import UserError
 from pipeline.scene import image_of
+from tests.model.small_runs import small, trainer_of
 
 ROOT = Path(__file__).parents[2]
 FEW, MORE = 10, 14
@@ -613,3 +617,27 @@ def test_a_bank_of_before_photos_arrow_says_what_to_do(built):
 def test_no_staging_folder_is_left_behind(built):
     removed(built.bank, [int(Bank.open(built.bank).scene_ids("train")[2])])
     assert not next_version(built.bank).exists()
+
+
+# Trainings under way
+
+
+def test_a_run_refuses_in_one_line_a_bank_that_was_extended_under_it(base, built, tmp_path):
+    """Also one whose content stays, and whose shards alone are others."""
+    run, config = tmp_path / "run", small(image_px=32, steps=2)
+    config = replace(config, retrieval=replace(config.retrieval, candidates=5))
+    trainer = trainer_of(Bank.open(built.bank), config)
+    run.mkdir()
+    train(trainer, Bank.open(built.bank), run)
+    restore(trainer, Bank.open(built.bank), run)
+    main(replace(built, limit=MORE, mode="extend"))
+    with pytest.raises(RunError, match=r"was trained on a bank with content digest") as refused:
+        restore(trainer, Bank.open(built.bank), run)
+    assert "\n" not in str(refused.value)
+    other = tmp_path / "other"
+    main(replace(base, out=other, shard_photos=5))
+    trained_on = checkpoint.read_state(checkpoint.last(run)).bank
+    assert Bank.open(other).content_digest == trained_on
+    with pytest.raises(RunError, match=r"they would come in another order now; give") as refused:
+        restore(trainer, Bank.open(other), run)
+    assert "\n" not in str(refused.value)
