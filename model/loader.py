@@ -87,8 +87,10 @@ class _Batches(IterableDataset[Batch | UserError], Generic[Batch]):
 def training_scenes(bank: Bank) -> dict[str, list[int]]:
     """Shard -> image ids of the bank's training scenes."""
     ids = bank.scene_ids("train")
-    shards = bank.contents.shards_of_images(ids)
-    return {str(name): ids[shards == name].tolist() for name in np.unique(shards)}
+    names, shard = np.unique(bank.contents.shards_of_images(ids), return_inverse=True)
+    by_shard = ids[np.argsort(shard, kind="stable")]
+    parts = np.split(by_shard, np.bincount(shard).cumsum()[:-1])
+    return {str(name): part.tolist() for name, part in zip(names, parts, strict=True)}
 
 
 def training_batches(
@@ -142,7 +144,11 @@ def _by_this_process(
         def take() -> Batch:
             return moved(pinned(next(made)), device)
 
-        with ThreadPoolExecutor(1, "batches") as thread:
+        def use_device() -> None:  # a thread begins on the first GPU
+            if device.index is not None:
+                torch.cuda.set_device(device)
+
+        with ThreadPoolExecutor(1, "batches", use_device) as thread:
             ahead = deque(thread.submit(take) for _ in range(PREFETCHED))
             while True:
                 batch = ahead.popleft().result()

@@ -4,6 +4,7 @@ The folder lies in the cache, outside the bank (which may be read-only), under t
 digest. All processes that map it share its pages; deleting it costs the time to write it again.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,10 +107,13 @@ def place(bank: Bank, kind: Loader, device: torch.device) -> Placement:
     folder = mapped_folder(bank)
     if folder.is_dir():
         return Placement("folder", f"{what}, mapped from {folder}")
-    free = shutil.disk_usage(_existing(folder)).free
-    if needed <= DISK_SHARE * free:
+    above = _existing(folder)
+    free = shutil.disk_usage(above).free
+    why = f"{what}; {above} has {_gb(free)} free"
+    if not os.access(above, os.W_OK):
+        why = f"{above} may not be written"
+    elif needed <= DISK_SHARE * free:
         return Placement("folder", f"{what}, written to {folder} (it may be deleted later)")
-    why = f"{what}; {_existing(folder)} has {_gb(free)} free"
     if kind == "resident":
         raise UserError(
             f"--loader resident: {why}; free some, name another disk by RETRIEVEGAN_CACHE, or use "

@@ -1,5 +1,6 @@
 """Scenes and patches held at once: where they are put, and that they are the bank's."""
 
+import os
 import pickle
 import shutil
 from types import SimpleNamespace
@@ -127,6 +128,13 @@ def test_a_disk_without_room_is_streamed_or_one_line(bank, own_cache, monkeypatc
     mapped(bank)
     disk_with(monkeypatch, 0)  # it is there already
     assert place(bank, "resident", CPU).where == "folder"
+
+
+def test_a_cache_that_may_not_be_written_is_one_line_or_streamed(bank, own_cache, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert place(bank, "auto", CPU).where == "stream"
+    with pytest.raises(UserError, match=r"--loader resident: .* may not be written; .*stream$"):
+        place(bank, "resident", CPU)
 
 
 def test_stream_is_what_was_asked_for(bank, gpu):
