@@ -136,7 +136,7 @@ def test_a_pickle_in_a_shard_is_never_opened(tmp_path):
     np.save(array, np.array([Hostile()], object), allow_pickle=True)
     path = tmp_path / "shard.tar"
     tar_of(path, {"1.json": graph, "1.npy": array.getvalue()})
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match="an array of objects"):
         list(iterate_samples(path))
     pickled = pickle.dumps(Hostile())
     names = ("1.pkl", "1.pickle", "1.pyd", "1.pth", "1.cls")
