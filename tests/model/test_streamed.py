@@ -41,8 +41,9 @@ def test_a_block_holds_its_scenes_by_rising_id(bank, order):
             assert np.array_equal(picture, bank.scene(int(image_id)).image)
 
 
-def test_a_process_that_takes_few_batches_skips_the_blocks_between(bank, order):
-    parts = list(islice(Parts(bank, order, 5), 0, 40, 13))
+@pytest.mark.parametrize("every", [2, 3, 4, 5, 6, 7, 13])
+def test_a_process_that_takes_few_batches_skips_the_blocks_between(bank, order, every):
+    parts = list(islice(Parts(bank, order, 5), 0, 40, every))
     source = StreamedSource(bank, order, None)
     for part in parts:
         assert source.scenes(part).table.image_ids.tolist() == part.image_ids.tolist()
