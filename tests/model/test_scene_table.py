@@ -31,12 +31,13 @@ def sample(image_id, objects, relations=(), masks=None):
     )
 
 
+AROUND = [(3, "left of", 2), (1, "above", 0), (3, "inside", 0)]
 SAMPLES = [
     sample(9, ("sky", "boat", "sea"), [(1, "inside", 2), (0, "above", 2)]),
     sample(4, ("pier",)),
     sample(7, ("pier", "boat"), [(1, "left of", 0)]),
-    sample(2, ("sea", "sky", "pier", "boat"), [(3, "left of", 2), (1, "above", 0), (3, "inside", 0)]),
-]  # fmt: skip
+    sample(2, ("sea", "sky", "pier", "boat"), AROUND),
+]
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_a_batch_is_what_the_bank_says_of_its_scenes_one_by_one(bank):
     """By the bank's own calls: every field of a RetrieveGAN's batch and of sg2im's."""
     ids = bank.scene_ids("train")[[5, 1, 8]]
     samples = [bank.scene(int(i)) for i in ids]
-    part, source, k = part_of(bank, ids, first=20), BankSource(bank), 4
+    part, source = part_of(bank, ids, first=20), BankSource(bank)
     batch = scene_batch(bank, source, part, demo().retrieval, seed=0)
     k = demo().retrieval.candidates
     patch_ids = np.concatenate([s.patch_ids for s in samples])
