@@ -1,7 +1,7 @@
 """Open a built bank: patches, features, candidates, scenes, search."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -14,47 +14,97 @@ from bank.candidates import Candidates, read_candidates
 from bank.contents import Contents
 from bank.errors import BankError
 from bank.exact_search import PADDING
+from bank.folder import Folder
 from bank.index import Indexes
 from bank.manifest import Manifest, check_sizes, check_small, read_manifest
+from bank.mirror import CACHE_GB, Mirror, check_content, check_pin
 from bank.quality import QUALITY_FILE, Quality, read_quality
 from bank.recipe import Scope
 from bank.shards import rows_of
 from bank.table import column, read_vectors
+from pipeline.address import Address, Location, location
 from pipeline.pack import SceneSample
 from pipeline.scene import Split, Vocabulary
 from pipeline.wording import counted
 
+INDEX = "index/"
+
 
 class Bank:
-    """A finished bank. Holds paths and mapped files, so it may be forked or pickled."""
+    """A finished bank. Holds paths and mapped files, so it may be forked or pickled.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path.resolve()
+    Of one at an address, `path` is that address, and `file` brings what is asked for.
+    """
+
+    def __init__(self, files: Folder | Mirror, manifest: Manifest) -> None:
+        self.files = files
+        self.path = files.place
         self.manifest = manifest
         self.image_size: int = manifest.recipe["image_size"]  # px, of a scene's picture
         self.patch_size: int = manifest.recipe["patch_size"]  # px, of a patch
-        self.contents = Contents(path, self.patch_size)
+        self.contents = Contents(files.folder, self.patch_size, files)
 
     @classmethod
-    def open(cls, path: Path | str) -> Self:
+    def open(
+        cls, path: Location | str, digest: str | None = None, cache_gb: float = CACHE_GB
+    ) -> Self:
         """BankError where there is no finished bank of this format, or its files are not whole.
 
         Looked at are the sizes of all files and the bytes of the small ones. Patches and scenes
         are compared with their SHA-256 when they are first read; a changed byte in the tables of
         vectors, candidates and quality is found by `python -m jobs.verify_bank` alone.
-        """
-        manifest = read_manifest(Path(path))
-        check_sizes(Path(path), manifest)
-        check_small(Path(path), manifest)
-        return cls(Path(path), manifest)
 
-    def __reduce__(self) -> tuple[Callable[[Path], "Bank"], tuple[Path]]:
+        path      a folder, or an address whose files then come as they are needed, each compared
+                  with its SHA-256 as it comes
+        digest    64 hex digits that the bank must have: its content digest, which is computed from
+                  its tables, or the `manifest_digest` of its manifest.json, which stands for every
+                  byte of it
+        cache_gb  of a bank at an address: GB that its scenes may take on this machine
+        """
+        place = location(path)
+        if isinstance(place, Address):
+            mirror = Mirror.open(place, digest, cache_gb)
+            return cls(mirror, mirror.manifest)
+        manifest = read_manifest(place)
+        check_sizes(place, manifest)
+        check_small(place, manifest)
+        if digest is not None:
+            check_pin(manifest, digest, place)
+            check_content(manifest, place)
+        return cls(Folder(place), manifest)
+
+    def __reduce__(self) -> tuple[Callable[..., "Bank"], tuple[object, ...]]:
+        if isinstance(self.path, Address):
+            return _of_mirror, (self.files,)
         return type(self).open, (self.path,)
 
     def __repr__(self) -> str:
         return (
             f"Bank({str(self.path)!r}, {counted(len(self), 'patch')}, {self.content_digest[:12]})"
         )
+
+    def file(self, name: str) -> Path:
+        """The local path of one of the bank's files, `features.arrow`, fetched where it is not
+        here. Of a file that this bank does not have, a path that leads to none."""
+        return self.files.file(name)
+
+    def scene_shard(self, shard: str, keep: Collection[str] = ()) -> Path:
+        """The tar of a shard's scenes. Of a bank at an address, to make room for it those read
+        longest ago are dropped, but none of the shards `keep`."""
+        return self.files.file(_scenes_of(shard), {_scenes_of(other) for other in keep})
+
+    def fetch_patches(self, split: Split | None = None) -> None:
+        """Have the patches of a split, or of all, on this machine: how much that is is said
+        first. They stay, as candidates lie all over the bank."""
+        contents = self.contents
+        ids = contents.image_ids if split is None else contents.scene_ids(split)
+        shards = sorted(set(contents.shards_of_images(ids).tolist()))
+        self.files.fetch(f"patches/{shard}/data.mdb" for shard in shards)
+
+    def refetch(self, name: str, error: BankError) -> Path:
+        """For a file found damaged, short or gone: it is fetched anew where the bank is at an
+        address and it is not as it was written; else `error` is raised."""
+        return self.files.refetch(name, error)
 
     def __len__(self) -> int:
         return len(self.patch_ids)
@@ -202,26 +252,27 @@ class Bank:
                 f"{self.path} has no {QUALITY_FILE}: it was built by an earlier version; "
                 f"`python -m jobs.build_bank` with --mode overwrite makes one"
             )
-        ids, quality = read_quality(self.path / QUALITY_FILE)
+        ids, quality = read_quality(self.file(QUALITY_FILE))
         self._check_ids(QUALITY_FILE, ids)
         return quality
 
     @cached_property
     def _candidates(self) -> tuple[NDArray[np.int64], Candidates]:
-        return read_candidates(self.path / "candidates.arrow")
+        return read_candidates(self.file("candidates.arrow"))
 
     @cached_property
     def _indexes(self) -> Indexes:
-        return Indexes.open(self.path / "index", self.content_digest)
+        self.files.fetch(name for name in self.manifest.files if name.startswith(INDEX))
+        return Indexes.open(self.files.folder / INDEX, self.content_digest)
 
     def _rows_of_patches(self, file: str, name: str) -> NDArray[np.float32]:
-        ids, vectors = read_vectors(self.path / file, name)
+        ids, vectors = read_vectors(self.file(file), name)
         self._check_ids(file, ids)
         return vectors
 
     def _check_ids(self, file: str, ids: NDArray[np.int64]) -> None:
         if not np.array_equal(ids, self.patch_ids):
-            raise BankError(f"{self.path / file} is of other patches; build the bank again")
+            raise BankError(f"{self.path}/{file} is of other patches; build the bank again")
 
     def _vectors(self, vectors: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
         wanted = np.asarray(ids, np.int64)
@@ -229,3 +280,11 @@ class Bank:
         present = wanted > PADDING
         out[present] = vectors[self.rows(wanted[present])]
         return out
+
+
+def _of_mirror(mirror: Mirror) -> Bank:
+    return Bank(mirror, mirror.manifest)
+
+
+def _scenes_of(shard: str) -> str:
+    return f"scenes/{shard}.tar"

@@ -192,7 +192,7 @@ def _only_in_one(a: Bank, b: Bank, common: _Common) -> Iterator[str]:
 def _left_out(bank: Bank, patch_id: int) -> str:
     """Why, by failures.jsonl; empty where that does not say."""
     image_id, object_index = int(image_of(np.array(patch_id))), patch_id & 0xFFFF
-    with (bank.path / "failures.jsonl").open("rb") as lines:
+    with bank.file("failures.jsonl").open("rb") as lines:
         for row in map(json.loads, lines):
             if row["image_id"] == image_id and row["object_index"] in (None, object_index):
                 return f"{row['reason']}, {row['detail']}"
@@ -296,7 +296,7 @@ def _names(a: Bank, b: Bank) -> Iterator[str]:
 
 def _photos(a: Bank, b: Bank) -> Iterator[str]:
     """Whether it was the photos that differed, or what was read from them."""
-    paths = [bank.path / "photos.arrow" for bank in (a, b)]
+    paths = [bank.file("photos.arrow") for bank in (a, b)]
     if not all(path.is_file() for path in paths):  # banks of earlier versions have none
         return
     ours, theirs = (read_table(path, PHOTOS.names) for path in paths)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from bank.errors import BankError
 from bank.files import canonical_json, file_digest
+from bank.folder import Files, Folder
+from bank.names import is_part
 from bank.shards import PatchStore
 from bank.table import (
     MEMBERS,
@@ -32,6 +34,7 @@ from bank.table import (
     rows_digest,
     sound,
 )
+from pipeline.checks import show
 from pipeline.files import write_bytes
 from pipeline.pack import (
     Member,
@@ -53,15 +56,22 @@ CREDITS = ("patch_id", "image_id", "category", "licence", "source_url", "photo_f
 class Contents:
     """Patches and scenes of a bank, finished or still being built."""
 
-    def __init__(self, folder: Path, patch_size: int) -> None:
-        self.folder = folder.resolve()
-        self.table = read_table(self.folder / "patches.arrow", PATCHES.names)
-        self.scenes = read_table(self.folder / "scenes.index.arrow", SCENES.names)
-        self.vocabulary = read_vocabulary(self.folder / "vocabulary.json")
+    def __init__(self, folder: Path, patch_size: int, files: Files | None = None) -> None:
+        """`files`: those of `folder`, where some are yet to come (bank/mirror.py)."""
+        self.files = files or Folder(folder)
+        self.folder = self.files.folder
+        self.table = read_table(self.files.file("patches.arrow"), PATCHES.names)
+        self.scenes = read_table(self.files.file("scenes.index.arrow"), SCENES.names)
+        self.vocabulary = read_vocabulary(self.files.file("vocabulary.json"))
         self.patch_ids: NDArray[np.int64] = column(self.table, "patch_id")
         self.image_ids: NDArray[np.int64] = column(self.scenes, "image_id")
         self.splits: NDArray[np.object_] = interned_strings(self.scenes, "split")
         names, self._shard_of_scene = codes(self.scenes, "shard")
+        if foreign := [name for name in names if not is_part(name)]:
+            raise BankError(
+                f"{self.files.place}, scenes.index.arrow: {show(foreign[0])} can be no shard's "
+                f"name; build the bank again, and do not trust where this one came from"
+            )
         self._shards = np.array(names, np.str_)
         self._places = {
             f"{m}_{what}": column(self.scenes, f"{m}_{what}")
@@ -72,8 +82,8 @@ class Contents:
         rows = np.searchsorted(self.image_ids, images)
         if not np.array_equal(self.image_ids.take(rows, mode="clip"), images):
             raise BankError(
-                f"{self.folder} has patches of photos that scenes.index.arrow does not name; "
-                f"`python -m jobs.verify_bank {self.folder}` names all that is damaged"
+                f"{self.files.place} has patches of photos that scenes.index.arrow does not name; "
+                f"`python -m jobs.verify_bank {self.files.place}` names all that is damaged"
             )
         self.patches = PatchStore(
             self.folder / "patches",
@@ -82,6 +92,7 @@ class Contents:
             self._shards.tolist(),
             patch_size,
             digest_column(self.table, "pixels_sha256"),
+            self.files,
         )
         self.sample_digests = digest_column(self.scenes, "sample_sha256")
         self._checked = np.zeros(len(self.image_ids), bool)
@@ -105,9 +116,17 @@ class Contents:
         row = int(np.searchsorted(self.image_ids, image_id))
         if row == len(self.image_ids) or self.image_ids[row] != image_id:
             raise BankError(
-                f"no scene {image_id} among the {len(self.image_ids):,} of {self.folder}"
+                f"no scene {image_id} among the {len(self.image_ids):,} of {self.files.place}"
             )
-        path = self.folder / "scenes" / f"{self._shards[self._shard_of_scene[row]]}.tar"
+        shard = f"scenes/{self._shards[self._shard_of_scene[row]]}.tar"
+        path = self.files.file(shard)
+        try:
+            return self._read_scene(row, path, image=image, check=check)
+        except BankError as error:
+            path = self.files.refetch(shard, error)
+            return self._read_scene(row, path, image=image, check=check)
+
+    def _read_scene(self, row: int, path: Path, *, image: bool, check: bool) -> SceneSample:
         place = SamplePlace(
             *(
                 Member(*(int(self._places[f"{m}_{what}"][row]) for what in Member._fields))
@@ -121,30 +140,39 @@ class Contents:
             return sample
         except UNREADABLE as error:
             raise BankError(
-                f"scene {image_id} cannot be read from {path} ({error}); "
-                f"`python -m jobs.verify_bank {self.folder}` names all that is damaged"
+                f"scene {self.image_ids[row]} cannot be read from {path} ({error}); "
+                f"`python -m jobs.verify_bank {self.files.place}` names all that is damaged"
             ) from error
 
-    def scenes_of_shard(self, shard: str) -> Iterator[SceneSample]:
+    def scenes_of_shard(self, shard: str) -> list[SceneSample]:
         """All scenes of a shard in the order in which they lie there, compared like single ones.
 
         BankError where the shard cannot be read to its end, or holds other scenes than
         scenes.index.arrow says.
         """
-        path = self.folder / "scenes" / f"{shard}.tar"
+        file = f"scenes/{shard}.tar"
+        path = self.files.file(file)
+        try:
+            return self._read_shard(shard, path)
+        except BankError as error:
+            return self._read_shard(shard, self.files.refetch(file, error))
+
+    def _read_shard(self, shard: str, path: Path) -> list[SceneSample]:
         number = int(np.flatnonzero(self._shards == shard)[0])
         left = {int(i) for i in self.image_ids[self._shard_of_scene == number]}
+        samples = []
         try:
             for sample in iterate_samples(path):
                 left.remove(sample.image_id)
                 self._check(int(np.searchsorted(self.image_ids, sample.image_id)), sample)
-                yield sample
+                samples.append(sample)
             if left:
                 raise ValueError(f"it lacks scene {min(left)}")
+            return samples
         except (*UNREADABLE, TarError) as error:
             raise BankError(
-                f"{path} cannot be read ({error}); `python -m jobs.verify_bank {self.folder}` "
-                f"names all that is damaged"
+                f"{path} cannot be read ({error}); `python -m jobs.verify_bank "
+                f"{self.files.place}` names all that is damaged"
             ) from error
 
     def _check(self, row: int, sample: SceneSample) -> None:
@@ -174,7 +202,7 @@ class Contents:
     @cached_property
     def photos(self) -> NDArray[np.int64]:
         """(N,) for each scene the least image id whose photo is the same file (SHA-256)."""
-        path = self.folder / "photos.arrow"
+        path = self.files.file("photos.arrow")
         if not path.is_file():  # banks of earlier versions
             return self.image_ids
         photos = read_table(path, PHOTOS.names)
@@ -226,7 +254,7 @@ class Contents:
     def credits(self, patch_ids: Sequence[int]) -> list[dict[str, Any]]:
         """For each patch: which photo it is of, whose terms apply, where the photo can be seen."""
         rows = self.patches.rows(np.asarray(patch_ids, np.int64))
-        with sound(str(self.folder / "patches.arrow")):
+        with sound(f"{self.files.place}/patches.arrow"):
             table = self.table.select(CREDITS)
             for row in rows.tolist():
                 table.slice(row, 1).validate(full=True)

@@ -28,10 +28,12 @@ from bank.certified_search import certified, rank
 from bank.errors import BankError
 from bank.exact_search import PADDING, Neighbours, Pool, exact_search
 from bank.files import save_array, save_pieces
+from bank.names import is_part
 from bank.own_photo import count_from_photos, from_photos
 from bank.pools import Pools, pools_by_category
 from bank.recipe import Scope
 from bank.rounding import STEP, in_steps
+from pipeline.checks import show
 from pipeline.files import PARTIAL, link_or_copy, writing, written_folder
 from pipeline.options import write_json
 
@@ -275,6 +277,8 @@ def _gpu() -> Any:
 def _part(fields: dict[str, Any]) -> Part:
     """From index.json."""
     part = Part(**{name: fields[name] for name in Part._fields})
+    if not (part.file is None or is_part(part.file)):
+        raise ValueError(f"{show(part.file)} can be no file's name")
     return part._replace(start=int(part.start), stop=int(part.stop), recall=float(part.recall))
 
 

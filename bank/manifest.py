@@ -10,11 +10,13 @@ from typing import Any
 
 from bank.errors import BankError
 from bank.files import FileDigest, file_digest, json_digest
+from bank.names import fault_of_names
 from pipeline.checks import show
 from pipeline.files import write_bytes
 
 FORMAT = 1
 NAME = "manifest.json"
+MOST_BYTES = 1 << 44  # of a file
 # Settings without which a bank cannot be read.
 NEEDED = {"image_size": int, "patch_size": int, "candidates": int, "candidate_scope": str}
 SMALL = (".json", ".safetensors")  # hashed whenever a bank is opened
@@ -86,12 +88,17 @@ def read_manifest(bank: Path) -> Manifest:
     path = bank / NAME
     if not path.is_file():
         raise BankError(_what_is_there(bank))
+    return parse_manifest(path.read_bytes(), path)
+
+
+def parse_manifest(data: bytes, where: object) -> Manifest:
+    """BankError, which names `where` the bytes come from, for one that is damaged or of another
+    format, or that names files as no bank does (bank/names.py)."""
     try:
-        data = path.read_bytes()
         value = json.loads(data)
         if value["format"] != FORMAT:
             raise BankError(
-                f"{path} says format {show(value['format'])}, and this version reads format "
+                f"{where} says format {show(value['format'])}, and this version reads format "
                 f"{FORMAT}; build the bank again"
             )
         for name, kind in NEEDED.items():
@@ -101,16 +108,20 @@ def read_manifest(bank: Path) -> Manifest:
             if not isinstance(value[name], str):
                 raise ValueError(f"its {name} is no text")
         value["files"] = {p: FileDigest(**d) for p, d in value["files"].items()}
+        if fault := fault_of_names((NAME, *value["files"])):
+            raise ValueError(fault)
         for name, digest in value["files"].items():
-            if type(digest.bytes) is not int:
+            if type(digest.bytes) is not int or not 0 <= digest.bytes <= MOST_BYTES:
                 raise ValueError(f"it does not say how many bytes {name} has")
+            if not (isinstance(digest.sha256, str) and re.fullmatch("[0-9a-f]{64}", digest.sha256)):
+                raise ValueError(f"it does not say which SHA-256 {name} has")
         value["edits"] = tuple(value.get("edits", ()))
         if digest := value.get("manifest_digest"):  # banks of earlier versions have none
             _check_itself(data, digest)
         return Manifest(**value)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BankError(
-            f"{path} is damaged ({error}); copy it anew, or build the bank again"
+            f"{where} is damaged ({error}); copy it anew, or build the bank again"
         ) from error
 
 
@@ -146,8 +157,6 @@ def check_small(bank: Path, manifest: Manifest) -> None:
 
 def _what_is_there(bank: Path) -> str:
     build = "`python -m jobs.build_bank`"
-    if re.match(r"\w{2,}:/", str(bank)):
-        return f"{bank} is an address: copy the bank to a disk of yours and name its folder"
     if not bank.is_dir():
         return f"there is no bank at {bank}; build one with {build}, e.g. --dataset toy"
     if (bank / "work").is_dir():

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, NamedTuple
 
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from bank.errors import BankError
+from bank.folder import Files
 from pipeline.errors import MORE_HANDLES, NO_HANDLES
 from pipeline.files import reserve, writing
 
@@ -120,6 +121,7 @@ class PatchStore:
         shards: Sequence[str],
         patch_size: int,
         digests: NDArray[np.uint8],
+        files: Files | None = None,
     ) -> None:
         """
         folder               holds one folder per shard
@@ -128,6 +130,7 @@ class PatchStore:
         shards               names of the folders
         patch_size           px, of a patch's sides
         digests     (B, 32)  SHA-256 of each patch's pixels
+        files                of the bank whose `patches/` the folder is, where some are yet to come
         """
         self.folder = folder.resolve()
         self.ids = ids
@@ -135,6 +138,7 @@ class PatchStore:
         self.shards = tuple(shards)
         self.patch_size = patch_size
         self.digests = digests
+        self.files = files
         self._checked = np.zeros(len(ids), bool)
 
     def __len__(self) -> int:
@@ -156,42 +160,52 @@ class PatchStore:
         present = np.flatnonzero(flat >= 0)
         rows = self.rows(flat[present])
         shard = self.shard_of[rows]
-        for number in np.unique(shard):
-            self._read_shard(int(number), flat, present[shard == number], out)
-        if check:
-            self._check(rows, present, out)
+        for number in np.unique(shard).tolist():
+            of_shard = shard == number
+            some = _Some(rows[of_shard], flat[present[of_shard]], present[of_shard])
+            if self.files is None:
+                self._read_shard(self.folder / self.shards[number], some, out, check)
+                continue
+            file = f"patches/{self.shards[number]}/data.mdb"
+            path = self.files.file(file)
+            try:
+                self._read_shard(path.parent, some, out, check)
+            except BankError as error:
+                path = self.files.refetch(file, error)
+                self._read_shard(path.parent, some, out, check)
         return out.reshape(*wanted.shape, self.patch_size, self.patch_size, 3)
 
-    def _read_shard(
-        self,
-        number: int,
-        ids: NDArray[np.int64],
-        places: NDArray[np.int64],
-        out: NDArray[np.uint8],
-    ) -> None:
-        path = self.folder / self.shards[number]
+    def _read_shard(self, path: Path, some: "_Some", out: NDArray[np.uint8], check: bool) -> None:
+        """BankError where a patch cannot be read or, with `check`, is not what was cut."""
         with open_shard(path).begin(buffers=True) as txn:
-            for i in places:
+            for patch_id, place in zip(some.ids.tolist(), some.places.tolist(), strict=True):
                 try:
-                    pixels = txn.get(_key(int(ids[i])))
+                    pixels = txn.get(_key(patch_id))
                 except lmdb.Error as error:
-                    raise _damaged(int(ids[i]), f"cannot be read ({error})", path) from error
+                    raise _damaged(patch_id, f"cannot be read ({error})", path) from error
                 if pixels is None:
-                    raise _damaged(int(ids[i]), "is missing", path)
+                    raise _damaged(patch_id, "is missing", path)
                 if len(pixels) != out.shape[1]:
-                    raise _damaged(int(ids[i]), f"has {len(pixels)} bytes", path)
-                out[i] = np.frombuffer(pixels, np.uint8)
+                    raise _damaged(patch_id, f"has {len(pixels)} bytes", path)
+                out[place] = np.frombuffer(pixels, np.uint8)
+        if check:
+            self._check(some, out, path)
 
-    def _check(
-        self, rows: NDArray[np.int64], places: NDArray[np.int64], out: NDArray[np.uint8]
-    ) -> None:
-        """BankError where what was read for `rows`, at `places` of `out`, is not what was cut."""
-        new = np.flatnonzero(~self._checked[rows])
-        for row, place in zip(rows[new], places[new], strict=True):
+    def _check(self, some: "_Some", out: NDArray[np.uint8], path: Path) -> None:
+        """BankError where what was read is not what was cut."""
+        new = np.flatnonzero(~self._checked[some.rows])
+        for row, place in zip(some.rows[new], some.places[new], strict=True):
             if hashlib.sha256(out[place]).digest() != self.digests[row].tobytes():
-                path = self.folder / self.shards[self.shard_of[row]]
                 raise _damaged(int(self.ids[row]), "is not what was cut: its SHA-256 differs", path)
-        self._checked[rows[new]] = True
+        self._checked[some.rows[new]] = True
+
+
+class _Some(NamedTuple):
+    """Patches of one shard that are wanted."""
+
+    rows: NDArray[np.int64]  # of the store
+    ids: NDArray[np.int64]
+    places: NDArray[np.int64]  # among what is read
 
 
 def _damaged(patch_id: int, what: str, shard: Path) -> BankError:
@@ -213,7 +227,7 @@ def open_shard(path: Path) -> Any:
     return _environment(_ShardFile(identity, path))
 
 
-def rows_of(known: NDArray[np.int64], ids: NDArray[np.int64], where: Path) -> NDArray[np.int64]:
+def rows_of(known: NDArray[np.int64], ids: NDArray[np.int64], where: object) -> NDArray[np.int64]:
     """Positions in `known` (sorted) of `ids`; BankError for one that is not there."""
     rows = np.searchsorted(known, ids)
     if len(known) == 0:

@@ -33,6 +33,7 @@ from bank.quality import QUALITY_FILE, box_sides
 from bank.shards import close_shards
 from bank.table import column, read_table
 from bank.tasks import Place, Results, check_visible, contents_at, here
+from pipeline.address import Address, Location
 from pipeline.progress import progress
 from pipeline.scene import IMAGE, SPLITS, image_of
 
@@ -119,13 +120,14 @@ class Statistics(NamedTuple):
         return tuple(c for c in self.categories if c.patches and c.splits[0] < self.candidates)
 
 
-def open_checked(path: Path) -> Bank:
+def open_checked(path: Location, digest: str | None = None) -> Bank:
     """BankError where the tables are not as they were written: Arrow trusts what it maps."""
-    manifest = read_manifest(path)
-    check_sizes(path, manifest)
-    for name in TABLES:
-        check_digest(path, name, manifest.files.get(name))
-    return Bank.open(path)
+    if not isinstance(path, Address):  # a mirror looks at them by itself
+        manifest = read_manifest(path)
+        check_sizes(path, manifest)
+        for name in TABLES:
+            check_digest(path, name, manifest.files.get(name))
+    return Bank.open(path, digest)
 
 
 def check_digest(bank: Path, name: str, then: FileDigest | None) -> None:
@@ -142,7 +144,8 @@ def check_digest(bank: Path, name: str, then: FileDigest | None) -> None:
 
 
 def _check_recorded(bank: Bank, name: str) -> None:
-    check_digest(bank.path, name, bank.manifest.files.get(name))
+    bank.file(name)
+    check_digest(bank.files.folder, name, bank.manifest.files.get(name))
 
 
 def collect_statistics(bank: Bank, results: Results = here) -> Statistics:
@@ -192,7 +195,8 @@ class PatchesOfShard:
 
 def read_fingerprints(bank: Bank, results: Results = here) -> Fingerprints:
     """Of every patch, shard by shard."""
-    place = Place.of(bank.path, bank.manifest)
+    bank.fetch_patches()
+    place = Place.of(bank.files.folder, bank.manifest)
     tasks = [
         PatchesOfShard(place, shard, bank.manifest.files.get(_patches_of(shard)))
         for shard in bank.contents.patches.shards
@@ -229,7 +233,7 @@ def _patches_of(shard: str) -> str:
 def read_fallback(bank: Bank) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of every patch (B,): candidates of another category, and candidates at all."""
     _check_recorded(bank, "candidates.arrow")
-    path = bank.path / "candidates.arrow"
+    path = bank.file("candidates.arrow")
     table = read_table(path, ("patch_id", "fallback", "valid"))
     if not np.array_equal(column(table, "patch_id"), bank.patch_ids):
         raise BankError(f"{path} is of other patches; build the bank again")
@@ -255,7 +259,7 @@ def read_recalls(bank: Bank) -> Mapping[str, float]:
     """Category -> fraction of exact neighbours that its index finds; 1 where none is recorded."""
     _check_recorded(bank, "index/index.json")
     try:
-        about = json.loads((bank.path / "index" / "index.json").read_bytes())
+        about = json.loads(bank.file("index/index.json").read_bytes())
         parts = about["categories"].items()
         recalls = {name: part.get("recall") for name, part in parts}
         return {name: 1.0 if recall is None else float(recall) for name, recall in recalls.items()}
@@ -267,7 +271,7 @@ def count_failures(bank: Bank) -> tuple[Failure, ...]:
     """Of failures.jsonl, by reason."""
     _check_recorded(bank, "failures.jsonl")
     counts, examples = Counter[str](), dict[str, list[str]]()
-    with (bank.path / "failures.jsonl").open("rb") as lines:
+    with bank.file("failures.jsonl").open("rb") as lines:
         for line in lines:
             row = json.loads(line)
             counts[row["reason"]] += 1

@@ -10,13 +10,20 @@ from typing import Annotated
 import tyro
 
 from jobs.stages.workforce import Workforce
-from pipeline.options import option, run
+from pipeline.address import Address
+from pipeline.options import DIGEST_HELP, BankLocation, option, run
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectBank(Workforce):
-    bank: Annotated[Path, tyro.conf.Positional, option("folder of a built bank")]
-    out: Annotated[Path | None, option("page to write; by default BANK/report.html")] = None
+    bank: Annotated[
+        BankLocation, tyro.conf.Positional, option("folder of a built bank, or its http(s) address")
+    ]
+    out: Annotated[
+        Path | None,
+        option("page to write; by default BANK/report.html, or NAME-report.html of an address"),
+    ] = None
+    digest: Annotated[str | None, option(DIGEST_HELP)] = None
 
 
 def main(options: InspectBank) -> None:
@@ -26,8 +33,12 @@ def main(options: InspectBank) -> None:
     from jobs.stages.cluster import Pool
     from pipeline.files import write_bytes
 
-    bank = open_checked(options.bank)
-    out = options.out or options.bank / "report.html"
+    bank = open_checked(options.bank, options.digest)
+    out = options.out or (
+        Path(f"{options.bank.name}-report.html")
+        if isinstance(options.bank, Address)
+        else options.bank / "report.html"
+    )
     check_place(out)
     with Pool(options.workers, options.scheduler) as pool:
         statistics = collect_statistics(bank, pool.results)

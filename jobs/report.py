@@ -14,7 +14,7 @@ from typing import Annotated
 
 from jobs.show.options import MOST_ROWS
 from model.config import Device
-from pipeline.options import option, run
+from pipeline.options import BankLocation, option, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class ReportOptions:
     graphs: Annotated[tuple[Path, ...], option("JSON files with scene graphs to try")] = ()
     draws: Annotated[int, option("sets of patches per graph and retrieval mode")] = 4
     seed: Annotated[int, option("of the first draw")] = 0
-    bank: Annotated[Path | None, option("the run's bank, where it has moved")] = None
+    bank: Annotated[BankLocation | None, option("the run's bank, where it has moved")] = None
     data: Annotated[
         Path | None, option("the bank's photos; by default data/<dataset>, if they are there")
     ] = None

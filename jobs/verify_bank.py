@@ -2,6 +2,8 @@
 
 python -m jobs.verify_bank bank/coco            exit 0: whole, 1: damaged or unfinished
 
+python -m jobs.verify_bank https://HOST/PATH    the same, of its copy in the cache
+
 python -m jobs.verify_bank bank/coco other/coco    exit 0: the same bank, 1: not, or one is damaged
 """
 
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from jobs.stages.workforce import Workforce
-from pipeline.options import option, run
+from pipeline.address import Location
+from pipeline.options import DIGEST_HELP, BankLocation, option, run
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -22,10 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyBank(Workforce):
-    bank: Annotated[Path, tyro.conf.Positional, option("folder of a built bank")]
+    bank: Annotated[
+        BankLocation, tyro.conf.Positional, option("folder of a built bank, or its http(s) address")
+    ]
     other: Annotated[
-        Path | None, tyro.conf.Positional, option("folder of another, to compare it with")
+        BankLocation | None,
+        tyro.conf.Positional,
+        option("folder or address of another, to compare it with"),
     ] = None
+    digest: Annotated[str | None, option(DIGEST_HELP)] = None
     quick: Annotated[
         bool, option("compare what the two banks record of themselves, without rehashing them")
     ] = False
@@ -39,20 +47,23 @@ class VerifyBank(Workforce):
 def main(options: VerifyBank) -> None:
     from jobs.stages.cluster import Pool
 
-    banks = [path for path in (options.bank, options.other) if path is not None]
+    banks = [(options.bank, options.digest)]
+    if options.other is not None:
+        banks.append((options.other, None))
     with Pool(options.workers, options.scheduler) as pool:
-        whole = options.quick or all([is_whole(path, pool.results) for path in banks])
+        whole = options.quick or all([is_whole(*bank, pool.results) for bank in banks])
     if whole and options.other is not None:
-        whole = are_same(options.bank, options.other)
+        whole = are_same(options.bank, options.other, options.digest)
     if not whole:
         sys.exit(1)
 
 
-def is_whole(path: Path, results: "Results") -> bool:
+def is_whole(path: Location, digest: str | None, results: "Results") -> bool:
     """Have `results` read a bank anew, and print what was found."""
     from bank.verify import verify
 
-    verification = verify(path, results)
+    folder = whole_folder(path, digest)
+    verification = verify(folder, results)
     for damage in verification.damages:
         print(f"damaged: {damage}")
     found = counted(len(verification.damages), "damage") if verification.damages else "no damage"
@@ -62,12 +73,26 @@ def is_whole(path: Path, results: "Results") -> bool:
     return not verification.damages
 
 
-def are_same(first: Path, second: Path) -> bool:
+def whole_folder(bank: Location, digest: str | None) -> Path:
+    """The bank's folder; of one at an address all is fetched into that first, and what cannot be
+    had is printed."""
+    from bank.manifest import read_manifest
+    from bank.mirror import Mirror, check_pin
+
+    if isinstance(bank, Path):
+        check_pin(read_manifest(bank), digest, bank)
+        return bank
+    mirror = Mirror.open(bank, digest)
+    mirror.fetch(mirror.manifest.files, check=True, failed=lambda error: print(f"damaged: {error}"))
+    return mirror.folder
+
+
+def are_same(first: Location, second: Location, digest: str | None) -> bool:
     """Print how much of two banks is the same, what differs, and what may be why."""
     from bank.bank import Bank
     from bank.compare import LEVELS, SAME, compare
 
-    a, b = Bank.open(first), Bank.open(second)
+    a, b = Bank.open(first, digest), Bank.open(second)
     comparison = compare(a, b)
     for name, bank, path in (("A", a, first), ("B", b, second)):
         photos = counted(len(bank.contents.image_ids), "photo")

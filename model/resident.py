@@ -204,7 +204,7 @@ def _read(
 
     def pictures() -> Iterator[Pixels]:
         for shard in progress(shards, "reading scenes", len(shards), "shard"):
-            samples = list(contents.scenes_of_shard(shard))
+            samples = contents.scenes_of_shard(shard)
             tables.append(SceneTable.of_samples(samples, bank.vocabulary, masks=bank.has_masks))
             yield np.stack([sample.image for sample in samples])
 

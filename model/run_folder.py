@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from model.config import RunConfig, from_json
+from pipeline.address import Address, Location, location
 from pipeline.errors import UserError
 from pipeline.lock import lock
 
@@ -60,16 +61,22 @@ def _read(run: Path) -> _Stored:
         raise RunError(f"{path} is not a run's config: {error}; was it edited?") from error
 
 
-def read_run(run: Path) -> tuple[RunConfig, Path]:
+def read_run(run: Path) -> tuple[RunConfig, Location]:
     """Any run's config and the bank it was trained on."""
     stored = _read(run)
     try:
-        return from_json(stored.train), Path(stored.bank)
+        return from_json(stored.train), location(stored.bank)
     except msgspec.MsgspecError as error:
         raise RunError(f"{run / CONFIG}, train: {error}; was it edited?") from error
 
 
-def check_begun_on(digest: str, bank: Path, run: Path) -> None:
+def pin_of(run: Path, bank: Location) -> str | None:
+    """The content digest that the run's bank must have where it is at an address. What a folder has
+    is compared with the checkpoint's, or by `check_begun_on`."""
+    return _read(run).bank_digest if isinstance(bank, Address) else None
+
+
+def check_begun_on(digest: str, bank: Location, run: Path) -> None:
     """RunError where the run began on a bank with another content digest. Before the first
     checkpoint, which has its own, config.json alone says so."""
     begun = _read(run).bank_digest
@@ -80,7 +87,7 @@ def check_begun_on(digest: str, bank: Path, run: Path) -> None:
         )
 
 
-def read_config(run: Path, kind: type[Config]) -> tuple[Config, Path]:
+def read_config(run: Path, kind: type[Config]) -> tuple[Config, Location]:
     """`read_run` where only a run of that kind will do; RunError for another."""
     config, bank = read_run(run)
     if not isinstance(config, kind):

@@ -106,7 +106,7 @@ def read_block(bank: Bank, block: Block) -> LoadedBlock:
     pictures = np.empty((len(ids), side, side, 3), np.uint8)
     tables, rows = [], []
     for shard in block.shards:
-        samples = list(bank.contents.scenes_of_shard(shard))
+        samples = bank.contents.scenes_of_shard(shard)
         tables.append(SceneTable.of_samples(samples, bank.vocabulary, masks=bank.has_masks))
         rows.append(np.searchsorted(ids, tables[-1].image_ids))
         pictures[rows[-1]] = [sample.image for sample in samples]

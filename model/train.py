@@ -11,12 +11,13 @@ In a run that goes on, only how it is executed may change (--device, --loader-wo
 """
 
 import argparse
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-from model.config import RunConfig, flags_of
+from model.config import RetrieveGANConfig, RunConfig, flags_of
 from model.recipes import RECIPES
 from model.run_folder import (
     CONFIG,
@@ -24,21 +25,30 @@ from model.run_folder import (
     RunError,
     check_begun_on,
     new_run,
+    pin_of,
     read_run,
     writing_alone,
 )
+from pipeline.address import Location
 from pipeline.errors import UserError
 from pipeline.memory import keep_freed_memory
-from pipeline.options import REQUIRED, option, run, write_json
+from pipeline.options import DIGEST_HELP, REQUIRED, BankLocation, option, run, write_json
 from pipeline.output import log
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     bank: Annotated[
-        Path | None,
-        option("built bank, e.g. bank/coco; beside --resume only where the run's own has moved"),
+        BankLocation | None,
+        option(
+            "built bank, e.g. bank/coco or https://HOST/PATH; beside --resume only where the run's "
+            "own has moved"
+        ),
     ] = None
+    digest: Annotated[str | None, option(DIGEST_HELP)] = None
+    cache_gb: Annotated[
+        float, option("GB on this machine that the scenes of a bank at an address may take")
+    ] = 50.0
     out: Annotated[Path | None, option("folder to write; by default a new one in runs/")] = None
     resume: Annotated[Path | None, option("run folder to go on with")] = None
     config: Annotated[RunConfig, option("", name="")] = field(default_factory=RECIPES["paper"])
@@ -46,6 +56,8 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.resume is not None and self.out is not None:
             raise ValueError(f"--resume {self.resume} goes on in its folder; leave out --out")
+        if not 0 < self.cache_gb < math.inf:
+            raise ValueError(f"--cache-gb must be above 0, not {self.cache_gb}")
 
 
 def prepare(arguments: list[str]) -> TrainOptions:
@@ -82,8 +94,13 @@ def main(options: TrainOptions) -> None:
     keep_freed_memory()
     config = options.config
     device = choose_device(config.execution.device)
-    bank = Bank.open(bank_path)
+    digest = options.digest
+    if options.resume is not None and digest is None:
+        digest = pin_of(options.resume, bank_path)
+    bank = Bank.open(bank_path, digest, options.cache_gb)
     trainer = trainer_for(config, bank, device)
+    if isinstance(config, RetrieveGANConfig):
+        bank.fetch_patches("train")
     folder = options.resume or options.out or new_run(Path("runs"), bank.path.name)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder")
@@ -116,7 +133,7 @@ def main(options: TrainOptions) -> None:
     print(f"trained to step {trainer.step_number:,}: {folder}/")
 
 
-def path_of_bank(options: TrainOptions) -> Path:
+def path_of_bank(options: TrainOptions) -> Location:
     """RunError where more would change in a run that goes on than may."""
     if options.resume is None:
         assert options.bank is not None, "the command line asks for it"

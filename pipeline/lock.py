@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakSet
 
 from pipeline.files import UNSUPPORTED
 from pipeline.output import log
 
 # Of Lustre mounted without flock, NFS without its lock daemon, some FUSE.
 NO_LOCKS = UNSUPPORTED | {errno.ENOLCK}
+
+_locked: WeakSet[IO[Any]] = WeakSet()
 
 
 def lock(file: IO[Any], folder: Path) -> bool:
@@ -29,8 +32,7 @@ def lock(file: IO[Any], folder: Path) -> bool:
             f"note: {folder} lies on a file system without locks ({error.strerror}): see to it "
             f"that nothing else writes it at the same time"
         )
-    # A forked process (a loader's) would hold the lock for as long as it lives.
-    os.register_at_fork(after_in_child=file.close)
+    _locked.add(file)
     return True
 
 
@@ -39,9 +41,19 @@ def locked(path: Path) -> Iterator[None]:
     """One process at a time is inside; others wait, and go on when it ends or dies. On a file
     system without locks nobody waits."""
     with path.open("w") as file:
+        _locked.add(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
         yield
+
+
+def _release() -> None:
+    for file in _locked:
+        file.close()
+
+
+# A forked process (a loader's) would hold the locks for as long as it lives.
+os.register_at_fork(after_in_child=_release)

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from pipeline.address import Location, location
 from pipeline.arithmetic import fix_products
 from pipeline.errors import exit_code
 from pipeline.files import write_bytes
@@ -26,7 +27,22 @@ from pipeline.waiting import wait_passively
 Options = TypeVar("Options")
 
 REQUIRED: Any = tyro.MISSING  # the default of what must be given
+DIGEST_HELP = (
+    "64 hex digits that the bank must have: its content digest, or its manifest's manifest_digest"
+)
+# The type of an option for a bank: a folder or an address.
+BankLocation = Annotated[
+    Location,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FOLDER|URL",
+        instance_from_str=lambda given: location(given[0]),
+        is_instance=lambda value: isinstance(value, Location),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
 QUIET = "--quiet"
+ADDRESS = re.compile(r"(?:--[^\s=]+=)?(https?://.*)", re.IGNORECASE)
 EVERYWHERE = (
     f"{QUIET} leaves out how the work goes: results, warnings and errors are printed. --version, "
     f"alone, prints the version."
@@ -98,12 +114,10 @@ def parse(
     prepare   the arguments -> the defaults
     """
     for before, argument in pairwise(["", *arguments]):
-        if re.match(r"(--\S+=)?https?://", argument):
-            if "--scheduler" in (before, argument.partition("=")[0]):
-                raise ValueError(
-                    f"{argument} is a dashboard's address; that of a scheduler begins with tcp://"
-                )
-            raise ValueError(f"{argument} is an address; download it, and give the path here")
+        if ADDRESS.match(argument) and "--scheduler" in (before, argument.partition("=")[0]):
+            raise ValueError(
+                f"{argument} is a dashboard's address; that of a scheduler begins with tcp://"
+            )
     defaults: Any = prepare(arguments) if prepare else None
     # A paragraph for each example: lines would be run together.
     shown = re.sub(r"\n(?=python -m)", "\n\n", description or "")
@@ -115,6 +129,10 @@ def parse(
         default=defaults,
         config=(tyro.conf.DisallowNone,),
     )
+    paths = {str(path) for path in _paths(parsed)}
+    for argument in arguments:
+        if (address := ADDRESS.match(argument)) and str(Path(address[1])) in paths:
+            raise ValueError(f"{argument} is an address; download it, and give the path here")
     lists = set(_flags_of_lists(parsed))
     typed = [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
     for flag in typed:
@@ -131,6 +149,16 @@ def _flags_of_lists(options: Any) -> Iterator[str]:
             yield from _flags_of_lists(value)
         elif isinstance(value, tuple | list | Mapping):
             yield field.name.replace("_", "-")
+
+
+def _paths(options: Any) -> Iterator[Path]:
+    """All that name a folder or a file."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _paths(value)
+        values = value if isinstance(value, tuple) else (value,)
+        yield from (path for path in values if isinstance(path, Path))
 
 
 def _command() -> str | None:

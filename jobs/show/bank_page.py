@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from bank.statistics import (
     Statistics,
 )
 from jobs.show.page import EmbeddedImage, environment, jpeg
+from pipeline.address import Location
 from pipeline.crop import Pixels
 from pipeline.licences import short_name
 from pipeline.options import to_json
@@ -59,7 +59,7 @@ class CategoryEntry(NamedTuple):
     sheet: Sheet | None
 
 
-def lines(path: Path, bank: Bank, statistics: Statistics) -> list[str]:
+def lines(path: Location, bank: Bank, statistics: Statistics) -> list[str]:
     """The numbers, short."""
     train, val, test = statistics.splits
     held = sum(c.patches > 0 for c in statistics.categories)

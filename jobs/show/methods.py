@@ -10,9 +10,10 @@ import torch
 from bank.bank import Bank
 from model.config import RetrievalMode, Sg2ImConfig
 from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
-from model.run_folder import read_run
+from model.run_folder import pin_of, read_run
 from model.sg2im.published import ignored_note, is_published
 from model.sg2im.run import Sg2ImRun
+from pipeline.address import Location
 from pipeline.crop import Pixels
 from pipeline.errors import UserError
 from pipeline.output import log
@@ -102,7 +103,9 @@ def share_options(method: Method, own: Method) -> Method:
     return method
 
 
-def open_run(source: Path, bank: Path | None, device: torch.device) -> RetrieveGANRun | Sg2ImRun:
+def open_run(
+    source: Path, bank: Location | None, device: torch.device
+) -> RetrieveGANRun | Sg2ImRun:
     """Open a run folder of either kind, or sg2im's published checkpoint. `bank`: the new place of
     the bank, where the run is one that retrieves and its bank has moved."""
     if is_published(source) or isinstance(read_run(source)[0], Sg2ImConfig):
@@ -113,13 +116,18 @@ def open_run(source: Path, bank: Path | None, device: torch.device) -> RetrieveG
     return RetrieveGANRun.open(source, bank, device)
 
 
-def open_bank(opened: RetrieveGANRun | Sg2ImRun, source: Path, bank: Path | None) -> Bank:
+def open_bank(opened: RetrieveGANRun | Sg2ImRun, source: Path, bank: Location | None) -> Bank:
     """The bank that a run was trained on; UserError where none is known."""
     if isinstance(opened, RetrieveGANRun):
         return opened.bank
-    if bank is None and is_published(source):
-        raise UserError(f"{source} comes without a bank, whose scenes are asked for: give --bank")
-    return Bank.open(bank or read_run(source)[1])
+    if is_published(source):
+        if bank is None:
+            raise UserError(
+                f"{source} comes without a bank, whose scenes are asked for: give --bank"
+            )
+        return Bank.open(bank)
+    place = bank or read_run(source)[1]
+    return Bank.open(place, pin_of(source, place))
 
 
 def method_of(opened: RetrieveGANRun | Sg2ImRun, name: str) -> Method:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from model.config import Device, RetrievalMode
-from pipeline.options import option
+from pipeline.options import BankLocation, option
 
 MOST_DRAWS = 1000
 MOST_ROWS = 20  # draws of a graph in a comparison or a report
@@ -53,7 +53,7 @@ class SampleOptions:
     candidates: Annotated[
         int | None, option("patches considered per object; by default as many as the bank stores")
     ] = None
-    bank: Annotated[Path | None, option("the run's bank, where it has moved")] = None
+    bank: Annotated[BankLocation | None, option("the run's bank, where it has moved")] = None
     data: Annotated[
         Path | None, option("the bank's photos; by default data/<dataset>, if they are there")
     ] = None
@@ -92,7 +92,9 @@ class SampleOptions:
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     run: Annotated[Path, option("run folder")]
-    bank: Annotated[Path | None, option("where the run's bank lies, if it has moved")] = None
+    bank: Annotated[BankLocation | None, option("where the run's bank lies, if it has moved")] = (
+        None
+    )
     split: Annotated[Literal["val", "test"], option("scenes to score")] = "val"
     scenes: Annotated[int, option("at most so many scenes, drawn evenly")] = 600
     candidates: Annotated[

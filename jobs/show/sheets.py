@@ -78,7 +78,7 @@ def photos_folder(bank: Bank, data: Path | None) -> Path | None:
 
 def photo_digests(bank: Bank) -> dict[int, str]:
     """SHA-256 of the photos' files, by image id; none in banks of earlier versions."""
-    path = bank.path / "photos.arrow"
+    path = bank.file("photos.arrow")
     if not path.is_file():
         return {}
     table = read_table(path, ("image_id", "sha256"))

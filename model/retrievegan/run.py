@@ -25,8 +25,9 @@ from model.pixels import to_float, to_uint8
 from model.retrieval.choice import choose, draw_choice, draws_differ, noise_by_default
 from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrievegan.network import RetrieveGAN
-from model.run_folder import read_config
+from model.run_folder import pin_of, read_config
 from model.sources import BankSource
+from pipeline.address import Location, location
 from pipeline.errors import UserError
 from pipeline.scene import Box, SceneGraph, image_of
 from pipeline.wording import counted
@@ -60,10 +61,11 @@ def load_network(
     return model.to(device).eval(), state
 
 
-def bank_of(run: Path, bank: Path | None = None) -> Bank:
+def bank_of(run: Path, bank: Location | None = None) -> Bank:
     """The bank that a run was trained on, opened; `bank` where it has moved."""
     _, trained_on = read_config(run, RetrieveGANConfig)
-    return Bank.open(bank or trained_on)
+    place = bank or trained_on
+    return Bank.open(place, pin_of(run, place))
 
 
 class RetrieveGANRun:
@@ -73,15 +75,18 @@ class RetrieveGANRun:
         self.model = model.to(device).eval()
         self.bank = bank
         self.device = device
-        self.encoder = GraphEncoder.load(bank.path / "graph_encoder.safetensors")
+        self.encoder = GraphEncoder.load(bank.file("graph_encoder.safetensors"))
         self._object_vectors = lru_cache(GRAPHS_KEPT)(self._embed)
 
     @classmethod
     def open(
-        cls, run: Path | str, bank: Path | str | None = None, device: torch.device | str = "cpu"
+        cls,
+        run: Path | str,
+        bank: Location | str | None = None,
+        device: torch.device | str = "cpu",
     ) -> Self:
         """A run folder; `bank` where the bank it was trained on has moved."""
-        opened = bank_of(Path(run), None if bank is None else Path(bank))
+        opened = bank_of(Path(run), None if bank is None else location(bank))
         model, _ = load_network(Path(run), opened, torch.device(device))
         return cls(model, opened, torch.device(device))
 
