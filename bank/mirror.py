@@ -166,16 +166,20 @@ class Mirror:
 
     def _check_disk(self, names: Collection[str]) -> None:
         """BankError where they do not fit on the disk."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         digests = self.manifest.files
         begun = sum(_size(self.folder / f"{name}{PARTIAL}") for name in names)
         needed = sum(digests[name].bytes for name in names) - begun
-        free = shutil.disk_usage(self.folder).free
+        free = self._free()
         if needed > free:
             raise BankError(
                 f"{self.place}: {needed / 1e9:.2f} GB are to be fetched into {self.folder}, where "
                 f"{free / 1e9:.2f} GB are free; make room, or name another folder in ${VARIABLE}"
             )
+
+    def _free(self) -> int:
+        """Bytes on its disk."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self.folder).free
 
     @contextmanager
     def _shown(self, names: Sequence[str], total: int) -> Iterator[Callable[[int], None]]:
@@ -188,12 +192,12 @@ class Mirror:
         what = counted(len(names), "file") if others else first
         log.info(f"{self.place}: {what}, {total / 1e6:,.0f} MB, to be fetched into {self.folder}")
         done = 0
-        with Bar("fetch", total // MEGABYTE, "megabyte") as bar:
+        with Bar("fetch", round(total / MEGABYTE), "megabyte") as bar:
 
             def told(more: int) -> None:
                 nonlocal done
                 done += more
-                bar.reach(done // MEGABYTE)
+                bar.reach(round(done / MEGABYTE))
 
             yield told
 
@@ -205,8 +209,7 @@ class Mirror:
                 status = path.stat()
                 held.append((status.st_mtime_ns, status.st_size, path))
         used = sum(size for _, size, _ in held)
-        free = shutil.disk_usage(self.folder).free
-        room = min(int(self.cache_gb * 1e9), used + free) - self.manifest.files[name].bytes
+        room = min(int(self.cache_gb * 1e9), used + self._free()) - self.manifest.files[name].bytes
         for _, size, path in sorted(held):
             if used <= room:
                 return

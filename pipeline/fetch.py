@@ -3,7 +3,6 @@
 Only http and https are spoken, to whatever place the server may lead.
 """
 
-import errno
 import functools
 import hashlib
 import os
@@ -46,6 +45,10 @@ class UnreachableError(FetchError):
     """... because the server cannot be reached, is busy or breaks off: later it may be."""
 
 
+class OtherFileError(FetchError):
+    """... because it is not the one that the manifest names."""
+
+
 Told = Callable[[int], None]
 
 
@@ -76,13 +79,11 @@ def fetch(address: str, path: Path, *, size: int, sha256: str, told: Told = _ign
                     put_in_place(Path(file.name), path)
                     return
                 _empty(file, told)
-            raise FetchError(
+            raise OtherFileError(
                 f"{address} is not the file that its manifest names: its SHA-256 differs, as often "
                 f"as it is fetched; it was damaged or replaced there: ask who hosts it"
             )
-        except UnreachableError:
-            raise
-        except FetchError:
+        except OtherFileError:
             Path(file.name).unlink(missing_ok=True)
             raise
 
@@ -173,10 +174,11 @@ def _fill(address: str, file: IO[bytes], size: int, told: Told) -> None:
             except UnreachableError:
                 if (now := file.seek(0, os.SEEK_END)) >= most + ENOUGH:
                     most, failed = now, 0
-                failed += 1
+                else:
+                    failed += 1
                 if failed == TRIES:
                     raise
-                time.sleep(WAIT_S * 2 ** (failed - 1))
+                time.sleep(WAIT_S * 2 ** max(failed - 1, 0))
 
 
 def _append(address: str, file: IO[bytes], start: int, size: int, told: Told) -> None:
@@ -195,14 +197,12 @@ def _append(address: str, file: IO[bytes], start: int, size: int, told: Told) ->
         for block in _blocks(response, address):
             start += len(block)
             if start > size:
-                raise FetchError(_other_size(address, "more", size))
+                raise OtherFileError(_other_size(address, "more", size))
             file.write(block)
             told(len(block))
         file.flush()
     if start < size:
-        raise UnreachableError(
-            f"{address}: the connection broke off after {start:,} of {size:,} bytes"
-        )
+        raise UnreachableError(f"{address}: the connection broke off")
 
 
 def _check_length(response: urllib3.BaseHTTPResponse, size: int, address: str) -> None:
@@ -214,7 +214,7 @@ def _check_length(response: urllib3.BaseHTTPResponse, size: int, address: str) -
         )
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) != size:
-        raise FetchError(_other_size(address, f"{int(length):,}", size))
+        raise OtherFileError(_other_size(address, f"{int(length):,}", size))
 
 
 def _other_size(address: str, has: str, size: int) -> str:
@@ -300,10 +300,13 @@ def _check_status(status: int, address: str) -> None:
 def _unreachable(address: str, error: Exception) -> FetchError:
     """What went wrong with a connection, in a line."""
     host, cause = urlsplit(address).hostname, error.__cause__ or error.__context__
+    reason = getattr(cause, "strerror", None) or str(error).partition("\n")[0]
     if isinstance(error, exceptions.NameResolutionError):
         return UnreachableError(
             f"{address}: no machine is known as {host}; is it spelt right, and is the network up?"
         )
+    if isinstance(error, exceptions.NewConnectionError):
+        return UnreachableError(f"{address}: {host} lets nobody in ({reason}); does a server run?")
     if isinstance(error, exceptions.ConnectTimeoutError):
         return UnreachableError(f"{address}: {host} does not answer within {CONNECT_S:g} s")
     if isinstance(error, exceptions.ReadTimeoutError):
@@ -313,9 +316,8 @@ def _unreachable(address: str, error: Exception) -> FetchError:
             f"{address}: the certificate of {host} is not to be trusted ({cause.verify_message}); "
             f"SSL_CERT_FILE names certificates of your own"
         )
-    reason = getattr(cause, "strerror", None) or str(error).partition("\n")[0]
-    if getattr(cause, "errno", None) == errno.ECONNREFUSED:
-        return UnreachableError(f"{address}: no server runs there ({reason})")
+    if isinstance(error, exceptions.IncompleteRead) or isinstance(cause, exceptions.IncompleteRead):
+        return UnreachableError(f"{address}: the connection broke off")
     return UnreachableError(f"{address}: the connection failed ({reason})")
 
 
