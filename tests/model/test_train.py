@@ -17,6 +17,7 @@ from model.loop import train
 from model.recipes import RECIPES
 from model.run_folder import CONFIG, RunError, new_run, read_run, writing_alone
 from model.train import TrainOptions, main
+from pipeline.address import location
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from tests.model.small_runs import losses_of, options_of, small, trainer_of
@@ -114,9 +115,22 @@ def test_a_flag_of_another_kind_of_recipe_is_refused(recipe, flag, value):
 
 
 def test_an_address_is_refused_as_it_was_typed():
-    for given in (("--bank", "https://x.y/z"), ("--bank=https://x.y/z",)):
-        with pytest.raises(ValueError, match=r"^(--bank=)?https://x\.y/z is an address; "):
-            options_of(*given)
+    for given in (("--out", "https://x.y/z"), ("--out=https://x.y/z",)):
+        with pytest.raises(ValueError, match=r"^(--out=)?https://x\.y/z is an address; "):
+            options_of("--bank", "b", *given)
+
+
+def test_a_bank_may_lie_at_an_address():
+    for given in (("--bank", "https://x.y/z/"), ("--bank=https://x.y/z",)):
+        assert options_of(*given).bank == location("https://x.y/z")
+    with pytest.raises(UserError, match="begins with http:// or https://, not with s3:"):
+        options_of("--bank", "s3://x/y")
+
+
+def test_a_cache_has_a_size():
+    for gb in (0, -1, "inf", "nan"):
+        with pytest.raises(ValueError, match="--cache-gb must be above 0, not"):
+            options_of("--bank", "b", "--cache-gb", gb)
 
 
 def test_a_run_beyond_its_last_step_is_not_called_trained(bank, stopped):
