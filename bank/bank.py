@@ -14,7 +14,7 @@ from bank.candidates import Candidates, read_candidates
 from bank.contents import Contents
 from bank.errors import BankError
 from bank.exact_search import PADDING
-from bank.folder import Folder
+from bank.folder import Files, Folder
 from bank.index import Indexes
 from bank.manifest import Manifest, check_sizes, check_small, read_manifest
 from bank.mirror import CACHE_GB, Mirror, check_content, check_pin
@@ -36,13 +36,13 @@ class Bank:
     Of one at an address, `path` is that address, and `file` brings what is asked for.
     """
 
-    def __init__(self, files: Folder | Mirror, manifest: Manifest) -> None:
-        self.files = files
-        self.path = files.place
+    def __init__(self, files: Path | Mirror, manifest: Manifest) -> None:
+        self.files: Files = files if isinstance(files, Mirror) else Folder(files)
+        self.path = self.files.place
         self.manifest = manifest
         self.image_size: int = manifest.recipe["image_size"]  # px, of a scene's picture
         self.patch_size: int = manifest.recipe["patch_size"]  # px, of a patch
-        self.contents = Contents(files.folder, self.patch_size, files)
+        self.contents = Contents(self.files.folder, self.patch_size, self.files)
 
     @classmethod
     def open(
@@ -71,7 +71,7 @@ class Bank:
         if digest is not None:
             check_pin(manifest, digest, place)
             check_content(manifest, place)
-        return cls(Folder(place), manifest)
+        return cls(place, manifest)
 
     def __reduce__(self) -> tuple[Callable[..., "Bank"], tuple[object, ...]]:
         if isinstance(self.path, Address):

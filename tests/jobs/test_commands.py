@@ -121,7 +121,7 @@ WRONG = {
     "jobs.demo": ("--steps", "0"),
     "jobs.edit_bank": ("bank", "--remove-photo"),
     "jobs.evaluate": ("--run", "run", "--seed", "-1"),
-    "jobs.inspect_bank": ("https://x.y/z",),
+    "jobs.inspect_bank": ("bank", "--out", "https://x.y/z"),
     "jobs.report": ("--run", "run", "--draws", "0"),
     "jobs.sample": ("--run", "run"),
     "jobs.verify_bank": ("bank", "--quick"),
@@ -140,7 +140,7 @@ def test_a_value_that_makes_no_sense_is_wrong_usage(tmp_path):
         ("--steps", "0"),
         ("--recipe", "sg2im", "--losses.boxes=-1"),
         ("--eval-after", "3"),
-        ("--bank", "https://x.y/z"),
+        ("--out", "https://x.y/z"),
     ],
 )
 def test_wrong_usage_of_train_is_one_line_and_exit_code_2(arguments):
