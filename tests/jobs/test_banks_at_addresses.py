@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,12 @@ def image(run: Path) -> bytes:
     return (run / "samples/graph/image-0.png").read_bytes()
 
 
-def test_a_run_of_a_bank_at_an_address_is_that_of_the_folder(web, toy_bank, capsys):
-    near = trained(toy_bank, "near")
-    far = trained(f"{web.address}/", "far", "--digest", read_manifest(toy_bank).content_digest)
+@pytest.mark.parametrize("loader", ["stream", "resident"])
+def test_a_run_of_a_bank_at_an_address_is_that_of_the_folder(web, toy_bank, capsys, loader):
+    near = trained(toy_bank, "near", "--loader", loader)
+    shutil.rmtree("cache", ignore_errors=True)
+    digest = read_manifest(toy_bank).content_digest
+    far = trained(f"{web.address}/", "far", "--loader", loader, "--digest", digest)
     assert losses_of(far) == losses_of(near)
     assert json.loads((far / "config.json").read_text())["bank"] == web.address
     train_shards = [f"patches/{s}/data.mdb" for s in read_manifest(toy_bank).shards if "train" in s]
