@@ -10,7 +10,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import responses
 from pathlib import Path
 from typing import IO
@@ -20,7 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 from urllib3 import exceptions
 
-from pipeline.checks import show
+from pipeline.checks import clip, show
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, put_in_place, writing
 from pipeline.lock import lock
@@ -34,6 +34,7 @@ ENOUGH = 1 << 20  # bytes
 BLOCK = 1 << 16
 POLL_S = 0.1  # whether another process has done
 MOST_REDIRECTS = 5
+THREADS = 8  # that may ask one server at once
 BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))  # may answer otherwise in a while
 
 
@@ -209,12 +210,12 @@ def _check_length(response: urllib3.BaseHTTPResponse, size: int, address: str) -
     """FetchError where the server says that the whole file has another size."""
     if encoding := response.headers.get("Content-Encoding"):
         raise FetchError(
-            f"{address}: the server sends it in encoding {encoding}, unasked; it must send files "
-            f"as they are"
+            f"{address}: the server sends it in encoding {show(encoding)}, unasked; it must send "
+            f"files as they are"
         )
-    length = response.headers.get("Content-Length", "")
-    if length.isdecimal() and int(length) != size:
-        raise OtherFileError(_other_size(address, f"{int(length):,}", size))
+    length = re.fullmatch(r"\d{1,20}", response.headers.get("Content-Length", ""), re.ASCII)
+    if length and int(length[0]) != size:
+        raise OtherFileError(_other_size(address, f"{int(length[0]):,}", size))
 
 
 def _other_size(address: str, has: str, size: int) -> str:
@@ -249,36 +250,44 @@ def _blocks(response: urllib3.BaseHTTPResponse, address: str) -> Iterator[bytes]
 @contextmanager
 def _answer(address: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
     """The answer to a request: the file, a part of it, or 416; FetchError for all else."""
-    try:
-        response = _request(address, {"Accept-Encoding": "identity", **headers})
-    except (exceptions.HTTPError, OSError) as error:
-        raise _unreachable(address, error) from error
-    try:
+    with _request(address, {"Accept-Encoding": "identity", **headers}) as response:
         _check_status(response.status, address)
         yield response
-    finally:
-        response.close()
 
 
-def _request(address: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+def _request(address: str, headers: dict[str, str]) -> closing[urllib3.BaseHTTPResponse]:
     """Led to other places by the server, but only to those of the web."""
     url = address
     for _ in range(MOST_REDIRECTS + 1):
-        response = _pool(_proxy(url)).request(
-            "GET",
-            url,
-            headers=headers,
-            timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
-            retries=False,
-            preload_content=False,
-        )
+        try:
+            response = _pool(_proxy(url)).request(
+                "GET",
+                url,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+        except (exceptions.HTTPError, OSError) as error:
+            raise _unreachable(url, error) from error
         if not (to := response.get_redirect_location()):
-            return response
+            return closing(response)
         response.close()
-        url, scheme = urljoin(url, to), urlsplit(url).scheme
-        if not url.startswith(("https://", f"{scheme}://")):
-            raise FetchError(f"{address}: the server leads to {show(url)}, which is refused")
+        url = _led(url, to, address)
     raise FetchError(f"{address}: the server leads on and on to other addresses")
+
+
+def _led(url: str, to: str, address: str) -> str:
+    """Where a server leads: to the web, and not from https to http."""
+    try:
+        there = urljoin(url, to)
+        allowed = ("https",) if urlsplit(url).scheme == "https" else ("https", "http")
+        if urlsplit(there).scheme in allowed and urlsplit(there).hostname:
+            return there
+    except ValueError:  # of brackets that do not close
+        pass
+    raise FetchError(f"{address}: the server leads to {show(to)}, which is refused")
 
 
 def _check_status(status: int, address: str) -> None:
@@ -300,7 +309,7 @@ def _check_status(status: int, address: str) -> None:
 def _unreachable(address: str, error: Exception) -> FetchError:
     """What went wrong with a connection, in a line."""
     host, cause = urlsplit(address).hostname, error.__cause__ or error.__context__
-    reason = getattr(cause, "strerror", None) or str(error).partition("\n")[0]
+    reason = clip(getattr(cause, "strerror", None) or str(error).partition("\n")[0])
     if isinstance(error, exceptions.NameResolutionError):
         return UnreachableError(
             f"{address}: no machine is known as {host}; is it spelt right, and is the network up?"
@@ -332,7 +341,9 @@ def _proxy(address: str) -> str | None:
 @functools.cache
 def _pool(proxy: str | None) -> urllib3.PoolManager:
     """This process's connections."""
-    return urllib3.ProxyManager(proxy) if proxy else urllib3.PoolManager()
+    if proxy:
+        return urllib3.ProxyManager(proxy, maxsize=THREADS)
+    return urllib3.PoolManager(maxsize=THREADS)
 
 
 # Two processes on one connection would take each other's answers.

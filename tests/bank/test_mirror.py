@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -326,26 +327,34 @@ def test_patches_that_rot_are_fetched_anew_once(web, bank, how, capsys):
         Bank.open(web.address).patches(bank.patch_ids)
 
 
+@pytest.mark.parametrize("whole_shards", [True, False])
 @pytest.mark.parametrize("how", ["flipped", "short", "gone"])
-def test_scenes_that_rot_are_fetched_anew_once(web, bank, how):
+def test_scenes_that_rot_are_fetched_anew_once(web, bank, how, whole_shards):
     there = Bank.open(web.address)
     image_id = int(bank.scene_ids("train")[0])
-    there.scene(image_id)
     shard = str(bank.contents.shards_of_images(np.array([image_id]))[0])
     path = there.scene_shard(shard)
+
+    def read(opened: Bank) -> np.ndarray:
+        if not whole_shards:
+            return opened.scene(image_id).image
+        samples = opened.contents.scenes_of_shard(shard)
+        assert samples[0].image_id == image_id
+        return samples[0].image
+
+    assert np.array_equal(read(there), bank.scene(image_id).image)
     spoil = {
         "flipped": lambda: [flip(path, place) for place in range(0, path.stat().st_size, 512)],
         "short": lambda: os.truncate(path, 5000),
         "gone": path.unlink,
     }[how]
     spoil()
-    again = Bank.open(web.address)
-    assert np.array_equal(again.scene(image_id).image, bank.scene(image_id).image)
+    assert np.array_equal(read(Bank.open(web.address)), bank.scene(image_id).image)
     assert web.names().count(f"scenes/{shard}.tar") == 2
     spoil()
     web.always[f"scenes/{shard}.tar"] = flips(5000)
     with pytest.raises(BankError, match=rf"^{web.address}/scenes/{shard}\.tar is not the file"):
-        Bank.open(web.address).scene(image_id)
+        read(Bank.open(web.address))
 
 
 def test_a_file_is_fetched_anew_where_there_is_an_address(web, bank):
@@ -379,6 +388,36 @@ def test_what_says_otherwise_than_the_tables_is_named_though_the_manifest_agrees
     with pytest.raises(BankError, match="is not what was cut: its SHA-256 differs"):
         there.patches(bank.patch_ids)
     assert changed.names().count(name) == 1  # the server sends what the manifest says
+
+
+class Harm:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("harmed",)
+
+
+@pytest.mark.parametrize("whole_shards", [True, False])
+def test_a_pickle_among_the_scenes_is_never_opened(
+    changed, bank, tmp_path, monkeypatch, whole_shards
+):
+    """Though the manifest agrees with it."""
+    monkeypatch.chdir(tmp_path)
+    image_id = int(bank.scene_ids("train")[0])
+    shard = str(bank.contents.shards_of_images(np.array([image_id]))[0])
+    name = f"scenes/{shard}.tar"
+    path, row = changed.folder / name, int(np.searchsorted(bank.contents.image_ids, image_id))
+    held = io.BytesIO()
+    np.save(held, np.array([Harm()], object), allow_pickle=True)
+    data = bytearray(path.read_bytes())
+    start = bank.contents.scenes["image_offset"][row].as_py()
+    data[start : start + len(held.getvalue())] = held.getvalue()
+    path.write_bytes(data)
+    record(changed.folder, name)
+    there = Bank.open(changed.address)
+    with pytest.raises(BankError, match="an array of objects or in"):
+        there.contents.scenes_of_shard(shard) if whole_shards else there.scene(image_id)
+    assert not Path("harmed").exists()
+    np.load(io.BytesIO(data[start:]), allow_pickle=True)
+    assert Path("harmed").is_dir()  # it was one that harms
 
 
 # Room for scenes
