@@ -67,7 +67,7 @@ class Mirror:
             here = digest and _mirrored(lambda manifest: manifest.content_digest == digest)
             if not here:
                 raise BankError(str(error)) from error
-            log.warning(f"note: {error}; the bank is taken from {here[0]}, where it was fetched to")
+            log.warning(f"note: the bank is taken as it was fetched to {here[0]}: {error}")
             return cls(place, *here, cache_gb)
         except FetchError as error:
             raise BankError(f"there is no bank at {place}: {error}") from error

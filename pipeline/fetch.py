@@ -315,7 +315,9 @@ def _unreachable(address: str, error: Exception) -> FetchError:
             f"{address}: no machine is known as {host}; is it spelt right, and is the network up?"
         )
     if isinstance(error, exceptions.NewConnectionError):
-        return UnreachableError(f"{address}: {host} lets nobody in ({reason}); does a server run?")
+        return UnreachableError(
+            f"{address}: {host} takes no connection ({reason}); is a server running there?"
+        )
     if isinstance(error, exceptions.ConnectTimeoutError):
         return UnreachableError(f"{address}: {host} does not answer within {CONNECT_S:g} s")
     if isinstance(error, exceptions.ReadTimeoutError):

@@ -87,7 +87,7 @@ def test_a_run_goes_on_where_its_bank_is_not_to_be_reached(web, toy_bank, capsys
     bank.files.fetch(bank.manifest.files)
     web.always = {name: status(503) for name in ("manifest.json", *read_manifest(toy_bank).files)}
     assert image(far) == before
-    assert "the bank is taken from" in capsys.readouterr().err
+    assert "the bank is taken as it was fetched to" in capsys.readouterr().err
     train.main(options_of("--resume", far, "--steps", 3))
     assert checkpoint.read_state(checkpoint.last(far)).step == 3
 
@@ -191,6 +191,17 @@ def test_a_bank_at_an_address_is_inspected(web, toy_bank, tmp_path, capsys):
     assert [line.replace(str(toy_bank), web.address) for line in near[:-1]] == far[:-1]
     assert re.fullmatch(r"127\.0\.0\.1-report\.html \([\d.]+ MB\)", far[-1])
     assert not any(name.startswith("scenes/") for name in web.names())
+
+
+def test_every_command_on_a_run_takes_an_address_for_its_bank(web, tmp_path):
+    for options, more in (
+        (Evaluate, []),
+        (SampleOptions, ["--graph", "g"]),
+        (report.ReportOptions, []),
+    ):
+        parsed = parse(options, ["--run", "r", *more, "--bank", f"{web.address}/"])
+        assert parsed.bank == web.address
+        assert parse(options, ["--run", "r", *more, "--bank", "b"]).bank == Path("b")
 
 
 @pytest.mark.parametrize(

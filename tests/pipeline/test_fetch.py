@@ -279,7 +279,7 @@ def test_a_machine_that_does_not_answer_is_named(path, monkeypatch):
     monkeypatch.setattr(fetching, "WAIT_S", 0.0)
     with serving(path.parent) as gone:
         pass
-    refused(gone, path, r"127\.0\.0\.1 lets nobody in \(Connection refused\); does a server run")
+    refused(gone, path, r"127\.0\.0\.1 takes no connection \(Connection refused\); is a server")
 
 
 @pytest.mark.parametrize(
