@@ -24,6 +24,8 @@ failures.jsonl                every photo or object left out, with a reason code
 croissant.json                for search engines and dataset hubs (bank/croissant.py)
 report.html                   numbers and contact sheets, by `python -m jobs.inspect_bank`
 
+A bank may lie at an address of the web: its files then come as they are asked for (bank/mirror.py).
+
 Files here are code, folders are banks (git-ignored).
 
 Letters of shapes are those of model/__init__.py: B patches, O objects, K candidates, D width of a

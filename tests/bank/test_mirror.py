@@ -7,7 +7,6 @@ import re
 import shutil
 from collections import namedtuple
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +76,11 @@ def record(folder: Path, *names: str) -> None:
     edit_manifest(folder, files=files)
 
 
-def flip(path: Path, place: int = -1) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
+def flip(path: Path, start: int = 0, step: int = 1 << 40) -> None:
+    """A bit of the byte at `start`, and of every one `step` further."""
+    data = np.fromfile(path, np.uint8)
+    data[start::step] ^= 1
+    data.tofile(path)
 
 
 def some(bank: Bank, split: str) -> np.ndarray:
@@ -183,9 +183,6 @@ def test_a_bank_goes_to_other_processes_without_the_server(web, bank):
     sent = pickle.loads(data)
     assert sent.path == web.address
     assert sent.files.cache_gb == there.files.cache_gb
-    with get_context("spawn").Pool(1) as pool:
-        pixels = pool.apply(Bank.patches, (there, bank.patch_ids[:5]))
-    assert np.array_equal(pixels, bank.patches(bank.patch_ids[:5]))
     assert np.array_equal(sent.patches(bank.patch_ids), bank.patches(bank.patch_ids))
     assert web.asked == []
 
@@ -310,7 +307,7 @@ def test_patches_that_rot_are_fetched_anew_once(web, bank, how, capsys):
     name = f"patches/{bank.contents.patches.shards[-1]}/data.mdb"
     path = folder_of(there) / name
     spoil = {
-        "flipped": lambda: [flip(path, place) for place in range(9000, path.stat().st_size, 4096)],
+        "flipped": lambda: flip(path, 9000, 4096),
         "short": lambda: os.truncate(path, 5000),
         "gone": path.unlink,
     }[how]
@@ -344,7 +341,7 @@ def test_scenes_that_rot_are_fetched_anew_once(web, bank, how, whole_shards):
 
     assert np.array_equal(read(there), bank.scene(image_id).image)
     spoil = {
-        "flipped": lambda: [flip(path, place) for place in range(0, path.stat().st_size, 512)],
+        "flipped": lambda: flip(path, 0, 512),
         "short": lambda: os.truncate(path, 5000),
         "gone": path.unlink,
     }[how]
@@ -381,8 +378,7 @@ def test_what_says_otherwise_than_the_tables_is_named_though_the_manifest_agrees
     digest stands for."""
     shard = bank.contents.patches.shards[-1]
     name = f"patches/{shard}/data.mdb"
-    for place in range(9000, (changed.folder / name).stat().st_size, 4096):
-        flip(changed.folder / name, place)
+    flip(changed.folder / name, 9000, 4096)
     record(changed.folder, name)
     there = Bank.open(changed.address, bank.content_digest)
     with pytest.raises(BankError, match="is not what was cut: its SHA-256 differs"):
@@ -599,7 +595,18 @@ def test_what_else_lies_among_the_mirrors_is_passed_over(web, bank, cache):
 
 
 @pytest.mark.parametrize(
-    "name", ["/etc/x", "../x", "a/../../x", "C:\\x", "pipe:id", "a\nb", "a//b", "PATCHES.ARROW"]
+    "name",
+    [
+        "/etc/x",
+        "../x",
+        "a/../../x",
+        "C:\\x",
+        "pipe:id",
+        "a\nb",
+        "a//b",
+        "PATCHES.ARROW",
+        "manifest.json",
+    ],
 )
 def test_a_manifest_that_names_files_elsewhere_is_refused(changed, name, cache):
     files = json.loads((changed.folder / "manifest.json").read_text())["files"]
