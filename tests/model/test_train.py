@@ -127,10 +127,11 @@ def test_a_bank_may_lie_at_an_address():
         options_of("--bank", "s3://x/y")
 
 
-def test_a_cache_has_a_size():
-    for gb in (0, -1, "inf", "nan"):
-        with pytest.raises(ValueError, match="--cache-gb must be above 0, not"):
+def test_a_cache_has_a_size(capsys):
+    for gb in (0.0, -1.0, "inf", "nan"):
+        with pytest.raises(SystemExit, match="2"):
             options_of("--bank", "b", "--cache-gb", gb)
+        assert f"--cache-gb must be above 0, not {gb}" in capsys.readouterr().err
 
 
 def test_a_run_beyond_its_last_step_is_not_called_trained(bank, stopped):
@@ -213,7 +214,7 @@ def test_several_processes_are_refused_until_there_is_a_use_for_them(monkeypatch
 def test_a_bank_is_required_but_for_a_run_that_goes_on(stopped, capsys):
     with pytest.raises(SystemExit, match="2"):
         options_of("--recipe", "demo")
-    assert "--bank PATH" in capsys.readouterr().err
+    assert "--bank FOLDER|URL" in capsys.readouterr().err
     assert options_of("--resume", stopped).bank is None
 
 
