@@ -7,7 +7,7 @@ python -m model.train --resume runs/00001-coco          goes on as if it had nev
 python -m model.train --recipe demo --help              with the defaults of that recipe
 
 In a run that goes on, only how it is executed may change (--device, --loader-workers, --grid-every,
---checkpoint-every), and --steps.
+--checkpoint-every, --keep-checkpoints, --eval-every), and --steps.
 """
 
 import argparse
@@ -77,6 +77,7 @@ def main(options: TrainOptions) -> None:
     from model import checkpoint
     from model.device import choose_device
     from model.loop import restore, train
+    from model.scores.retrieval import validation_score
     from model.trainers import trainer_for
 
     keep_freed_memory()
@@ -112,7 +113,8 @@ def main(options: TrainOptions) -> None:
             write_json(folder / CONFIG, value)
         size = sum(p.numel() for p in trainer.model.parameters())
         log.info(f"{folder}: recipe {config.recipe}, {size:,} parameters, {device}")
-        train(trainer, bank, folder)
+        score = validation_score(trainer.model, bank) if config.execution.eval_every else None
+        train(trainer, bank, folder, score)
     print(f"trained to step {trainer.step_number:,}: {folder}/")
 
 

@@ -66,19 +66,30 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
     def collate(self) -> Collate[SceneBatch]:
         return partial(scene_batch, rule=self.config.retrieval, seed=self.config.seed)
 
-    def step(self, batch: SceneBatch) -> dict[str, float]:
+    def step(self, batch: SceneBatch) -> dict[str, Tensor]:
         """One update of the discriminators, then one of the generator; every loss by its name."""
         batch = batch.to(self.device)
         self.set_learning_rates()
         output: Output = self.model(batch)
         discriminator_terms = self.discriminator_terms(batch, output)
-        self.update("discriminator", torch.stack([*discriminator_terms.values()]).sum())
+        loss = torch.stack([*discriminator_terms.values()]).sum()
+        of_discriminators = self.update("discriminator", loss, discriminator_terms)
         terms = self.generator_terms(batch, output) | self.adversarial_terms(batch, output)
         total = losses.weighted(self.config.losses, terms)
-        values = self.finite(terms | discriminator_terms | {"total": total})
-        self.update("generator", total)
+        measured = {"total": total, **self.measured(output)}
+        values = self.update("generator", total, terms | measured)
         self.step_number += 1
-        return values
+        return values | of_discriminators
+
+    def measured(self, output: Output) -> dict[str, Tensor]:
+        """What is logged beside the losses: how undecided the choice of patches is."""
+        if self.config.retrieval.mode != "learned":
+            return {}
+        return {"selection/entropy": output.selection.entropy.mean()}
+
+    def settings(self) -> dict[str, float]:
+        """The temperature of the choice."""
+        return {"selection/temperature": self.config.retrieval.temperature}
 
     def generator_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """The terms of eq. 5 that need no discriminator."""

@@ -98,7 +98,7 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         terms["pixels"] = losses.reconstruction(images, self._real(batch))
         return images, terms
 
-    def step(self, batch: ImageBatch) -> dict[str, float]:
+    def step(self, batch: ImageBatch) -> dict[str, Tensor]:
         """The generator first, then the discriminators on the images it made before that."""
         batch = batch.to(self.device)
         self._set_mode()
@@ -108,11 +108,10 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         images, terms = self.forward(batch)
         terms |= self.adversarial_terms(batch, images)
         total = losses.weighted(self.config.losses, terms)
-        values = self.finite(terms | {"total": total})
-        self.update("generator", total)
+        values = self.update("generator", total, terms | {"total": total})
         for name, discriminator_terms in self.discriminator_terms(batch, images.detach()).items():
-            values |= self.finite(discriminator_terms)
-            self.update(name, torch.stack([*discriminator_terms.values()]).sum())
+            loss = torch.stack([*discriminator_terms.values()]).sum()
+            values |= self.update(name, loss, discriminator_terms)
         self.step_number += 1
         return values
 
