@@ -68,6 +68,7 @@ class ExecutionConfig:
     keep_checkpoints: int = 2  # so many of the last are kept, and the best besides
     # steps between two scores of retrieval on val scenes, whose best checkpoint is kept; 0: never
     eval_every: int = 0
+    deterministic: bool = False  # ask torch for the same results every time; slower on a GPU
 
 
 @dataclass(frozen=True, kw_only=True)

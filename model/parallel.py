@@ -117,7 +117,7 @@ def processes(device: torch.device) -> Iterator[Ranks]:
         yield ALONE
         return
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device)  # of which nccl makes use
     store, rank, size = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
@@ -142,20 +142,3 @@ def _is_first_to_end(store: Any) -> bool:
         return bool(store.add("ended", 1) == 1)
     except RuntimeError:  # the process that kept the store has gone
         return True
-
-
-def local_device(device: torch.device) -> torch.device:
-    """This process's own GPU, where the training runs on GPUs."""
-    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return device
-
-
-def is_restart() -> bool:
-    """Whether torchrun has started this training again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
-def may_restart() -> bool:
-    """Whether torchrun would start this training again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from bank.bank import Bank
 from model import losses
@@ -76,16 +76,16 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         of_discriminators = self.update("discriminator", loss, discriminator_terms)
         terms = self.generator_terms(batch, output) | self.adversarial_terms(batch, output)
         total = losses.weighted(self.config.losses, terms)
-        measured = {"total": total, **self.measured(output)}
+        measured = {"total": total, **self.measured(batch, output)}
         values = self.update("generator", total, terms | measured)
         self.step_number += 1
         return values | of_discriminators
 
-    def measured(self, output: Output) -> dict[str, Tensor]:
+    def measured(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """What is logged beside the losses: how undecided the choice of patches is."""
         if self.config.retrieval.mode != "learned":
             return {}
-        return {"selection/entropy": output.selection.entropy.mean()}
+        return {"selection/entropy": losses.mean(output.selection.entropy, batch.counts.objects)}
 
     def settings(self) -> dict[str, float]:
         """The temperature of the choice."""
@@ -93,46 +93,52 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
 
     def generator_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """The terms of eq. 5 that need no discriminator."""
-        terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes)}
+        counts = batch.counts
+        terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes, counts.objects)}
         if output.gt_selection is not None:
-            terms["gt_selection"] = losses.gt_selection(*output.gt_selection)
+            terms["gt_selection"] = losses.gt_selection(output.gt_selection, *counts)
         if output.cooccurrence is not None:
             padding = batch.padding
             terms["cooccurrence"] = losses.cooccurrence(
-                padding.pad(output.cooccurrence), padding.present
+                padding.pad(output.cooccurrence), padding.present, counts.images
             )
-        terms["reconstruction"] = losses.reconstruction(output.rebuilt, self._real(batch))
+        terms["reconstruction"] = losses.reconstruction(
+            output.rebuilt, self._real(batch), counts.images
+        )
         return terms
 
     def adversarial_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """The generator's side of eq. 4, on both its images."""
         fake = torch.cat([output.composed, output.rebuilt])
+        images, objects = (2 * count for count in batch.counts)
         logits = self.object_discriminator(self._crops(fake, batch))
         terms = {
-            "adversarial_image": losses.generator_loss(self.image_discriminator(fake)),
-            "adversarial_object": losses.generator_loss(logits.real),
+            "adversarial_image": losses.generator_loss(self.image_discriminator(fake), images),
+            "adversarial_object": losses.generator_loss(logits.real, objects),
         }
         if self.config.losses.object_class:
             categories = batch.graph.nodes[: len(batch.boxes)].repeat(2)
-            terms["object_class"] = nn.functional.cross_entropy(logits.category, categories)
+            terms["object_class"] = losses.classification(logits.category, categories, objects)
         return terms
 
     def discriminator_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """The discriminators' side of eq. 4: the real image against both of the generator's."""
         images = torch.cat([self._real(batch), output.composed.detach(), output.rebuilt.detach()])
-        n, objects = len(batch.images), len(batch.boxes)
+        n, objects, counts = len(batch.images), len(batch.boxes), batch.counts
         image_logits = self.image_discriminator(images)
         object_logits = self.object_discriminator(self._crops(images, batch))
         terms = {
-            "discriminator_image": losses.discriminator_loss(image_logits[:n], image_logits[n:]),
+            "discriminator_image": losses.discriminator_loss(
+                image_logits[:n], image_logits[n:], counts.images
+            ),
             "discriminator_object": losses.discriminator_loss(
-                object_logits.real[:objects], object_logits.real[objects:]
+                object_logits.real[:objects], object_logits.real[objects:], counts.objects
             ),
         }
         if self.config.losses.object_class:
             categories = batch.graph.nodes[:objects]
-            terms["discriminator_class"] = nn.functional.cross_entropy(
-                object_logits.category[:objects], categories
+            terms["discriminator_class"] = losses.classification(
+                object_logits.category[:objects], categories, counts.objects
             )
         return terms
 

@@ -187,15 +187,6 @@ def test_a_device_that_is_not_there_is_one_line(bank, tmp_path, device, said):
         main(options_of("--bank", bank.path, "--out", tmp_path / "run", "--device", device))
 
 
-def test_several_processes_are_refused_until_there_is_a_use_for_them(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
-    with pytest.raises(UserError, match="start it without torchrun"):
-        main(options_of("--bank", "bank"))
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    with pytest.raises(UserError, match="bank"):  # which is not there
-        main(options_of("--bank", "nowhere"))
-
-
 def test_a_bank_is_required_but_for_a_run_that_goes_on(stopped, capsys):
     with pytest.raises(SystemExit, match="2"):
         options_of("--recipe", "demo")
