@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from pipeline.errors import Stopped, UserError
@@ -107,6 +108,11 @@ def _exchange() -> Iterator[None]:
         ) from error
 
 
+def restarts() -> int:
+    """How often torchrun has started this training again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 @contextmanager
 def processes(device: torch.device) -> Iterator[Ranks]:
     """All that torchrun has started for this training; this one alone where it has not.
@@ -119,6 +125,8 @@ def processes(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # of which nccl makes use
     store, rank, size = next(rendezvous("env://"))
+    # Some of torchrun's stores outlive a restart, with the addresses of processes that are gone.
+    store = PrefixStore(f"attempt {restarts()}", store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     ranks = Ranks(rank, size)

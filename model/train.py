@@ -152,8 +152,9 @@ def check_processes(options: TrainOptions, ranks: "Ranks") -> None:
 
 def after_restart(options: TrainOptions) -> TrainOptions:
     """Started again by torchrun, the same command goes on with the run that it has begun."""
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if restarts and options.out is not None and (options.out / CONFIG).is_file():
+    from model.parallel import restarts
+
+    if restarts() and options.out is not None and (options.out / CONFIG).is_file():
         return replace(options, resume=options.out, out=None)
     return options
 
