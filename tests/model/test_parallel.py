@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.parallel import ALONE
+from model.parallel import ALONE, Ranks
 from model.train import check_processes, main
 from pipeline.errors import UserError
 from tests.model.one_of_several import STEPS, batch_at, trainer_of
@@ -76,6 +76,27 @@ def test_two_processes_have_the_losses_and_weights_of_one_with_the_whole_batch(t
             torch.testing.assert_close(first[f"{name}.{key}"], value, rtol=1e-4, atol=1e-6)
     assert first["diverged"] == 1  # over what only the first process has
     assert first["agreed"].tolist() == [1, 0]
+
+
+def test_gradients_and_values_are_added_up_in_one_exchange(monkeypatch):
+    """As between two processes that have the same."""
+    exchanged = []
+
+    def all_reduce(tensor):
+        exchanged.append(tensor)
+        tensor.mul_(2)
+
+    monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
+    kernel = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    gradients = [torch.randn(3), kernel.clone(memory_format=torch.preserve_format)]
+    before = [each.clone() for each in gradients]
+    values = torch.tensor([1.0, 5.0])
+    assert Ranks(1, 2).add_up(gradients, values).tolist() == [2, 10]
+    assert len(exchanged) == 1
+    for gradient, was in zip(gradients, before, strict=True):
+        assert torch.equal(gradient, 2 * was)
+    assert gradients[1].is_contiguous(memory_format=torch.channels_last)
+    assert ALONE.add_up(gradients, values) is values
 
 
 def lines_of(text):

@@ -11,10 +11,12 @@ from model.boxes import crop
 from model.config import LossWeights
 from model.image_grid import patches_and_images
 from model.padding import padding_of
+from model.parallel import Ranks
 from model.pixels import to_float
 from model.recipes import paper
 from model.retrieval.greedy import medoid_start, retrieve, retrieve_best, start_feature
 from model.retrievegan.trainer import RetrieveGANTrainer
+from model.sources import Counts
 from tests.model.retrievegan.small import (
     IMAGE_PX,
     VOCABULARY,
@@ -123,6 +125,40 @@ def test_each_loss_of_a_step_is_what_its_equation_gives(batch):
     weights = vars(WEIGHTS)
     total = sum(weights[name] * expected[name].item() for name in weights)
     assert values["total"] == pytest.approx(total, rel=1e-4)
+
+
+def test_every_loss_of_a_part_is_its_share_of_a_batch_twice_as_large(batch):
+    """And the mean of what is measured beside the losses."""
+    trainer = small_trainer()
+    output = output_of(trainer, batch)
+
+    def terms_of(batch):
+        return {
+            **trainer.generator_terms(batch, output),
+            **trainer.adversarial_terms(batch, output),
+            **trainer.discriminator_terms(batch, output),
+            **trainer.measured(batch, output),
+        }
+
+    trainer.image_discriminator.eval()  # no power iteration between the two
+    trainer.object_discriminator.eval()
+    whole = terms_of(batch)
+    part = terms_of(batch._replace(counts=Counts(*(2 * count for count in batch.counts))))
+    assert len(whole) == 11
+    for name, value in whole.items():
+        torch.testing.assert_close(part[name], value / 2, msg=name)
+
+
+def test_a_gradient_is_added_up_over_the_processes(batch, monkeypatch):
+    """As between two processes that have the same."""
+    trainer, other = small_trainer(), small_trainer()
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: tensor.mul_(2))
+    other.ranks = Ranks(0, 2)
+    values, doubled = trainer.step(batch), other.step(batch)
+    assert doubled["gradient_norm/discriminator"].item() == pytest.approx(
+        2 * values["gradient_norm/discriminator"].item(), rel=1e-5
+    )
+    assert doubled["discriminator_image"] == pytest.approx(2 * values["discriminator_image"].item())
 
 
 def test_both_discriminators_see_real_composed_and_rebuilt_and_then_the_fakes_again(batch):
