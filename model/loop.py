@@ -117,13 +117,22 @@ class Trainer(ABC, Generic[Config, Batch]):
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = [laid_out(p) for p in parameters if p.grad is not None]
         values = torch.stack([term.detach().float() for term in terms.values()])
         values = self.ranks.add_up(gradients, values)
         norm = nn.utils.get_total_norm(gradients)
         self.diverged.logical_or_(~(values.isfinite().all() & norm.isfinite()))
         optimiser.step()
         return {**dict(zip(terms, values, strict=True)), f"gradient_norm/{name}": norm}
+
+
+def laid_out(parameter: Tensor) -> Tensor:
+    """The parameter's gradient, with its very strides: on a GPU the fused Adam refuses others, also
+    where a side of 1 leaves them open (pytorch/pytorch#106951)."""
+    assert parameter.grad is not None
+    if parameter.grad.stride() != parameter.stride():
+        parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+    return parameter.grad
 
 
 def save(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:

@@ -671,8 +671,8 @@ UNCHANGED: tuple[Unchanged, ...] = (
                 'terms = {"boxes": losses.box_l1(batch.boxes, output.box_sides, counts.objects)}',
             ),
             (
-                'terms["reconstruction"] = losses.reconstruction(output.rebuilt, self._real(batch), counts.images)',
-                'terms["reconstruction"] = losses.reconstruction(self._real(batch), output.rebuilt, counts.images)',
+                "output.rebuilt, self._real(batch), counts.images",
+                "self._real(batch), output.rebuilt, counts.images",
             ),
         ),
     ),

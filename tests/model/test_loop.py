@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from model import checkpoint, loop, monitor
-from model.loop import restore, train
+from model.loop import laid_out, restore, train
 from model.monitor import Pace
 from model.recipes import paper, sg2im_demo
 from model.run_folder import RunError
@@ -391,3 +391,15 @@ def test_temperature_and_data_wait_are_curves(bank, tmp_path):
     assert {event.value for event in curves.Scalars("selection/temperature")} == {1.0}
     assert [event.step for event in curves.Scalars("speed/data_wait")] == [0, 1]
     assert len(curves.Scalars("selection/entropy")) == 2
+
+
+def test_a_gradient_has_the_strides_of_its_parameter():
+    """torch gives others where a side is 1."""
+    parameter = torch.zeros(2, 1, 100, requires_grad=True)
+    given = torch.rand(10, 2, 100, generator=torch.Generator().manual_seed(0))
+    torch.bmm(given.transpose(0, 1), parameter.transpose(1, 2)).sum().backward()
+    before = parameter.grad.clone()
+    assert parameter.grad.stride() != parameter.stride()
+    assert laid_out(parameter) is parameter.grad
+    assert parameter.grad.stride() == parameter.stride()
+    assert torch.equal(parameter.grad, before)
