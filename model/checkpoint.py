@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bank.bank import Bank
+from model.config import Which
 from model.run_folder import CONFIG, RunError
 from pipeline.files import written_folder
 from pipeline.options import write_json
@@ -143,6 +144,21 @@ def last(run: Path) -> Path:
             f"python -m model.train --resume {run} starts it again"
         )
     return folder
+
+
+def chosen(run: Path, which: Which) -> Path:
+    """The folder of the run's last checkpoint, or of the one that scored best; RunError where there
+    is none."""
+    folder = last(run)
+    if which == "last":
+        return folder
+    best = read_state(folder).best
+    if best is None:
+        raise RunError(
+            f"{run} has no best checkpoint: its retrieval was not scored while it was trained "
+            f"(model.train --eval-every)"
+        )
+    return _folder(run, best.step)
 
 
 def read_state(folder: Path) -> State:

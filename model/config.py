@@ -18,6 +18,7 @@ from pipeline.options import option
 RetrievalMode = Literal["learned", "predefined", "random"]
 Relaxation = Literal["straight-through", "soft"]
 Start = Literal["random", "medoid", "best"]
+Which = Literal["last", "best"]  # of a run's checkpoints
 Loader = Literal["auto", "stream", "resident"]
 RetrieveGANRecipe = Literal["paper", "demo"]
 Sg2ImRecipe = Literal["sg2im", "sg2im-demo"]

@@ -241,3 +241,15 @@ def test_a_full_disk_is_one_line_that_leaves_the_last_checkpoint_and_nothing_els
 def test_what_torch_cannot_do_for_other_reasons_stays_what_it_is(tmp_path):
     with pytest.raises(RuntimeError, match="out of memory"), checkpoint.writing(tmp_path, "file"):
         raise RuntimeError("CUDA out of memory")
+
+
+def test_the_best_checkpoint_may_be_chosen_where_there_is_one(bank, trained, tmp_path, monkeypatch):
+    for step, best in ((3, (3, 0.5)), (5, (3, 0.5))):
+        monkeypatch.setattr(trained, "step_number", step)
+        monkeypatch.setattr(trained, "best", Best(*best))
+        save(trained, bank, tmp_path)
+    folders = [checkpoint.chosen(tmp_path, which).name for which in ("last", "best")]
+    assert folders == ["step-000005", "step-000003"]
+    edit_state(tmp_path, best=None)
+    with pytest.raises(RunError, match=r"no best checkpoint: .* \(model\.train --eval-every\)"):
+        checkpoint.chosen(tmp_path, "best")

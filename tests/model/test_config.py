@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from model.config import MAY_BE_ZERO, LossWeights, flags_of, from_json
+from model.config import MAY_BE_ZERO, ExecutionConfig, LossWeights, flags_of, from_json
 from model.recipes import RECIPES, paper, sg2im, sg2im_demo
 from model.sg2im.network import Sg2Im
 from pipeline.errors import UserError
@@ -198,3 +198,8 @@ def test_these_are_all_numbers_that_may_be_none():
         "--seed", "--loader-workers", "--generator.noise", "--generator.refine-layers",
         "--generator.residual-blocks", "--eval-after", "--eval-every",
     }  # fmt: skip
+
+
+def test_sg2im_has_no_retrieval_to_score():
+    with pytest.raises(ValueError, match=r"^--eval-every scores retrieval, and sg2im has none"):
+        replace(sg2im(), execution=ExecutionConfig(eval_every=5))
