@@ -201,5 +201,7 @@ def test_these_are_all_numbers_that_may_be_none():
 
 
 def test_sg2im_has_no_retrieval_to_score():
-    with pytest.raises(ValueError, match=r"^--eval-every scores retrieval, and sg2im has none"):
+    with pytest.raises(
+        ValueError, match=r"^--eval-every scores retrieval, and sg2im retrieves nothing"
+    ):
         replace(sg2im(), execution=ExecutionConfig(eval_every=5))
