@@ -1,7 +1,7 @@
 """Open a built bank: patches, features, candidates, scenes, search."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -87,11 +87,6 @@ class Bank:
         """The local path of one of the bank's files, `features.arrow`, fetched where it is not
         here. Of a file that this bank does not have, a path that leads to none."""
         return self.files.file(name)
-
-    def scene_shard(self, shard: str, keep: Collection[str] = ()) -> Path:
-        """The tar of a shard's scenes. Of a bank at an address, to make room for it those read
-        longest ago are dropped, but none of the shards `keep`."""
-        return self.files.file(_scenes_of(shard), {_scenes_of(other) for other in keep})
 
     def fetch_patches(self, split: Split | None = None) -> None:
         """Have the patches of a split, or of all, on this machine: how much that is is said
@@ -284,7 +279,3 @@ class Bank:
 
 def _of_mirror(mirror: Mirror) -> Bank:
     return Bank(mirror, mirror.manifest)
-
-
-def _scenes_of(shard: str) -> str:
-    return f"scenes/{shard}.tar"

@@ -1,6 +1,6 @@
 """Where the files of a bank are, for those who read them."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -20,12 +20,9 @@ class Files(Protocol):
     def folder(self) -> Path:
         """Where its files lie, or will, under their names."""
 
-    def file(self, name: str, keep: Collection[str] = ()) -> Path:
+    def file(self, name: str) -> Path:
         """The path of one of them, which is here now. It may be missing where the manifest does not
-        name it; BankError where it cannot be had.
-
-        `keep`: names of files of scenes/ that are in use, and not to be dropped to make room.
-        """
+        name it; BankError where it cannot be had."""
 
     def fetch(self, names: Iterable[str]) -> None:
         """Have them here, all at once: how much that is is said first."""
@@ -40,7 +37,7 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self.place = self.folder = folder.resolve()
 
-    def file(self, name: str, keep: Collection[str] = ()) -> Path:
+    def file(self, name: str) -> Path:
         return self.folder / name
 
     def fetch(self, names: Iterable[str]) -> None:

@@ -87,14 +87,14 @@ class Mirror:
     def __reduce__(self) -> tuple[Callable[..., "Mirror"], tuple[Address, str, float]]:
         return _again, (self.place, self.folder.name, self.cache_gb)
 
-    def file(self, name: str, keep: Collection[str] = ()) -> Path:
+    def file(self, name: str) -> Path:
         """The path of a file that is here now; of one that the bank lacks, a path that leads to
-        none. `keep`: files of scenes/ that are not removed to make room for this one."""
+        none. For a shard of scenes those read longest ago make room: they are decoded whole."""
         path = self.folder / name
         if name in self.manifest.files:
             if not self._is_here(name):
                 if name.startswith(SCENES):
-                    self._make_room(name, keep)
+                    self._make_room(name)
                 self.fetch([name])
             if name.startswith(SCENES):
                 with suppress(OSError):
@@ -201,7 +201,7 @@ class Mirror:
 
             yield told
 
-    def _make_room(self, name: str, keep: Collection[str]) -> None:
+    def _make_room(self, name: str) -> None:
         """Drop the scenes that were used longest ago, where there is no room for these."""
         held = []
         for path in (self.folder / SCENES).glob("*.tar"):
@@ -213,9 +213,8 @@ class Mirror:
         for _, size, path in sorted(held):
             if used <= room:
                 return
-            if f"{SCENES}{path.name}" not in keep:
-                path.unlink(missing_ok=True)
-                used -= size
+            path.unlink(missing_ok=True)
+            used -= size
 
 
 def check_content(manifest: Manifest, folder: Path, place: Location | None = None) -> None:

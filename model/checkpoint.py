@@ -4,7 +4,9 @@ checkpoints/step-000250/
   model.safetensors             the network that makes images; sampling reads no other weights
   discriminators.safetensors    <network>.<parameter>
   optimisers.safetensors        <optimiser>/<network>.<parameter>/<exp_avg, exp_avg_sq or step>
-  state.json                    the step; which bank it was trained on
+  state.json                    the step; which bank it was trained on; the best score so far
+
+Beside the last few, the one with the best score is kept.
 """
 
 import json
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bank.bank import Bank
+from model.config import Which
 from model.run_folder import CONFIG, RunError
 from pipeline.files import written_folder
 from pipeline.options import write_json
@@ -29,10 +32,17 @@ from pipeline.scene import Vocabulary
 
 FORMAT = 1
 FOLDER = "checkpoints"
-KEPT = 2  # the one before the last too: a command that samples may still be reading it
+STEPS_TAKEN = "step"  # Adam's own count of its updates of a parameter
 MODEL, DISCRIMINATORS, OPTIMISERS, STATE = (
     "model.safetensors", "discriminators.safetensors", "optimisers.safetensors", "state.json",
 )  # fmt: skip
+
+
+class Best(NamedTuple):
+    """The best score of a run so far."""
+
+    step: int  # steps taken when the network had it
+    score: float
 
 
 class State(NamedTuple):
@@ -43,6 +53,7 @@ class State(NamedTuple):
     derived: str  # its derived digest
     scenes: str  # SHA-256 of its scenes.index.arrow, by which the scenes are ordered
     vocabulary: Vocabulary
+    best: Best | None = None  # None: nothing has been scored yet
 
 
 def save(
@@ -51,8 +62,12 @@ def save(
     bank: Bank,
     networks: Mapping[str, nn.Module],
     optimisers: Mapping[str, Optimizer],
+    *,
+    best: Best | None,
+    keep: int,
 ) -> None:
-    """Write run/checkpoints/step-..., whole or not at all, and remove all but the last KEPT.
+    """Write run/checkpoints/step-..., whole or not at all, and remove all but the last `keep` and
+    the best.
 
     networks  "model" and discriminators
 
@@ -65,6 +80,7 @@ def save(
         "derived": bank.manifest.derived_digest,
         "scenes": _scene_index(bank),
         "vocabulary": bank.vocabulary.to_json(),
+        "best": best and best._asdict(),
     }
     tensors = {
         MODEL: networks["model"].state_dict(),
@@ -75,15 +91,20 @@ def save(
             for name, tensor in optimiser.state.get(parameter, {}).items()
         },
     }
-    folder = run / FOLDER / f"step-{step:06d}"
+    folder = _folder(run, step)
     with writing(run, str(folder.relative_to(run))), written_folder(folder) as partial:
         for file, named in tensors.items():
             plain = {name: each.detach().cpu().contiguous() for name, each in named.items()}
             (partial / file).write_bytes(to_bytes(plain))
         write_json(partial / STATE, value)
     of_killed = folder.parent.glob("step-*.partial")
-    for other in (*_checkpoints(run)[:-KEPT], *of_killed):
-        shutil.rmtree(other, ignore_errors=True)
+    for other in (*_checkpoints(run)[:-keep], *of_killed):
+        if best is None or other != _folder(run, best.step):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / FOLDER / f"step-{step:06d}"
 
 
 @contextmanager
@@ -125,6 +146,21 @@ def last(run: Path) -> Path:
     return folder
 
 
+def chosen(run: Path, which: Which) -> Path:
+    """The folder of the run's last checkpoint, or of the one that scored best; RunError where there
+    is none."""
+    folder = last(run)
+    if which == "last":
+        return folder
+    best = read_state(folder).best
+    if best is None:
+        raise RunError(
+            f"{run} has no best checkpoint: its retrieval was not scored while it was trained "
+            f"(model.train --eval-every)"
+        )
+    return _folder(run, best.step)
+
+
 def read_state(folder: Path) -> State:
     """What a checkpoint says of itself; no weights are read."""
     path = folder / STATE
@@ -132,7 +168,9 @@ def read_state(folder: Path) -> State:
         value = json.loads(path.read_text("utf-8"))
         stored = value.pop("format")
         if stored == FORMAT:
-            return State(**{**value, "vocabulary": Vocabulary.from_json(value["vocabulary"])})
+            best = value.pop("best", None)  # missing in older checkpoints
+            vocabulary = Vocabulary.from_json(value.pop("vocabulary"))
+            return State(**value, vocabulary=vocabulary, best=best and Best(**best))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} cannot be read ({type(error).__name__}): is it whole?") from error
     raise RunError(f"{path} has format {stored}; this version reads {FORMAT}: train the run again")
@@ -158,13 +196,12 @@ def fill(
         for key, tensor in moments.items():
             where, _, name = key.rpartition("/")
             optimiser, parameter = parameters[where]
-            if tensor.ndim:  # laid out as the parameter is; numbers stay on the CPU
-                if tensor.shape != parameter.shape:
-                    raise ValueError(f"{key} is {[*tensor.shape]}, not {[*parameter.shape]}")
-                copy = torch.empty_like(parameter).copy_(tensor)
-            else:
-                copy = tensor.clone()  # of a mapped file, which may then be removed
-            optimiser.state[parameter][name] = copy
+            shape = parameter.shape if name != STEPS_TAKEN else torch.Size()
+            if tensor.shape != shape:
+                raise ValueError(f"{key} is {[*tensor.shape]}, not {[*shape]}")
+            # Laid out as the parameter is, and on its device.
+            target = torch.empty_like(parameter) if shape else parameter.new_empty(())
+            optimiser.state[parameter][name] = target.detach().copy_(tensor)
 
 
 def _discriminators(networks: Mapping[str, nn.Module]) -> nn.Module:

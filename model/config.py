@@ -18,6 +18,7 @@ from pipeline.options import option
 RetrievalMode = Literal["learned", "predefined", "random"]
 Relaxation = Literal["straight-through", "soft"]
 Start = Literal["random", "medoid", "best"]
+Which = Literal["last", "best"]  # of a run's checkpoints
 Loader = Literal["auto", "stream", "resident"]
 RetrieveGANRecipe = Literal["paper", "demo"]
 Sg2ImRecipe = Literal["sg2im", "sg2im-demo"]
@@ -65,6 +66,10 @@ class ExecutionConfig:
     loader_workers: int = 0  # processes that load batches; 0: this one
     grid_every: int = 1000  # steps between sample grids
     checkpoint_every: int = 1000  # steps between checkpoints
+    keep_checkpoints: int = 2  # so many of the last are kept, and the best besides
+    # steps between two scores of retrieval on val scenes, whose best checkpoint is kept; 0: never
+    eval_every: int = 0
+    deterministic: bool = False  # ask torch for the same results every time; slower on a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +123,7 @@ class RunConfig:
 
 # Whole numbers of which none may be asked for.
 MAY_BE_ZERO = ("--seed", "--loader-workers", "--generator.noise", "--generator.refine-layers",
-               "--generator.residual-blocks", "--eval-after")  # fmt: skip
+               "--generator.residual-blocks", "--eval-after", "--eval-every")  # fmt: skip
 
 
 def flags_of(config: RunConfig) -> dict[str, Any]:
@@ -264,6 +269,10 @@ class Sg2ImConfig(RunConfig):
         super().__post_init__()
         self._check_side(2 ** len(self.generator.decoder))
         _check_sides(self.image_px, self.discriminator, side_after)
+        if self.execution.eval_every:
+            raise ValueError(
+                "--eval-every scores retrieval, and sg2im retrieves nothing: leave it out"
+            )
 
     @property
     def sizes(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The device that a command works on."""
 
+import os
 import re
 
 import torch
@@ -10,9 +11,12 @@ from pipeline.wording import counted
 
 
 def choose_device(name: Device) -> torch.device:
-    """UserError where this machine has no such device."""
+    """UserError where this machine has no such device. Of several processes that torchrun starts
+    on a machine, each takes its own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UserError(f"--device {name}: give auto, cpu, cuda or cuda:N")
     device = torch.device(name)
@@ -22,3 +26,11 @@ def choose_device(name: Device) -> torch.device:
             f"--device {name}: this machine has {found}, from cuda:0; give auto, or cpu"
         )
     return device
+
+
+def compute_deterministically() -> None:
+    """Ask torch for the same results every time; it warns of what it can only do otherwise. To be
+    called before a GPU is used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)

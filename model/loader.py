@@ -7,11 +7,13 @@ and pixels at the same positions of one endless sequence (pipeline/stream.py).
 import os
 import pickle
 import shutil
+import signal
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, Generic, TypeVar
@@ -164,16 +166,16 @@ def _by_workers(
         with closing(batches.take()) as made:
             _check_shared_memory(next(made), workers)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # that cores are few
-        loaded = iter(
-            DataLoader(
-                batches,
-                batch_size=None,
-                num_workers=workers,
-                prefetch_factor=PREFETCHED,
-                pin_memory=device.type == "cuda",
-                worker_init_fn=_leave_group,
-            )
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=PREFETCHED,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_leave_group,
         )
+        with _no_error_but_in_next():
+            loaded = iter(loader)
     try:
         for batch in loaded:
             if isinstance(batch, UserError):
@@ -184,6 +186,16 @@ def _by_workers(
     finally:
         del loaded  # ends the processes
         batches.source.close()
+
+
+@contextmanager
+def _no_error_but_in_next() -> Iterator[None]:
+    """torch would raise the death of a worker wherever this process is, in the middle of a step
+    too. Without its handler the next batch does, within five seconds."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _leave_group(_: int) -> None:

@@ -1,16 +1,11 @@
 """What every training has in common: the optimisers of a step, the loop, the files it writes."""
 
-import json
-import math
 import signal
-import threading
-import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -18,25 +13,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from bank.bank import Bank
 from model import checkpoint
 from model.config import RunConfig
 from model.loader import Collate, training_batches
+from model.monitor import Pace, RunLog, main_losses, run_log
+from model.parallel import ALONE, Ranks
 from model.run_folder import RunError
 from pipeline.errors import Stopped
-from pipeline.files import write_bytes
 from pipeline.output import log
-from pipeline.progress import progress
 from pipeline.stopping import stop_requests
 from pipeline.wording import counted
 
 GRID_SCENES = 6
-# Losses shown while a run is trained, as means over so many steps; log.jsonl has all of every step.
-SHOWN = ("total", "gt_selection", "reconstruction", "pixels", "discriminator_image")
-RECENT = 20
-LOG, CURVES = "log.jsonl", "tensorboard"
 
 Config = TypeVar("Config", bound=RunConfig)
 Batch = TypeVar("Batch")
@@ -58,6 +48,10 @@ class Trainer(ABC, Generic[Config, Batch]):
         """updates: optimiser -> the networks whose weights it updates. The rate of `generator` is
         lr_generator, that of all others lr_discriminator."""
         self.config, self.device, self.step_number = config, device, 0
+        self.best: checkpoint.Best | None = None  # of the scores so far
+        self.ranks = ALONE
+        # 1 from the first loss or gradient on that is not finite
+        self.diverged = torch.zeros((), device=device)
         self.networks = dict(networks)
         self.updates = updates
         for network in self.networks.values():
@@ -74,16 +68,30 @@ class Trainer(ABC, Generic[Config, Batch]):
         """What `image_grid` takes of some scenes of any split."""
 
     @abstractmethod
-    def step(self, batch: Batch) -> dict[str, float]:
-        """One update of every network; every loss by its name."""
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One update of every network. Every loss by its name, and what else is measured, by names
+        with a `/`: 0-dim tensors, on the device."""
 
     @abstractmethod
     def image_grid(self, batch: Batch) -> Image.Image:
         """What is made of the scenes of a batch, beside the real images."""
 
+    def settings(self) -> dict[str, float]:
+        """What to show beside the losses of a step, by names with a `/`."""
+        return {}
+
+    def join(self, ranks: Ranks) -> None:
+        """Train with other processes, from the first one's weights on."""
+        self.ranks = ranks
+        for network in self.networks.values():
+            ranks.share([*network.parameters(), *network.buffers()])
+
     def new_optimiser(self, name: str) -> torch.optim.Optimizer:
         named = [p for key in self.updates[name] for p in self.networks[key].named_parameters(key)]
-        return torch.optim.Adam(named, self._initial_rate(name), self.config.betas)
+        optimiser = torch.optim.Adam(named, self._initial_rate(name), self.config.betas, fused=True)
+        # The kernel then changes neither weights nor moments; no step waits to know.
+        optimiser.found_inf = self.diverged  # type: ignore[attr-defined]
+        return optimiser
 
     def _initial_rate(self, name: str) -> float:
         config = self.config
@@ -98,28 +106,46 @@ class Trainer(ABC, Generic[Config, Batch]):
             for group in optimiser.param_groups:
                 group["lr"] = self._initial_rate(name) * max(factor, 0.0)
 
-    def update(self, name: str, loss: Tensor) -> None:
-        """One step of an optimiser along the loss's gradient."""
+    def update(self, name: str, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One step of an optimiser along the loss's gradient; none from the first step on at which
+        a term or the gradient is not finite.
+
+        Returns the terms and the gradient's l2 norm. Where there are several processes, each has
+        the loss of its part of the batch, and all is added up.
+        """
         optimiser = self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        gradients = [laid_out(p) for p in parameters if p.grad is not None]
+        values = torch.stack([term.detach().float() for term in terms.values()])
+        values = self.ranks.add_up(gradients, values)
+        norm = nn.utils.get_total_norm(gradients)
+        self.diverged.logical_or_(~(values.isfinite().all() & norm.isfinite()))
         optimiser.step()
+        return {**dict(zip(terms, values, strict=True)), f"gradient_norm/{name}": norm}
 
-    def finite(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
-        """Losses as numbers; RunError where one of them is not finite."""
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise RunError(
-                    f"the loss {name!r} is {value} at step {self.step_number}; the last checkpoint "
-                    f"is kept: lower the learning rate or the weight of that loss"
-                )
-        return values
+
+def laid_out(parameter: Tensor) -> Tensor:
+    """The parameter's gradient, with its very strides: on a GPU the fused Adam refuses others, also
+    where a side of 1 leaves them open (pytorch/pytorch#106951)."""
+    assert parameter.grad is not None
+    if parameter.grad.stride() != parameter.stride():
+        parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+    return parameter.grad
 
 
 def save(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
     """Write the trainer's state to the run's checkpoint."""
-    checkpoint.save(run, trainer.step_number, bank, trainer.networks, trainer.optimisers)
+    checkpoint.save(
+        run,
+        trainer.step_number,
+        bank,
+        trainer.networks,
+        trainer.optimisers,
+        best=trainer.best,
+        keep=trainer.config.execution.keep_checkpoints,
+    )
 
 
 def restore(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
@@ -131,33 +157,40 @@ def restore(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
     if trainer.needs_derived:
         checkpoint.check_derived(state, bank, run)
     checkpoint.fill(folder, trainer.networks, trainer.optimisers)
-    trainer.step_number = state.step
+    trainer.step_number, trainer.best = state.step, state.best
 
 
-def train(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
+def train(
+    trainer: Trainer[Any, Any], bank: Bank, run: Path, score: Callable[[], float] | None = None
+) -> None:
     """From the trainer's step to config.steps; log, curves, images and checkpoints go to `run`.
 
-    Stopped where a signal asks for it first; the last finished step is saved then.
+    `score` says how good the network is, every `eval_every` steps: higher is better, and the best
+    checkpoint is kept. Stopped where a signal asks for it first; the last finished step is saved
+    then. RunError where a loss is not finite.
     """
     goes_on = f"python -m model.train --resume {run} goes on"
     try:
         with stop_requests() as stopping:
-            _take_steps(trainer, bank, run, stopping)
+            stopped_by = _take_steps(trainer, bank, run, score, stopping)
     except KeyboardInterrupt as error:
         raise Stopped(
             signal.SIGINT, f"stopped at once: {goes_on} from the last checkpoint"
         ) from error
-    if trainer.step_number < trainer.config.steps:
-        raise Stopped(stopping[0], f"stopped at step {trainer.step_number:,}; saved: {goes_on}")
+    if stopped_by is not None:
+        raise Stopped(stopped_by, f"stopped at step {trainer.step_number:,}; saved: {goes_on}")
 
 
 def _take_steps(
-    trainer: Trainer[Any, Any], bank: Bank, run: Path, stopping: Sequence[signal.Signals]
-) -> None:
-    """All that are left, or until there is a signal in `stopping`."""
+    trainer: Trainer[Any, Any],
+    bank: Bank,
+    run: Path,
+    score: Callable[[], float] | None,
+    stopping: Sequence[signal.Signals],
+) -> signal.Signals | None:
+    """All that are left, or until there is a signal in `stopping` of any process; returns it."""
     config: RunConfig = trainer.config
-    execution = config.execution
-    first = trainer.step_number
+    ranks, first = trainer.ranks, trainer.step_number
     batches = training_batches(
         bank,
         trainer.collate,
@@ -165,72 +198,115 @@ def _take_steps(
         batch_size=config.batch_size,
         seed=config.seed,
         first_step=first,
-        kind=execution.loader,
-        workers=execution.loader_workers,
+        rank=ranks.rank,
+        ranks=ranks.size,
+        kind=config.execution.loader,
+        workers=config.execution.loader_workers,
         device=trainer.device,
     )
-    with checkpoint.writing(run, LOG):
-        _keep_log_until(run / LOG, first)
-    _remove_grids_after(run, first)
-    started = time.monotonic()
-    recent: deque[dict[str, float]] = deque(maxlen=RECENT)
-    steps = progress(
-        range(first, config.steps),
-        "training",
-        config.steps,
-        "step",
-        done=first,
-        note=lambda: main_losses(recent),
-    )
-    with (
-        closing(batches),
-        closing(steps),
-        _curves(run, first) as curves,
-        (run / LOG).open("ab", 0) as file,  # without a buffer: closing it has nothing to write
-    ):
-        for step in steps:
-            values = trainer.step(next(batches))
-            recent.append(values)
-            with checkpoint.writing(run, LOG):
-                file.write(f"{json.dumps({'step': step, **values})}\n".encode())
-            with checkpoint.writing(run, CURVES):
-                for name, value in values.items():
-                    curves.add_scalar(f"loss/{name}", value, step)
-            if step == first and trainer.device.type == "cpu":
-                _log_estimate(config, config.steps - first, time.monotonic() - started)
-            done = step + 1
-            if done % execution.grid_every == 0 or done == config.steps:
-                grid = trainer.image_grid(trainer.grid_batch(bank, grid_scenes(bank)))
-                with checkpoint.writing(run, picture := f"samples-{done:06d}.png"):
-                    grid.save(run / picture)
-            stop = bool(stopping)
-            if stop or done % execution.checkpoint_every == 0 or done == config.steps:
-                save(trainer, bank, run)
+    pace = Pace(first, config.steps, config.batch_size, trainer.device)
+    with closing(batches), run_log(run, first) if ranks.leads else nullcontext() as kept:
+        writer = _Writer(trainer, bank, run, score, pace, kept)
+        for step in range(first, config.steps):
+            with pace.waiting():
+                batch = _next(batches, stopping)
+            stop, tells = ranks.agree(
+                stopping[0] if stopping else 0, ranks.leads and pace.is_due(step)
+            )
             if stop:
-                break
+                ranks.lead(writer.save)
+                return signal.Signals(stop)
+            assert batch is not None, "it is missing only where a signal has come"
+            values = trainer.step(batch)
+            if kept is not None:
+                kept.add(step, values)
+            if tells or writer.is_due():
+                ranks.lead(partial(writer.write, tells=bool(tells)))
+    return None
 
 
-@contextmanager
-def _curves(run: Path, first: int) -> Iterator[SummaryWriter]:
-    """TensorBoard's writer, from step `first` on.
-
-    What its thread could not write our next call raises; that thread's traceback is not printed.
-    """
-    others = threading.excepthook
-
-    def hook(failed: threading.ExceptHookArgs) -> None:
-        if not isinstance(failed.exc_value, OSError):
-            others(failed)
-
-    threading.excepthook = hook
+def _next(batches: Iterator[Batch], stopping: Sequence[signal.Signals]) -> Batch | None:
+    """The next batch; None where there is none because the loader's processes were stopped too."""
     try:
-        with checkpoint.writing(run, CURVES):
-            writer = SummaryWriter(str(run / CURVES), purge_step=first)
-        yield writer
-        with checkpoint.writing(run, CURVES):
-            writer.close()
-    finally:
-        threading.excepthook = others
+        return next(batches)
+    except Exception:
+        if not stopping:
+            raise
+        return None
+
+
+class _Writer:
+    """What the first process writes of a run as it goes."""
+
+    def __init__(
+        self,
+        trainer: Trainer[Any, Any],
+        bank: Bank,
+        run: Path,
+        score: Callable[[], float] | None,
+        pace: Pace,
+        kept: RunLog | None,
+    ) -> None:
+        self.trainer, self.bank, self.run, self.score = trainer, bank, run, score
+        self.pace, self._log = pace, kept
+
+    @property
+    def log(self) -> RunLog:
+        assert self._log is not None, "only the first process writes"
+        return self._log
+
+    def is_due(self) -> bool:
+        """Whether there is more to write after this step than its losses. A function of the step,
+        the same in all processes."""
+        execution = self.trainer.config.execution
+        every = (execution.grid_every, execution.checkpoint_every, execution.eval_every)
+        return any(map(self._is_step_of, every))
+
+    def write(self, *, tells: bool) -> None:
+        """All that is due; `tells`: a line on the console too. RunError, and nothing is written,
+        where a loss was not finite."""
+        trainer, execution = self.trainer, self.trainer.config.execution
+        self.log.collect()
+        if tells:
+            self._tell()
+        is_best = self._is_step_of(execution.eval_every) and self._has_best_score()
+        if self._is_step_of(execution.grid_every):
+            grid = trainer.image_grid(trainer.grid_batch(self.bank, grid_scenes(self.bank)))
+            self.log.add_grid(trainer.step_number, grid)
+        if is_best or self._is_step_of(execution.checkpoint_every):
+            self.save()
+        self.log.write()
+
+    def save(self) -> None:
+        """The losses of all steps so far, and then the checkpoint."""
+        self.log.flush()
+        save(self.trainer, self.bank, self.run)
+
+    def _is_step_of(self, every: int) -> bool:
+        done, steps = self.trainer.step_number, self.trainer.config.steps
+        return every > 0 and (done % every == 0 or done == steps)
+
+    def _tell(self) -> None:
+        trainer, done = self.trainer, self.trainer.step_number
+        tick = self.pace.tick(done)
+        log.info(self.pace.line(done, tick, main_losses(self.log.recent)))
+        self.log.add_curves(done - 1, tick | trainer.settings())
+        if done == self.pace.first + 1 and trainer.device.type == "cpu":
+            left = trainer.config.steps - self.pace.first
+            _log_estimate(trainer.config, left, self.pace.seconds)
+
+    def _has_best_score(self) -> bool:
+        """Score the network, where there is something to score."""
+        if self.score is None:
+            return False
+        value, done, best = self.score(), self.trainer.step_number, self.trainer.best
+        is_best = best is None or value > best.score
+        if is_best:
+            self.trainer.best = checkpoint.Best(done, value)
+        self.log.add_to_last("score/val", value)
+        place = "the best so far" if best is None or is_best else f"at best {best.score:.3f}"
+        log.info(f"step {done:,}: val scenes score {value:.3f}, {place}")
+        return is_best
 
 
 def grid_scenes(bank: Bank) -> NDArray[np.int64]:
@@ -249,12 +325,6 @@ def check_image_size(config: RunConfig, bank: Bank) -> None:
         )
 
 
-def main_losses(recent: Collection[Mapping[str, float]]) -> str:
-    """`total 1.32, reconstruction 0.21`: means over the latest steps, for the one who watches."""
-    means = {name: fmean(each[name] for each in recent) for name in next(iter(recent), ())}
-    return ", ".join(f"{name} {means[name]:.3g}" for name in SHOWN if name in means)
-
-
 def _log_estimate(config: RunConfig, steps: int, one_step_s: float) -> None:
     hours = one_step_s * steps / 3600
     if hours > 1:
@@ -264,27 +334,3 @@ def _log_estimate(config: RunConfig, steps: int, one_step_s: float) -> None:
             f"about {counted(round(hours), 'hour')} on this CPU for {counted(steps, 'step')} of "
             f"recipe {config.recipe}{advice}"
         )
-
-
-def _remove_grids_after(run: Path, step: int) -> None:
-    """Those of steps that will be taken again."""
-    for path in run.glob("samples-*.png"):
-        if path.stem[8:].isdecimal() and int(path.stem[8:]) > step:
-            with checkpoint.writing(run, path.name):
-                path.unlink()
-
-
-def _keep_log_until(path: Path, step: int) -> None:
-    """Drop lines of steps that will be taken again."""
-    if not path.exists():
-        return
-    lines = path.read_text("utf-8").splitlines()
-    kept = "".join(f"{line}\n" for line in lines if _is_before(line, step))
-    write_bytes(path, kept.encode())
-
-
-def _is_before(line: str, step: int) -> bool:
-    try:
-        return bool(json.loads(line)["step"] < step)
-    except json.JSONDecodeError:  # the last line of a run that was killed
-        return False

@@ -22,50 +22,72 @@ def weighted(weights: object, terms: Mapping[str, Tensor]) -> Tensor:
     ).sum()
 
 
-def generator_loss(logits: Tensor) -> Tensor:
-    """The generator's side of eq. 4, non-saturating."""
-    return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+def mean(values: Tensor, count: Tensor) -> Tensor:
+    """The sum of values (n, ...) divided by how many there are in `count` rows, those of all
+    processes: added up over the processes, it is the mean over the whole batch."""
+    return values.sum() / (count * values[0].numel())
 
 
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminators' side of eq. 4, as a loss to minimise."""
-    return generator_loss(real) + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+def generator_loss(logits: Tensor, count: Tensor) -> Tensor:
+    """The generator's side of eq. 4, non-saturating. logits (n, ...) of `count` rows."""
+    return mean(F.softplus(-logits), count)
 
 
-def reconstruction(image: Tensor, truth: Tensor) -> Tensor:
-    """l1 between the image made from the true patches and the true image."""
-    return F.l1_loss(image, truth)
+def discriminator_loss(real: Tensor, fake: Tensor, count: Tensor) -> Tensor:
+    """The discriminators' side of eq. 4, as a loss to minimise.
+
+    real  (n, ...)         of `count` rows
+    fake  (sets * n, ...)  of so many sets of generated rows
+    """
+    sets = len(fake) // len(real)
+    return generator_loss(real, count) + mean(F.softplus(fake), count * sets)
 
 
-def box_l1(predicted: Tensor, truth: Tensor) -> Tensor:
-    """l1 over boxes (O, 4), as the paper says; sg2im's and PasteGAN's code use squared errors."""
-    return F.l1_loss(predicted, truth)
+def classification(logits: Tensor, categories: Tensor, count: Tensor) -> Tensor:
+    """Cross-entropy of logits (n, categories) against categories (n,), of `count` rows."""
+    return mean(F.cross_entropy(logits, categories, reduction="none"), count)
 
 
-def box_mse(sides: Tensor, truth: Tensor) -> Tensor:
+def reconstruction(image: Tensor, truth: Tensor, count: Tensor) -> Tensor:
+    """l1 between the image made from the true patches and the true image, of `count` images."""
+    return mean((image - truth).abs(), count)
+
+
+def box_l1(predicted: Tensor, truth: Tensor, count: Tensor) -> Tensor:
+    """l1 over boxes (O, 4), as the paper says; sg2im's and PasteGAN's code use squared errors.
+    count: objects."""
+    return mean((predicted - truth).abs(), count)
+
+
+def box_mse(sides: Tensor, truth: Tensor, count: Tensor) -> Tensor:
     """sg2im's box loss: mean squared error of its boxes, which end in a ReLU, to the true ones.
 
     sides  (V, 4)  boxes before that ReLU
     truth  (V, 4)
+    count  nodes
 
     The value is sg2im's. The gradient passes the ReLU, or a side below zero would never learn.
     """
     boxes = sides + (sides.clamp_min(0) - sides).detach()
-    return F.mse_loss(boxes, truth)
+    return mean((boxes - truth) ** 2, count)
 
 
-def mask_bce(logits: Tensor, truth: Tensor) -> Tensor:
-    """Binary cross-entropy over the cells of masks (V, 16, 16) in {0, 1}."""
-    return F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype))
+def mask_bce(logits: Tensor, truth: Tensor, count: Tensor) -> Tensor:
+    """Binary cross-entropy over the cells of masks (V, 16, 16) in {0, 1}. count: nodes."""
+    cells = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
+    return mean(cells, count)
 
 
-def gt_selection(per_object: Tensor, counted: Tensor) -> Tensor:
-    """Mean of the terms (O,) over the objects `counted` (O,): all but the first query's."""
-    return per_object.sum() / counted.sum().clamp_min(1)
+def gt_selection(per_object: Tensor, images: Tensor, objects: Tensor) -> Tensor:
+    """Mean of the terms (O,) over all objects but the first query's of each image, whose term is 0.
+
+    images, objects  how many there are in all processes
+    """
+    return per_object.sum() / (objects - images).clamp_min(1)
 
 
-def cooccurrence(vectors: Tensor, present: Tensor) -> Tensor:
-    """Eq. 3: l2 distance summed over the pairs of an image's patches, averaged over images.
+def cooccurrence(vectors: Tensor, present: Tensor, count: Tensor) -> Tensor:
+    """Eq. 3: l2 distance summed over the pairs of an image's patches, averaged over `count` images.
 
     vectors  (N, M, F)  weighted means of stored F_occur vectors
     present  (N, M)     True where an object stands, False where the padding is
@@ -74,4 +96,4 @@ def cooccurrence(vectors: Tensor, present: Tensor) -> Tensor:
     pairs = present[:, :, None] & present[:, None]
     upper = torch.triu(torch.ones_like(pairs[0]), diagonal=1)
     distance: Tensor = torch.linalg.vector_norm(differences, dim=-1)
-    return (distance * (pairs & upper)).sum() / len(vectors)
+    return (distance * (pairs & upper)).sum() / count

@@ -28,6 +28,7 @@ def paper() -> RetrieveGANConfig:
         lr_generator=2.5e-4,
         lr_discriminator=1e-3,
         betas=(0.0, 0.9),
+        execution=ExecutionConfig(eval_every=5000),
         retrieval=RetrievalConfig(same_patch_allowed=True),
     )
 
@@ -43,7 +44,7 @@ def demo() -> RetrieveGANConfig:
         lr_discriminator=1e-3,
         betas=(0.5, 0.99),
         decay_from=0.4,
-        execution=ExecutionConfig(grid_every=100, checkpoint_every=250),
+        execution=ExecutionConfig(grid_every=100, checkpoint_every=250, eval_every=100),
         graph=GraphConfig(width=48, hidden=96, layers=3),
         retrieval=RetrievalConfig(candidates=6, channels=(24, 48, 96), width=32),
         generator=GeneratorConfig(

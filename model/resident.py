@@ -20,6 +20,7 @@ from bank.files import save_array, save_pieces
 from model.config import Loader
 from model.scene_table import SceneTable
 from model.sources import Part, Scenes
+from pipeline.address import Address
 from pipeline.cache import cache_folder
 from pipeline.errors import UserError
 from pipeline.files import written_folder
@@ -107,6 +108,8 @@ def place(bank: Bank, kind: Loader, device: torch.device) -> Placement:
     folder = mapped_folder(bank)
     if folder.is_dir():
         return Placement("folder", f"{what}, mapped from {folder}")
+    if kind == "auto" and isinstance(bank.path, Address):
+        return Placement("stream", f"{bank.path} is fetched block by block")
     above = _existing(folder)
     free = shutil.disk_usage(above).free
     why = f"{what}; {above} has {_gb(free)} free"

@@ -18,6 +18,11 @@ class Counts(NamedTuple):
     images: Tensor  # () float32
     objects: Tensor  # () float32
 
+    @property
+    def nodes(self) -> Tensor:
+        """Of the scene graphs: the objects and the images."""
+        return self.objects + self.images
+
     @classmethod
     def of(cls, num_objects: NDArray[np.int64]) -> Self:
         """num_objects (B,) of each scene of the global batch"""

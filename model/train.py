@@ -5,17 +5,20 @@ python -m model.train --bank bank/toy --recipe demo     minutes on a CPU
 python -m model.train --bank bank/coco --recipe sg2im   sg2im, which retrieves nothing
 python -m model.train --resume runs/00001-coco          goes on as if it had never stopped
 python -m model.train --recipe demo --help              with the defaults of that recipe
+torchrun --nproc-per-node 2 -m model.train --bank bank/coco --out runs/coco    two processes
 
 In a run that goes on, only how it is executed may change (--device, --loader-workers, --grid-every,
---checkpoint-every), and --steps.
+--checkpoint-every, --keep-checkpoints, --eval-every), and --steps.
 """
 
 import argparse
 import math
 import os
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from model.config import RetrieveGANConfig, RunConfig, flags_of
 from model.recipes import RECIPES
@@ -34,6 +37,12 @@ from pipeline.errors import UserError
 from pipeline.memory import keep_freed_memory
 from pipeline.options import DIGEST_HELP, REQUIRED, BankLocation, option, run, write_json
 from pipeline.output import log
+
+if TYPE_CHECKING:
+    import torch
+
+    from bank.bank import Bank
+    from model.parallel import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,26 +90,97 @@ def prepare(arguments: list[str]) -> TrainOptions:
 
 
 def main(options: TrainOptions) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("training works in one process yet: start it without torchrun")
-    bank_path = path_of_bank(options)
-
-    from bank.bank import Bank
-    from model import checkpoint
-    from model.device import choose_device
-    from model.loop import restore, train
-    from model.trainers import trainer_for
+    from model.device import choose_device, compute_deterministically
+    from model.parallel import processes
 
     keep_freed_memory()
+    execution = options.config.execution
+    if execution.deterministic:
+        compute_deterministically()
+    device = choose_device(execution.device)
+    with processes(device) as ranks:
+        step, folder = train_run(options, device, ranks)
+    if ranks.leads:
+        print(f"trained to step {step:,}: {folder}/")
+
+
+def train_run(options: TrainOptions, device: "torch.device", ranks: "Ranks") -> tuple[int, Path]:
+    """Train, or go on; returns the step that was reached and the run's folder."""
+    from bank.bank import Bank
+    from model import checkpoint
+    from model.loop import restore, train
+    from model.scores.retrieval import validation_score
+    from model.trainers import trainer_for
+
+    check_processes(options, ranks)
+    options = after_restart(options)
     config = options.config
-    device = choose_device(config.execution.device)
+    place = place_of_bank(options)
     digest = options.digest
     if options.resume is not None and digest is None:
-        digest = pin_of(options.resume, bank_path)
-    bank = Bank.open(bank_path, digest, options.cache_gb)
+        digest = pin_of(options.resume, place)
+    bank = Bank.open(place, digest, options.cache_gb)
     trainer = trainer_for(config, bank, device)
     if isinstance(config, RetrieveGANConfig):
         bank.fetch_patches("train")
+    with ExitStack() as until_done:
+        folder = ranks.lead(lambda: begin(options, bank, until_done))
+        if checkpoint.newest(folder):
+            restore(trainer, bank, folder)
+        elif options.resume is not None:
+            check_begun_on(bank.content_digest, bank.path, folder)
+        step = trainer.step_number
+        if ranks.agree(step, -step) != (step, -step):
+            raise RunError(
+                f"not all processes see the same checkpoints in {folder}: name a folder on a disk "
+                f"that all machines share"
+            )
+        trainer.join(ranks)
+        if step > config.steps:
+            raise UserError(
+                f"{folder} is at step {step:,} already, beyond --steps {config.steps:,}; give a "
+                f"larger number"
+            )
+        if options.resume is not None:
+            log.info(f"{folder} goes on from step {step:,} of {config.steps:,}")
+        value = {"bank": str(bank.path), "bank_digest": bank.content_digest, "train": config}
+        ranks.lead(lambda: write_config(folder, value))
+        size = sum(p.numel() for p in trainer.model.parameters())
+        where = f"{device}" if ranks.size == 1 else f"{device}, {ranks.size} processes"
+        log.info(f"{folder}: recipe {config.recipe}, {size:,} parameters, {where}")
+        scores = ranks.leads and config.execution.eval_every
+        score = validation_score(trainer.model, bank) if scores else None
+        train(trainer, bank, folder, score)
+    return trainer.step_number, folder
+
+
+def check_processes(options: TrainOptions, ranks: "Ranks") -> None:
+    """UserError where torchrun was asked for what cannot be."""
+    batch_size = options.config.batch_size
+    if batch_size % ranks.size:
+        raise UserError(
+            f"--batch-size {batch_size} is that of all processes together: give a multiple of "
+            f"{ranks.size}, as many as torchrun starts"
+        )
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and not (
+        options.out or options.resume
+    ):
+        raise UserError("torchrun --max-restarts needs --out DIR, where a restart finds the run")
+
+
+def after_restart(options: TrainOptions) -> TrainOptions:
+    """Started again by torchrun, the same command goes on with the run that it has begun."""
+    from model.parallel import restarts
+
+    if restarts() and options.out is not None and (options.out / CONFIG).is_file():
+        return replace(options, resume=options.out, out=None)
+    return options
+
+
+def begin(options: TrainOptions, bank: "Bank", until_done: ExitStack) -> Path:
+    """The folder of a run, new or to go on with, which no other training writes until done."""
+    from model import checkpoint
+
     folder = options.resume or options.out or new_run(Path("runs"), bank.path.name)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder")
@@ -109,31 +189,20 @@ def main(options: TrainOptions) -> None:
         raise UserError(f"--out {folder} holds other files; name a folder that is new or empty")
     with checkpoint.writing(folder, CONFIG):
         folder.mkdir(parents=True, exist_ok=True)
-    with writing_alone(folder):
-        trained = checkpoint.newest(folder)
-        if options.resume is None and (trained or (folder / CONFIG).exists()):
-            raise UserError(f"{folder} holds a run already: --resume {folder}, or another --out")
-        if trained:
-            restore(trainer, bank, folder)
-        elif options.resume is not None:
-            check_begun_on(bank.content_digest, bank.path, folder)
-        if trainer.step_number > config.steps:
-            raise UserError(
-                f"{folder} is at step {trainer.step_number:,} already, beyond --steps "
-                f"{config.steps:,}; give a larger number"
-            )
-        if options.resume is not None:
-            log.info(f"{folder} goes on from step {trainer.step_number:,} of {config.steps:,}")
-        with checkpoint.writing(folder, CONFIG):
-            value = {"bank": str(bank.path), "bank_digest": bank.content_digest, "train": config}
-            write_json(folder / CONFIG, value)
-        size = sum(p.numel() for p in trainer.model.parameters())
-        log.info(f"{folder}: recipe {config.recipe}, {size:,} parameters, {device}")
-        train(trainer, bank, folder)
-    print(f"trained to step {trainer.step_number:,}: {folder}/")
+    until_done.enter_context(writing_alone(folder))
+    if options.resume is None and (checkpoint.newest(folder) or (folder / CONFIG).exists()):
+        raise UserError(f"{folder} holds a run already: --resume {folder}, or another --out")
+    return folder
 
 
-def path_of_bank(options: TrainOptions) -> Location:
+def write_config(folder: Path, value: Mapping[str, Any]) -> None:
+    from model import checkpoint
+
+    with checkpoint.writing(folder, CONFIG):
+        write_json(folder / CONFIG, value)
+
+
+def place_of_bank(options: TrainOptions) -> Location:
     """RunError where more would change in a run that goes on than may."""
     if options.resume is None:
         assert options.bank is not None, "the command line asks for it"

@@ -20,13 +20,15 @@ MEANINGS = {
     "reconstruction": "l1 of the image from true patches",
     "boxes": "predicted against true boxes",
     "total": "weighted sum, eq. 5",
+    "selection/entropy": "how undecided the choice is, nats",
+    "score/val": "true patches found on val scenes",
 }
 
 
 def loss_curves(log: Sequence[Mapping[str, Any]]) -> Markup:
     """One small plot per loss: a faint line for the logged values, a strong one for their running
     mean."""
-    names = [name for name in log[0] if name != "step"]
+    names = list(dict.fromkeys(name for row in log for name in row if name != "step"))
     down = -(-len(names) // ACROSS)
     settings = {"svg.hashsalt": "curves", "svg.fonttype": "none", "font.size": 8}
     with matplotlib.rc_context(settings):  # type: ignore[arg-type]

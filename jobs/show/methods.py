@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 import torch
 
 from bank.bank import Bank
-from model.config import RetrievalMode, Sg2ImConfig
+from model.config import RetrievalMode, Sg2ImConfig, Which
 from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
 from model.run_folder import pin_of, read_run
 from model.sg2im.published import ignored_note, is_published
@@ -104,16 +104,18 @@ def share_options(method: Method, own: Method) -> Method:
 
 
 def open_run(
-    source: Path, bank: Location | None, device: torch.device
+    source: Path, bank: Location | None, device: torch.device, which: Which = "last"
 ) -> RetrieveGANRun | Sg2ImRun:
     """Open a run folder of either kind, or sg2im's published checkpoint. `bank`: the new place of
     the bank, where the run is one that retrieves and its bank has moved."""
     if is_published(source) or isinstance(read_run(source)[0], Sg2ImConfig):
+        if which == "best":
+            raise UserError(f"--checkpoint best: {source} is of sg2im, which is not scored")
         opened = Sg2ImRun.open(source, device)
         if opened.ignored:
             log.warning(ignored_note(source, opened.ignored))
         return opened
-    return RetrieveGANRun.open(source, bank, device)
+    return RetrieveGANRun.open(source, bank, device, which)
 
 
 def open_bank(opened: RetrieveGANRun | Sg2ImRun, source: Path, bank: Location | None) -> Bank:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from model.config import Device, RetrievalMode
+from model.config import Device, RetrievalMode, Which
 from pipeline.options import BankLocation, option
 
 MOST_DRAWS = 1000
@@ -64,6 +64,9 @@ class SampleOptions:
             "RUN/samples/<graph file's name or split>"
         ),
     ] = None
+    checkpoint: Annotated[
+        Which, option("of the run: its last, or the one that scored best while it was trained")
+    ] = "last"
     device: Device = "auto"
 
     def __post_init__(self) -> None:
@@ -104,6 +107,9 @@ class Evaluate:
         Path | None, option("each photo's hidden style, toy only; default the toy world's")
     ] = None
     seed: Annotated[int, option("decides scenes, starts, noise and intervals")] = 0
+    checkpoint: Annotated[
+        Which, option("of the run: its last, or the one that scored best while it was trained")
+    ] = "last"
     device: Device = "auto"
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ from pipeline.wording import counted
 
 def sample(options: SampleOptions) -> None:
     device = choose_device(options.device)
-    opened = open_run(options.run, options.bank, device)
+    opened = open_run(options.run, options.bank, device, options.checkpoint)
     targets = read_graphs(options, opened)
     graphs = [named for named, _ in targets]
     if options.as_text:

@@ -85,7 +85,7 @@ def score(options: Evaluate) -> None:
 def open_retrievegan(options: Evaluate, device: torch.device) -> tuple[RetrieveGAN, Bank, int]:
     """The run's network, its bank, and the step at which it was saved."""
     bank = bank_of(options.run, options.bank)
-    model, state = load_network(options.run, bank, device)
+    model, state = load_network(options.run, bank, device, options.checkpoint)
     return model, bank, state.step
 
 

@@ -178,4 +178,4 @@ def _in_graph_order(
             taken = taken | same_crop(crop, Crops(photo, box))
     index = padding.unpad(selected)
     weights = F.one_hot(index, valid.shape[1]).float()
-    return Selection(weights, index, torch.zeros_like(index))
+    return Selection(weights, index, torch.zeros_like(index), weights.new_zeros(len(index)))

@@ -24,6 +24,7 @@ class Selection(NamedTuple):
     weights: Tensor  # (O, K) sums to 1 over an object's own candidates
     selected: Tensor  # (O,) the selected candidate
     step: Tensor  # (O,) when its object was assigned, from 0
+    entropy: Tensor  # (O,) nats, of the soft weights; no gradient
 
 
 def distances(query: Tensor, features: Tensor) -> Tensor:
@@ -64,6 +65,7 @@ def retrieve(
     weights = torch.zeros_like(bias)
     selected = torch.zeros_like(unassigned, dtype=torch.long)
     steps = torch.full_like(selected, -1)
+    entropy = torch.zeros_like(bias[..., 0])
     every_image = torch.arange(images, device=features.device)
     query = query.float()
     feature_sum = torch.zeros_like(query)
@@ -77,12 +79,14 @@ def retrieve(
         winner = flat.argmax(-1) // k  # (N,) the object assigned at this step
         own = logits[every_image, winner]  # (N, K)
         own_weights = torch.softmax(own / temperature, dim=-1)
+        own_entropy = torch.special.entr(own_weights.detach()).sum(-1)
         if relaxation == "straight-through":
             own_weights = straight_through(own_weights, one_hot_of_largest(own))
         assigned = F.one_hot(winner, places).bool() & active[:, None]  # (N, M)
         weights = weights + assigned[:, :, None] * own_weights[:, None]
         selected = torch.where(assigned, own.argmax(-1)[:, None], selected)
         steps = torch.where(assigned, step, steps)
+        entropy = torch.where(assigned, own_entropy[:, None], entropy)
         feature = torch.einsum("nk,nke->ne", own_weights, padded[every_image, winner])
         feature_sum = feature_sum + active[:, None] * feature
         query = feature_sum / (step + 1)
@@ -92,7 +96,7 @@ def retrieve(
             crop = Crops(*(part[winner_slot][:, None, None] for part in padded_crops))
             taken = taken | same_crop(crop, padded_crops)
         unassigned = unassigned & ~assigned
-    return Selection(padding.unpad(weights), padding.unpad(selected), padding.unpad(steps))
+    return Selection(*map(padding.unpad, (weights, selected, steps, entropy)))
 
 
 def start_feature(features: Tensor, padding: Padding, start: Tensor) -> Tensor:

@@ -63,8 +63,10 @@ class CropRefinement(nn.Module):
         h, w = maps.shape[-2:]
         identity = maps.new_tensor([[1.0, 0, 0], [0, 1.0, 0]]).expand(len(maps), 2, 3)
         coordinates = F.affine_grid(identity, [len(maps), 1, h, w], align_corners=True)
+        # On a CPU grid_sample writes outside its memory where a coordinate is no number, as it is
+        # in a run that has diverged.
         warped = F.grid_sample(
-            maps, coordinates + self.flow(maps).permute(0, 2, 3, 1),
+            maps, (coordinates + self.flow(maps).permute(0, 2, 3, 1)).nan_to_num(),
             align_corners=True, padding_mode="border",
         )  # fmt: skip
         # index_select: the gradient of warped[subject] is summed in whatever order threads come.

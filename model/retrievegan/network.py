@@ -18,18 +18,13 @@ from model.retrievegan.decoder import CascadedDecoder, ResidualBlock
 from pipeline.scene import Vocabulary
 
 
-class GroundTruthSelection(NamedTuple):
-    """The result of the ground-truth pass (section 2.2)."""
-
-    losses: Tensor  # (O,) -log probability of the true patch; 0 at each image's first query
-    counted: Tensor  # (O,) False at each image's first query
-
-
 class Output(NamedTuple):
     """What one pass makes of a batch. Objects are placed by their true boxes."""
 
     box_sides: Tensor  # (O, 4) predicted boxes before the last ReLU: sides may be below 0
-    gt_selection: GroundTruthSelection | None  # None unless retrieval is learned
+    # (O,) -log probability of the true patch (section 2.2), 0 at each image's first query; None
+    # unless retrieval is learned
+    gt_selection: Tensor | None
     candidates: CandidateBatch  # those that `selection` chooses among
     selection: Selection
     cooccurrence: Tensor | None  # (O, F) of the selected patches; None unless retrieval is learned
@@ -130,7 +125,7 @@ class RetrieveGAN(nn.Module):
 
     def ground_truth_pass(
         self, features: Tensor, valid: Tensor, truth: Tensor, padding: Padding, draws: TruthDraws
-    ) -> GroundTruthSelection:
+    ) -> Tensor:
         """The ground-truth pass: how probable the true patches are, teacher-forced (section 2.2).
 
         features  (O, K, E)  of the candidates
@@ -138,10 +133,9 @@ class RetrieveGAN(nn.Module):
         truth     (O, E)     of the true patches
         """
         joined, allowed, slot = add_truth(features, valid, truth, draws.order)
-        losses = ground_truth_selection(
+        return ground_truth_selection(
             joined, allowed, truth, slot, padding, draws.first, self.config.retrieval.temperature
         )
-        return GroundTruthSelection(losses, padding.place != draws.first[padding.image])
 
     def generate(
         self, vectors: Tensor, graph: GraphBatch, patches: Tensor, boxes: Tensor

@@ -16,7 +16,7 @@ from bank.candidates import Candidates
 from bank.exact_search import PADDING
 from model import checkpoint
 from model.batch import candidate_batch, crops_of, moved
-from model.config import RetrievalConfig, RetrievalMode, RetrieveGANConfig
+from model.config import RetrievalConfig, RetrievalMode, RetrieveGANConfig, Which
 from model.draws import ByPosition
 from model.graph.frozen_encoder import embed_graphs
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
@@ -46,14 +46,14 @@ class RetrievedPatches(NamedTuple):
 
 
 def load_network(
-    run: Path, bank: Bank, device: torch.device
+    run: Path, bank: Bank, device: torch.device, which: Which = "last"
 ) -> tuple[RetrieveGAN, checkpoint.State]:
-    """A run's network in evaluation mode, and its checkpoint's state.
+    """A run's network in evaluation mode, and the state of its last checkpoint or its best.
 
     RunError where the bank's content is not what the run was trained on.
     """
     config, _ = read_config(run, RetrieveGANConfig)
-    folder = checkpoint.last(run)
+    folder = checkpoint.chosen(run, which)
     state = checkpoint.read_state(folder)
     checkpoint.check_bank(state, bank, run)
     model = RetrieveGAN(config, bank.vocabulary)
@@ -84,10 +84,12 @@ class RetrieveGANRun:
         run: Path | str,
         bank: Location | str | None = None,
         device: torch.device | str = "cpu",
+        which: Which = "last",
     ) -> Self:
-        """A run folder; `bank` where the bank it was trained on has moved."""
+        """A run folder, at its last checkpoint or its best; `bank` where the bank it was trained on
+        has moved."""
         opened = bank_of(Path(run), None if bank is None else location(bank))
-        model, _ = load_network(Path(run), opened, torch.device(device))
+        model, _ = load_network(Path(run), opened, torch.device(device), which)
         return cls(model, opened, torch.device(device))
 
     def retrieve(

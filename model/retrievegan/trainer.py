@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from bank.bank import Bank
 from model import losses
@@ -66,62 +66,79 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
     def collate(self) -> Collate[SceneBatch]:
         return partial(scene_batch, rule=self.config.retrieval, seed=self.config.seed)
 
-    def step(self, batch: SceneBatch) -> dict[str, float]:
+    def step(self, batch: SceneBatch) -> dict[str, Tensor]:
         """One update of the discriminators, then one of the generator; every loss by its name."""
         batch = batch.to(self.device)
         self.set_learning_rates()
         output: Output = self.model(batch)
         discriminator_terms = self.discriminator_terms(batch, output)
-        self.update("discriminator", torch.stack([*discriminator_terms.values()]).sum())
+        loss = torch.stack([*discriminator_terms.values()]).sum()
+        of_discriminators = self.update("discriminator", loss, discriminator_terms)
         terms = self.generator_terms(batch, output) | self.adversarial_terms(batch, output)
         total = losses.weighted(self.config.losses, terms)
-        values = self.finite(terms | discriminator_terms | {"total": total})
-        self.update("generator", total)
+        measured = {"total": total, **self.measured(batch, output)}
+        values = self.update("generator", total, terms | measured)
         self.step_number += 1
-        return values
+        return values | of_discriminators
+
+    def measured(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
+        """What is logged beside the losses: how undecided the choice of patches is."""
+        if self.config.retrieval.mode != "learned":
+            return {}
+        return {"selection/entropy": losses.mean(output.selection.entropy, batch.counts.objects)}
+
+    def settings(self) -> dict[str, float]:
+        """The temperature of the choice."""
+        return {"selection/temperature": self.config.retrieval.temperature}
 
     def generator_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """The terms of eq. 5 that need no discriminator."""
-        terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes)}
+        counts = batch.counts
+        terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes, counts.objects)}
         if output.gt_selection is not None:
-            terms["gt_selection"] = losses.gt_selection(*output.gt_selection)
+            terms["gt_selection"] = losses.gt_selection(output.gt_selection, *counts)
         if output.cooccurrence is not None:
             padding = batch.padding
             terms["cooccurrence"] = losses.cooccurrence(
-                padding.pad(output.cooccurrence), padding.present
+                padding.pad(output.cooccurrence), padding.present, counts.images
             )
-        terms["reconstruction"] = losses.reconstruction(output.rebuilt, self._real(batch))
+        terms["reconstruction"] = losses.reconstruction(
+            output.rebuilt, self._real(batch), counts.images
+        )
         return terms
 
     def adversarial_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """The generator's side of eq. 4, on both its images."""
         fake = torch.cat([output.composed, output.rebuilt])
+        images, objects = (2 * count for count in batch.counts)
         logits = self.object_discriminator(self._crops(fake, batch))
         terms = {
-            "adversarial_image": losses.generator_loss(self.image_discriminator(fake)),
-            "adversarial_object": losses.generator_loss(logits.real),
+            "adversarial_image": losses.generator_loss(self.image_discriminator(fake), images),
+            "adversarial_object": losses.generator_loss(logits.real, objects),
         }
         if self.config.losses.object_class:
             categories = batch.graph.nodes[: len(batch.boxes)].repeat(2)
-            terms["object_class"] = nn.functional.cross_entropy(logits.category, categories)
+            terms["object_class"] = losses.classification(logits.category, categories, objects)
         return terms
 
     def discriminator_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """The discriminators' side of eq. 4: the real image against both of the generator's."""
         images = torch.cat([self._real(batch), output.composed.detach(), output.rebuilt.detach()])
-        n, objects = len(batch.images), len(batch.boxes)
+        n, objects, counts = len(batch.images), len(batch.boxes), batch.counts
         image_logits = self.image_discriminator(images)
         object_logits = self.object_discriminator(self._crops(images, batch))
         terms = {
-            "discriminator_image": losses.discriminator_loss(image_logits[:n], image_logits[n:]),
+            "discriminator_image": losses.discriminator_loss(
+                image_logits[:n], image_logits[n:], counts.images
+            ),
             "discriminator_object": losses.discriminator_loss(
-                object_logits.real[:objects], object_logits.real[objects:]
+                object_logits.real[:objects], object_logits.real[objects:], counts.objects
             ),
         }
         if self.config.losses.object_class:
             categories = batch.graph.nodes[:objects]
-            terms["discriminator_class"] = nn.functional.cross_entropy(
-                object_logits.category[:objects], categories
+            terms["discriminator_class"] = losses.classification(
+                object_logits.category[:objects], categories, counts.objects
             )
         return terms
 

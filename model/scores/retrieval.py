@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from bank.bank import Bank
 from bank.table import column
@@ -21,12 +21,13 @@ from model.retrievegan.network import RetrieveGAN
 from model.scores import metrics
 from model.scores.metrics import PatchStyles, SceneSums
 from pipeline.errors import UserError
-from pipeline.progress import progress
+from pipeline.progress import progress, reporting
 
 GROUND_TRUTH = "ground-truth selection"
 COMPATIBILITY = "compatibility"
 SCENES_AT_ONCE = 64
 PATCHES_AT_ONCE = 512
+VALIDATION_SCENES = 256  # scored while a run is trained
 
 
 class Scenes(NamedTuple):
@@ -128,9 +129,8 @@ def ground_truth_scores(
     Those of a constant E_p and the chance, which must be equal, come last.
     """
     ids = distinct_patches(batches)
-    constant = Features(ids, torch.zeros(len(ids), 1))
     scores = []
-    for name, features in {**embeddings, "constant E_p": constant}.items():
+    for name, features in {**embeddings, "constant E_p": constant(ids)}.items():
         pairs = [_ground_truth(b, features, _generator(seed, i)) for i, b in enumerate(batches)]
         credits = [
             metrics.sum_by_scene(p.credit, torch.ones_like(p.credit), p.image, b.num_images)
@@ -156,6 +156,37 @@ def _ground_truth(
         scenes.boxes,
         generator,
     )
+
+
+def validation_score(model: nn.Module, bank: Bank) -> Callable[[], float] | None:
+    """What gives the ground-truth selection score of the network as it then is, on some val scenes
+    and with as many candidates as in training: a function of its weights and the bank.
+
+    None where there is nothing to score: retrieval is not learned, or no val scene has a pair.
+    """
+    if not isinstance(model, RetrieveGAN) or model.config.retrieval.mode != "learned":
+        return None
+    ids = bank.scene_ids("val")
+    if not len(ids):
+        return None
+    some = np.random.default_rng(0).choice(ids, min(VALIDATION_SCENES, len(ids)), replace=False)
+    device = next(model.parameters()).device
+    batches = scene_batches(bank, np.sort(some), model.config.retrieval.candidates, device)
+    patches = distinct_patches(batches)
+
+    def score() -> float:
+        with reporting(lambda _: None):  # no bar for these seconds
+            features = embed(model, bank, patches)
+        pairs = [_ground_truth(b, features, _generator(0, i)) for i, b in enumerate(batches)]
+        return float(torch.cat([p.credit for p in pairs]).mean())
+
+    credits = [_ground_truth(b, constant(patches), _generator(0)).credit for b in batches]
+    return score if sum(map(len, credits)) else None
+
+
+def constant(ids: NDArray[np.int64]) -> Features:
+    """Of an E_p that tells no patches apart."""
+    return Features(ids, torch.zeros(len(ids), 1))
 
 
 def compatibility_scores(

@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from bank.bank import Bank
 from model import losses
@@ -84,46 +83,47 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         Where the bank has no masks, the layout is made of predicted ones, which then learn from
         the image alone.
         """
-        model, graph = self.model, batch.graph
+        model, graph, counts = self.model, batch.graph, batch.counts
         vectors = model.encode(graph.nodes, graph.triples)
-        terms = {"boxes": losses.box_mse(model.box_sides(vectors), batch.boxes)}
+        terms = {"boxes": losses.box_mse(model.box_sides(vectors), batch.boxes, counts.nodes)}
         masks = None
         if model.mask_net is not None:
             logits = model.mask_logits(vectors)
             masks = logits.sigmoid() if batch.masks is None else batch.masks
             if batch.masks is not None and self.config.losses.masks:
-                terms["masks"] = losses.mask_bce(logits, batch.masks)
+                terms["masks"] = losses.mask_bce(logits, batch.masks, counts.nodes)
         layout = model.lay_out(vectors, batch.boxes, masks, graph)
         images = model.decode(layout, self._noise(batch))
-        terms["pixels"] = losses.reconstruction(images, self._real(batch))
+        terms["pixels"] = losses.reconstruction(images, self._real(batch), counts.images)
         return images, terms
 
-    def step(self, batch: ImageBatch) -> dict[str, float]:
+    def step(self, batch: ImageBatch) -> dict[str, Tensor]:
         """The generator first, then the discriminators on the images it made before that."""
         batch = batch.to(self.device)
         self._set_mode()
         if self.step_number == self.config.eval_after:
             self.optimisers["generator"] = self.new_optimiser("generator")
+            self.ranks.share(self.model.buffers())
         self.set_learning_rates()
         images, terms = self.forward(batch)
         terms |= self.adversarial_terms(batch, images)
         total = losses.weighted(self.config.losses, terms)
-        values = self.finite(terms | {"total": total})
-        self.update("generator", total)
+        values = self.update("generator", total, terms | {"total": total})
         for name, discriminator_terms in self.discriminator_terms(batch, images.detach()).items():
-            values |= self.finite(discriminator_terms)
-            self.update(name, torch.stack([*discriminator_terms.values()]).sum())
+            loss = torch.stack([*discriminator_terms.values()]).sum()
+            values |= self.update(name, loss, discriminator_terms)
         self.step_number += 1
         return values
 
     def adversarial_terms(self, batch: ImageBatch, images: Tensor) -> dict[str, Tensor]:
         """The generator's side of the adversarial losses."""
-        graph = batch.graph
+        graph, counts = batch.graph, batch.counts
+        on_images = self.image_discriminator(images)
         logits = self.object_discriminator(images, batch.boxes, graph.node_image)
         return {
-            "adversarial_image": losses.generator_loss(self.image_discriminator(images)),
-            "adversarial_object": losses.generator_loss(logits.real),
-            "object_class": F.cross_entropy(logits.category, graph.nodes),
+            "adversarial_image": losses.generator_loss(on_images, counts.images),
+            "adversarial_object": losses.generator_loss(logits.real, counts.nodes),
+            "object_class": losses.classification(logits.category, graph.nodes, counts.nodes),
         }
 
     def discriminator_terms(self, batch: ImageBatch, fake: Tensor) -> dict[str, dict[str, Tensor]]:
@@ -132,7 +132,7 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         Fake and real images are given in separate calls: batch normalisation must not see the two
         mixed.
         """
-        graph, real = batch.graph, self._real(batch)
+        graph, real, counts = batch.graph, self._real(batch), batch.counts
         on_fake, on_real = (
             self.object_discriminator(images, batch.boxes, graph.node_image)
             for images in (fake, real)
@@ -140,12 +140,20 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         image_fake, image_real = (self.image_discriminator(images) for images in (fake, real))
         return {
             "object_discriminator": {
-                "discriminator_object": losses.discriminator_loss(on_real.real, on_fake.real),
-                "discriminator_class_real": F.cross_entropy(on_real.category, graph.nodes),
-                "discriminator_class_fake": F.cross_entropy(on_fake.category, graph.nodes),
+                "discriminator_object": losses.discriminator_loss(
+                    on_real.real, on_fake.real, counts.nodes
+                ),
+                "discriminator_class_real": losses.classification(
+                    on_real.category, graph.nodes, counts.nodes
+                ),
+                "discriminator_class_fake": losses.classification(
+                    on_fake.category, graph.nodes, counts.nodes
+                ),
             },
             "image_discriminator": {
-                "discriminator_image": losses.discriminator_loss(image_real, image_fake)
+                "discriminator_image": losses.discriminator_loss(
+                    image_real, image_fake, counts.images
+                )
             },
         }
 

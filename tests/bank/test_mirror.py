@@ -456,20 +456,6 @@ def test_scenes_used_longest_ago_make_room(room_for_three):
     assert held(mirror) == [b, d, e]
 
 
-def test_what_is_in_use_stays(room_for_three):
-    mirror, (a, b, c, d, e, f) = room_for_three
-    for name in (a, b, c):
-        mirror.file(name)
-    age(mirror, a, b, c)
-    mirror.file(d, keep=[a])
-    assert held(mirror) == [a, c, d]
-    mirror.file(e, keep=[a, c, d])
-    assert held(mirror) == [a, c, d, e]  # rather than that one of them goes
-    age(mirror, a, c, d, e)
-    mirror.file(f)
-    assert held(mirror) == [d, e, f]
-
-
 def test_on_a_full_disk_they_make_room_too(room_for_three, monkeypatch):
     mirror, (a, b, c, *_) = room_for_three
     mirror.file(a)
@@ -492,19 +478,6 @@ def test_nothing_but_scenes_makes_room(room_for_three):
         mirror.file(name)
     assert (mirror.folder / "patches").is_file()
     assert len(held(mirror)) == 3
-
-
-def test_a_shards_scenes_are_asked_for_by_its_name(web, bank):
-    there = Bank.open(web.address)
-    first, second, *_ = bank.contents.patches.shards
-    for opened in (bank, there):
-        path = opened.scene_shard(first)
-        assert path == opened.files.folder / f"scenes/{first}.tar"
-        assert file_digest(path) == bank.manifest.files[f"scenes/{first}.tar"]
-    there.files.cache_gb = 0.0
-    there.scene_shard(second, keep=[first])
-    assert there.scene_shard(first).is_file()
-    assert web.names().count(f"scenes/{first}.tar") == 1
 
 
 # Which bank it is

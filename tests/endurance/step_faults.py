@@ -23,6 +23,7 @@ BATCH = "model/batch.py"
 BOXES = "model/boxes.py"
 LOSSES = "model/losses.py"
 LOOP = "model/loop.py"
+PARALLEL = "model/parallel.py"
 
 COMMON = (
     "tests/model/retrievegan", "tests/model/retrieval", "tests/model/test_losses.py",
@@ -48,9 +49,9 @@ MODULES = (
     Module(
         LOOP,
         (*COMMON, "tests/model/sg2im/test_trainer.py"),
-        ("__init__", "generator", "new_optimiser", "_initial_rate", "set_learning_rates", "update",
-         "finite"),
+        ("__init__", "generator", "new_optimiser", "_initial_rate", "set_learning_rates", "update"),
     ),
+    Module(PARALLEL, ("tests/model/test_parallel.py",), ("add_up",)),
 )  # fmt: skip
 
 
@@ -90,8 +91,8 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "losses.reconstruction(output.rebuilt, ",
-        "losses.reconstruction(output.composed, ",
+        "            output.rebuilt, self._real(batch), counts.images",
+        "            output.composed, self._real(batch), counts.images",
         "reconstruction of the image from selected patches",
     ),
     Fault(
@@ -127,8 +128,8 @@ FAULTS = (
     Fault(DISCRIMINATORS, "spectral_norm(conv),", "conv,", "no spectral normalisation"),
     Fault(
         LOOP,
-        "self._initial_rate(name), self.config.betas)",
-        "self._initial_rate(name))",
+        "self._initial_rate(name), self.config.betas, fused=True",
+        "self._initial_rate(name), fused=True",
         "Adam's default betas",
     ),
     Fault(NETWORK, "maps = maps + refined", "maps = refined", "no residual around the refinement"),
@@ -171,14 +172,14 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "losses.generator_loss(self.image_discriminator(fake))",
-        "losses.generator_loss(-self.image_discriminator(fake))",
+        "losses.generator_loss(self.image_discriminator(fake), ",
+        "losses.generator_loss(-self.image_discriminator(fake), ",
         "the generator's image loss with its sign turned",
     ),
     Fault(
         TRAINER,
-        "losses.generator_loss(logits.real)",
-        "losses.generator_loss(logits.real[: len(batch.boxes)])",
+        "losses.generator_loss(logits.real, ",
+        "losses.generator_loss(logits.real[: len(batch.boxes)], ",
         "adversarial object loss of the first set only",
     ),
     Fault(
@@ -228,12 +229,12 @@ FAULTS = (
     Fault(
         TRAINER,
         """\
-        self.update("discriminator", torch.stack([*discriminator_terms.values()]).sum())
+        of_discriminators = self.update("discriminator", loss, discriminator_terms)
         terms = self.generator_terms(batch, output) | self.adversarial_terms(batch, output)
 """,
         """\
         terms = self.generator_terms(batch, output) | self.adversarial_terms(batch, output)
-        self.update("discriminator", torch.stack([*discriminator_terms.values()]).sum())
+        of_discriminators = self.update("discriminator", loss, discriminator_terms)
 """,
         "the generator's terms from the discriminators before their update",
     ),
@@ -270,8 +271,8 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "losses.box_l1(output.box_sides, batch.boxes)",
-        "losses.box_l1(output.box_sides.detach(), batch.boxes)",
+        "losses.box_l1(output.box_sides, ",
+        "losses.box_l1(output.box_sides.detach(), ",
         "boxes never learned",
     ),
     # Both passes
@@ -328,12 +329,6 @@ FAULTS = (
         "torch.cat([vectors[:objects]] * 2 + [vectors[objects:]] * 2)",
         "torch.cat([vectors, vectors])",
         "graph vectors twice in another order than the graph",
-    ),
-    Fault(
-        NETWORK,
-        "padding.place != draws.first[padding.image]",
-        "padding.place != draws.first[padding.image] + 1",
-        "the mean of L_gt counts another object as the first",
     ),
     Fault(
         NETWORK,
@@ -559,24 +554,90 @@ FAULTS = (
     # Terms and updates
     Fault(
         LOSSES,
-        "generator_loss(real) + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))",
-        "generator_loss(real)",
+        "generator_loss(real, count) + mean(F.softplus(fake), count * sets)",
+        "generator_loss(real, count)",
         "no loss on fakes",
     ),
     Fault(
         LOSSES,
-        "per_object.sum() / counted.sum().clamp_min(1)",
-        "per_object.mean()",
+        "per_object.sum() / (objects - images).clamp_min(1)",
+        "per_object.sum() / objects",
         "L_gt averaged over the first objects too",
     ),
     Fault(
         LOSSES,
-        "(distance * (pairs & upper)).sum() / len(vectors)",
+        "(distance * (pairs & upper)).sum() / count",
         "(distance * (pairs & upper)).sum()",
         "L_occur summed over images",
     ),
     Fault(
         LOOP, "        optimiser.zero_grad(set_to_none=True)\n", "", "gradients of all steps add up"
+    ),
+    # What several processes make of it
+    Fault(
+        LOSSES,
+        "values.sum() / (count * values[0].numel())",
+        "values.mean()",
+        "each process's mean over its own part",
+    ),
+    Fault(
+        LOSSES,
+        "mean(F.softplus(fake), count * sets)",
+        "mean(F.softplus(fake), count)",
+        "fakes count once for each set of them",
+    ),
+    Fault(
+        TRAINER,
+        "losses.gt_selection(output.gt_selection, *counts)",
+        "losses.gt_selection(output.gt_selection, torch.tensor(len(batch.images)), torch.tensor(len(batch.boxes)))",
+        "L_gt averaged over the process's own objects",
+    ),
+    Fault(
+        TRAINER,
+        "batch.boxes, counts.objects)",
+        "batch.boxes, torch.tensor(len(batch.boxes)))",
+        "boxes averaged over the process's own objects",
+    ),
+    Fault(
+        TRAINER,
+        "(2 * count for count in batch.counts)",
+        "(count for count in batch.counts)",
+        "fakes counted once for both images",
+    ),
+    Fault(
+        PARALLEL,
+        "            gradient.copy_(part.view_as(gradient))\n",
+        "            pass\n",
+        "each process goes along its own gradient",
+    ),
+    Fault(
+        PARALLEL, "        return total\n", "        return values\n", "losses of one process alone"
+    ),
+    Fault(
+        LOOP,
+        "        values = self.ranks.add_up(gradients, values)\n",
+        "",
+        "nothing is added up over the processes",
+    ),
+    # A loss that is not finite
+    Fault(
+        LOOP,
+        "        self.diverged.logical_or_(~(values.isfinite().all() & norm.isfinite()))\n",
+        "",
+        "nothing is latched",
+    ),
+    Fault(
+        LOOP,
+        "self.diverged.logical_or_(~(",
+        "self.diverged.copy_(~(",
+        "the next finite loss ends it",
+    ),
+    Fault(LOOP, " & norm.isfinite())", ")", "a gradient that is not finite goes unnoticed"),
+    Fault(
+        LOOP,
+        "optimiser.found_inf = self.diverged",
+        "optimiser.found_inf = None",
+        "updates go on after a loss that is not finite",
     ),
     Fault(
         LOOP,
@@ -606,12 +667,12 @@ UNCHANGED: tuple[Unchanged, ...] = (
         "RetrieveGANTrainer.generator_terms",
         (
             (
-                'terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes)}',
-                'terms = {"boxes": losses.box_l1(batch.boxes, output.box_sides)}',
+                'terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes, counts.objects)}',
+                'terms = {"boxes": losses.box_l1(batch.boxes, output.box_sides, counts.objects)}',
             ),
             (
-                'terms["reconstruction"] = losses.reconstruction(output.rebuilt, self._real(batch))',
-                'terms["reconstruction"] = losses.reconstruction(self._real(batch), output.rebuilt)',
+                "output.rebuilt, self._real(batch), counts.images",
+                "self._real(batch), output.rebuilt, counts.images",
             ),
         ),
     ),

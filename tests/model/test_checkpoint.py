@@ -1,5 +1,6 @@
 """What a run is saved as, and which checkpoints a run cannot go on from."""
 
+import json
 import resource
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model import checkpoint
+from model.checkpoint import Best
 from model.config import RetrieveGANConfig
 from model.loop import restore, save
 from model.recipes import demo
@@ -78,21 +80,56 @@ def test_tensors_are_named_by_network_optimiser_and_parameter(run):
         assert f"discriminator/object_discriminator.hidden.weight/{moment}" in optimisers
 
 
-def test_the_last_two_checkpoints_are_kept_and_the_newest_is_found(
-    bank, trained, tmp_path, monkeypatch
+def keeping(trained, monkeypatch, keep):
+    """Let the trainer keep so many checkpoints."""
+    config = trained.config
+    execution = replace(config.execution, keep_checkpoints=keep)
+    monkeypatch.setattr(trained, "config", replace(config, execution=execution))
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_last_checkpoints_are_kept_and_the_newest_is_found(
+    bank, trained, tmp_path, monkeypatch, keep
 ):
+    keeping(trained, monkeypatch, keep)
     half = tmp_path / "checkpoints/step-000500.partial"  # of a save that was killed
     half.mkdir(parents=True)
     assert checkpoint.newest(tmp_path) is None
-    kept = tmp_path / "checkpoints/step-000002-the-best"  # a user's copy
-    kept.mkdir()
-    for step in (999_998, 999_999, 1_000_000, 1_000_000):
+    copy = tmp_path / "checkpoints/step-000002-the-best"  # a user's
+    copy.mkdir()
+    steps = (999_997, 999_998, 999_999, 1_000_000, 1_000_000)
+    for step in steps:
         monkeypatch.setattr(trained, "step_number", step)
         save(trained, bank, tmp_path)
     newest = checkpoint.last(tmp_path)
     assert newest.name == "step-1000000"
-    before = newest.with_name("step-999999")  # which a command that samples may still be reading
-    assert sorted(newest.parent.iterdir()) == [kept, newest, before]
+    kept = {newest.with_name(f"step-{step:06d}") for step in sorted(set(steps))[-keep:]}
+    assert {*newest.parent.iterdir()} == {copy, *kept}
+
+
+def test_the_checkpoint_with_the_best_score_is_kept_besides_and_known_to_a_run_that_goes_on(
+    bank, trained, tmp_path, monkeypatch
+):
+    keeping(trained, monkeypatch, 1)
+    for step, best in ((3, None), (4, (4, 0.25)), (5, (4, 0.25)), (7, (4, 0.25))):
+        monkeypatch.setattr(trained, "step_number", step)
+        monkeypatch.setattr(trained, "best", best and Best(*best))
+        save(trained, bank, tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000004", "step-000007"]
+    again = trainer_of(bank, small())
+    restore(again, bank, tmp_path)
+    assert again.best == Best(4, 0.25)
+
+
+def test_a_checkpoint_of_before_there_were_scores_is_read(run, bank):
+    path = checkpoint.last(run) / "state.json"
+    value = json.loads(path.read_text())
+    assert value.pop("best") is None
+    path.write_text(json.dumps(value))
+    again = trainer_of(bank, small())
+    restore(again, bank, run)
+    assert (again.step_number, again.best) == (1, None)
 
 
 def test_sampling_reads_the_model_and_the_state_alone(run, trained, bank):
@@ -115,6 +152,7 @@ def test_sampling_reads_the_model_and_the_state_alone(run, trained, bank):
         ({"format": 2}, "has format 2; this version reads 1"),
         ({"vocabulary": {"objects": []}}, "cannot be read"),
         ({"more": 1}, "cannot be read"),
+        ({"best": [1, 2]}, "cannot be read"),
     ],
 )
 def test_a_checkpoint_of_another_bank_or_form_is_refused(run, bank, changed, why):
@@ -203,3 +241,15 @@ def test_a_full_disk_is_one_line_that_leaves_the_last_checkpoint_and_nothing_els
 def test_what_torch_cannot_do_for_other_reasons_stays_what_it_is(tmp_path):
     with pytest.raises(RuntimeError, match="out of memory"), checkpoint.writing(tmp_path, "file"):
         raise RuntimeError("CUDA out of memory")
+
+
+def test_the_best_checkpoint_may_be_chosen_where_there_is_one(bank, trained, tmp_path, monkeypatch):
+    for step, best in ((3, (3, 0.5)), (5, (3, 0.5))):
+        monkeypatch.setattr(trained, "step_number", step)
+        monkeypatch.setattr(trained, "best", Best(*best))
+        save(trained, bank, tmp_path)
+    folders = [checkpoint.chosen(tmp_path, which).name for which in ("last", "best")]
+    assert folders == ["step-000005", "step-000003"]
+    edit_state(tmp_path, best=None)
+    with pytest.raises(RunError, match=r"no best checkpoint: .* \(model\.train --eval-every\)"):
+        checkpoint.chosen(tmp_path, "best")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from model.config import MAY_BE_ZERO, LossWeights, flags_of, from_json
+from model.config import MAY_BE_ZERO, ExecutionConfig, LossWeights, flags_of, from_json
 from model.recipes import RECIPES, paper, sg2im, sg2im_demo
 from model.sg2im.network import Sg2Im
 from pipeline.errors import UserError
@@ -186,7 +186,7 @@ def test_a_number_that_makes_no_sense_is_refused_by_its_flag(part, field, value,
 def test_none_may_be_asked_for_where_there_may_be_none(flag):
     config = next(c for c in (RECIPES["demo"](), sg2im()) if flag in flags_of(c))
     part, _, name = flag.removeprefix("--").replace("-", "_").rpartition(".")
-    part = part or ("execution" if name == "loader_workers" else "")
+    part = part or ("execution" if name in ("loader_workers", "eval_every") else "")
     changed = {name: 0}
     if part:
         changed = {part: replace(getattr(config, part), **changed)}
@@ -196,5 +196,12 @@ def test_none_may_be_asked_for_where_there_may_be_none(flag):
 def test_these_are_all_numbers_that_may_be_none():
     assert set(MAY_BE_ZERO) == {
         "--seed", "--loader-workers", "--generator.noise", "--generator.refine-layers",
-        "--generator.residual-blocks", "--eval-after",
+        "--generator.residual-blocks", "--eval-after", "--eval-every",
     }  # fmt: skip
+
+
+def test_sg2im_has_no_retrieval_to_score():
+    with pytest.raises(
+        ValueError, match=r"^--eval-every scores retrieval, and sg2im retrieves nothing"
+    ):
+        replace(sg2im(), execution=ExecutionConfig(eval_every=5))

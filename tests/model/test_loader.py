@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+from contextlib import closing
 from itertools import chain, islice
 from types import SimpleNamespace
 
@@ -200,6 +201,22 @@ def test_a_loaders_process_that_dies_is_one_line_and_no_hang(bank, kind):
 
     with pytest.raises(UserError, match=r"^a loader's process ended .*--loader-workers 0"):
         batches_of(bank, 9, collate=dies, workers=2, kind=kind)
+
+
+def test_the_death_of_a_worker_is_raised_where_the_next_batch_is_asked_for(bank):
+    """Not in the middle of a step, which could then not be saved."""
+    before = {child.pid for child in multiprocessing.active_children()}
+    batches = training_batches(
+        bank, ids_and_counts, block_shards=16, batch_size=BATCH, seed=0, workers=1
+    )
+    with closing(batches):
+        next(batches)
+        (worker,) = (c for c in multiprocessing.active_children() if c.pid not in before)
+        worker.kill()
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # a handler would raise here
+        with pytest.raises(UserError, match="a loader's process ended"):
+            for _ in batches:
+                pass
 
 
 @pytest.mark.parametrize("workers", [0, 2])

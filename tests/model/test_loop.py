@@ -6,15 +6,18 @@ import multiprocessing
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from model import loop
-from model.loop import main_losses, restore, train
+from model import checkpoint, loop, monitor
+from model.loop import laid_out, restore, train
+from model.monitor import Pace
 from model.recipes import paper, sg2im_demo
 from model.run_folder import RunError
 from pipeline.errors import Stopped
@@ -84,7 +87,7 @@ def test_a_file_of_a_run_that_cannot_be_written_is_one_line(bank, tmp_path, name
 
 def test_a_disk_that_is_full_at_a_steps_line_of_the_log_is_one_line(bank, tmp_path, monkeypatch):
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
-    monkeypatch.setattr(loop, "_keep_log_until", lambda *_: None)  # it would read without end
+    monkeypatch.setattr(monitor, "_keep_log_until", lambda *_: None)  # it would read without end
     with pytest.raises(RunError, match=r"log\.jsonl: No space left on device"):
         train(trainer_of(bank, small()), bank, tmp_path)
 
@@ -124,7 +127,7 @@ def test_a_stopped_run_is_saved_and_goes_on_as_if_it_never_had_been(
     execution = replace(small().execution, loader_workers=1)
     trainer = trainer_of(bank, small(execution=execution))
     monkeypatch.setattr(type(trainer), "collate", staticmethod(interrupted))
-    with pytest.raises(Stopped, match=f"^stopped at step [12]; saved: .* --resume {stopped} goes"):
+    with pytest.raises(Stopped, match=f"^stopped at step [012]; saved: .* --resume {stopped} goes"):
         train(trainer, bank, stopped)
     again = trainer_of(bank, small())
     restore(again, bank, stopped)
@@ -216,8 +219,9 @@ def test_an_ignored_signal_stays_ignored(bank, tmp_path):
 
 
 def test_a_run_that_goes_on_shows_how_far_it_is_in_all_and_its_losses(bank, tmp_path, capsys):
-    capsys.readouterr()
+    show_log()
     train(trainer_of(bank, small(steps=1)), bank, tmp_path)
+    capsys.readouterr()
     for step in (1, 3):
         (tmp_path / f"samples-{step:06d}.png").write_text(f"of step {step}")
     again = trainer_of(bank, small(steps=2))
@@ -226,16 +230,176 @@ def test_a_run_that_goes_on_shows_how_far_it_is_in_all_and_its_losses(bank, tmp_
     grids = sorted(path.name for path in tmp_path.glob("samples-*"))
     assert grids == ["samples-000001.png", "samples-000002.png"]  # not that of a step to come
     assert (tmp_path / "samples-000001.png").read_text() == "of step 1"
-    line = capsys.readouterr().err.splitlines()[-1]
     total = losses_of(tmp_path)[1]["total"]
-    assert line.startswith("training: 2 steps, the last 1 in ")
-    assert f", total {total:.3g}, gt_selection " in line
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "images/s" in line)
+    assert line.startswith("step 2 of 2: ")
+    assert f" GB, total {total:.3g}, gt_selection " in line
+    assert not line.endswith("left")
 
 
-def test_shown_losses_are_means_over_the_latest_steps():
-    recent = [
-        {"boxes": 9.0, "total": 1.0, "pixels": 0.5},
-        {"boxes": 9.0, "total": 3.0, "pixels": 0},
-    ]
-    assert main_losses(recent) == "total 2, pixels 0.25"
-    assert main_losses([]) == ""
+def executed(**changes):
+    return small(execution=replace(small().execution, **changes))
+
+
+def kept_steps(run):
+    return sorted(int(path.name[5:]) for path in (run / "checkpoints").iterdir())
+
+
+def test_a_run_keeps_the_checkpoint_that_scored_best_and_an_interruption_changes_none_of_it(
+    bank, tmp_path
+):
+    scores = {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.3, 5: 0.25}
+    config = replace(executed(eval_every=1, checkpoint_every=10, keep_checkpoints=1), steps=5)
+
+    def trained(run, until=None):
+        run.mkdir(exist_ok=True)
+        trainer = trainer_of(bank, config)
+        if checkpoint.newest(run):
+            restore(trainer, bank, run)
+
+        def score():
+            if trainer.step_number == until:
+                raise RuntimeError("power cut")
+            return scores[trainer.step_number]
+
+        with nullcontext() if until is None else pytest.raises(RuntimeError, match="power cut"):
+            train(trainer, bank, run, score)
+        return trainer.best
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert trained(whole) == (2, 0.3)
+    trained(cut, until=4)
+    assert kept_steps(cut) == [2]
+    assert trained(cut) == (2, 0.3)
+    for run in (whole, cut):
+        assert kept_steps(run) == [2, 5]
+        assert [row["score/val"] for row in losses_of(run)] == [*scores.values()]
+    assert losses_of(cut) == losses_of(whole)
+
+
+def test_the_log_is_whole_up_to_each_checkpoint(bank, tmp_path, monkeypatch):
+    lines = []
+    save = loop.save
+
+    def noted(trainer, bank, run):
+        lines.append((trainer.step_number, [row["step"] for row in losses_of(run)]))
+        save(trainer, bank, run)
+
+    monkeypatch.setattr(loop, "save", noted)
+    train(trainer_of(bank, executed(checkpoint_every=3)), bank, tmp_path)
+    assert lines == [(3, [0, 1, 2]), (4, [0, 1, 2, 3])]
+
+
+def test_after_a_loss_that_is_not_finite_nothing_is_saved_and_the_last_checkpoint_is_as_it_was(
+    bank, tmp_path
+):
+    config = replace(executed(checkpoint_every=1, eval_every=1, grid_every=1), steps=9)
+    trainer = trainer_of(bank, config)
+    step, scored = trainer.step, []
+
+    def diverges(batch):
+        if trainer.step_number == 2:
+            with torch.no_grad():
+                trainer.model.graph.box_net[2].weight.fill_(torch.nan)
+        return step(batch)
+
+    trainer.step = diverges
+    with pytest.raises(RunError, match=r"^'boxes' is nan at step 2, .*, step-000002, is kept: "):
+        train(trainer, bank, tmp_path, lambda: scored.append(1) or float(len(scored)))
+    assert kept_steps(tmp_path) == [1, 2]
+    assert len(scored) == 2
+    assert len(losses_of(tmp_path)) == 2
+    assert not (tmp_path / "samples-000003.png").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_the_next_line_and_its_steps_change_nothing(
+    bank, tmp_path, monkeypatch
+):
+    """Between two lines nobody looks."""
+    monkeypatch.setattr(Pace, "is_due", lambda _, step: step == 4)
+    trainer = trainer_of(bank, replace(executed(checkpoint_every=99, grid_every=99), steps=9))
+    step, weights = trainer.step, []
+
+    def diverges(batch):
+        if trainer.step_number == 2:
+            with torch.no_grad():
+                trainer.model.graph.box_net[2].weight.fill_(torch.nan)
+        weights.append(trainer.model.decoder.to_rgb[-1].bias.detach().clone())
+        return step(batch)
+
+    trainer.step = diverges
+    with pytest.raises(RunError, match=r"at step 2, .* there was no checkpoint yet"):
+        train(trainer, bank, tmp_path)
+    assert trainer.step_number == 5
+    assert [row["step"] for row in losses_of(tmp_path)] == [0, 1]
+    assert not torch.equal(weights[1], weights[2])
+    assert torch.equal(weights[2], weights[4])
+
+
+def test_a_run_stopped_after_a_loss_that_was_not_finite_is_not_saved(
+    usual_signals, bank, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Pace, "is_due", lambda *_: False)
+    trainer = trainer_of(bank, executed(checkpoint_every=99))
+    step = trainer.step
+
+    def diverges(batch):
+        with torch.no_grad():
+            trainer.model.graph.box_net[2].weight.fill_(torch.nan)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(batch)
+
+    trainer.step = diverges
+    with pytest.raises(RunError, match="at step 0"):
+        train(trainer, bank, tmp_path)
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_a_stop_that_took_the_loaders_processes_too_costs_no_step(
+    usual_signals, bank, tmp_path, monkeypatch
+):
+    """As where a batch system signals every process of a job."""
+
+    def batches(*_, **options):
+        yield from islice(training_batches(*_, **options), 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("DataLoader worker is killed by signal: Terminated.")
+
+    training_batches = loop.training_batches
+    monkeypatch.setattr(loop, "training_batches", batches)
+    with pytest.raises(Stopped, match=r"^stopped at step 2; saved: ") as stopped:
+        train(trainer_of(bank, small()), bank, tmp_path)
+    assert stopped.value.number == signal.SIGTERM
+    assert kept_steps(tmp_path) == [2]
+    assert len(losses_of(tmp_path)) == 2
+
+
+def test_a_loaders_process_that_dies_by_itself_is_an_error(bank, tmp_path, monkeypatch):
+    def batches(*_, **__):
+        raise RuntimeError("killed")
+        yield
+
+    monkeypatch.setattr(loop, "training_batches", batches)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(trainer_of(bank, small()), bank, tmp_path)
+
+
+def test_temperature_and_data_wait_are_curves(bank, tmp_path):
+    train(trainer_of(bank, small(steps=2)), bank, tmp_path)
+    curves = EventAccumulator(str(tmp_path / "tensorboard"))
+    curves.Reload()
+    assert {event.value for event in curves.Scalars("selection/temperature")} == {1.0}
+    assert [event.step for event in curves.Scalars("speed/data_wait")] == [0, 1]
+    assert len(curves.Scalars("selection/entropy")) == 2
+
+
+def test_a_gradient_has_the_strides_of_its_parameter():
+    """torch gives others where a side is 1."""
+    parameter = torch.zeros(2, 1, 100, requires_grad=True)
+    given = torch.rand(10, 2, 100, generator=torch.Generator().manual_seed(0))
+    torch.bmm(given.transpose(0, 1), parameter.transpose(1, 2)).sum().backward()
+    before = parameter.grad.clone()
+    assert parameter.grad.stride() != parameter.stride()
+    assert laid_out(parameter) is parameter.grad
+    assert parameter.grad.stride() == parameter.stride()
+    assert torch.equal(parameter.grad, before)

@@ -13,6 +13,7 @@ from bank.bank import Bank
 from model import resident
 from model.resident import MappedSource, mapped, mapped_folder, on_device, place, sizes
 from model.sources import BankSource, part_of
+from pipeline.address import Address
 from pipeline.cache import VARIABLE
 from pipeline.errors import UserError
 from pipeline.scene import image_of
@@ -135,6 +136,15 @@ def test_a_cache_that_may_not_be_written_is_one_line_or_streamed(bank, own_cache
     assert place(bank, "auto", CPU).where == "stream"
     with pytest.raises(UserError, match=r"--loader resident: .* may not be written; .*stream$"):
         place(bank, "resident", CPU)
+
+
+def test_a_bank_at_an_address_is_streamed_unless_it_is_held_already(bank, own_cache):
+    there = Bank.open(bank.path)
+    there.path = Address("http://host/bank")
+    assert place(there, "auto", CPU).where == "stream"
+    assert place(there, "resident", CPU).where == "folder"
+    mapped(bank)
+    assert place(there, "auto", CPU).where == "folder"
 
 
 def test_stream_is_what_was_asked_for(bank, gpu):

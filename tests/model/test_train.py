@@ -9,14 +9,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from model import checkpoint
 from model.config import flags_of
 from model.device import choose_device
 from model.loop import train
 from model.recipes import RECIPES
 from model.run_folder import CONFIG, RunError, new_run, read_run, writing_alone
-from model.train import TrainOptions, main
+from model.train import TrainOptions, after_restart, main
 from pipeline.address import location
 from pipeline.errors import UserError
 from pipeline.options import write_json
@@ -202,15 +205,6 @@ def test_a_device_that_is_not_there_is_one_line(bank, tmp_path, device, said):
         main(options_of("--bank", bank.path, "--out", tmp_path / "run", "--device", device))
 
 
-def test_several_processes_are_refused_until_there_is_a_use_for_them(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
-    with pytest.raises(UserError, match="start it without torchrun"):
-        main(options_of("--bank", "bank"))
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    with pytest.raises(UserError, match="bank"):  # which is not there
-        main(options_of("--bank", "nowhere"))
-
-
 def test_a_bank_is_required_but_for_a_run_that_goes_on(stopped, capsys):
     with pytest.raises(SystemExit, match="2"):
         options_of("--recipe", "demo")
@@ -367,3 +361,46 @@ def test_cuda_devices_are_counted_from_0(monkeypatch):
     assert choose_device("cuda:1").index == 1
     with pytest.raises(UserError, match="this machine has 2 CUDA devices, from cuda:0"):
         choose_device("cuda:2")
+
+
+def test_each_of_a_machines_processes_takes_its_own_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose_device("cuda").index is None
+    monkeypatch.setenv("LOCAL_RANK", "1")  # as torchrun sets it
+    assert choose_device("auto").index == 1
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="this machine has 2 CUDA devices"):
+        choose_device("auto")
+
+
+def test_a_deterministic_run_asks_torch_for_it(bank, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.backends.cudnn.benchmark", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    flags = ("--recipe", "demo", "--steps", 1, "--batch-size", 2, "--device", "cpu")
+    try:
+        main(options_of("--bank", bank.path, *flags, "--deterministic", "--out", tmp_path / "run"))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+        assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_run_scores_its_retrieval_as_it_goes(bank, tmp_path, capsys):
+    flags = ("--recipe", "demo", "--steps", 2, "--batch-size", 2, "--device", "cpu")
+    main(options_of("--bank", bank.path, *flags, "--eval-every", 1, "--out", tmp_path / "run"))
+    assert ", the best so far\n" in capsys.readouterr().out
+    scores = [row["score/val"] for row in losses_of(tmp_path / "run")]
+    best = checkpoint.read_state(checkpoint.last(tmp_path / "run")).best
+    assert best == (1 + int(np.argmax(scores)), max(scores))
+
+
+def test_a_run_that_was_started_again_goes_on_in_its_folder(stopped, monkeypatch):
+    options = options_of("--bank", "b", "--recipe", "demo", "--out", stopped)
+    assert after_restart(options) == options
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    again = after_restart(options)
+    assert (again.resume, again.out, again.config) == (stopped, None, options.config)
+    new = options_of("--bank", "b", "--out", stopped / "new")
+    assert after_restart(new) == new

@@ -21,6 +21,7 @@ from model.retrieval.greedy import (
 from model.retrieval.relaxation import gumbel
 
 N, O, K, E = 3, 9, 4, 6
+RELAXATIONS = ("soft", "straight-through")
 OBJECT_IMAGE = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2])
 
 
@@ -405,3 +406,18 @@ def test_training_on_ground_truth_selection_brings_true_patches_together():
         optimiser.step()
         history.append(loss.item())
     assert history[-1] < 0.5 * history[0]
+
+
+def test_the_entropy_of_a_choice_is_that_of_its_soft_weights(scene):
+    """Also where one patch is shown: up to the first choice, both relaxations are one. Without
+    candidates to choose among it is 0."""
+    features, valid, padding = scene
+    valid[4] = torch.tensor([False, True, False, False])
+    features.requires_grad_()
+    soft, hard = (select((features, valid, padding), relaxation=r) for r in RELAXATIONS)
+    expected = -(soft.weights * soft.weights.clamp_min(1e-30).log()).sum(-1).detach()
+    torch.testing.assert_close(soft.entropy, expected)
+    first = hard.step == 0
+    torch.testing.assert_close(hard.entropy[first], expected[first])
+    assert soft.entropy[4] == hard.entropy[4] == 0
+    assert not soft.entropy.requires_grad

@@ -164,3 +164,13 @@ def test_the_layers_are_pastegans_with_group_normalisation():
     assert layers_of(refinement.message) == ["conv 3x3 8>4", "leaky 0.1", "conv 3x3 4>8"]
     assert layers_of(refinement.pooled) == ["leaky 0.1", "conv 1x1 3>3"]
     assert layers_of([refinement.own]) == ["conv 1x1 3>3"]
+
+
+def test_maps_that_are_no_numbers_warp_nothing_outside_their_memory():
+    """A process would crash, where a run that has diverged should say so."""
+    layer = CropRefinement(width=16, predicate_width=2, hidden=8)
+    maps = torch.full((6, 16, 8, 8), torch.nan, requires_grad=True)
+    ends = torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])
+    updates, _ = layer(maps.to(memory_format=torch.channels_last), torch.zeros(3, 2, 8, 8), *ends)
+    updates.sum().backward()
+    assert updates.isnan().all()

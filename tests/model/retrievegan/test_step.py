@@ -11,11 +11,12 @@ from model.boxes import crop
 from model.config import LossWeights
 from model.image_grid import patches_and_images
 from model.padding import padding_of
+from model.parallel import Ranks
 from model.pixels import to_float
 from model.recipes import paper
 from model.retrieval.greedy import medoid_start, retrieve, retrieve_best, start_feature
 from model.retrievegan.trainer import RetrieveGANTrainer
-from model.run_folder import RunError
+from model.sources import Counts
 from tests.model.retrievegan.small import (
     IMAGE_PX,
     VOCABULARY,
@@ -43,6 +44,11 @@ def small_trainer(**changes) -> RetrieveGANTrainer:
         for layer in (trainer.object_discriminator.hidden, trainer.object_discriminator.category):
             layer.weight.mul_(20)
     return trainer
+
+
+def losses_in(values):
+    """Names of losses, without what else is measured."""
+    return {name for name in values if "/" not in name}
 
 
 def output_of(trainer, batch, step=0):
@@ -101,7 +107,7 @@ def test_each_loss_of_a_step_is_what_its_equation_gives(batch):
     vectors = output.cooccurrence
     expected = {
         "boxes": (output.box_sides - batch.boxes).abs().mean(),
-        "gt_selection": output.gt_selection.losses.sum() / (O - N),
+        "gt_selection": output.gt_selection.sum() / (O - N),
         "cooccurrence": sum((vectors[i] - vectors[j]).norm() for i, j in PAIRS) / N,
         "reconstruction": (output.rebuilt - real).abs().mean(),
         "adversarial_image": F.softplus(-images_for_g).mean(),
@@ -113,12 +119,46 @@ def test_each_loss_of_a_step_is_what_its_equation_gives(batch):
         + F.softplus(objects_for_d.real[O:]).mean(),
         "discriminator_class": F.cross_entropy(objects_for_d.category[:O], categories),
     }
-    assert values.keys() == {*expected, "total"}
+    assert losses_in(values) == {*expected, "total"}
     for name, value in expected.items():
         assert values[name] == pytest.approx(value.item(), rel=1e-4), name
     weights = vars(WEIGHTS)
     total = sum(weights[name] * expected[name].item() for name in weights)
     assert values["total"] == pytest.approx(total, rel=1e-4)
+
+
+def test_every_loss_of_a_part_is_its_share_of_a_batch_twice_as_large(batch):
+    """And the mean of what is measured beside the losses."""
+    trainer = small_trainer()
+    output = output_of(trainer, batch)
+
+    def terms_of(batch):
+        return {
+            **trainer.generator_terms(batch, output),
+            **trainer.adversarial_terms(batch, output),
+            **trainer.discriminator_terms(batch, output),
+            **trainer.measured(batch, output),
+        }
+
+    trainer.image_discriminator.eval()  # no power iteration between the two
+    trainer.object_discriminator.eval()
+    whole = terms_of(batch)
+    part = terms_of(batch._replace(counts=Counts(*(2 * count for count in batch.counts))))
+    assert len(whole) == 11
+    for name, value in whole.items():
+        torch.testing.assert_close(part[name], value / 2, msg=name)
+
+
+def test_a_gradient_is_added_up_over_the_processes(batch, monkeypatch):
+    """As between two processes that have the same."""
+    trainer, other = small_trainer(), small_trainer()
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: tensor.mul_(2))
+    other.ranks = Ranks(0, 2)
+    values, doubled = trainer.step(batch), other.step(batch)
+    assert doubled["gradient_norm/discriminator"].item() == pytest.approx(
+        2 * values["gradient_norm/discriminator"].item(), rel=1e-5
+    )
+    assert doubled["discriminator_image"] == pytest.approx(2 * values["discriminator_image"].item())
 
 
 def test_both_discriminators_see_real_composed_and_rebuilt_and_then_the_fakes_again(batch):
@@ -150,11 +190,11 @@ def test_the_discriminators_are_updated_first_and_then_judge_for_the_generator(b
     order, states = [], []
     update = trainer.update
 
-    def watched(name, loss):
+    def watched(name, loss, terms):
         gradients = [p.grad for p in trainer.model.parameters()]
         states.append({key: weights_of(network) for key, network in trainer.networks.items()})
         order.append((name, all(g is None for g in gradients)))
-        update(name, loss)
+        return update(name, loss, terms)
 
     trainer.update = watched
     trainer.step(batch)
@@ -415,25 +455,83 @@ def test_a_run_learns_to_draw_the_scenes_that_it_is_shown(batch):
     assert values[-1]["gt_selection"] < 0.7 * values[0]["gt_selection"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(batch):
+def state_of(trainer, name):
+    """Copies of an optimiser's weights, moments and step counts."""
+    optimiser = trainer.optimisers[name]
+    (group,) = optimiser.param_groups
+    moments = [each for state in optimiser.state.values() for each in state.values()]
+    return [tensor.detach().clone() for tensor in (*group["params"], *moments)]
+
+
+def test_from_the_first_loss_that_is_not_finite_on_no_optimiser_changes_anything(batch):
+    """The discriminators were updated before the generator's losses of that step were known."""
     trainer = small_trainer()
     trainer.step(batch)
+    assert not trainer.diverged
+    predicted = trainer.model.graph.box_net[2].weight
+    good = predicted.detach().clone()
     with torch.no_grad():
-        trainer.model.decoder.to_rgb[-1].bias.fill_(float("nan"))
-    before = weights_of(trainer.model)
-    with pytest.raises(RunError, match="'reconstruction' is nan at step 1"):
-        trainer.step(batch)
-    assert equal(
-        [w for w in weights_of(trainer.model) if w.isfinite().all()],
-        [w for w in before if w.isfinite().all()],
-    )
+        predicted.fill_(torch.inf)
+    before = state_of(trainer, "generator")
+    discriminators = state_of(trainer, "discriminator")
+    values = trainer.step(batch)
+    assert not values["boxes"].isfinite()
+    assert trainer.diverged
+    assert equal(state_of(trainer, "generator"), before)
+    updated = state_of(trainer, "discriminator")
+    assert not equal(updated, discriminators)
+    with torch.no_grad():
+        predicted.copy_(good)
+    before = state_of(trainer, "generator")
+    assert all(value.isfinite() for value in trainer.step(batch).values())
+    assert equal(state_of(trainer, "generator"), before)
+    assert equal(state_of(trainer, "discriminator"), updated)
+
+
+def test_a_discriminators_loss_that_is_not_finite_keeps_the_generator_from_being_updated(batch):
+    trainer = small_trainer()
+    trainer.step(batch)
+    trainer.discriminator_terms = lambda *_: {
+        "discriminator_image": trainer.image_discriminator.logits.bias.sum() * torch.inf
+    }
+    before = [state_of(trainer, name) for name in trainer.optimisers]
+    assert not trainer.step(batch)["discriminator_image"].isfinite()
+    for name, state in zip(trainer.optimisers, before, strict=True):
+        assert equal(state_of(trainer, name), state), name
+
+
+def test_a_gradient_that_is_not_finite_counts_though_the_loss_is(batch):
+    trainer = small_trainer()
+    trainer.step(batch)
+    before = state_of(trainer, "generator")
+    bias = trainer.model.decoder.to_rgb[-1].bias
+    loss = (bias - bias.detach()).abs().sum().sqrt()  # 0, with a slope without end
+    values = trainer.update("generator", loss, {"total": loss})
+    assert values["total"] == 0
+    assert not values["gradient_norm/generator"].isfinite()
+    assert equal(state_of(trainer, "generator"), before)
+
+
+def test_beside_the_losses_a_step_tells_gradient_norms_and_how_undecided_the_choice_is(batch):
+    trainer, other = small_trainer(), small_trainer()
+    values = trainer.step(batch)
+    with torch.no_grad():
+        entropy = output_of(other, batch).selection.entropy
+    assert {*values} - losses_in(values) == {
+        "selection/entropy", "gradient_norm/generator", "gradient_norm/discriminator"
+    }  # fmt: skip
+    assert values["selection/entropy"] == pytest.approx(entropy.mean().item())
+    gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+    norm = torch.cat(gradients).norm().item()
+    assert values["gradient_norm/generator"] == pytest.approx(norm, rel=1e-5)
+    assert not any(value.requires_grad for value in values.values())
 
 
 def test_the_paper_recipe_is_built_and_takes_a_step():
     config = paper()
     trainer = RetrieveGANTrainer(config, VOCABULARY)
     values = trainer.step(small_batch())
-    assert values.keys() == {
+    assert losses_in(values) == {
         "boxes", "gt_selection", "cooccurrence", "reconstruction", "adversarial_image",
         "adversarial_object", "discriminator_image", "discriminator_object", "total",
     }  # fmt: skip
@@ -457,7 +555,8 @@ def test_weights_that_a_loss_leaves_out_have_no_gradient_at_all(batch):
     """Not a gradient of 0, with which Adam would still move them by its momentum."""
     trainer = small_trainer()
     trainer.step(batch)
-    trainer.update("generator", trainer.model.decoder.to_rgb[-1].bias.sum())
+    loss = trainer.model.decoder.to_rgb[-1].bias.sum()
+    trainer.update("generator", loss, {"total": loss})
     assert all(p.grad is None for p in trainer.model.graph.parameters())
 
 

@@ -73,8 +73,8 @@ def test_training_tells_red_from_blue_and_learns_what_is_where():
     optimiser = torch.optim.Adam([*on_images.parameters(), *on_objects.parameters()], 0.02)
     for _ in range(60):
         on_red, on_blue = on_objects(red, boxes, image), on_objects(blue, boxes, image)
-        loss = losses.discriminator_loss(on_images(red), on_images(blue))
-        loss = loss + losses.discriminator_loss(on_red.real, on_blue.real)
+        loss = losses.discriminator_loss(on_images(red), on_images(blue), torch.tensor(4.0))
+        loss = loss + losses.discriminator_loss(on_red.real, on_blue.real, torch.tensor(8.0))
         loss = loss + F.cross_entropy(on_red.category, category)
         optimiser.zero_grad()
         loss.backward()

@@ -119,7 +119,8 @@ def test_a_run_logs_every_loss_by_name_and_leaves_grid_and_curves(bank, tmp_path
     assert set(losses_of(tmp_path)[0]) == {
         "step", "pixels", "boxes", "masks", "adversarial_image", "adversarial_object",
         "object_class", "total", "discriminator_image", "discriminator_object",
-        "discriminator_class_real", "discriminator_class_fake",
+        "discriminator_class_real", "discriminator_class_fake", "gradient_norm/generator",
+        "gradient_norm/image_discriminator", "gradient_norm/object_discriminator",
     }  # fmt: skip
     with Image.open(tmp_path / "samples-000001.png") as grid:
         assert grid.size == (3 * 132, 6 * 132)  # predicted, true boxes, real
@@ -254,13 +255,19 @@ def test_a_run_learns_to_draw_a_picture_that_it_is_shown(bank, batch):
     assert named[-1]["discriminator_class_real"] < named[0]["discriminator_class_real"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_naming_loss_and_step(bank, batch):
+def test_from_the_first_loss_that_is_not_finite_on_no_network_is_updated(bank, batch):
     trainer = Sg2ImTrainer(small(), bank.vocabulary)
     trainer.step(batch)
     with torch.no_grad():
         trainer.model.refinement_net.output_conv[2].bias.fill_(float("nan"))
-    with pytest.raises(RunError, match="'pixels' is nan at step 1"):
-        trainer.step(batch)
+    before = {
+        name: [p.detach().clone() for p in network.parameters()]
+        for name, network in trainer.networks.items()
+    }
+    assert trainer.step(batch)["pixels"].isnan()
+    for name, network in trainer.networks.items():
+        for parameter, was in zip(network.parameters(), before[name], strict=True):
+            assert torch.equal(parameter.nan_to_num(), was.nan_to_num()), name
 
 
 def test_an_image_larger_than_the_banks_is_refused_before_the_first_step(bank):
