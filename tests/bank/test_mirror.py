@@ -330,7 +330,7 @@ def test_scenes_that_rot_are_fetched_anew_once(web, bank, how, whole_shards):
     there = Bank.open(web.address)
     image_id = int(bank.scene_ids("train")[0])
     shard = str(bank.contents.shards_of_images(np.array([image_id]))[0])
-    path = there.scene_shard(shard)
+    path = there.file(f"scenes/{shard}.tar")
 
     def read(opened: Bank) -> np.ndarray:
         if not whole_shards:
