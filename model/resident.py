@@ -97,14 +97,14 @@ def place(bank: Bank, kind: Loader, device: torch.device) -> Placement:
     """Where scenes and patches go; UserError where `resident` is asked for and there is no room."""
     pictures, patches = sizes(bank)
     needed = pictures + patches
-    what = f"pictures {_gb(pictures)} and patches {_gb(patches)}"
+    what = f"pictures {_size(pictures)} and patches {_size(patches)}"
     if kind == "stream":
         return Placement("stream", "as asked for")
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if needed <= DEVICE_SHARE * free:
-            return Placement("device", f"{what} fit into the {_gb(free)} free on {device}")
-        what += f", too much for the {_gb(free)} free on {device}"
+            return Placement("device", f"{what} fit into the {_size(free)} free on {device}")
+        what += f", too much for the {_size(free)} free on {device}"
     folder = mapped_folder(bank)
     if folder.is_dir():
         return Placement("folder", f"{what}, mapped from {folder}")
@@ -112,7 +112,7 @@ def place(bank: Bank, kind: Loader, device: torch.device) -> Placement:
         return Placement("stream", f"{bank.path} is fetched block by block")
     above = _existing(folder)
     free = shutil.disk_usage(above).free
-    why = f"{what}; {above} has {_gb(free)} free"
+    why = f"{what}; {above} has {_size(free)} free"
     if not os.access(above, os.W_OK):
         why = f"{above} may not be written"
     elif needed <= DISK_SHARE * free:
@@ -233,5 +233,5 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2g} GB"
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

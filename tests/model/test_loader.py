@@ -247,7 +247,7 @@ def test_too_few_open_files_for_the_workers_batches_is_one_line(bank, monkeypatc
 def test_the_command_says_which_kind_and_why(bank, capsys):
     batches_of(bank, 1)
     said = capsys.readouterr()
-    assert "loader: resident; pictures 0.0029 GB and patches 0.0037 GB" in said.out + said.err
+    assert "loader: resident; pictures 2.9 MB and patches 3.7 MB" in said.out + said.err
     assert str(mapped_folder(bank)) in said.out + said.err
     batches_of(bank, 1, kind="stream")
     said = capsys.readouterr()

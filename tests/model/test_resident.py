@@ -110,19 +110,19 @@ def test_what_fits_goes_to_the_gpu_and_what_does_not_to_the_disk(bank, own_cache
     gpu(2 * needed)
     there = place(bank, "auto", CUDA)
     assert there.where == "device"
-    assert there.why.endswith("fit into the 0.013 GB free on cuda:1")
+    assert there.why.endswith("fit into the 13.3 MB free on cuda:1")
     gpu(2 * needed - 2)
     for kind in ("auto", "resident"):
         there = place(bank, kind, CUDA)
         assert there.where == "folder"
-        assert "too much for the 0.013 GB free on cuda:1" in there.why
+        assert "too much for the 13.3 MB free on cuda:1" in there.why
         assert f"written to {mapped_folder(bank)} (it may be deleted later)" in there.why
 
 
 def test_a_disk_without_room_is_streamed_or_one_line(bank, own_cache, monkeypatch):
     disk_with(monkeypatch, sum(sizes(bank)))
     assert place(bank, "auto", CPU).where == "stream"
-    with pytest.raises(UserError, match=r"--loader resident: .* has 0.0067 GB free; free some"):
+    with pytest.raises(UserError, match=r"--loader resident: .* has 6.7 MB free; free some"):
         place(bank, "resident", CPU)
     disk_with(monkeypatch, 2 * sum(sizes(bank)))
     assert place(bank, "auto", CPU).where == "folder"
