@@ -181,8 +181,9 @@ def _by_workers(
             if isinstance(batch, UserError):
                 raise batch
             yield moved(batch, device)
-    except RuntimeError as error:  # torch's words for a process that died
-        raise UserError(_why(str(error))) from error
+    # Of a process that died torch says so, but not where it died while it handed over a batch.
+    except (RuntimeError, OSError, EOFError) as error:
+        raise UserError(_why(str(error) or type(error).__name__)) from error
     finally:
         del loaded  # ends the processes
         batches.source.close()

@@ -24,24 +24,22 @@ import contextlib
 import importlib
 import json
 import os
-import resource
-import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import ArgumentParser
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from bank.manifest import Manifest, read_manifest
 from jobs import build_bank, edit_bank, verify_bank
@@ -51,10 +49,19 @@ from jobs.stages.receipts import WORK, receipt_path
 from jobs.stages.staging import next_version
 from pipeline.options import run
 from pipeline.toy.coco import write_toy
+from tests.endurance.forks import (
+    EVENT,
+    IS_DONE,
+    JOINS,
+    BadEndError,
+    Event,
+    Fork,
+    announcing,
+    children,
+)
 from tests.endurance.small_blocks import SAVE_OFTEN, make_blocks_small
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0  # beyond, a command hangs
 # What tells that a stage begins: (module, function). Those in blocks tell by `Stage` itself.
 BEFORE = {
     "cutting": [(build, "cut")],
@@ -68,10 +75,6 @@ AFTER = {
 }
 IN_BLOCKS = [stage.name for stage in derive.STAGES]
 NAMES = [*BEFORE, *IN_BLOCKS, *AFTER]
-NEXT = "next"
-# What is told of a stage besides its number: how many tasks it has, or
-JOINS, IS_DONE = 254, 255
-EVENT = struct.Struct("<BBq")  # stage, what, bytes of the bank's disk that are used
 AFTER_ALL = tuple(AFTER)
 # What others keep in TMPDIR: Dask, which removes what killed processes left there when it next
 # starts, and torch.
@@ -87,10 +90,6 @@ MODULES = {
     "edit_bank": (edit_bank, edit_bank.EditBank),
     "verify_bank": (verify_bank, verify_bank.VerifyBank),
 }
-
-
-class BadEndError(Exception):
-    """What did not end as it must."""
 
 
 @dataclass(frozen=True)
@@ -124,123 +123,20 @@ CASES = (
 )
 
 
-class Event(NamedTuple):
-    """What a command told of a stage, and when."""
-
-    stage: str
-    what: int
-    when: float
-    used: int = 0  # bytes of the bank's disk
-
-
-class Run:
-    """One command in a fork, in a process group of its own; it announces its stages."""
+class Run(Fork):
+    """One command."""
 
     def __init__(self, command: Sequence[str], folder: Path) -> None:
-        self.log = folder / "log"
-        self.events, announce = os.pipe()
-        self.stage = "reading"  # that began last
-        self.under_way = set[str]()
-        self.status: int | None = None
-        sys.stdout.flush()
-        self.pid = os.fork()
-        if not self.pid:
-            os.close(self.events)
-            _become(command, folder, announce)
-        os.close(announce)
-
-    def follow(self, stage: str = "") -> list[Event]:
-        """What it tells, until `stage` begins (NEXT: anything) or the command ends."""
-        told = []
-        while self.stage != stage and (event := self._hear(PATIENCE_S)):
-            told.append(event)
-            if stage == NEXT:
-                break
-        return told
-
-    def is_in(self, stage: str) -> bool:
-        """Of stages that go on at the same time it is in all."""
-        while self._hear(0):
-            pass
-        return stage in {self.stage, *self.under_way}
-
-    def _hear(self, seconds: float) -> Event | None:
-        """What it tells within that time."""
-        if not select.select([self.events], [], [], seconds)[0]:
-            if seconds:
-                raise self.hanging()
-            return None
-        if not (told := os.read(self.events, EVENT.size)):
-            return None
-        number, what, used = EVENT.unpack(told)
-        event = Event(NAMES[number], what, time.monotonic(), used)
-        if event.what == IS_DONE:
-            self.under_way.discard(event.stage)
-        elif event.what != JOINS:
-            self.stage = event.stage
-            self.under_way |= {event.stage} if event.stage in IN_BLOCKS else set()
-        return event
-
-    def has_ended(self) -> bool:
-        if self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.status = os.waitstatus_to_exitcode(status) if pid else None
-        return self.status is not None
-
-    def wait(self) -> int:
-        """Its exit status, negative for a signal; nothing that it started outlives it."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not self.has_ended() or is_group(self.pid):
-            if time.monotonic() > deadline:
-                raise self.hanging()
-            time.sleep(0.002)
-        os.close(self.events)
-        assert self.status is not None
-        return self.status
-
-    def hanging(self) -> BadEndError:
-        os.killpg(self.pid, signal.SIGKILL)
-        return BadEndError(f"hangs in {self.stage}: {self.said()}")
-
-    def said(self) -> str:
-        return self.log.read_text("utf-8", "replace")[-2000:]
+        act = partial(_act, command, folder)
+        super().__init__(act, folder, NAMES, begins_in="reading", together=IN_BLOCKS)
 
 
-def is_group(group: int) -> bool:
-    """Whether anyone in it lives: the dead of a dead parent may never be buried."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state != "Z":
-                return True
-    return False
-
-
-def _become(command: Sequence[str], folder: Path, announce: int) -> None:
-    """In the fork: the command, as from a command line."""
-    status = 70
-    try:
-        os.setsid()
-        with (folder / "log").open("wb") as out:
-            os.dup2(out.fileno(), 1)
-            os.dup2(out.fileno(), 2)
-        os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "scratch")
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        make_blocks_small()
-        _announce_stages(announce, folder)
-        module, options = MODULES[command[0]]
-        sys.argv = [f"jobs.{command[0]}", *command[1:]]
-        run(module.main, options, module.__doc__)
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def _act(command: Sequence[str], folder: Path, pipe: int) -> None:
+    make_blocks_small()
+    _announce_stages(pipe, folder)
+    module, options = MODULES[command[0]]
+    sys.argv = [f"jobs.{command[0]}", *command[1:]]
+    run(module.main, options, module.__doc__)
 
 
 def _announce_stages(pipe: int, folder: Path) -> None:
@@ -250,16 +146,9 @@ def _announce_stages(pipe: int, folder: Path) -> None:
     def tell(stage: str, what: int) -> None:
         os.write(pipe, EVENT.pack(NAMES.index(stage), what, used(folder / "bank")))
 
-    def announcing(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def announced(*args: Any, **kwargs: Any) -> Any:
-            tell(stage, 0)
-            return function(*args, **kwargs)
-
-        return announced
-
     for stage, places in (BEFORE | AFTER).items():
         for module, name in places:
-            setattr(module, name, announcing(stage, getattr(module, name)))
+            setattr(module, name, announcing(partial(tell, stage, 0), getattr(module, name)))
     blocks, finish = Stage.blocks, Stage.finish
 
     def told_blocks(stage: Stage, needs: Any) -> Any:
@@ -288,15 +177,6 @@ def used(folder: Path) -> int:
 
 
 # What is killed
-
-
-def children(pid: int) -> list[int]:
-    """Of all its threads."""
-    pids = []
-    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            pids += map(int, listed.read_text().split())
-    return pids
 
 
 def dask_workers(pid: int) -> list[int]:

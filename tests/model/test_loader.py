@@ -219,6 +219,21 @@ def test_the_death_of_a_worker_is_raised_where_the_next_batch_is_asked_for(bank)
                 pass
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset"), EOFError()])
+def test_a_loaders_process_that_dies_while_it_hands_over_a_batch_is_one_line_too(
+    bank, monkeypatch, error
+):
+    def batches():
+        raise error
+        yield
+
+    monkeypatch.setattr(loader, "DataLoader", lambda *_, **__: batches())
+    with pytest.raises(
+        UserError, match=r"^a loader's process ended \(.+\); use --loader-workers 0"
+    ):
+        batches_of(bank, 1, collate=ids_and_counts, workers=1)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_a_source_cannot_read_is_the_same_line_with_workers_and_without(bank, workers):
     def fails(bank, source, part):
