@@ -567,4 +567,4 @@ def test_a_step_on_the_gpu_has_the_losses_of_the_cpu(batch):
     on_gpu = RetrieveGANTrainer(small_config(), VOCABULARY, "cuda").step(batch)
     on_cpu = RetrieveGANTrainer(small_config(), VOCABULARY).step(batch)
     for name, value in on_cpu.items():
-        assert on_gpu[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
+        assert on_gpu[name].item() == pytest.approx(value.item(), rel=1e-2, abs=1e-3), name

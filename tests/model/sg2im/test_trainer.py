@@ -324,7 +324,7 @@ def test_a_step_on_the_gpu_has_the_losses_of_the_cpu(bank, batch):
     on_gpu = Sg2ImTrainer(config, bank.vocabulary, "cuda").step(batch)
     on_cpu = Sg2ImTrainer(config, bank.vocabulary).step(batch)
     for name, value in on_cpu.items():
-        assert on_gpu[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
+        assert on_gpu[name].item() == pytest.approx(value.item(), rel=1e-2, abs=1e-3), name
 
 
 def test_a_run_gives_a_bank_its_graph_encoder(bank, batch, tmp_path):
