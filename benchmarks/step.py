@@ -17,10 +17,14 @@ import torch
 
 from model.batch import CandidateBatch, SceneBatch
 from model.config import RetrieveGANConfig
+from model.draws import OneStream
 from model.graph.network import graph_tensors
+from model.padding import padding_of
 from model.recipes import demo
+from model.retrieval.choice import draw_passes
 from model.retrieval.crops import Crops
 from model.retrievegan.trainer import RetrieveGANTrainer
+from model.sources import Counts
 from pipeline.memory import keep_freed_memory
 from pipeline.options import option, run
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Relation, Vocabulary
@@ -44,6 +48,8 @@ def random_batch(config: RetrieveGANConfig, vocabulary: Vocabulary) -> SceneBatc
     def bytes_of(*shape: int) -> torch.Tensor:
         return torch.randint(0, 256, shape, dtype=torch.uint8)
 
+    padding = padding_of(torch.arange(n).repeat_interleave(OBJECTS), n)
+    valid = torch.ones(total, k, dtype=torch.bool)
     return SceneBatch(
         torch.arange(n),
         bytes_of(n, 128, 128, 3),
@@ -56,10 +62,13 @@ def random_batch(config: RetrieveGANConfig, vocabulary: Vocabulary) -> SceneBatc
         CandidateBatch(
             torch.zeros(total, k, dtype=torch.long),
             bytes_of(total, k, 64, 64, 3),
-            torch.ones(total, k, dtype=torch.bool),
+            valid,
             torch.rand(total, k, 64),
             Crops(torch.arange(total * k).reshape(total, k), torch.rand(total, k, 4)),
         ),
+        padding,
+        draw_passes(config.retrieval, valid, padding, OneStream(), noise=True),
+        Counts(torch.tensor(float(n)), torch.tensor(float(total))),
     )
 
 
