@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from model import checkpoint
 from model.run_folder import RunError
-from pipeline.files import write_bytes, written
+from pipeline.files import PARTIAL, write_bytes, written
 from pipeline.output import log
 
 LOG, CURVES = "log.jsonl", "tensorboard"
@@ -160,6 +160,8 @@ def run_log(run: Path, first: int) -> Iterator[RunLog]:
     with checkpoint.writing(run, LOG):
         _keep_log_until(run / LOG, first)
     _remove_grids_after(run, first)
+    for left in run.glob(f"*{PARTIAL}"):  # by one that was killed
+        left.unlink(missing_ok=True)
     with (
         _curves(run, first) as curves,
         (run / LOG).open("ab", 0) as file,  # without a buffer: closing it has nothing to write

@@ -20,8 +20,6 @@ MEANINGS = {
     "reconstruction": "l1 of the image from true patches",
     "boxes": "predicted against true boxes",
     "total": "weighted sum, eq. 5",
-    "selection/entropy": "how undecided the choice is, nats",
-    "score/val": "true patches found on val scenes",
 }
 
 

@@ -16,6 +16,7 @@ from model.draws import normal_maps
 from model.image_grid import images_side_by_side
 from model.loader import Collate
 from model.loop import Trainer, check_image_size
+from model.parallel import Ranks
 from model.pixels import to_float, to_uint8
 from model.sg2im.discriminators import Sg2ImImageDiscriminator, Sg2ImObjectDiscriminator
 from model.sg2im.imagenet import denormalised, normalised
@@ -72,6 +73,15 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
                 "0.1 for COCO"
             )
         return cls(config, bank.vocabulary, device)
+
+    def join(self, ranks: Ranks) -> None:
+        super().join(ranks)
+        if ranks.size > 1:
+            log.info(
+                f"sg2im's batch normalisation sees each process's own scenes "
+                f"({self.config.batch_size // ranks.size} of {self.config.batch_size}), so the "
+                f"run is another for another number of processes"
+            )
 
     @property
     def collate(self) -> Collate[ImageBatch]:

@@ -662,6 +662,17 @@ UNCHANGED: tuple[Unchanged, ...] = (
         (("batch = batch.to(self.device)", "pass"),),
     ),
     Unchanged(
+        "every row holds as much as the first",
+        LOSSES,
+        "mean",
+        (
+            (
+                "return values.sum() / (count * values[0].numel())",
+                "return values.sum() / (count * values[(-1)].numel())",
+            ),
+        ),
+    ),
+    Unchanged(
         "l1 is the same both ways round",
         TRAINER,
         "RetrieveGANTrainer.generator_terms",

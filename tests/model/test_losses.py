@@ -62,6 +62,7 @@ def test_cooccurrence_of_equal_vectors_has_a_finite_gradient():
 def test_ground_truth_selection_averages_over_all_objects_but_an_images_first():
     terms = torch.tensor([0.0, 2.0, 4.0])
     assert losses.gt_selection(terms, ONE, THREE).item() == 3.0
+    assert losses.gt_selection(terms[:2], ONE, TWO).item() == 2.0
     assert losses.gt_selection(terms[:2], TWO, FOUR).item() == 1.0  # the rest in another process
     # Scenes of one object each: nothing is asked for.
     assert losses.gt_selection(terms[:1], ONE, ONE).item() == 0.0

@@ -65,6 +65,13 @@ def test_a_value_that_is_not_finite_ends_the_log_before_its_step(tmp_path, bad):
     assert [line["step"] for line in lines_of(tmp_path)] == [0, 1]
 
 
+def test_what_a_killed_process_was_writing_goes(tmp_path):
+    (tmp_path / "samples-000004.png.6b15a230.partial").write_text("half")
+    with run_log(tmp_path, 0):
+        pass
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_a_grid_is_a_picture_in_the_folder_and_among_the_curves(tmp_path):
     grid = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
     with run_log(tmp_path, 0) as log:

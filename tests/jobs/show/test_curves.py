@@ -17,3 +17,9 @@ def test_curves_are_one_svg_with_a_plot_for_every_loss():
 
 def test_every_explained_loss_is_one_that_runs_log():
     assert set(MEANINGS) <= {*vars(LossWeights()), "total"}
+
+
+def test_what_is_logged_now_and_then_is_a_curve_too():
+    log = [{"step": step, "total": 1.0} for step in range(4)]
+    log[2]["score/val"] = 0.5
+    assert ">score/val<" in loss_curves(log)
