@@ -4,6 +4,7 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -118,7 +119,7 @@ class Trainer(ABC, Generic[Config, Batch]):
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         gradients = [laid_out(p) for p in parameters if p.grad is not None]
-        values = torch.stack([term.detach().float() for term in terms.values()])
+        values = torch.stack([term.detach() for term in terms.values()])
         values = self.ranks.add_up(gradients, values)
         norm = nn.utils.get_total_norm(gradients)
         self.diverged.logical_or_(~(values.isfinite().all() & norm.isfinite()))
@@ -235,25 +236,21 @@ def _next(batches: Iterator[Batch], stopping: Sequence[signal.Signals]) -> Batch
         return None
 
 
+@dataclass(frozen=True)
 class _Writer:
     """What the first process writes of a run as it goes."""
 
-    def __init__(
-        self,
-        trainer: Trainer[Any, Any],
-        bank: Bank,
-        run: Path,
-        score: Callable[[], float] | None,
-        pace: Pace,
-        kept: RunLog | None,
-    ) -> None:
-        self.trainer, self.bank, self.run, self.score = trainer, bank, run, score
-        self.pace, self._log = pace, kept
+    trainer: Trainer[Any, Any]
+    bank: Bank
+    run: Path
+    score: Callable[[], float] | None
+    pace: Pace
+    kept: RunLog | None  # None in other processes
 
     @property
     def log(self) -> RunLog:
-        assert self._log is not None, "only the first process writes"
-        return self._log
+        assert self.kept is not None, "only the first process writes"
+        return self.kept
 
     def is_due(self) -> bool:
         """Whether there is more to write after this step than its losses. A function of the step,

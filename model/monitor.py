@@ -181,13 +181,21 @@ def _curves(run: Path, first: int) -> Iterator[SummaryWriter]:
         if not isinstance(failed.exc_value, OSError):
             others(failed)
 
+    before = {*threading.enumerate()}
     threading.excepthook = hook
     try:
         with checkpoint.writing(run, CURVES):
             writer = SummaryWriter(str(run / CURVES), purge_step=first)
-        yield writer
-        with checkpoint.writing(run, CURVES):
-            writer.close()
+        its_own = {*threading.enumerate()} - before
+        try:
+            yield writer
+            with checkpoint.writing(run, CURVES):
+                writer.close()
+        finally:
+            with suppress(OSError):  # the curves up to an error
+                writer.close()
+            for thread in its_own:  # one that has failed is still to call the hook
+                thread.join(1)
     finally:
         threading.excepthook = others
 

@@ -861,6 +861,18 @@ UNCHANGED: tuple[Unchanged, ...] = (
             ),
             ("steps = torch.full_like(selected, -1)", "steps = torch.full_like(selected, -2)"),
             ("steps = torch.full_like(selected, -1)", "steps = torch.full_like(selected, -0)"),
+            (
+                "entropy = torch.zeros_like(bias[..., 0])",
+                "entropy = torch.ones_like(bias[..., 0])",
+            ),
+            (
+                "entropy = torch.zeros_like(bias[..., 0])",
+                "entropy = torch.zeros_like(bias[..., 1])",
+            ),
+            (
+                "entropy = torch.zeros_like(bias[..., 0])",
+                "entropy = torch.zeros_like(bias[..., (-1)])",
+            ),
         ),
     ),
     Unchanged(
@@ -1015,6 +1027,17 @@ UNCHANGED: tuple[Unchanged, ...] = (
             (
                 "taken = taken | same_crop(crop, Crops(photo, box))",
                 "taken = taken | same_crop(Crops(photo, box), crop)",
+            ),
+        ),
+    ),
+    Unchanged(
+        "which of two crops stands left plays no part",
+        GREEDY,
+        "retrieve",
+        (
+            (
+                "taken = taken | same_crop(crop, padded_crops)",
+                "taken = taken | same_crop(padded_crops, crop)",
             ),
         ),
     ),

@@ -466,7 +466,9 @@ def state_of(trainer, name):
 def test_from_the_first_loss_that_is_not_finite_on_no_optimiser_changes_anything(batch):
     """The discriminators were updated before the generator's losses of that step were known."""
     trainer = small_trainer()
+    assert trainer.step_number == 0
     trainer.step(batch)
+    assert trainer.step_number == 1
     assert not trainer.diverged
     predicted = trainer.model.graph.box_net[2].weight
     good = predicted.detach().clone()
@@ -498,6 +500,14 @@ def test_a_discriminators_loss_that_is_not_finite_keeps_the_generator_from_being
     assert not trainer.step(batch)["discriminator_image"].isfinite()
     for name, state in zip(trainer.optimisers, before, strict=True):
         assert equal(state_of(trainer, name), state), name
+
+
+def test_one_value_that_is_not_finite_among_others_is_enough(batch):
+    trainer = small_trainer()
+    before = weights_of(trainer.model)
+    loss = trainer.model.decoder.to_rgb[-1].bias.sum()
+    trainer.update("generator", loss, {"total": loss, "boxes": torch.tensor(torch.inf)})
+    assert equal(weights_of(trainer.model), before)
 
 
 def test_a_gradient_that_is_not_finite_counts_though_the_loss_is(batch):
