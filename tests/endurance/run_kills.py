@@ -57,7 +57,7 @@ STARTING, LOADER, LOADING, STEP, LOGGING, GRID, EVALUATION, CHECKPOINT = PHASES 
 OF_THE_FIRST_RANK = (GRID, EVALUATION, CHECKPOINT)
 TRAINER, LOADERS_PROCESS, RANK = VICTIMS = ("trainer", "loader's process", "one of two ranks")
 LOADERS_SHARE = 0.3  # of the kills of trainings that have such processes
-RANKS_SHARE = 0.25  # of the cases
+RANKS_SHARE = 0.35  # of the cases
 STEPS = 12
 MOST_KILLS = 5  # of a run
 OFTEN = 4  # a phase that comes n times is entered up to n / OFTEN times before a kill
