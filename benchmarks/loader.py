@@ -12,10 +12,11 @@ the Dataset run in this project's environment.
 
 Before anything is timed, an epoch of every loader must hold the same tensors of the same scenes.
 Then each has its turn in each round, in a process of its own, in the batches of two recipes; all
-files lie in the page cache. Beforehand 0, 1 and 2 worker processes are tried, and the best of them
-is kept. Figures are medians over the rounds, ratios medians of the rounds' ratios. Seconds to the
-first batch count from the start of the process. Headspace is how many times as fast as the training
-step a loader is: that of recipe demo is measured here, on the CPU; that of recipe paper is given.
+files lie in the page cache. Beforehand 0, 1 and 2 worker processes are tried, in the batches of the
+first recipe, and the best of them is kept. Figures are medians over the rounds, ratios medians of
+the rounds' ratios. Seconds to the first batch count from the start of the process. Headspace is how
+many times as fast as the training step a loader is: that of recipe demo is measured here, on the
+CPU; that of recipe paper is given.
 """
 
 import json
