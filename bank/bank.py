@@ -168,11 +168,27 @@ class Bank:
 
         A photo is the least image id that has its file, so one file under two ids is one photo.
         """
-        known = ids >= 0
-        rows = self.rows(np.where(known, ids, self.patch_ids[0]))
-        corners = [column(self.table, name)[rows] for name in ("x0", "y0", "x1", "y1")]
-        boxes = np.where(known[..., None], np.stack(corners, axis=-1), 0).astype(np.float32)
-        return np.where(known, self.contents.photos_of_patches[rows], -1), boxes
+        return self.crops_at(self.padded_rows(ids))
+
+    def padded_rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`rows`, and -1 where there is padding, a negative id."""
+        wanted = np.asarray(ids, np.int64)
+        padding = wanted < 0
+        if not padding.any():
+            return self.rows(wanted)
+        return np.where(padding, PADDING, self.rows(np.where(padding, self.patch_ids[0], wanted)))
+
+    def crops_at(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """`crops` of the patches in these rows, with padding."""
+        padding = rows < 0
+        photos, boxes = self.contents.photos_of_patches[rows], self._boxes[rows]
+        if padding.any():
+            photos[padding], boxes[padding] = PADDING, 0
+        return photos, boxes
+
+    def cooccurrence_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """`cooccurrence` of the patches in these rows, with padding."""
+        return _at(self._cooccurrence, rows)
 
     def quality(self, ids: NDArray[np.int64]) -> Quality:
         """How much of their boxes the masks of patches (...) cover, and the boxes' sides in px.
@@ -241,6 +257,12 @@ class Bank:
         return self._rows_of_patches("cooccurrence.arrow", "co_occurrence")
 
     @cached_property
+    def _boxes(self) -> NDArray[np.float32]:
+        """(B, 4)"""
+        corners = [column(self.table, name) for name in ("x0", "y0", "x1", "y1")]
+        return np.stack(corners, axis=-1).astype(np.float32)
+
+    @cached_property
     def _quality(self) -> Quality:
         if QUALITY_FILE not in self.manifest.files:
             raise BankError(
@@ -270,11 +292,16 @@ class Bank:
             raise BankError(f"{self.path}/{file} is of other patches; build the bank again")
 
     def _vectors(self, vectors: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        wanted = np.asarray(ids, np.int64)
-        out = np.zeros((*wanted.shape, vectors.shape[1]), np.float32)
-        present = wanted > PADDING
-        out[present] = vectors[self.rows(wanted[present])]
-        return out
+        return _at(vectors, self.padded_rows(ids))
+
+
+def _at(vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Rows of vectors; zeros for padding."""
+    out: NDArray[np.float32] = np.asarray(vectors)[rows]
+    padding = rows < 0
+    if padding.any():
+        out[padding] = 0
+    return out
 
 
 def _of_mirror(mirror: Mirror) -> Bank:

@@ -22,7 +22,7 @@ from model.draws import ByPosition
 from model.graph.network import graph_tensors
 from model.padding import padding_of
 from model.recipes import demo
-from model.retrieval.choice import draw_passes
+from model.retrieval.choice import draw_passes, numbers_per_object
 from model.retrieval.crops import Crops
 from model.retrievegan.trainer import RetrieveGANTrainer
 from model.sources import Counts
@@ -53,7 +53,7 @@ def random_batch(config: RetrieveGANConfig, vocabulary: Vocabulary) -> SceneBatc
     padding = padding_of(graph.object_image, n)
     valid = torch.ones(total, k, dtype=torch.bool)
     counts = np.full(n, OBJECTS)
-    uniforms = ByPosition(config.seed, range(n), counts)
+    uniforms = ByPosition(config.seed, range(n), counts, numbers_per_object(k))
     return SceneBatch(
         torch.arange(n),
         bytes_of(n, 128, 128, 3),

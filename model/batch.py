@@ -15,7 +15,7 @@ from model.config import RetrievalConfig
 from model.draws import ByPosition
 from model.graph.network import GraphBatch
 from model.padding import Padding, padding_of
-from model.retrieval.choice import Draws, draw_passes
+from model.retrieval.choice import Draws, draw_passes, numbers_per_object
 from model.retrieval.crops import Crops
 from model.sources import Counts, Part, Source
 
@@ -102,18 +102,19 @@ def candidate_batch(
     bank: Bank, candidates: Candidates, patches: Callable[[NDArray[np.int64]], Tensor]
 ) -> CandidateBatch:
     """Look up the pixels and co-occurrence vectors of candidates."""
+    rows = bank.padded_rows(candidates.ids)
     return CandidateBatch(
         torch.from_numpy(candidates.ids),
         patches(candidates.ids),
         torch.from_numpy(selectable(bank, candidates)),
-        torch.from_numpy(bank.cooccurrence(candidates.ids)),
-        crops_of(bank, candidates.ids),
+        torch.from_numpy(bank.cooccurrence_at(rows)),
+        crops_of(bank, rows),
     )
 
 
-def crops_of(bank: Bank, ids: NDArray[np.int64]) -> Crops:
-    """Where patches (...) were cut from; photo -1 for padding."""
-    return Crops(*(torch.from_numpy(part) for part in bank.crops(ids)))
+def crops_of(bank: Bank, rows: NDArray[np.int64]) -> Crops:
+    """Where the patches in some rows (...) were cut from; photo -1 for padding."""
+    return Crops(*(torch.from_numpy(part) for part in bank.crops_at(rows)))
 
 
 def with_truth(batch: SceneBatch) -> CandidateBatch:
@@ -142,7 +143,10 @@ def scene_batch(
     padding = padding_of(graph.object_image, len(table))
     ids = table.patch_ids
     candidates = candidate_batch(bank, bank.candidates(ids, rule.candidates), source.patches)
-    uniforms = ByPosition(seed, part.positions, table.num_objects)
+    rows = bank.rows(ids)
+    uniforms = ByPosition(
+        seed, part.positions, table.num_objects, numbers_per_object(rule.candidates)
+    )
     return SceneBatch(
         torch.from_numpy(table.image_ids),
         pictures,
@@ -150,8 +154,8 @@ def scene_batch(
         torch.from_numpy(table.boxes),
         torch.from_numpy(ids),
         source.patches(ids),
-        torch.from_numpy(bank.cooccurrence(ids)),
-        crops_of(bank, ids),
+        torch.from_numpy(bank.cooccurrence_at(rows)),
+        crops_of(bank, rows),
         candidates,
         padding,
         draw_passes(rule, candidates.valid, padding, uniforms, noise=noise),

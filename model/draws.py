@@ -4,6 +4,7 @@ In training all that is random about the scene at position p of the endless sequ
 of (seed, p): not of the batch it comes in, its padding, the rank, the worker or the restart.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -39,25 +40,42 @@ class OneStream:
 
 
 class ByPosition:
-    """Each scene's numbers from a Philox generator with the key (seed, position)."""
+    """Each scene's numbers are the first of a Philox generator with the key (seed, position)."""
 
-    def __init__(self, seed: int, positions: Sequence[int], num_objects: NDArray[np.int64]) -> None:
-        """num_objects (N,) of each scene"""
-        keys = (np.array([seed, position], np.uint64) for position in positions)
-        self.scenes = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
-        self.num_objects = num_objects.tolist()
+    def __init__(
+        self,
+        seed: int,
+        positions: Sequence[int],
+        num_objects: NDArray[np.int64],
+        per_object: int,
+        per_image: int = 2,
+    ) -> None:
+        """
+        num_objects  (N,)  of each scene
+        per_object   how many numbers may be asked for, for each object
+        per_image    ... for each image
+        """
+        philox = np.random.Philox(key=0)
+        generator, state = np.random.Generator(philox), philox.state
+        of_images, of_objects = [], []
+        for position, n in zip(positions, num_objects.tolist(), strict=True):
+            # A new generator's state with another key: to make one takes four times as long.
+            state["state"]["key"] = np.array([seed, position], np.uint64)
+            philox.state = state
+            drawn = generator.random(per_image + n * per_object, np.float32)
+            of_images.append(drawn[:per_image])
+            of_objects.append(drawn[per_image:].reshape(n, per_object))
+        self._images = torch.from_numpy(np.stack(of_images))  # those not yet asked for
+        self._objects = torch.from_numpy(np.concatenate(of_objects))
 
     def objects(self, shape: Sequence[int]) -> Tensor:
-        columns = shape[1:]
-        drawn = [
-            scene.random((n, *columns), np.float32)
-            for scene, n in zip(self.scenes, self.num_objects, strict=True)
-        ]
-        return torch.from_numpy(np.concatenate(drawn))
+        count = math.prod(shape[1:])
+        drawn, self._objects = self._objects[:, :count], self._objects[:, count:]
+        return drawn.reshape([*shape])
 
     def images(self, n: int) -> Tensor:
-        drawn = [scene.random(dtype=np.float32) for scene in self.scenes]
-        return torch.from_numpy(np.array(drawn, np.float32))
+        drawn, self._images = self._images[:, 0], self._images[:, 1:]
+        return drawn
 
 
 def normal_maps(

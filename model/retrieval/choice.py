@@ -44,6 +44,11 @@ class Draws(NamedTuple):
     choice: ChoiceDraws
 
 
+def numbers_per_object(k: int) -> int:
+    """How many `draw_passes` asks for at most, for each object with K candidates."""
+    return 2 * (k + 1)
+
+
 def draw_passes(
     rule: RetrievalConfig, valid: Tensor, padding: Padding, uniforms: Uniforms, *, noise: bool
 ) -> Draws:

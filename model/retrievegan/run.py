@@ -22,7 +22,13 @@ from model.graph.frozen_encoder import embed_graphs
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
 from model.padding import padding_of
 from model.pixels import to_float, to_uint8
-from model.retrieval.choice import choose, draw_choice, draws_differ, noise_by_default
+from model.retrieval.choice import (
+    choose,
+    draw_choice,
+    draws_differ,
+    noise_by_default,
+    numbers_per_object,
+)
 from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrievegan.network import RetrieveGAN
 from model.run_folder import pin_of, read_config
@@ -129,7 +135,9 @@ class RetrieveGANRun:
         padding = padding_of(self._graph_batch(graph).object_image, 1)
         if noise is None:
             noise = noise_by_default(rule)
-        uniforms = ByPosition(seed, [0], np.array([len(graph.objects)]))
+        uniforms = ByPosition(
+            seed, [0], np.array([len(graph.objects)]), numbers_per_object(batch.valid.shape[1])
+        )
         draws = draw_choice(rule, batch.valid, padding, uniforms, noise=noise)
         batch, padding = batch.to(self.device), moved(padding, self.device)
         with torch.no_grad():
@@ -255,7 +263,7 @@ class RetrieveGANRun:
 
     def _close_pinned(self, candidates: Candidates, pin: Mapping[int, int]) -> None:
         """The crop of a pinned patch is for its object alone, unless another has nothing else."""
-        crops = crops_of(self.bank, candidates.ids)
+        crops = crops_of(self.bank, self.bank.padded_rows(candidates.ids))
         for o in pin:
             pinned = Crops(*(part[o, :1] for part in crops))
             for other in set(range(len(candidates.ids))) - set(pin):

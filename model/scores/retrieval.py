@@ -94,7 +94,7 @@ def _scenes(bank: Bank, image_ids: NDArray[np.int64], k: int, device: torch.devi
         padding_of(image, len(samples)),
         torch.from_numpy(candidates.ids),
         torch.from_numpy(selectable(bank, candidates)).to(device),
-        moved(crops_of(bank, candidates.ids), device),
+        moved(crops_of(bank, bank.padded_rows(candidates.ids)), device),
     )
 
 

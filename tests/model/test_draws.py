@@ -7,7 +7,7 @@ import torch
 from model.draws import ByPosition, OneStream, normal_maps
 from model.padding import padding_of
 from model.recipes import demo
-from model.retrieval.choice import draw_passes
+from model.retrieval.choice import draw_passes, numbers_per_object
 
 CPU = torch.device("cpu")
 K = 4
@@ -17,7 +17,7 @@ def drawn(positions, counts, *, seed=0, noise=True, rule=None):
     """What both passes of some scenes draw."""
     image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     valid = torch.ones(sum(counts), K, dtype=torch.bool)
-    uniforms = ByPosition(seed, positions, np.array(counts))
+    uniforms = ByPosition(seed, positions, np.array(counts), numbers_per_object(K))
     rule = rule or demo().retrieval
     return draw_passes(rule, valid, padding_of(image, len(counts)), uniforms, noise=noise)
 
@@ -40,17 +40,21 @@ def test_another_seed_or_position_draws_others():
 
 def test_numbers_are_those_of_a_philox_generator_with_the_key_seed_and_position():
     """Of one release and the next: a run that goes on must draw the same."""
-    uniforms = ByPosition(3, [2**33 + 1], np.array([2]))
+    uniforms = ByPosition(3, [7, 2**33 + 1], np.array([1, 2]), 5)
     philox = np.random.Generator(np.random.Philox(key=np.array([3, 2**33 + 1], np.uint64)))
-    assert np.array_equal(uniforms.objects((2, 5)).numpy(), philox.random((2, 5), np.float32))
-    assert uniforms.images(1).item() == philox.random(dtype=np.float32)
-    known = [0.034741878509521484, 0.011546730995178223, 0.6119502186775208]
-    first = ByPosition(0, [0], np.array([1])).objects((1, 3))[0].tolist()
+    of_image = philox.random(2, np.float32)
+    of_objects = philox.random((2, 5), np.float32)
+    for begin, end in ((0, 3), (3, 5)):
+        drawn = uniforms.objects((3, end - begin))
+        assert np.array_equal(drawn[1:].numpy(), of_objects[:, begin:end])
+    assert [uniforms.images(2)[1].item() for _ in range(2)] == of_image.tolist()
+    known = [0.034741878509521484]
+    first = ByPosition(0, [0], np.array([1]), 1).images(1).tolist()
     assert first == pytest.approx(known)
 
 
 def test_numbers_are_even_in_0_to_1():
-    drawn = ByPosition(0, range(300), np.full(300, 20)).objects((6000, 4))
+    drawn = ByPosition(0, range(300), np.full(300, 20), 4).objects((6000, 4))
     assert drawn.min() >= 0
     assert drawn.max() < 1
     counts = torch.bincount((drawn.flatten() * 10).long(), minlength=10).float()

@@ -21,7 +21,7 @@ from model.config import (
 from model.draws import ByPosition
 from model.graph.network import graph_tensors
 from model.padding import padding_of
-from model.retrieval.choice import draw_passes
+from model.retrieval.choice import draw_passes, numbers_per_object
 from model.retrieval.crops import Crops
 from model.sources import Counts
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Relation, Vocabulary
@@ -111,7 +111,7 @@ def small_batch(seed: int = 0) -> SceneBatch:
 
 def at(step: int, seed: int = 0) -> ByPosition:
     """The random numbers of the two scenes at a step."""
-    return ByPosition(seed, [step * N, step * N + 1], np.array([3, 2]))
+    return ByPosition(seed, [step * N, step * N + 1], np.array([3, 2]), numbers_per_object(K))
 
 
 def with_draws(

@@ -11,7 +11,7 @@ from model.graph.network import graph_tensors, twice
 from model.padding import padding_of
 from model.pixels import to_float
 from model.recipes import demo, paper
-from model.retrieval.choice import ChoiceDraws, Draws, TruthDraws, draw_passes
+from model.retrieval.choice import ChoiceDraws, Draws, TruthDraws, draw_passes, numbers_per_object
 from model.retrieval.crops import Crops
 from model.retrievegan.network import RetrieveGAN
 from tests.model.retrievegan.small import (
@@ -282,7 +282,7 @@ def test_a_batch_of_three_scenes_gives_three_images_of_each_kind(batch):
         ),
         padding=padding_of(torch.tensor([0, 0, 0, 1, 1, 2, 2]), 3),
     )
-    uniforms = ByPosition(0, range(3), np.array([3, 2, 2]))
+    uniforms = ByPosition(0, range(3), np.array([3, 2, 2]), numbers_per_object(K))
     valid = three.candidates.valid
     draws = draw_passes(network.config.retrieval, valid, three.padding, uniforms, noise=True)
     three = three._replace(draws=draws)
