@@ -27,7 +27,7 @@ from model import resident
 from model.batch import moved, pinned
 from model.config import Loader
 from model.sources import Counts, Part, Source
-from model.streamed import StreamedSource, shared_folder
+from model.streamed import SharedBlocks, StreamedSource
 from pipeline.errors import MORE_HANDLES, UserError
 from pipeline.output import log
 from pipeline.stream import SceneOrder
@@ -121,17 +121,30 @@ def training_batches(
         name = "stream" if placement.where == "stream" else "resident"
         log.info(f"loader: {name}; {placement.why}")
     source: Source
+    shared: SharedBlocks | None = None
     if placement.where == "device":
         source, workers = resident.on_device(bank, device), 0
     elif placement.where == "folder":
         source = resident.mapped(bank)
     else:
-        shared = workers > 1 or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
-        source = StreamedSource(bank, order, shared_folder() if shared else None)
+        several = workers > 1 or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
+        shared = SharedBlocks.of(bank, order) if several else None
+        source = StreamedSource(bank, order, shared)
     batches = _Batches(parts, collate, source)
-    if workers:
-        return _by_workers(batches, workers, device)
-    return _by_this_process(batches, device)
+    made = _by_workers(batches, workers, device) if workers else _by_this_process(batches, device)
+    return _and_then(made, shared.close if shared else None)
+
+
+def _and_then(
+    batches: Generator[Batch, None, None], closes: Callable[[], None] | None
+) -> Generator[Batch, None, None]:
+    """The batches; at their end what they were made with is closed."""
+    try:
+        with closing(batches):
+            yield from batches
+    finally:
+        if closes is not None:
+            closes()
 
 
 def _by_this_process(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bank.bank import Bank
 from bank.files import save_array, save_pieces
+from bank.mirror import check_content
 from model.config import Loader
 from model.scene_table import SceneTable
 from model.sources import Part, Scenes
@@ -34,6 +35,7 @@ Kept = TypeVar("Kept")
 PATCHES_AT_ONCE = 4096
 DEVICE_SHARE = 0.5  # of a GPU's free memory that scenes and patches may take
 DISK_SHARE = 0.9  # ... of a disk's
+FORMAT = 1  # of the folder
 PICTURES, PATCHES, PATCH_IDS = "pictures.npy", "patches.npy", "patches_by_id.npy"
 
 
@@ -98,18 +100,18 @@ def place(bank: Bank, kind: Loader, device: torch.device) -> Placement:
     pictures, patches = sizes(bank)
     needed = pictures + patches
     what = f"pictures {_size(pictures)} and patches {_size(patches)}"
+    folder = mapped_folder(bank)
     if kind == "stream":
-        return Placement("stream", "as asked for")
+        return Placement("stream", f"{what} are read block by block, as asked for")
+    if kind == "auto" and isinstance(bank.path, Address) and not folder.is_dir():
+        return Placement("stream", f"{what} are fetched block by block from {bank.path}")
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if needed <= DEVICE_SHARE * free:
             return Placement("device", f"{what} fit into the {_size(free)} free on {device}")
         what += f", too much for the {_size(free)} free on {device}"
-    folder = mapped_folder(bank)
     if folder.is_dir():
         return Placement("folder", f"{what}, mapped from {folder}")
-    if kind == "auto" and isinstance(bank.path, Address):
-        return Placement("stream", f"{bank.path} is fetched block by block")
     above = _existing(folder)
     free = shutil.disk_usage(above).free
     why = f"{what}; {above} has {_size(free)} free"
@@ -133,7 +135,7 @@ def sizes(bank: Bank) -> tuple[int, int]:
 
 
 def mapped_folder(bank: Bank) -> Path:
-    return cache_folder() / "resident" / bank.content_digest[:32]
+    return cache_folder() / "resident" / f"{FORMAT}-{bank.content_digest[:32]}"
 
 
 def on_device(bank: Bank, device: torch.device) -> ResidentSource:
@@ -177,9 +179,11 @@ def mapped(bank: Bank) -> MappedSource:
                 return MappedSource(folder)
             except (OSError, ValueError):  # cut short
                 log.warning(f"{folder} is not whole; it is written again")
+        # Other banks will use the folder by its name: this one may not only claim its digest.
+        check_content(bank.manifest, bank.files.folder, bank.path)
         with written_folder(folder) as partial:
             write_mapped(bank, partial)
-    return MappedSource(folder)
+        return MappedSource(folder)
 
 
 def write_mapped(bank: Bank, folder: Path) -> None:
@@ -204,10 +208,12 @@ def _read(
     contents, scene_ids = bank.contents, bank.scene_ids("train")
     shards = np.unique(contents.shards_of_images(scene_ids)).tolist()
     tables: list[SceneTable] = []
+    wanted = set(scene_ids.tolist())
 
     def pictures() -> Iterator[Pixels]:
         for shard in progress(shards, "reading scenes", len(shards), "shard"):
-            samples = contents.scenes_of_shard(shard)
+            of_shard = contents.scenes_of_shard(shard)
+            samples = [sample for sample in of_shard if sample.image_id in wanted]
             tables.append(SceneTable.of_samples(samples, bank.vocabulary, masks=bank.has_masks))
             yield np.stack([sample.image for sample in samples])
 

@@ -1,26 +1,27 @@
 """Scenes streamed block by block: the next block is read while batches are taken from this one.
 
 A block's shards are read once on a machine. Where several processes take batches (ranks, loader
-workers), the first that needs a block writes it to a folder that all of them map; a process that
-finds none, because it was removed, writes it again, so nobody depends on another.
+workers), the first that needs a block writes it to a folder that all of them map. The folder's name
+says of which scenes and in which order, and a block is used only if it holds the scenes it should;
+a process that finds none, or one that is not whole, writes it again.
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from bank.bank import Bank
-from bank.files import save_array
+from bank.files import json_digest, save_array
 from model.scene_table import SceneTable
 from model.sources import Part, Scenes
 from pipeline.cache import cache_folder
@@ -29,6 +30,7 @@ from pipeline.lock import locked
 from pipeline.stream import Block, SceneOrder
 
 PICTURES = "pictures.npy"
+USERS = "users"  # locked by whoever uses a folder
 KEPT = 3  # blocks of a folder: the next, the current, and one that a slower process may be at
 
 
@@ -45,12 +47,95 @@ class LoadedBlock(NamedTuple):
         return self.first + len(self.table)
 
 
+class SharedBlocks:
+    """The folder through which a machine's processes share the blocks of one order of scenes.
+
+    Whoever uses it holds a lock on it; one that nobody holds any more is removed by the next
+    training. It pickles as its path.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._users: IO[Any] | None = None
+
+    @classmethod
+    def of(cls, bank: Bank, order: SceneOrder) -> "SharedBlocks":
+        index = bank.manifest.files["scenes.index.arrow"].sha256
+        key = json_digest([bank.content_digest, index, order.seed, order.block_shards])
+        folder = cache_folder() / "blocks" / key[:32]
+        with suppress(OSError):
+            for other in folder.parent.iterdir():
+                if other != folder:
+                    cls(other).close()
+        return cls(folder)
+
+    def __reduce__(self) -> tuple[type["SharedBlocks"], tuple[Path]]:
+        return SharedBlocks, (self.folder,)
+
+    def read(self, bank: Bank, block: Block) -> LoadedBlock:
+        """A block, from the folder or into it."""
+        try:
+            self._join()
+            with locked(self.folder / "lock"):
+                path = self.folder / f"{block.first:012d}"
+                found = _open_block(path, block)
+                if found is None:
+                    loaded = read_block(bank, block)
+                    with written_folder(path) as partial:
+                        loaded.table.save(partial)
+                        save_array(partial / PICTURES, loaded.pictures)
+                    self._remove_before(path.name)
+                    found = _open_block(path, block) or loaded
+                return found
+        except OSError:  # a full disk, or one that maps or locks nothing: each reads for itself
+            return read_block(bank, block)
+
+    def close(self) -> None:
+        """Remove the folder unless another process uses it."""
+        if self._users is not None:
+            self._users.close()
+            self._users = None
+        with suppress(OSError), (self.folder / USERS).open("r+") as users:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _join(self) -> None:
+        """Hold the lock of a user until `close`, or this process's end."""
+        while self._users is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            users = (self.folder / USERS).open("a+")
+            fcntl.flock(users, fcntl.LOCK_SH)
+            with suppress(OSError):  # who removed it may have been faster
+                if os.path.samestat(os.fstat(users.fileno()), os.stat(users.name)):
+                    self._users = users
+            if self._users is None:
+                users.close()
+
+    def _remove_before(self, name: str) -> None:
+        """Blocks before the last KEPT up to this one."""
+        names = sorted(path.name for path in self.folder.iterdir() if path.name.isdecimal())
+        for old in [each for each in names if each <= name][:-KEPT]:
+            shutil.rmtree(self.folder / old, ignore_errors=True)
+
+
+def _open_block(path: Path, block: Block) -> LoadedBlock | None:
+    """None where there is none, or not these scenes' or not whole."""
+    try:
+        table = SceneTable.open(path)
+        pictures = np.load(path / PICTURES, mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    if table.image_ids.tolist() != sorted(block.image_ids) or len(pictures) != len(table):
+        return None
+    return LoadedBlock(block.first, table, pictures)
+
+
 class StreamedSource:
     """Reads scenes in the order of their positions, which may only rise; patches as they lie."""
 
-    def __init__(self, bank: Bank, order: SceneOrder, folder: Path | None) -> None:
-        """folder: where processes share their blocks; None: this one is alone"""
-        self.bank, self.order, self.folder = bank, order, folder
+    def __init__(self, bank: Bank, order: SceneOrder, shared: SharedBlocks | None) -> None:
+        """shared: with which other processes; None: this one is alone"""
+        self.bank, self.order, self.shared = bank, order, shared
         # Made by the process that reads: loader workers are given the source before.
         self._reader: ThreadPoolExecutor | None = None
         self._blocks: Iterator[Block]
@@ -83,9 +168,6 @@ class StreamedSource:
         if self._reader is not None:
             self._reader.shutdown(cancel_futures=True)
             self._reader = None
-        # Whoever still needs a block writes it again.
-        if self.folder is not None and get_worker_info() is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _advance(self) -> None:
         self._block = self._next.result()
@@ -94,69 +176,23 @@ class StreamedSource:
     def _read_next(self) -> Future[LoadedBlock]:
         assert self._reader is not None
         block = next(self._blocks)
-        if self.folder is None:
+        if self.shared is None:
             return self._reader.submit(read_block, self.bank, block)
-        return self._reader.submit(read_shared_block, self.bank, block, self.folder)
+        return self._reader.submit(self.shared.read, self.bank, block)
 
 
 def read_block(bank: Bank, block: Block) -> LoadedBlock:
     """Read a block's shards; BankError, naming it, for one that is not whole."""
     side = bank.image_size
     ids = np.sort(np.array(block.image_ids, np.int64))
+    wanted = set(block.image_ids)
     pictures = np.empty((len(ids), side, side, 3), np.uint8)
     tables, rows = [], []
     for shard in block.shards:
-        samples = bank.contents.scenes_of_shard(shard)
+        of_shard = bank.contents.scenes_of_shard(shard)
+        samples = [sample for sample in of_shard if sample.image_id in wanted]
         tables.append(SceneTable.of_samples(samples, bank.vocabulary, masks=bank.has_masks))
         rows.append(np.searchsorted(ids, tables[-1].image_ids))
         pictures[rows[-1]] = [sample.image for sample in samples]
     table = SceneTable.joined(tables)
     return LoadedBlock(block.first, table.take(np.argsort(np.concatenate(rows))), pictures)
-
-
-def read_shared_block(bank: Bank, block: Block, folder: Path) -> LoadedBlock:
-    """A block out of the folder, where this process reads and writes it unless another has."""
-    name = f"{block.first:012d}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "lock"):
-            if not (folder / name).is_dir():
-                loaded = read_block(bank, block)
-                with written_folder(folder / name) as partial:
-                    loaded.table.save(partial)
-                    save_array(partial / PICTURES, loaded.pictures)
-                _remove_before(folder, name)
-            pictures = np.load(folder / name / PICTURES, mmap_mode="r")
-            return LoadedBlock(block.first, SceneTable.open(folder / name), pictures)
-    except OSError:  # a full disk, or one that maps or locks nothing: each reads for itself
-        return read_block(bank, block)
-
-
-def _remove_before(folder: Path, name: str) -> None:
-    """Blocks before the last KEPT up to this one."""
-    names = sorted(path.name for path in folder.iterdir() if path.name.isdecimal())
-    for old in [each for each in names if each <= name][:-KEPT]:
-        shutil.rmtree(folder / old, ignore_errors=True)
-
-
-def shared_folder() -> Path:
-    """For the blocks of this machine's ranks and workers of one training; those of trainings that
-    have ended are removed."""
-    folder = cache_folder() / "blocks"
-    # All ranks of a machine have one parent, which started them.
-    owner = os.getppid() if "LOCAL_RANK" in os.environ else os.getpid()
-    with suppress(OSError):
-        for other in folder.iterdir():
-            if not _lives(other.name):
-                shutil.rmtree(other, ignore_errors=True)
-    return folder / str(owner)
-
-
-def _lives(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, ValueError):  # another user's, or no process
-        return True
-    return True

@@ -21,7 +21,7 @@ from model.loader import Parts, training_batches, training_scenes
 from model.recipes import demo
 from model.resident import mapped_folder
 from model.sources import BankSource, part_of
-from model.streamed import shared_folder
+from model.streamed import SharedBlocks
 from pipeline.errors import UserError
 from pipeline.stream import SceneOrder
 
@@ -266,7 +266,7 @@ def test_the_command_says_which_kind_and_why(bank, capsys):
     assert str(mapped_folder(bank)) in said.out + said.err
     batches_of(bank, 1, kind="stream")
     said = capsys.readouterr()
-    assert "loader: stream; as asked for" in said.out + said.err
+    assert "patches 3.7 MB are read block by block, as asked for" in said.out + said.err
     batches_of(bank, 1, rank=1, ranks=2)
     said = capsys.readouterr()
     assert "loader" not in said.out + said.err
@@ -277,4 +277,5 @@ def test_closing_leaves_no_process_no_thread_and_no_shared_block(bank):
         batches_of(bank, 6, kind="stream", workers=workers)
         assert not [t.name for t in threading.enumerate() if t.name.startswith("blocks")]
         assert not multiprocessing.active_children()
-    assert not shared_folder().exists()
+    order = SceneOrder(training_scenes(bank), block_shards=2, seed=7)
+    assert not SharedBlocks.of(bank, order).folder.exists()

@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from bank.bank import Bank
+from bank.errors import BankError
 from model import resident
 from model.resident import MappedSource, mapped, mapped_folder, on_device, place, sizes
 from model.sources import BankSource, part_of
@@ -101,8 +103,19 @@ def test_what_a_killed_writer_left_is_removed(bank, own_cache):
 def test_banks_of_other_content_have_other_folders(bank, own_cache):
     other = Bank.open(bank.path)
     assert mapped_folder(other) == mapped_folder(bank)
-    other.manifest = SimpleNamespace(content_digest="f" * 64)
+    other.manifest = replace(other.manifest, content_digest="f" * 64)
     assert mapped_folder(other) != mapped_folder(bank)
+
+
+def test_a_bank_that_only_claims_its_digest_fills_no_folder(bank, own_cache):
+    """Or the bank whose digest that is would be given its pixels."""
+    forged = Bank.open(bank.path)
+    forged.manifest = replace(forged.manifest, content_digest="f" * 64)
+    with pytest.raises(
+        BankError, match=r"claims content digest ffffffffffff\.\.\., but its tables"
+    ):
+        mapped(forged)
+    assert not mapped_folder(forged).exists()
 
 
 def test_what_fits_goes_to_the_gpu_and_what_does_not_to_the_disk(bank, own_cache, gpu):
@@ -138,10 +151,13 @@ def test_a_cache_that_may_not_be_written_is_one_line_or_streamed(bank, own_cache
         place(bank, "resident", CPU)
 
 
-def test_a_bank_at_an_address_is_streamed_unless_it_is_held_already(bank, own_cache):
+def test_a_bank_at_an_address_is_streamed_unless_it_is_held_already(bank, own_cache, gpu):
     there = Bank.open(bank.path)
     there.path = Address("http://host/bank")
-    assert place(there, "auto", CPU).where == "stream"
+    gpu(10**12)
+    for device in (CPU, CUDA):
+        assert place(there, "auto", device).where == "stream"
+    assert place(there, "resident", CUDA).where == "device"
     assert place(there, "resident", CPU).where == "folder"
     mapped(bank)
     assert place(there, "auto", CPU).where == "folder"

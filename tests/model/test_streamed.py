@@ -4,8 +4,8 @@ import io
 import os
 import pickle
 import shutil
-import subprocess
 import tarfile
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -15,7 +15,7 @@ from bank.bank import Bank
 from bank.errors import BankError
 from model import streamed
 from model.loader import Parts, training_scenes
-from model.streamed import KEPT, StreamedSource, read_block, read_shared_block, shared_folder
+from model.streamed import KEPT, SharedBlocks, StreamedSource, read_block
 from pipeline.cache import VARIABLE
 from pipeline.pack import iterate_samples
 from pipeline.stream import SceneOrder
@@ -58,42 +58,148 @@ def test_a_source_that_was_closed_reads_again_from_another_position(bank, order)
         source.close()
 
 
-def test_a_shared_block_is_read_once(bank, order, tmp_path, monkeypatch):
+@pytest.fixture
+def shared(bank, order, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    blocks = SharedBlocks.of(bank, order)
+    yield blocks
+    blocks.close()
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Which blocks were read from the bank, by position."""
+    positions = []
+
+    def read(bank, block):
+        positions.append(block.first)
+        return read_block(bank, block)
+
+    monkeypatch.setattr(streamed, "read_block", read)
+    return positions
+
+
+def test_a_shared_block_is_read_once(bank, order, shared, reads):
     block = next(order.blocks())
-    reads = []
-    monkeypatch.setattr(streamed, "read_block", lambda *a: reads.append(a) or read_block(*a))
-    first, second = (read_shared_block(bank, block, tmp_path) for _ in range(2))
+    again = pickle.loads(pickle.dumps(shared))  # as another process has it
+    first, second = (each.read(bank, block) for each in (shared, again))
+    assert reads == [0]
     equal(first, read_block(bank, block))
     equal(second, first)
-    assert len(reads) == 1
+    again.close()
 
 
-def test_few_blocks_are_kept_and_one_that_was_removed_is_written_again(bank, order, tmp_path):
+def test_few_blocks_are_kept_and_one_that_was_removed_is_written_again(bank, order, shared):
     blocks = list(islice(order.blocks(), KEPT + 2))
     for block in blocks:
-        read_shared_block(bank, block, tmp_path)
-    kept = sorted(int(path.name) for path in tmp_path.iterdir() if path.is_dir())
+        shared.read(bank, block)
+    kept = sorted(int(path.name) for path in shared.folder.iterdir() if path.is_dir())
     assert kept == [block.first for block in blocks[-KEPT:]]
-    equal(read_shared_block(bank, blocks[0], tmp_path), read_block(bank, blocks[0]))
+    equal(shared.read(bank, blocks[0]), read_block(bank, blocks[0]))
+
+
+@pytest.mark.parametrize("change", ["seed", "block_shards", "bank"])
+def test_another_order_has_another_folder(bank, order, shared, change, monkeypatch):
+    settings = {"block_shards": 1, "seed": 3} | ({} if change == "bank" else {change: 2})
+    other = SceneOrder(training_scenes(bank), **settings)
+    if change == "bank":
+        manifest = replace(bank.manifest, content_digest="f" * 64)
+        monkeypatch.setattr(bank, "manifest", manifest)
+    assert SharedBlocks.of(bank, other).folder != shared.folder
+
+
+def test_a_block_of_other_scenes_is_written_again(bank, order, shared, reads):
+    """Whatever put it there: only the scenes that belong there are used."""
+    first, second = islice(order.blocks(), 2)
+    shared.read(bank, second)
+    (shared.folder / f"{second.first:012d}").rename(shared.folder / f"{first.first:012d}")
+    equal(shared.read(bank, first), read_block(bank, first))
+    assert reads == [second.first, first.first]
+    equal(shared.read(bank, first), read_block(bank, first))
+    assert len(reads) == 2
+
+
+@pytest.mark.parametrize("file", ["pictures.npy", "nodes.npy"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_block_that_is_not_whole_is_written_again(bank, order, shared, reads, file, damage):
+    block = next(order.blocks())
+    shared.read(bank, block)
+    path = shared.folder / f"{block.first:012d}" / file
+    if damage == "cut":
+        with path.open("rb+") as opened:
+            opened.truncate(path.stat().st_size - 1)
+    else:
+        path.unlink()
+    equal(shared.read(bank, block), read_block(bank, block))
+    assert reads == [0, 0]
 
 
 def test_a_folder_that_cannot_be_written_costs_the_sharing_alone(bank, order, tmp_path):
     block = next(order.blocks())
     (tmp_path / "file").write_text("in the way")
-    equal(read_shared_block(bank, block, tmp_path / "file"), read_block(bank, block))
+    blocks = SharedBlocks(tmp_path / "file")
+    equal(blocks.read(bank, block), read_block(bank, block))
+    blocks.close()
 
 
-def test_blocks_of_a_process_that_has_ended_are_removed(tmp_path, monkeypatch):
-    monkeypatch.setenv(VARIABLE, str(tmp_path))
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    child = subprocess.Popen(["true"])
-    child.wait()
-    for name in (str(child.pid), str(os.getppid()), "notes"):
-        (tmp_path / "blocks" / name).mkdir(parents=True)
-    assert shared_folder() == tmp_path / "blocks" / str(os.getpid())
-    assert {p.name for p in (tmp_path / "blocks").iterdir()} == {str(os.getppid()), "notes"}
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert shared_folder() == tmp_path / "blocks" / str(os.getppid())
+def test_a_folder_is_removed_by_the_last_that_used_it(bank, order, shared):
+    block = next(order.blocks())
+    other = pickle.loads(pickle.dumps(shared))
+    for each in (shared, other):
+        each.read(bank, block)
+    shared.close()
+    assert shared.folder.is_dir()
+    equal(other.read(bank, block), read_block(bank, block))
+    other.close()
+    assert not shared.folder.exists()
+    equal(shared.read(bank, block), read_block(bank, block))  # and made again
+
+
+def test_folders_of_trainings_that_have_ended_are_removed_by_the_next(bank, order, shared):
+    """A killed one holds no lock."""
+    block = next(order.blocks())
+    shared.read(bank, block)
+    ended = SharedBlocks(shared.folder.with_name("ended"))
+    ended.read(bank, block)
+    assert ended._users is not None
+    ended._users.close()
+    in_use = SharedBlocks(shared.folder.with_name("in use"))
+    in_use.read(bank, block)
+    SharedBlocks.of(bank, order)
+    assert shared.folder.is_dir()
+    assert in_use.folder.is_dir()
+    assert not ended.folder.exists()
+    in_use.close()
+
+
+def test_processes_that_need_a_block_at_once_all_get_it(bank, order, shared):
+    """Whoever is first writes; each compares what it was given with the bank."""
+    blocks = list(islice(order.blocks(), 5))
+
+    def take():
+        try:
+            for block in blocks:
+                equal(shared.read(bank, block), read_block(bank, block))
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            take()
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+
+
+def test_a_shard_may_hold_scenes_that_are_not_of_the_block(bank, order):
+    block = next(order.blocks())
+    fewer = block._replace(image_ids=block.image_ids[2:])
+    loaded = read_block(bank, fewer)
+    assert loaded.table.image_ids.tolist() == sorted(fewer.image_ids)
+    for image_id, picture in zip(loaded.table.image_ids, loaded.pictures, strict=True):
+        assert np.array_equal(picture, bank.scene(int(image_id)).image)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "gone", "other"])
