@@ -21,8 +21,6 @@ from model.sources import Counts, Part, Source
 
 T = TypeVar("T")
 
-ALIGNED = 16  # bytes; a multiple of every type's size
-
 
 class CandidateBatch(NamedTuple):
     """Each object's candidate patches, nearest in the bank's features first."""
@@ -77,36 +75,10 @@ def moved(part: T, device: torch.device) -> T:
     return there
 
 
-def sent(part: T, device: torch.device) -> T:
-    """`moved` for many small tensors: those of the CPU go in one copy, out of memory from which a
-    GPU copies while the CPU goes on."""
-    begin: list[int] = []
-    size = 0
-
-    def note(tensor: Tensor) -> Tensor:
-        nonlocal size
-        if not tensor.is_cuda:
-            begin.append(size)
-            size += -(-tensor.nbytes // ALIGNED) * ALIGNED
-        return tensor
-
-    _changed(part, note)
-    packed = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    places = iter(begin)
-
-    def pack(tensor: Tensor) -> Tensor:
-        return tensor if tensor.is_cuda else _like(tensor, packed, next(places)).copy_(tensor)
-
-    _changed(part, pack)
-    there = packed.to(device, non_blocking=True)
-    places = iter(begin)
-    placed: T = _changed(part, lambda t: t if t.is_cuda else _like(t, there, next(places)))
-    return placed
-
-
-def _like(tensor: Tensor, packed: Tensor, begin: int) -> Tensor:
-    """A tensor of that shape and type over bytes of `packed` (n,) uint8."""
-    return packed[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+def pinned(part: T) -> T:
+    """Its tensors of the CPU in memory from which a GPU copies while the CPU goes on."""
+    there: T = _changed(part, lambda t: t if t.is_cuda else t.pin_memory())
+    return there
 
 
 def _changed(part: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from bank.bank import Bank
 from model import resident
-from model.batch import moved, sent
+from model.batch import moved, pinned
 from model.config import Loader
 from model.sources import Counts, Part, Source
 from model.streamed import SharedBlocks, StreamedSource
@@ -157,7 +157,7 @@ def _by_this_process(
             return
 
         def take() -> Batch:
-            return sent(next(made), device)
+            return moved(pinned(next(made)), device)
 
         def use_device() -> None:  # a thread begins on the first GPU
             if device.index is not None:

@@ -1,13 +1,12 @@
 """What a batch holds: which candidates may be selected."""
 
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from bank.candidates import Candidates
-from model.batch import CandidateBatch, ImageBatch, SceneBatch, selectable, sent
+from model.batch import CandidateBatch, ImageBatch, SceneBatch, selectable
 from model.graph.network import GraphBatch
 from model.padding import Padding
 from model.retrieval.choice import ChoiceDraws, Draws
@@ -56,41 +55,6 @@ def test_every_batch_moves_with_all_its_tensors_and_keeps_its_type():
     there = batch.to(meta)
     assert there.masks is None
     assert there.positions == (3, 4)
-
-
-def test_a_batch_is_sent_in_one_copy_with_every_type_and_shape():
-    class Mixed(NamedTuple):
-        numbers: torch.Tensor
-        inner: Crops
-        flags: torch.Tensor
-        none: None
-        count: torch.Tensor
-        empty: torch.Tensor
-        places: tuple[int, ...]
-
-    random = torch.Generator().manual_seed(0)
-    batch = Mixed(
-        torch.randint(0, 2**40, (3,), generator=random),
-        Crops(torch.arange(5), torch.rand(5, 4, generator=random)[:, ::2]),
-        torch.tensor([True, False, True]),
-        None,
-        torch.tensor(7.0),
-        torch.zeros(0, 3, dtype=torch.uint8),
-        (3, 4),
-    )
-    there = sent(batch, torch.device("cpu"))
-    assert type(there) is Mixed
-    assert type(there.inner) is Crops
-    for ours, theirs in zip(flat(there), flat(batch), strict=True):
-        if torch.is_tensor(theirs):
-            assert ours.dtype == theirs.dtype
-            assert torch.equal(ours, theirs)
-        else:
-            assert ours == theirs
-    storages = {
-        t.untyped_storage().data_ptr() for t in flat(there) if torch.is_tensor(t) and t.nbytes
-    }
-    assert len(storages) == 1
 
 
 def flat(part):
