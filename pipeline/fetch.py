@@ -114,7 +114,8 @@ def _partial(path: Path, size: int) -> Iterator[IO[bytes] | None]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with writing(path), partial.open("a+b") as file:
+        # Without a buffer: a process that is forked meanwhile would write it once more.
+        with writing(path), partial.open("a+b", buffering=0) as file:
             _wait_for(file, path)
             if not _is_named(file, partial):  # whoever had locked it has given it its name
                 continue
@@ -151,7 +152,6 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _digest(file: IO[bytes]) -> str:
-    file.flush()
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
@@ -199,11 +199,17 @@ def _append(address: str, file: IO[bytes], start: int, size: int, told: Told) ->
             start += len(block)
             if start > size:
                 raise OtherFileError(_other_size(address, "more", size))
-            file.write(block)
+            _write(file, block)
             told(len(block))
-        file.flush()
     if start < size:
         raise UnreachableError(f"{address}: the connection broke off")
+
+
+def _write(file: IO[bytes], block: bytes) -> None:
+    """All of it: a disk that fills up takes a part first."""
+    left = memoryview(block)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _check_length(response: urllib3.BaseHTTPResponse, size: int, address: str) -> None:

@@ -352,6 +352,20 @@ def test_of_several_threads_one_fetches(web, path, capsys):
     assert len(web.asked) == 1
 
 
+def test_a_process_that_is_forked_meanwhile_writes_nothing(web, path):
+    """It closes the file, and all that came was written before."""
+
+    def fork(_: int) -> None:
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    web.next[NAME] = [drops(1000)]
+    fetch(web.address.file(NAME), path, size=len(DATA), sha256=SHA256, told=fork)
+    assert path.read_bytes() == DATA
+    assert ranges(web) == [None, "bytes=1000-"]
+
+
 def test_how_far_it_is_is_told(web, path):
     told = []
     web.next[NAME] = [drops(5000), ignores_range, answer]
