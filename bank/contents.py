@@ -35,7 +35,7 @@ from bank.table import (
     sound,
 )
 from pipeline.checks import show
-from pipeline.files import write_bytes
+from pipeline.files import UNREADABLE, write_bytes
 from pipeline.pack import (
     Member,
     SamplePlace,
@@ -48,8 +48,6 @@ from pipeline.scene import Split, Vocabulary, image_of
 
 CONTENT_RULE = 2  # of `content_digest`; banks of earlier versions have 1
 TABLES = ("patches.arrow", "scenes.index.arrow", "vocabulary.json")  # of `Contents`
-# What reading a scene raises; MemoryError: of a size in scenes.index.arrow that is none.
-UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, MemoryError)
 CREDITS = ("patch_id", "image_id", "category", "licence", "source_url", "photo_file")
 
 

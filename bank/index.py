@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -34,7 +33,7 @@ from bank.pools import Pools, pools_by_category
 from bank.recipe import Scope
 from bank.rounding import STEP, in_steps
 from pipeline.checks import show
-from pipeline.files import PARTIAL, link_or_copy, writing, written_folder
+from pipeline.files import PARTIAL, UNREADABLE, link_or_copy, writing, written_folder
 from pipeline.options import write_json
 
 try:
@@ -323,8 +322,7 @@ class Indexes:
         try:
             parts = {name: _part(fields) for name, fields in about["categories"].items()}
             return cls(folder, bank_digest, parts)
-        # TokenError: of numpy, for a header whose brackets do not close
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, TokenError) as error:
+        except (*UNREADABLE, AttributeError) as error:
             raise BankError(f"{folder} is damaged ({error!r}): build the bank again") from error
 
     def __reduce__(self) -> Any:

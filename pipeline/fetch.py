@@ -14,11 +14,12 @@ from contextlib import closing, contextmanager
 from http.client import responses
 from pathlib import Path
 from typing import IO
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3 import exceptions
+from urllib3.util import make_headers, parse_url
 
 from pipeline.checks import clip, show
 from pipeline.errors import UserError
@@ -28,6 +29,7 @@ from pipeline.output import log
 
 CONNECT_S = 10.0  # for a connection
 READ_S = 60.0  # for the next bytes
+LEAST = 1 << 16  # bytes in READ_S
 TRIES = 6  # that bring less than ENOUGH, in a row
 WAIT_S = 1.0  # after the first of these; twice as long after each further one
 ENOUGH = 1 << 20  # bytes
@@ -94,7 +96,7 @@ def fetch_bytes(address: str, *, most: int, tries: int = TRIES) -> bytes:
     for failed in range(1, tries + 1):
         try:
             data = bytearray()
-            with _answer(address, {}) as response:
+            with _answer(address) as response:
                 for block in _blocks(response, address):
                     data += block
                     if len(data) > most:
@@ -114,7 +116,8 @@ def _partial(path: Path, size: int) -> Iterator[IO[bytes] | None]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with writing(path), partial.open("a+b") as file:
+        # Without a buffer: a process that is forked meanwhile would write it once more.
+        with writing(path), partial.open("a+b", buffering=0) as file:
             _wait_for(file, path)
             if not _is_named(file, partial):  # whoever had locked it has given it its name
                 continue
@@ -151,7 +154,6 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _digest(file: IO[bytes]) -> str:
-    file.flush()
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
@@ -184,35 +186,34 @@ def _fill(address: str, file: IO[bytes], size: int, told: Told) -> None:
 
 def _append(address: str, file: IO[bytes], start: int, size: int, told: Told) -> None:
     """One request for what comes from `start` on; the file is emptied where another part comes."""
-    with _answer(address, {"Range": f"bytes={start}-"} if start else {}) as response:
+    with _answer(address, start) as response:
         if response.status == 200:
             if start:  # a server that knows no ranges
                 _empty(file, told)
                 start = 0
             _check_length(response, size, address)
         elif not _is_rest(response, start, size):
-            if not start:
-                raise FetchError(f"{address}: the server answers with a part of the file, unasked")
             _empty(file, told)
             return
         for block in _blocks(response, address):
             start += len(block)
             if start > size:
                 raise OtherFileError(_other_size(address, "more", size))
-            file.write(block)
+            _write(file, block)
             told(len(block))
-        file.flush()
     if start < size:
         raise UnreachableError(f"{address}: the connection broke off")
 
 
+def _write(file: IO[bytes], block: bytes) -> None:
+    """All of it: a disk that fills up takes a part first."""
+    left = memoryview(block)
+    while left:
+        left = left[file.write(left) :]
+
+
 def _check_length(response: urllib3.BaseHTTPResponse, size: int, address: str) -> None:
-    """FetchError where the server says that the whole file has another size."""
-    if encoding := response.headers.get("Content-Encoding"):
-        raise FetchError(
-            f"{address}: the server sends it in encoding {show(encoding)}, unasked; it must send "
-            f"files as they are"
-        )
+    """OtherFileError where the server says that the whole file has another size."""
     length = re.fullmatch(r"\d{1,20}", response.headers.get("Content-Length", ""), re.ASCII)
     if length and int(length[0]) != size:
         raise OtherFileError(_other_size(address, f"{int(length[0]):,}", size))
@@ -236,22 +237,40 @@ def _is_rest(response: urllib3.BaseHTTPResponse, start: int, size: int) -> bool:
 
 
 def _blocks(response: urllib3.BaseHTTPResponse, address: str) -> Iterator[bytes]:
-    """What comes, as it comes."""
+    """What comes, as it comes. UnreachableError where that is fewer than LEAST bytes in READ_S of
+    waiting: a byte now and then would take for ever."""
+    came, waited = 0, 0.0
     while True:
+        began = time.monotonic()
         try:
             block = response.read1(BLOCK, decode_content=False)
         except (exceptions.HTTPError, OSError) as error:
             raise _unreachable(address, error) from error
         if not block:
             return
+        came, waited = came + len(block), waited + time.monotonic() - began
         yield block
+        if waited > READ_S:
+            if came < LEAST:
+                raise UnreachableError(
+                    f"{address}: fewer than {LEAST:,} bytes came within {READ_S:g} s"
+                )
+            came, waited = 0, 0.0
 
 
 @contextmanager
-def _answer(address: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
-    """The answer to a request: the file, a part of it, or 416; FetchError for all else."""
+def _answer(address: str, start: int = 0) -> Iterator[urllib3.BaseHTTPResponse]:
+    """The answer to a request for what comes from `start` on: the file or, unless that is all of
+    it, a part or 416. FetchError for all else."""
+    headers = {"Range": f"bytes={start}-"} if start else {}
     with _request(address, {"Accept-Encoding": "identity", **headers}) as response:
-        _check_status(response.status, address)
+        _check_status(response.status, address, part=start > 0)
+        encoding = response.headers.get("Content-Encoding")
+        if encoding and response.status != 416:
+            raise FetchError(
+                f"{address}: the server sends it in encoding {show(encoding)}, unasked; it must "
+                f"send files as they are"
+            )
         yield response
 
 
@@ -290,13 +309,18 @@ def _led(url: str, to: str, address: str) -> str:
     raise FetchError(f"{address}: the server leads to {show(to)}, which is refused")
 
 
-def _check_status(status: int, address: str) -> None:
-    if status in (200, 206, 416):
+def _check_status(status: int, address: str, *, part: bool) -> None:
+    """`part`: whether one was asked for."""
+    if status == 200 or (part and status in (206, 416)):
         return
+    if status == 206:
+        raise FetchError(f"{address}: the server answers with a part of the file, unasked")
     said = f"{status} {responses.get(status, '')}".rstrip()
     if status in BUSY:
         raise UnreachableError(f"{address}: the server answers {said}; try again later")
-    if status in (401, 403, 407):
+    if status == 407:
+        raise _proxy_refuses(address)
+    if status in (401, 403):
         raise FetchError(
             f"{address} may not be read ({said}): ask who hosts it, or copy the bank to a disk of "
             f"yours by other means"
@@ -306,10 +330,19 @@ def _check_status(status: int, address: str) -> None:
     raise FetchError(f"{address}: the server answers {said}, not with the file")
 
 
+def _proxy_refuses(address: str) -> FetchError:
+    return FetchError(
+        f"{address}: the proxy refuses (407): it asks for a name and a password, or for others; "
+        f"set {urlsplit(address).scheme}_proxy=http://NAME:PASSWORD@HOST:PORT"
+    )
+
+
 def _unreachable(address: str, error: Exception) -> FetchError:
     """What went wrong with a connection, in a line."""
     host, cause = urlsplit(address).hostname, error.__cause__ or error.__context__
     reason = clip(getattr(cause, "strerror", None) or str(error).partition("\n")[0])
+    if isinstance(error, exceptions.ProxyError) and "failed: 407" in str(cause):
+        return _proxy_refuses(address)
     if isinstance(error, exceptions.NameResolutionError):
         return UnreachableError(
             f"{address}: no machine is known as {host}; is it spelt right, and is the network up?"
@@ -344,7 +377,9 @@ def _proxy(address: str) -> str | None:
 def _pool(proxy: str | None) -> urllib3.PoolManager:
     """This process's connections."""
     if proxy:
-        return urllib3.ProxyManager(proxy, maxsize=THREADS)
+        auth = unquote(parse_url(proxy).auth or "", "latin-1")  # the bytes that are meant, as text
+        headers = make_headers(proxy_basic_auth=auth)
+        return urllib3.ProxyManager(proxy, maxsize=THREADS, proxy_headers=headers)
     return urllib3.PoolManager(maxsize=THREADS)
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 # What a file system says of a call that it does not know.
@@ -16,6 +17,20 @@ NO_FOLDERS = frozenset((errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM))
 NO_LINKS = UNSUPPORTED | {errno.EXDEV, errno.EPERM, errno.EMLINK}
 BLOCK = 1 << 20
 PARTIAL = ".partial"  # how the names of what is not whole end
+# What reading raises where a file is not as it was written: by the disk, and by numpy and json of
+# other bytes. MemoryError: for a size that is none; SyntaxError, TokenError: for an array's header.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TokenError,
+)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

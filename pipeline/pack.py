@@ -152,7 +152,10 @@ def _tar_header(name: str, size: int) -> bytes:
 
 
 def sample_from(members: Mapping[str, bytes]) -> SceneSample:
-    """A sample from its members by extension (`json`, `npy`, `masks.npy`), as a tar holds them."""
+    """A sample from its members by extension (`json`, `npy`, `masks.npy`), as a tar holds them.
+
+    `pipeline.files.UNREADABLE` where they are not as they were written.
+    """
     graph = json.loads(members["json"])
     image, masks = members.get("npy"), members.get("masks.npy")
     return SceneSample(
@@ -168,7 +171,7 @@ def sample_from(members: Mapping[str, bytes]) -> SceneSample:
 
 
 def _array(data: bytes) -> NDArray[np.uint8]:
-    """As np.load, read-only; ValueError for what is not whole, and for pickled objects."""
+    """As np.load, read-only; ValueError for pickled objects."""
     end = data.find(b"\n") + 1  # of the header
     dtype, shape = _parse_header(data[:end])
     count = math.prod(shape)
@@ -189,7 +192,10 @@ def _parse_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
 
 
 def read_sample(path: Path, place: SamplePlace, *, image: bool = True) -> SceneSample:
-    """One sample out of the middle of a local tar; `image=False` leaves the picture unread."""
+    """One sample out of the middle of a local tar; `image=False` leaves the picture unread.
+
+    `pipeline.files.UNREADABLE` where it is not as it was written.
+    """
     wanted = {"json": place.graph, "masks.npy": place.masks}
     if image:
         wanted["npy"] = place.image
@@ -205,8 +211,8 @@ def read_sample(path: Path, place: SamplePlace, *, image: bool = True) -> SceneS
 def iterate_samples(path: Path) -> Iterator[SceneSample]:
     """All samples of a local tar, in order, read by webdataset.
 
-    It is handed an open file: of a name it might make a shell's command or an address. OSError,
-    ValueError, LookupError, TypeError or tarfile.TarError where the tar is not whole.
+    It is handed an open file: of a name it might make a shell's command or an address. Where the
+    tar is not as it was written: `pipeline.files.UNREADABLE` or tarfile.TarError.
     """
     from webdataset.tariterators import group_by_keys, tar_file_expander
 

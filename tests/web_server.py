@@ -72,6 +72,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             status(404)(self, b"")
 
+    def do_CONNECT(self) -> None:
+        """As a proxy that is asked for https."""
+        self.do_GET()
+
     @property
     def start(self) -> int:
         """The first byte that is asked for."""
@@ -143,6 +147,22 @@ def sends_more(handler: Handler, data: bytes) -> None:
 def zips(handler: Handler, data: bytes) -> None:
     handler.head(200, Content_Length=len(data), Content_Encoding="gzip")
     handler.wfile.write(data)
+
+
+def zips_rest(handler: Handler, data: bytes) -> None:
+    ranges = f"bytes {handler.start}-{len(data) - 1}/{len(data)}"
+    length = len(data) - handler.start
+    handler.head(206, Content_Length=length, Content_Range=ranges, Content_Encoding="gzip")
+    handler.wfile.write(data[handler.start :])
+
+
+def trickles(handler: Handler, data: bytes) -> None:
+    """A byte, and until the test is over no other: one asks for the next in vain."""
+    handler.head_of(data, handler.start)
+    handler.wfile.write(data[handler.start : handler.start + 1])
+    handler.wfile.flush()
+    handler.web.stopping.wait()
+    handler.close_connection = True
 
 
 def status(code: int) -> Fault:

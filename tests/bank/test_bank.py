@@ -232,3 +232,22 @@ def test_without_a_table_of_photos_every_id_is_a_photo(toy_bank, tmp_path):
     (copy / "photos.arrow").unlink()
     contents = Contents(copy, 64)  # as a bank of an earlier version
     assert contents.photos_of_patches.tolist() == image_of(contents.patch_ids).tolist()
+
+
+def test_a_flipped_bit_in_the_header_of_a_picture_is_named(tmp_path, toy_bank):
+    bank = Bank.open(shutil.copytree(toy_bank, tmp_path / "bank"))
+    image_id = int(bank.scene_ids("train")[0])
+    shard = str(bank.contents.shards_of_images(np.array([image_id]))[0])
+    path = bank.path / f"scenes/{shard}.tar"
+    row = int(np.searchsorted(bank.contents.image_ids, image_id))
+    start = bank.contents.scenes["image_offset"][row].as_py()
+    data = bytearray(path.read_bytes())
+    data[data.index(b"), }", start)] ^= 1 << 3  # the bracket stays open
+    path.write_bytes(data)
+    for read in (
+        lambda: bank.scene(image_id),
+        lambda: bank.contents.scenes_of_shard(shard),
+    ):
+        with pytest.raises(BankError, match=rf"cannot be read.*verify_bank {bank.path}`") as caught:
+            read()
+        assert str(path) in str(caught.value)

@@ -143,9 +143,17 @@ def test_a_missing_or_damaged_index_is_a_bank_error(tmp_path):
     with pytest.raises(BankError, match="no index at"):
         Indexes.open(tmp_path / "index", DIGEST)
     indexes(tmp_path, a_bank(num_photos=3))
-    (tmp_path / "index" / "ids.npy").write_bytes(b"\x80nothing")
-    with pytest.raises(BankError, match="is damaged"):
-        Indexes.open(tmp_path / "index", DIGEST)
+    ids = tmp_path / "index" / "ids.npy"
+    start = ids.read_bytes()[:10]
+    headers = (
+        b"{",
+        b"  1\n 2 (",  # a line too far to the left, as Python has it
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': (%d,)}" % 10**30,
+    )
+    for damaged in (b"", b"\x80nothing", *(start + header.ljust(118) for header in headers)):
+        ids.write_bytes(damaged)
+        with pytest.raises(BankError, match="is damaged"):
+            Indexes.open(tmp_path / "index", DIGEST)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 import hashlib
+import itertools
 import os
 import re
 import resource
 import ssl
 import threading
 import time
+from base64 import b64encode
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 from urllib3 import exceptions
@@ -25,9 +29,11 @@ from tests.web_server import (
     sends_more,
     serving,
     status,
+    trickles,
     truncates,
     wrong_range,
     zips,
+    zips_rest,
 )
 
 DATA = bytes(range(256)) * 1200  # more than is asked of a connection at once
@@ -111,7 +117,12 @@ def test_a_partial_file_that_is_too_long_or_another_is_begun_anew(web, path):
         assert got(web, path) == DATA
 
 
-@pytest.mark.parametrize("fault", [ignores_range, wrong_range, status(416)])
+def no_such_range(handler, _: bytes) -> None:
+    """Said in a packed page."""
+    handler.head(416, Content_Length=0, Content_Encoding="gzip")
+
+
+@pytest.mark.parametrize("fault", [ignores_range, wrong_range, status(416), no_such_range])
 def test_where_another_part_than_was_asked_for_comes_all_is_fetched(web, path, fault):
     web.next[NAME] = [drops(5000), fault]
     assert got(web, path) == DATA
@@ -220,6 +231,9 @@ def test_no_more_is_taken_than_the_manifest_says(web, path, monkeypatch):
 def test_a_file_that_comes_packed_is_refused(web, path):
     web.always[NAME] = zips
     refused(web, path, "in encoding 'gzip', unasked; it must send files as they are")
+    web.next[NAME] = [drops(5000), zips_rest]
+    refused(web, path, "in encoding 'gzip', unasked")
+    assert ranges(web)[-1] == "bytes=5000-"
 
 
 def test_a_server_that_falls_silent_is_asked_again(web, path, monkeypatch):
@@ -231,6 +245,34 @@ def test_a_server_that_falls_silent_is_asked_again(web, path, monkeypatch):
     web.always[NAME] = says_nothing
     path.unlink()
     refused(web, path, "nothing more came within 0.05 s")
+
+
+def clock(step: float) -> SimpleNamespace:
+    """Of which so many seconds go by between two looks."""
+    return SimpleNamespace(monotonic=itertools.count(0, step).__next__, sleep=lambda _: None)
+
+
+def test_a_server_that_trickles_is_asked_again_and_left(web, path, monkeypatch):
+    monkeypatch.setattr(fetching, "time", clock(fetching.READ_S + 1))
+    web.always[NAME] = trickles
+    refused(web, path, r"fewer than 65,536 bytes came within 60 s")
+    assert ranges(web) == [None, *(f"bytes={i}-" for i in range(1, fetching.TRIES))]
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_how_slow_a_server_may_be(monkeypatch, enough):
+    """It sends some bytes ten times in READ_S."""
+    monkeypatch.setattr(fetching, "time", clock(fetching.READ_S / 9.99))
+    block = bytes(fetching.LEAST // 10 + enough)
+    sent = iter([*[block] * 100, b""])
+    response = SimpleNamespace(read1=lambda *_, **__: next(sent))
+    blocks = fetching._blocks(response, "http://h/x")
+    if enough:
+        assert len(list(blocks)) == 100
+    else:
+        with pytest.raises(UnreachableError, match="fewer than"):
+            list(blocks)
+        assert len([*sent]) == 91  # what had come was handed on
 
 
 def test_the_server_may_lead_elsewhere_on_the_web(web, path):
@@ -352,6 +394,20 @@ def test_of_several_threads_one_fetches(web, path, capsys):
     assert len(web.asked) == 1
 
 
+def test_a_process_that_is_forked_meanwhile_writes_nothing(web, path):
+    """It closes the file, and all that came was written before."""
+
+    def fork(_: int) -> None:
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    web.next[NAME] = [drops(1000)]
+    fetch(web.address.file(NAME), path, size=len(DATA), sha256=SHA256, told=fork)
+    assert path.read_bytes() == DATA
+    assert ranges(web) == [None, "bytes=1000-"]
+
+
 def test_how_far_it_is_is_told(web, path):
     told = []
     web.next[NAME] = [drops(5000), ignores_range, answer]
@@ -373,6 +429,48 @@ def test_bytes_of_a_bounded_number_may_be_asked_for(web):
     web.always[NAME] = status(500)
     with pytest.raises(UnreachableError, match="answers 500"):
         fetch_bytes(address, most=len(DATA), tries=2)
+
+
+def test_bytes_come_whole_and_as_they_are_or_not_at_all(web):
+    address = web.address.file(NAME)
+    for fault, said in (
+        (wrong_range, "with a part of the file, unasked"),
+        (zips_rest, "with a part of the file, unasked"),
+        (status(416), "answers 416 Requested Range Not Satisfiable, not with the file"),
+        (zips, "in encoding 'gzip', unasked"),
+    ):
+        web.next[NAME] = [fault]
+        with pytest.raises(FetchError, match=rf"^{address}: the server .*{said}"):
+            fetch_bytes(address, most=2 * len(DATA))
+    assert len(web.asked) == 4
+
+
+def test_a_proxy_is_told_name_and_password(web, path, monkeypatch):
+    told = []
+
+    def proxy(handler, _: bytes) -> None:
+        told.append(handler.headers["Proxy-Authorization"])
+        if told[-1]:
+            answer(handler, DATA)
+        else:
+            status(407)(handler, b"")
+
+    address = "http://bank.invalid/x"
+    web.always[address] = proxy
+    monkeypatch.setenv("http_proxy", web.address.replace("//", "//me:a%40%C3%A4@"))
+    fetch(address, path, size=len(DATA), sha256=SHA256)
+    assert path.read_bytes() == DATA
+    assert told == ["Basic " + b64encode("me:a@\u00e4".encode()).decode()]
+
+
+@pytest.mark.parametrize("address", ["http://bank.invalid/x", "https://bank.invalid/x"])
+def test_a_proxy_that_asks_for_a_name_is_told_apart(web, address, monkeypatch):
+    monkeypatch.setenv(f"{urlsplit(address).scheme}_proxy", web.address)
+    web.always[address] = web.always["bank.invalid:443"] = status(407)
+    with pytest.raises(FetchError, match=rf"^{address}: the proxy .* a name and a password") as at:
+        fetch_bytes(address, most=10)
+    assert f"{urlsplit(address).scheme}_proxy=http://NAME:PASSWORD@" in str(at.value)
+    assert len(web.asked) == 1
 
 
 def test_a_proxy_of_the_environment_is_used(web, path, monkeypatch):

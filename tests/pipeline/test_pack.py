@@ -1,11 +1,14 @@
 import tarfile
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
 from webdataset import tariterators
 
+from pipeline.files import UNREADABLE
 from pipeline.pack import (
     SceneSample,
     read_sample,
@@ -17,6 +20,7 @@ from pipeline.pack import (
 from pipeline.scene import Box, Photo, Relation, Scene, SceneObject
 
 SIDE = 8
+HEADER = 128  # bytes, of an array
 # Of sample(9): banks that are there say so.
 PINNED = "2f12e469b0d632ce2c6b666e38dc0c42dce23a09100fcb138f5cca19696b281b"
 
@@ -142,3 +146,38 @@ def test_the_digest_of_a_sample_covers_every_part(change):
 def test_a_sample_that_was_written_and_read_has_the_same_digest(tmp_path):
     (place,) = write_samples(tmp_path / "a.tar", [sample(7)])
     assert sample_digest(read_sample(tmp_path / "a.tar", place)) == sample_digest(sample(7))
+
+
+def members_of(path: Path, written: SceneSample) -> dict[str, bytes]:
+    (place,) = write_samples(path, [written])
+    data = path.read_bytes()
+    names = ("json", "npy", "masks.npy")
+    return {n: data[m.offset :][: m.size] for n, m in zip(names, place, strict=True)}
+
+
+def test_whatever_bit_of_a_sample_has_flipped_reading_raises_nothing_else(tmp_path):
+    members = members_of(tmp_path / "a.tar", with_attributes(9))
+    for name, content in members.items():
+        for bit in range(8 * (len(content) if name == "json" else HEADER)):
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            with suppress(*UNREADABLE):
+                sample_from({**members, name: bytes(flipped)})
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "other"),
+    [
+        ("json", b'["cat"', b"[" * 100_000),
+        ("json", b'"patch_ids":[', b'"patch_ids":[1000000000000000000000000000000,'),
+        ("npy", b"8, 8, 3), }" + b" " * 20, b"1000000000000000000000000000,)}"),
+        ("npy", b"8, 8, 3), }", b"8, 8, 3, } "),
+    ],
+    ids=["deep", "large id", "large shape", "open bracket"],
+)
+def test_what_a_host_may_have_written_is_unreadable_too(tmp_path, name, written, other):
+    members = members_of(tmp_path / "a.tar", sample(9))
+    assert written in members[name]
+    members[name] = members[name].replace(written, other)
+    with pytest.raises(UNREADABLE):
+        sample_from(members)
