@@ -37,6 +37,7 @@ Collate = Callable[[Bank, Source, Part], Batch]  # what a step takes of some sce
 
 CPU = torch.device("cpu")
 SHARED_MEMORY = "/dev/shm"  # through which worker processes hand over their batches
+CAUGHT = "Caught "  # torch's word for an error in a worker, whose traceback follows
 ALONE = "use --loader-workers 0"
 PREFETCHED = 2  # batches of each worker, or of the thread, that wait
 
@@ -196,6 +197,8 @@ def _by_workers(
             yield moved(batch, device)
     # Of a process that died torch says so, but not where it died while it handed over a batch.
     except (RuntimeError, OSError, EOFError) as error:
+        if str(error).startswith(CAUGHT):
+            raise
         raise UserError(_why(str(error) or type(error).__name__)) from error
     finally:
         del loaded  # ends the processes

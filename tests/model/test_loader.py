@@ -247,6 +247,16 @@ def test_what_a_source_cannot_read_is_the_same_line_with_workers_and_without(ban
         batches_of(bank, 9, collate=fails, workers=workers)
 
 
+def test_a_fault_in_a_loaders_process_is_not_told_as_its_death(bank):
+    def fails(bank, source, part):
+        if part.first:
+            raise RuntimeError("a fault of the code")
+        return torch.zeros(1)
+
+    with pytest.raises(RuntimeError, match="a fault of the code"):
+        batches_of(bank, 3, collate=fails, workers=1)
+
+
 def test_too_few_open_files_for_the_workers_batches_is_one_line(bank, monkeypatch):
     """torch hands over each tensor by an open file."""
 
