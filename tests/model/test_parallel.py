@@ -1,15 +1,19 @@
 """Several processes train as one would, stop together, and wait for none that is gone."""
 
 import os
-import socket
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
+from model.checkpoint import newest
 from model.parallel import ALONE, Ranks
 from model.train import check_processes, main
 from pipeline.errors import UserError
@@ -28,12 +32,12 @@ def two(start):
     """Run the child as two processes; returns exit code, stdout and stderr of each."""
 
     def run(*arguments):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        # As torchrun does: it keeps the store, and so no other process can take the port.
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         env = os.environ | {
             "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+            "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         command = [sys.executable, "-m", CHILD, *map(str, arguments)]
         children = [
@@ -53,9 +57,9 @@ def two(start):
     return run
 
 
-def alone():
+def alone(optimiser):
     """What one process makes of the whole batches: its results, and its networks."""
-    trainer = trainer_of(seed=0)
+    trainer = trainer_of(0, optimiser)
     results = {}
     for step in range(STEPS):
         for name, value in trainer.step(batch_at(step)).items():
@@ -63,18 +67,23 @@ def alone():
     return results, trainer.networks
 
 
-def test_two_processes_have_the_losses_and_weights_of_one_with_the_whole_batch(two, tmp_path):
+@pytest.mark.parametrize("optimiser", ["descent", "adam"])
+def test_two_processes_have_the_losses_and_weights_of_one_with_the_whole_batch(
+    two, tmp_path, optimiser
+):
     """Of three objects and of two: a mean of means would be another."""
-    assert [code for code, *_ in two("step", tmp_path)] == [0, 0]
+    assert [code for code, *_ in two(optimiser, tmp_path)] == [0, 0]
     first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    results, networks = alone()
+    results, networks = alone(optimiser)
     for name, value in results.items():
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6, msg=name)
     for name, network in networks.items():
         for key, value in network.state_dict().items():
             torch.testing.assert_close(first[f"{name}.{key}"], value, rtol=1e-4, atol=1e-6)
-    assert first["diverged"] == 1  # over what only the first process has
+    for each in (first, second):
+        assert each["diverged"] == 1  # over what only the first process has
+        assert each["unchanged"]
     assert first["agreed"].tolist() == [1, 0]
 
 
@@ -119,6 +128,21 @@ def test_two_processes_train_the_run_that_one_trains(two, bank, tmp_path):
         assert other == pytest.approx(one, rel=1e-3)
 
 
+def test_two_processes_that_train_an_sg2im_end_with_the_same_network(two, bank, tmp_path):
+    """Also its running means, which each has of its own scenes up to --eval-after."""
+    sizes = ("--generator.decoder", "8", "6", "--image-px", "32", "--eval-after", "2")
+    flags = ("--bank", bank.path, *FLAGS, "--recipe", "sg2im-demo", *sizes)
+    results = two("as usual", *flags, "--out", tmp_path / "run")
+    assert [code for code, *_ in results] == [0, 0]
+    assert len(losses_of(tmp_path / "run")) == 4
+    saved = load_file(tmp_path / "run/checkpoints/step-000004/model.safetensors")
+    assert any("running_mean" in name for name in saved)
+    for rank in range(2):
+        network = load_file(tmp_path / f"rank-{rank}.safetensors")
+        assert network.keys() == saved.keys()
+        assert all(torch.equal(value, saved[name]) for name, value in network.items())
+
+
 def test_a_signal_to_one_process_stops_all_at_the_same_step_and_saves(two, bank, tmp_path):
     flags = ("--bank", str(bank.path), *FLAGS, "--out", str(tmp_path / "run"))
     (first, _, error), (second, _, other) = two("signal", *flags)
@@ -136,6 +160,14 @@ def test_a_full_disk_is_one_line_and_ends_all(two, bank, tmp_path):
     (line,) = lines_of(error)
     assert "step-000001: No space left on device; there was no checkpoint yet" in line
     assert lines_of(other) == []
+
+
+def test_a_process_that_dies_ends_the_others_with_one_line(two, bank, tmp_path):
+    flags = ("--bank", str(bank.path), *FLAGS, "--out", str(tmp_path / "run"))
+    (first, _, error), (second, *_) = two("dies", *flags)
+    assert (first, second) == (1, -signal.SIGKILL)
+    (line,) = lines_of(error)
+    assert "another process of this training has ended; --resume goes on" in line
 
 
 def test_what_all_processes_find_wrong_is_told_once(two, bank, tmp_path):
@@ -157,6 +189,25 @@ def test_torchrun_starts_a_run_again_over_a_process_that_died_and_it_goes_on(sta
     assert f"{run} goes on from step 2 of 4\n" in said
     assert f"trained to step 4: {run}/" in said
     assert [row["step"] for row in losses_of(run)] == [0, 1, 2, 3]
+
+
+def test_a_signal_to_torchrun_itself_saves_one_step(start, bank, tmp_path):
+    run = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "model.train", "--bank", str(bank.path), *FLAGS, "--out", str(run),
+        "--steps", "100000",
+    ]  # fmt: skip
+    process = start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while newest(run) is None and process.poll() is None:
+        time.sleep(0.1)
+    process.terminate()
+    _, error = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    (stopped,) = re.findall(r"stopped at step ([\d,]+); saved: ", error)
+    steps = int(stopped.replace(",", ""))
+    assert newest(run).name == f"step-{steps:06d}"
+    assert [row["step"] for row in losses_of(run)] == [*range(steps)]
 
 
 def test_the_batch_is_cut_into_equal_parts():
