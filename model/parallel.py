@@ -14,6 +14,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Loaded later (by an optimiser, by way of torch._dynamo), its default arguments would hold the
+# group for ever, and with it the threads that `processes` ends.
+import torch.distributed.nn
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -103,6 +107,8 @@ def _exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # Its frames hold the group, whose threads would live until the interpreter is gone.
+        error.__traceback__ = None
         raise LostProcessError(
             "another process of this training has ended; --resume goes on from the last checkpoint"
         ) from error
@@ -142,7 +148,9 @@ def processes(device: torch.device) -> Iterator[Ranks]:
         if _is_first_to_end(store) or not isinstance(error, UserError):
             raise
         raise SystemExit(1) from None
-    dist.destroy_process_group()
+    finally:
+        # Threads of gloo that outlive the interpreter abort the process.
+        dist.destroy_process_group()
 
 
 def _is_first_to_end(store: Any) -> bool:

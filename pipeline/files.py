@@ -1,6 +1,7 @@
 """Files and folders that are either whole or not there."""
 
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -15,6 +16,7 @@ UNSUPPORTED = frozenset((errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOT
 NO_FOLDERS = frozenset((errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM))
 # Of file systems that have no links, or not between these two places.
 NO_LINKS = UNSUPPORTED | {errno.EXDEV, errno.EPERM, errno.EMLINK}
+NOT_EMPTY = frozenset((errno.ENOTEMPTY, errno.EEXIST))
 BLOCK = 1 << 20
 PARTIAL = ".partial"  # how the names of what is not whole end
 # What reading raises where a file is not as it was written: by the disk, and by numpy and json of
@@ -44,7 +46,7 @@ def written(path: Path) -> Iterator[Path]:
 
     Several processes, of any machine, may write one file: each has a path of its own.
     """
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    partial = _partial_name(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,31 +59,73 @@ def written(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def written_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill; it replaces `path` only when the `with` block ends well.
+    """An empty folder to fill; it takes the name `path` only when the `with` block ends well, and
+    the folder that was there before it goes.
 
-    One process at a time: it first removes what a killed one has left.
+    Several processes, of any machine, may write one folder: each has one of its own, and the first
+    that is done is kept.
     """
-    partial = path.with_name(path.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, before = _partial_name(path), _number(path)
     try:
         with writing(path):
             partial.mkdir(parents=True)
             yield partial
             for file in partial.rglob("*"):
-                _sync(file)
-            if path.exists():
-                shutil.rmtree(path)
-            put_in_place(partial, path)
+                sync(file)
+            with _aside(path, before):
+                put_in_place(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def _aside(path: Path, before: tuple[int, int] | None) -> Iterator[None]:
+    """Inside, the name is free for another folder, unless another process was faster: `before` is
+    the folder to make room of."""
+    old = path.rename(_partial_name(path)) if before and before == _number(path) else None
+    try:
+        yield
+    except OSError as error:
+        if old is not None:
+            with suppress(OSError):
+                old.rename(path)
+        if error.errno not in NOT_EMPTY:
+            raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """What is half removed has another name."""
+    partial = path.rename(_partial_name(path))
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial(path: Path) -> None:
+    """What killed processes have left of a folder, for a caller that no other process writes."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _partial_name(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+
+
+def _number(path: Path) -> tuple[int, int] | None:
+    """By which one folder of a name is told from the next; None where there is none."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return None
+    return about.st_dev, about.st_ino
+
+
 def put_in_place(partial: Path, path: Path) -> None:
     """Give what is finished its name: its bytes reach the disk before its name does."""
-    _sync(partial)
+    sync(partial)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -94,7 +138,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Where the file system can: some cannot sync, or even open, a folder (SMB, some FUSE)."""
     try:
         opened = os.open(path, os.O_RDONLY)

@@ -16,7 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from pipeline.errors import DatasetError
-from pipeline.files import written_folder
+from pipeline.files import remove_partial, written_folder
 from pipeline.options import write_json
 from pipeline.progress import progress
 from pipeline.toy.painting import CHOICES, paint
@@ -79,6 +79,7 @@ def write_world(
     """
     if _is_of(folder, world) and is_whole(folder):
         return
+    remove_partial(folder)
     with written_folder(folder) as partial:
         styles = {str(image_id): style for image_id, style in write(partial).items()}
         side = {"num_styles": len(STYLES), "names": [s.name for s in STYLES]}

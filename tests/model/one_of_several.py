@@ -4,6 +4,7 @@ python -m tests.model.one_of_several step OUT               two updates of a sma
 python -m tests.model.one_of_several FAULT [FLAG ...]       model.train, in which something happens
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -28,6 +29,16 @@ from tests.model.retrievegan.small import SCENES, VOCABULARY, small_batch, small
 
 CPU = torch.device("cpu")
 STEPS = 2
+THREADS_LEFT = 99
+
+
+@atexit.register
+def no_threads_of_gloo_are_left() -> None:
+    """They would abort the process, now and then: where they run when the interpreter is gone."""
+    names = [path.read_text("utf-8").strip() for path in Path("/proc/self/task").glob("*/comm")]
+    if left := [name for name in names if "gloo" in name]:
+        print(f"threads are left: {left}", file=sys.stderr, flush=True)
+        os._exit(THREADS_LEFT)
 
 
 def trainer_of(seed: int) -> RetrieveGANTrainer:

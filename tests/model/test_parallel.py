@@ -1,7 +1,7 @@
 """Several processes train as one would, stop together, and wait for none that is gone."""
 
 import os
-import socket
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 from model.parallel import ALONE, Ranks
 from model.train import check_processes, main
@@ -28,12 +29,12 @@ def two(start):
     """Run the child as two processes; returns exit code, stdout and stderr of each."""
 
     def run(*arguments):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        # As torchrun does: it keeps the store, and so no other process can take the port.
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         env = os.environ | {
             "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+            "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         command = [sys.executable, "-m", CHILD, *map(str, arguments)]
         children = [
@@ -136,6 +137,14 @@ def test_a_full_disk_is_one_line_and_ends_all(two, bank, tmp_path):
     (line,) = lines_of(error)
     assert "step-000001: No space left on device; there was no checkpoint yet" in line
     assert lines_of(other) == []
+
+
+def test_a_process_that_dies_ends_the_others_with_one_line(two, bank, tmp_path):
+    flags = ("--bank", str(bank.path), *FLAGS, "--out", str(tmp_path / "run"))
+    (first, _, error), (second, *_) = two("dies", *flags)
+    assert (first, second) == (1, -signal.SIGKILL)
+    (line,) = lines_of(error)
+    assert "another process of this training has ended; --resume goes on" in line
 
 
 def test_what_all_processes_find_wrong_is_told_once(two, bank, tmp_path):

@@ -6,7 +6,16 @@ import stat
 
 import pytest
 
-from pipeline.files import PARTIAL, reserve, write_bytes, writing, written, written_folder
+from pipeline.files import (
+    PARTIAL,
+    remove_folder,
+    remove_partial,
+    reserve,
+    write_bytes,
+    writing,
+    written,
+    written_folder,
+)
 
 
 def files(folder):
@@ -31,14 +40,51 @@ def test_what_is_not_written_to_its_end_leaves_all_as_it_was(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b"]
 
 
-def test_a_folder_is_replaced_as_a_whole_whatever_a_killed_process_has_left(tmp_path):
-    for name in ("a", f"a{PARTIAL}"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "old.txt").write_text("old")
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    write_bytes(tmp_path / "a/old.txt", b"old")
     with written_folder(tmp_path / "a") as folder:
         (folder / "in").mkdir()
         (folder / "in/new.txt").write_text("new")
     assert files(tmp_path) == {"a/in/new.txt": "new"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_of_several_that_write_one_folder_the_first_that_is_done_is_kept(tmp_path, there):
+    if there:
+        write_bytes(tmp_path / "a/old.txt", b"old")
+    with written_folder(tmp_path / "a") as slow:
+        (slow / "a.txt").write_text("slow")
+        with written_folder(tmp_path / "a") as fast:
+            (fast / "a.txt").write_text("fast")
+    assert files(tmp_path) == {"a/a.txt": "fast"}
+
+
+def test_what_killed_processes_have_left_of_a_folder_goes_and_nothing_else(tmp_path):
+    names = ("a", f"a.1{PARTIAL}", f"a.2{PARTIAL}", f"ab.1{PARTIAL}", "[a]", f"[a].1{PARTIAL}")
+    for name in names:
+        write_bytes(tmp_path / name / "in.txt", b"")
+    remove_partial(tmp_path / "a")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "[a]", *names[3:]}
+    remove_partial(tmp_path / "[a]")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "[a]", f"ab.1{PARTIAL}"}
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_a_folder_half_removed_never_has_its_name(tmp_path, monkeypatch, replaces):
+    write_bytes(tmp_path / "a/1.txt", b"")
+
+    def killed(path, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        if replaces:
+            with written_folder(tmp_path / "a") as folder:
+                (folder / "2.txt").touch()
+        else:
+            remove_folder(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    assert all(path.name.endswith(PARTIAL) for path in tmp_path.iterdir())
 
 
 def test_bytes_reach_the_disk_before_their_names_do(tmp_path, monkeypatch):
