@@ -176,6 +176,8 @@ def run_state(folder: Path, bank: "Bank", steps: int) -> tuple[RunState, str]:
         if last is None:
             return "unusable", f"it was stopped before its first checkpoint; {replaced}"
         state = checkpoint.read_state(last)
+        if state.step < steps:
+            checkpoint.check_draws(state, folder)
     except UserError as error:
         return "unusable", f"{error}; {replaced}"
     if state.bank != bank.content_digest:

@@ -12,12 +12,12 @@ Beside the last few, the one with the best score is kept.
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
@@ -26,11 +26,12 @@ from torch.optim import Optimizer
 from bank.bank import Bank
 from model.config import Which
 from model.run_folder import CONFIG, RunError
-from pipeline.files import written_folder
+from pipeline.files import PARTIAL, remove_folder, written_folder
 from pipeline.options import write_json
 from pipeline.scene import Vocabulary
 
-FORMAT = 1
+FORMAT = 2
+OTHER_DRAWS = 1  # of runs begun when draws were a function of the step, not of the scene's place
 FOLDER = "checkpoints"
 STEPS_TAKEN = "step"  # Adam's own count of its updates of a parameter
 MODEL, DISCRIMINATORS, OPTIMISERS, STATE = (
@@ -48,6 +49,7 @@ class Best(NamedTuple):
 class State(NamedTuple):
     """How far a run has come, and on what it was trained."""
 
+    format: int
     step: int  # steps taken
     bank: str  # its content digest
     derived: str  # its derived digest
@@ -66,13 +68,33 @@ def save(
     best: Best | None,
     keep: int,
 ) -> None:
-    """Write run/checkpoints/step-..., whole or not at all, and remove all but the last `keep` and
-    the best.
+    """Write run/checkpoints/step-..., whole or not at all, unless this step has a whole one, and
+    remove all but the last `keep` and the best.
 
     networks  "model" and discriminators
 
-    All that is random is a function of the seed and the step, so there is no random state to keep.
+    All that is random is a function of the seed and of a scene's place in the sequence of scenes,
+    so there is no random state to keep.
     """
+    folder = _folder(run, step)
+    if not is_whole(folder):
+        _write(folder, step, bank, networks, optimisers, best)
+    for other in _checkpoints(run)[:-keep]:
+        if best is None or other != _folder(run, best.step):
+            with suppress(OSError):
+                remove_folder(other)
+    for left in folder.parent.glob(f"step-*{PARTIAL}"):  # by one that was killed
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _write(
+    folder: Path,
+    step: int,
+    bank: Bank,
+    networks: Mapping[str, nn.Module],
+    optimisers: Mapping[str, Optimizer],
+    best: Best | None,
+) -> None:
     value = {
         "format": FORMAT,
         "step": step,
@@ -91,16 +113,12 @@ def save(
             for name, tensor in optimiser.state.get(parameter, {}).items()
         },
     }
-    folder = _folder(run, step)
+    run = folder.parents[1]
     with writing(run, str(folder.relative_to(run))), written_folder(folder) as partial:
         for file, named in tensors.items():
             plain = {name: each.detach().cpu().contiguous() for name, each in named.items()}
             (partial / file).write_bytes(to_bytes(plain))
         write_json(partial / STATE, value)
-    of_killed = folder.parent.glob("step-*.partial")
-    for other in (*_checkpoints(run)[:-keep], *of_killed):
-        if best is None or other != _folder(run, best.step):
-            shutil.rmtree(other, ignore_errors=True)
 
 
 def _folder(run: Path, step: int) -> Path:
@@ -166,13 +184,13 @@ def read_state(folder: Path) -> State:
     path = folder / STATE
     try:
         value = json.loads(path.read_text("utf-8"))
-        stored = value.pop("format")
-        if stored == FORMAT:
+        stored = value["format"]
+        if stored in (FORMAT, OTHER_DRAWS):
             best = value.pop("best", None)  # missing in older checkpoints
             vocabulary = Vocabulary.from_json(value.pop("vocabulary"))
             return State(**value, vocabulary=vocabulary, best=best and Best(**best))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} cannot be read ({type(error).__name__}): is it whole?") from error
+        raise _unreadable(path, error) from error
     raise RunError(f"{path} has format {stored}; this version reads {FORMAT}: train the run again")
 
 
@@ -222,8 +240,31 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read ({type(error).__name__}): is it whole?") from error
+        raise _unreadable(path, error) from error
     return tensors
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all of a checkpoint can be read; of its tensors only their sizes are looked at."""
+    try:
+        read_state(folder)
+        for name in (MODEL, DISCRIMINATORS, OPTIMISERS):
+            with safe_open(folder / name, "pt"):
+                pass
+    except (RunError, OSError, SafetensorError):
+        return False
+    return True
+
+
+def _unreadable(path: Path, error: Exception) -> RunError:
+    """Where it is of the last checkpoint, with the one before it that could take its place."""
+    said = f"{path} cannot be read ({type(error).__name__}): is it whole?"
+    folder, run = path.parent, path.parents[2]
+    if folder == newest(run):
+        for older in reversed(_checkpoints(run)[:-1]):
+            if is_whole(older):
+                return RunError(f"{said} {older.name} is: remove {folder} to use it instead")
+    return RunError(said)
 
 
 @contextmanager
@@ -244,6 +285,15 @@ def check_bank(state: State, bank: Bank, run: Path) -> None:
         raise RunError(
             f"{run} was trained on a bank with content digest {state.bank[:12]}..., but "
             f"{bank.path} has {bank.content_digest[:12]}...; give the bank it was trained on"
+        )
+
+
+def check_draws(state: State, run: Path) -> None:
+    """Going on needs the same random numbers."""
+    if state.format == OTHER_DRAWS:
+        raise RunError(
+            f"{run} was begun by an older version, which drew other random numbers, so it cannot "
+            f"go on as if it had never stopped: train the run again (it can be sampled as it is)"
         )
 
 

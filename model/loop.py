@@ -150,9 +150,11 @@ def save(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
 
 
 def restore(trainer: Trainer[Any, Any], bank: Bank, run: Path) -> None:
-    """Go on from the run's checkpoint; RunError where it is of another bank."""
+    """Go on from the run's checkpoint; RunError where it is of another bank, or of a version that
+    drew other random numbers."""
     folder = checkpoint.last(run)
     state = checkpoint.read_state(folder)
+    checkpoint.check_draws(state, run)
     checkpoint.check_bank(state, bank, run)
     checkpoint.check_scenes(state, bank, run)
     if trainer.needs_derived:
@@ -275,7 +277,7 @@ class _Writer:
         self.log.write()
 
     def save(self) -> None:
-        """The losses of all steps so far, and then the checkpoint."""
+        """The losses of all steps so far, and then the checkpoint: it is never ahead of them."""
         self.log.flush()
         save(self.trainer, self.bank, self.run)
 

@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from model import checkpoint
 from model.run_folder import RunError
-from pipeline.files import PARTIAL, write_bytes, written
+from pipeline.files import PARTIAL, sync, write_bytes, written
 from pipeline.output import log
 
 LOG, CURVES = "log.jsonl", "tensorboard"
@@ -98,9 +98,12 @@ class RunLog:
                         self.curves.add_scalar(tag, value, int(line["step"]))
 
     def flush(self) -> None:
-        """Collect and write."""
+        """Collect and write, to the disk itself."""
         self.collect()
         self.write()
+        with checkpoint.writing(self.run, LOG):
+            sync(self.run / LOG)
+            sync(self.run)  # which names it
 
     def add_curves(self, step: int, values: Mapping[str, float]) -> None:
         """Values that are no function of the step: curves alone."""

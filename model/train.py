@@ -7,8 +7,8 @@ python -m model.train --resume runs/00001-coco          goes on as if it had nev
 python -m model.train --recipe demo --help              with the defaults of that recipe
 torchrun --nproc-per-node 2 -m model.train --bank bank/coco --out runs/coco    two processes
 
-In a run that goes on, only how it is executed may change (--device, --loader-workers, --grid-every,
---checkpoint-every, --keep-checkpoints, --eval-every), and --steps.
+In a run that goes on, only how it is executed may change (--device, --deterministic, --loader,
+--loader-workers, --grid-every, --checkpoint-every, --keep-checkpoints, --eval-every), and --steps.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from model.run_folder import (
 )
 from pipeline.address import Location
 from pipeline.errors import UserError
+from pipeline.files import PARTIAL
 from pipeline.memory import keep_freed_memory
 from pipeline.options import DIGEST_HELP, REQUIRED, BankLocation, option, run, write_json
 from pipeline.output import log
@@ -184,7 +185,8 @@ def begin(options: TrainOptions, bank: "Bank", until_done: ExitStack) -> Path:
     folder = options.resume or options.out or new_run(Path("runs"), bank.path.name)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder")
-    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    there = {name for name in names if not name.endswith(PARTIAL)}  # those a killed one has left
     if there - {LOCK} and not there & {CONFIG, checkpoint.FOLDER}:
         raise UserError(f"--out {folder} holds other files; name a folder that is new or empty")
     with checkpoint.writing(folder, CONFIG):

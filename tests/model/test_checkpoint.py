@@ -1,8 +1,10 @@
 """What a run is saved as, and which checkpoints a run cannot go on from."""
 
 import json
+import os
 import resource
-from contextlib import contextmanager
+import shutil
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,8 +134,11 @@ def test_a_checkpoint_of_before_there_were_scores_is_read(run, bank):
     assert (again.step_number, again.best) == (1, None)
 
 
-def test_sampling_reads_the_model_and_the_state_alone(run, trained, bank):
+@pytest.mark.parametrize("changed", [{}, {"format": 1}])
+def test_sampling_reads_the_model_and_the_state_alone(run, trained, bank, changed):
+    """Of runs that can no longer go on too."""
     write_json(run / "config.json", {"bank": str(bank.path), "train": small()})
+    edit_state(run, **changed)
     for name in ("discriminators.safetensors", "optimisers.safetensors"):
         (checkpoint.last(run) / name).unlink()
     model, state = load_network(run, bank, CPU)
@@ -149,7 +154,8 @@ def test_sampling_reads_the_model_and_the_state_alone(run, trained, bank):
         ({"bank": "f" * 64}, "content digest ffffffffffff"),
         ({"derived": "e" * 64}, "other frozen networks or candidates"),
         ({"scenes": "d" * 64}, "another order"),
-        ({"format": 2}, "has format 2; this version reads 1"),
+        ({"format": 3}, "has format 3; this version reads 2"),
+        ({"format": 1}, "begun by an older version, .* train the run again"),
         ({"vocabulary": {"objects": []}}, "cannot be read"),
         ({"more": 1}, "cannot be read"),
         ({"best": [1, 2]}, "cannot be read"),
@@ -202,6 +208,54 @@ def test_a_checkpoint_cut_short_is_one_clear_line(run, bank, file):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunError, match=rf"{file} cannot be read"):
         restore(trainer_of(bank, small()), bank, run)
+
+
+def test_a_last_checkpoint_cut_short_names_the_whole_one_before_it(run, bank, trained, monkeypatch):
+    (first,) = (run / "checkpoints").iterdir()
+    for step in (2, 3):
+        monkeypatch.setattr(trained, "step_number", step)
+        save(trained, bank, run)
+    shutil.copytree(checkpoint.last(run).with_name("step-000002"), first)  # it was removed
+    for name, file in (("step-000002", FILES[2]), ("step-000003", FILES[0])):
+        os.truncate(first.with_name(name) / file, 100)
+    said = rf"cannot be read .* step-000001 is: remove {run}/checkpoints/step-000003 to use it"
+    with pytest.raises(RunError, match=said):
+        restore(trainer_of(bank, small()), bank, run)
+
+
+class KilledError(Exception):
+    """In the place of a signal: nothing is put in order after it."""
+
+
+def test_a_save_that_is_killed_anywhere_leaves_a_whole_checkpoint(run, bank, trained, monkeypatch):
+    """The same step's again, as at a stop before the first step, and the next one's."""
+    keeping(trained, monkeypatch, 1)
+
+    def killed(*_, **__):
+        raise KilledError
+
+    for step in (1, 2):
+        monkeypatch.setattr(trained, "step_number", step)
+        for name in ("os.fsync", "os.unlink", "os.rmdir", "pathlib.Path.rename"):
+            with monkeypatch.context() as patch, suppress(KilledError):
+                patch.setattr(name, killed)
+                save(trained, bank, run)
+            folders = [each for each in (run / "checkpoints").iterdir() if not each.suffix]
+            assert folders
+            assert all(map(checkpoint.is_whole, folders))
+
+
+def test_a_whole_checkpoint_is_not_written_again_but_one_cut_short_is(run, bank, trained):
+    (folder,) = (run / "checkpoints").iterdir()
+    before = folder.stat().st_ino
+    save(trained, bank, run)
+    assert folder.stat().st_ino == before
+    for file in FILES:
+        os.truncate(folder / file, 100)
+        assert not checkpoint.is_whole(folder)
+        save(trained, bank, run)
+        assert checkpoint.is_whole(folder)
+    assert [*folder.parent.iterdir()] == [folder]
 
 
 @contextmanager

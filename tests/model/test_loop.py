@@ -177,6 +177,20 @@ def test_a_second_ctrl_c_ends_the_run_at_once(usual_signals, bank, tmp_path):
     assert not (tmp_path / "log.jsonl").read_text()
 
 
+def test_a_step_reaches_the_disk_in_the_log_before_in_a_checkpoint(bank, tmp_path, monkeypatch):
+    log, sync, synced = tmp_path / "log.jsonl", os.fsync, []
+
+    def fsync(opened):
+        if log.exists() and os.path.samestat(os.fstat(opened), log.stat()):
+            kept = [path.name for path in tmp_path.glob("checkpoints/*")]
+            synced.append((len(losses_of(tmp_path)), kept))
+        sync(opened)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    train(trainer_of(bank, executed(checkpoint_every=2)), bank, tmp_path)
+    assert synced == [(2, []), (4, ["step-000002"])]
+
+
 def test_a_stop_in_the_last_step_is_a_run_that_is_done(usual_signals, bank, tmp_path):
     trainer = trainer_of(bank, small(steps=1))
     step = trainer.step

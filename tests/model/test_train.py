@@ -266,9 +266,11 @@ def test_a_file_in_the_place_of_a_new_run_is_one_line(bank, tmp_path):
         main(options_of(*flags, tmp_path / "run/new"))
 
 
-def test_a_folder_that_holds_a_lock_alone_takes_a_run(bank, tmp_path):
-    """As a training leaves it that could not write its config."""
-    (tmp_path / "lock").touch()
+@pytest.mark.parametrize("names", [["lock"], ["lock", "config.json.0f1e2d3c.partial"]])
+def test_a_folder_of_a_run_that_had_no_config_yet_takes_a_run(bank, tmp_path, names):
+    """As a training leaves it that could not write its config, or was killed meanwhile."""
+    for name in names:
+        (tmp_path / name).touch()
     main(
         options_of(
             "--bank",
@@ -284,6 +286,7 @@ def test_a_folder_that_holds_a_lock_alone_takes_a_run(bank, tmp_path):
         )
     )
     assert (tmp_path / "config.json").is_file()
+    assert not [*tmp_path.glob("*.partial")]
 
 
 def test_a_folder_of_other_things_is_no_place_for_a_run(bank, tmp_path):
