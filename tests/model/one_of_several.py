@@ -1,6 +1,6 @@
 """What each of several processes does, for test_parallel.py.
 
-python -m tests.model.one_of_several step OUT               two updates of a small trainer
+python -m tests.model.one_of_several descent|adam OUT       updates of a small trainer
 python -m tests.model.one_of_several FAULT [FLAG ...]       model.train, in which something happens
 """
 
@@ -8,6 +8,7 @@ import atexit
 import os
 import signal
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model import loop
-from model.batch import CandidateBatch, SceneBatch
+from model.batch import CandidateBatch, ImageBatch, SceneBatch
 from model.graph.network import graph_tensors
 from model.padding import padding_of
 from model.parallel import processes, restarts
 from model.retrieval.choice import ChoiceDraws, Draws, TruthDraws
 from model.retrieval.crops import Crops
 from model.retrievegan.trainer import RetrieveGANTrainer
+from model.sg2im.trainer import Sg2ImTrainer
 from model.train import TrainOptions, main, prepare
 from pipeline.options import run
 from tests.model.retrievegan.small import SCENES, VOCABULARY, small_batch, small_config, with_draws
 
 CPU = torch.device("cpu")
-STEPS = 2
+STEPS = 3
 THREADS_LEFT = 99
 
 
@@ -41,16 +43,27 @@ def no_threads_of_gloo_are_left() -> None:
         os._exit(THREADS_LEFT)
 
 
-def trainer_of(seed: int) -> RetrieveGANTrainer:
-    """With plain gradient descent: Adam makes a whole step of a gradient that is 0 but for
-    rounding."""
-    config = small_config(seed=seed, lr_generator=0.1, lr_discriminator=0.1)
+def trainer_of(seed: int, optimiser: str) -> RetrieveGANTrainer:
+    """By plain gradient descent, or by Adam: which makes a whole step of a gradient that is 0 but
+    for rounding, unless what it adds to its denominator is large beside that."""
+    rate = 0.1 if optimiser == "descent" else 0.01
+    config = small_config(seed=seed, lr_generator=rate, lr_discriminator=rate)
     trainer = RetrieveGANTrainer(config, VOCABULARY)
     for name, adam in trainer.optimisers.items():
-        descent = torch.optim.SGD(adam.param_groups[0]["params"], 0.1, fused=True)
-        descent.found_inf = trainer.diverged  # type: ignore[attr-defined]
-        trainer.optimisers[name] = descent
+        if optimiser == "adam":
+            adam.param_groups[0]["eps"] = 0.01
+        else:
+            descent = torch.optim.SGD(adam.param_groups[0]["params"], rate, fused=True)
+            descent.found_inf = trainer.diverged  # type: ignore[attr-defined]
+            trainer.optimisers[name] = descent
     return trainer
+
+
+def learned(trainer: RetrieveGANTrainer) -> list[Tensor]:
+    """The generator's weights and moments: its update is a step's last one."""
+    moments = [each.values() for each in trainer.optimisers["generator"].state.values()]
+    tensors = (*trainer.model.parameters(), *chain.from_iterable(moments))
+    return [tensor.detach().clone() for tensor in tensors if tensor is not None]
 
 
 def batch_at(step: int) -> SceneBatch:
@@ -84,11 +97,11 @@ def part_of(whole: SceneBatch, image: int) -> SceneBatch:
     )
 
 
-def steps(out: Path) -> None:
-    """Two steps on this process's image, and one at which the first process's weights are NaN."""
+def steps(optimiser: str, out: Path) -> None:
+    """Steps on this process's image, and one at which the first process's weights are NaN."""
     with processes(CPU) as ranks:
         # Other weights: those of the first process are in force.
-        trainer = trainer_of(seed=ranks.rank)
+        trainer = trainer_of(ranks.rank, optimiser)
         trainer.join(ranks)
         results = {}
         for step in range(STEPS):
@@ -102,15 +115,20 @@ def steps(out: Path) -> None:
         if ranks.leads:
             with torch.no_grad():
                 trainer.model.graph.box_net[2].bias.fill_(torch.nan)
+        before = learned(trainer)
         trainer.step(part_of(batch_at(STEPS), ranks.rank))
         results["diverged"] = trainer.diverged
+        pairs = zip(before, learned(trainer), strict=True)
+        same = [torch.allclose(was, now, rtol=0, atol=0, equal_nan=True) for was, now in pairs]
+        results["unchanged"] = torch.tensor(all(same))
         agreed = ranks.agree(ranks.rank, -ranks.rank)
         results["agreed"] = torch.tensor(agreed)
         save_file(results | weights, out / f"rank-{ranks.rank}.safetensors")
 
 
 def train_with(fault: str) -> None:
-    """`python -m model.train`, in which something happens at the third step."""
+    """`python -m model.train`, in which something happens at the third step; of an
+    sg2im, what each process has at the end is written beside the run, the last argument."""
     rank, attempt = int(os.environ["RANK"]), restarts()
     step = RetrieveGANTrainer.step
 
@@ -125,7 +143,18 @@ def train_with(fault: str) -> None:
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
+    train = Sg2ImTrainer.step
+
+    def keeping(trainer: Sg2ImTrainer, batch: ImageBatch) -> dict[str, Tensor]:
+        values = train(trainer, batch)
+        if trainer.step_number == trainer.config.steps:
+            file = Path(sys.argv[-1]).with_name(f"rank-{rank}.safetensors")
+            state = trainer.model.state_dict()
+            save_file({name: each.contiguous() for name, each in state.items()}, file)
+        return values
+
     RetrieveGANTrainer.step = faulty  # type: ignore[method-assign]
+    Sg2ImTrainer.step = keeping  # type: ignore[method-assign]
     if fault == "disk":
         loop.checkpoint.write_json = full  # type: ignore[attr-defined]
     run(main, TrainOptions, "", prepare)
@@ -133,7 +162,7 @@ def train_with(fault: str) -> None:
 
 if __name__ == "__main__":
     what = sys.argv.pop(1)
-    if what == "step":
-        steps(Path(sys.argv[1]))
+    if what in ("descent", "adam"):
+        steps(what, Path(sys.argv[1]))
     else:
         train_with(what)

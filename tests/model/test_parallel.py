@@ -1,9 +1,11 @@
 """Several processes train as one would, stop together, and wait for none that is gone."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed import TCPStore
 
+from model.checkpoint import newest
 from model.parallel import ALONE, Ranks
 from model.train import check_processes, main
 from pipeline.errors import UserError
@@ -54,9 +57,9 @@ def two(start):
     return run
 
 
-def alone():
+def alone(optimiser):
     """What one process makes of the whole batches: its results, and its networks."""
-    trainer = trainer_of(seed=0)
+    trainer = trainer_of(0, optimiser)
     results = {}
     for step in range(STEPS):
         for name, value in trainer.step(batch_at(step)).items():
@@ -64,18 +67,23 @@ def alone():
     return results, trainer.networks
 
 
-def test_two_processes_have_the_losses_and_weights_of_one_with_the_whole_batch(two, tmp_path):
+@pytest.mark.parametrize("optimiser", ["descent", "adam"])
+def test_two_processes_have_the_losses_and_weights_of_one_with_the_whole_batch(
+    two, tmp_path, optimiser
+):
     """Of three objects and of two: a mean of means would be another."""
-    assert [code for code, *_ in two("step", tmp_path)] == [0, 0]
+    assert [code for code, *_ in two(optimiser, tmp_path)] == [0, 0]
     first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    results, networks = alone()
+    results, networks = alone(optimiser)
     for name, value in results.items():
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6, msg=name)
     for name, network in networks.items():
         for key, value in network.state_dict().items():
             torch.testing.assert_close(first[f"{name}.{key}"], value, rtol=1e-4, atol=1e-6)
-    assert first["diverged"] == 1  # over what only the first process has
+    for each in (first, second):
+        assert each["diverged"] == 1  # over what only the first process has
+        assert each["unchanged"]
     assert first["agreed"].tolist() == [1, 0]
 
 
@@ -118,6 +126,21 @@ def test_two_processes_train_the_run_that_one_trains(two, bank, tmp_path):
         assert one.keys() == other.keys()
     for one, other in zip(*(rows[:2] for rows in runs), strict=True):  # rounding grows
         assert other == pytest.approx(one, rel=1e-3)
+
+
+def test_two_processes_that_train_an_sg2im_end_with_the_same_network(two, bank, tmp_path):
+    """Also its running means, which each has of its own scenes up to --eval-after."""
+    sizes = ("--generator.decoder", "8", "6", "--image-px", "32", "--eval-after", "2")
+    flags = ("--bank", bank.path, *FLAGS, "--recipe", "sg2im-demo", *sizes)
+    results = two("as usual", *flags, "--out", tmp_path / "run")
+    assert [code for code, *_ in results] == [0, 0]
+    assert len(losses_of(tmp_path / "run")) == 4
+    saved = load_file(tmp_path / "run/checkpoints/step-000004/model.safetensors")
+    assert any("running_mean" in name for name in saved)
+    for rank in range(2):
+        network = load_file(tmp_path / f"rank-{rank}.safetensors")
+        assert network.keys() == saved.keys()
+        assert all(torch.equal(value, saved[name]) for name, value in network.items())
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step_and_saves(two, bank, tmp_path):
@@ -166,6 +189,25 @@ def test_torchrun_starts_a_run_again_over_a_process_that_died_and_it_goes_on(sta
     assert f"{run} goes on from step 2 of 4\n" in said
     assert f"trained to step 4: {run}/" in said
     assert [row["step"] for row in losses_of(run)] == [0, 1, 2, 3]
+
+
+def test_a_signal_to_torchrun_itself_saves_one_step(start, bank, tmp_path):
+    run = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "model.train", "--bank", str(bank.path), *FLAGS, "--out", str(run),
+        "--steps", "100000",
+    ]  # fmt: skip
+    process = start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while newest(run) is None and process.poll() is None:
+        time.sleep(0.1)
+    process.terminate()
+    _, error = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    (stopped,) = re.findall(r"stopped at step ([\d,]+); saved: ", error)
+    steps = int(stopped.replace(",", ""))
+    assert newest(run).name == f"step-{steps:06d}"
+    assert [row["step"] for row in losses_of(run)] == [*range(steps)]
 
 
 def test_the_batch_is_cut_into_equal_parts():
