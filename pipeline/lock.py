@@ -37,17 +37,19 @@ def lock(file: IO[Any], folder: Path) -> bool:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[bool]:
     """One process at a time is inside; others wait, and go on when it ends or dies. On a file
-    system without locks nobody waits."""
+    system without locks nobody waits, and what is given is False."""
     with path.open("w") as file:
         _locked.add(file)
+        alone = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-        yield
+            alone = False
+        yield alone
 
 
 def _release() -> None:

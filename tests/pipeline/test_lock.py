@@ -1,5 +1,8 @@
+import errno
 import os
 from socket import socketpair
+
+import pytest
 
 from pipeline.lock import lock, locked
 
@@ -25,3 +28,14 @@ def test_a_child_of_who_has_locked_it_does_not_keep_it_locked(tmp_path):
     finally:
         ours.close()
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("number", [0, errno.ENOLCK])
+def test_who_goes_on_without_a_lock_is_told_so(tmp_path, monkeypatch, number):
+    def flock(*_):
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with locked(tmp_path / "lock") as alone:
+        assert alone == (not number)

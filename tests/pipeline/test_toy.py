@@ -241,11 +241,11 @@ def test_a_whole_world_is_left_alone_and_a_damaged_one_is_drawn_again(tmp_path: 
 
 def test_what_an_interrupted_run_left_does_not_matter(tmp_path: Path) -> None:
     write_toy(tmp_path / "toy", train_photos=4, val_photos=2)
-    shutil.move(tmp_path / "toy", tmp_path / "toy.partial")
-    (tmp_path / "toy.partial" / "train2017" / "rest.jpg").write_bytes(b"half")
+    shutil.move(tmp_path / "toy", tmp_path / "toy.1.partial")
+    (tmp_path / "toy.1.partial" / "train2017" / "rest.jpg").write_bytes(b"half")
     write_toy(tmp_path / "toy", train_photos=4, val_photos=2)
     assert len(list((tmp_path / "toy" / "train2017").iterdir())) == 4
-    assert not (tmp_path / "toy.partial").exists()
+    assert not (tmp_path / "toy.1.partial").exists()
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
