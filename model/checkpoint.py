@@ -173,8 +173,8 @@ def chosen(run: Path, which: Which) -> Path:
     best = read_state(folder).best
     if best is None:
         raise RunError(
-            f"{run} has no best checkpoint: its retrieval was not scored while it was trained "
-            f"(model.train --eval-every)"
+            f"{run} has no best checkpoint: its retrieval has not been scored yet (model.train "
+            f"--eval-every)"
         )
     return _folder(run, best.step)
 

@@ -21,10 +21,9 @@ def choose_device(name: Device) -> torch.device:
         raise UserError(f"--device {name}: give auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = counted(torch.cuda.device_count(), "CUDA device")
-        raise UserError(
-            f"--device {name}: this machine has {found}, from cuda:0; give auto, or cpu"
-        )
+        count = torch.cuda.device_count()
+        found = f"{counted(count, 'CUDA device')}, from cuda:0" if count else "no CUDA device"
+        raise UserError(f"--device {name}: this machine has {found}; give auto, or cpu")
     return device
 
 

@@ -22,7 +22,7 @@ from model.loader import Collate, training_batches
 from model.monitor import Pace, RunLog, main_losses, run_log
 from model.parallel import ALONE, Ranks
 from model.run_folder import RunError
-from pipeline.errors import Stopped
+from pipeline.errors import Stopped, UserError
 from pipeline.output import log
 from pipeline.stopping import stop_requests
 from pipeline.wording import counted
@@ -268,10 +268,14 @@ class _Writer:
         self.log.collect()
         if tells:
             self._tell()
-        is_best = self._is_step_of(execution.eval_every) and self._has_best_score()
-        if self._is_step_of(execution.grid_every):
-            grid = trainer.image_grid(trainer.grid_batch(self.bank, grid_scenes(self.bank)))
-            self.log.add_grid(trainer.step_number, grid)
+        try:
+            is_best = self._is_step_of(execution.eval_every) and self._has_best_score()
+            if self._is_step_of(execution.grid_every):
+                grid = trainer.image_grid(trainer.grid_batch(self.bank, grid_scenes(self.bank)))
+                self.log.add_grid(trainer.step_number, grid)
+        except UserError:  # of a bank whose files cannot be had: no step is lost
+            self.save()
+            raise
         if is_best or self._is_step_of(execution.checkpoint_every):
             self.save()
         self.log.write()
@@ -304,7 +308,7 @@ class _Writer:
             self.trainer.best = checkpoint.Best(done, value)
         self.log.add_to_last("score/val", value)
         place = "the best so far" if best is None or is_best else f"at best {best.score:.3f}"
-        log.info(f"step {done:,}: val scenes score {value:.3f}, {place}")
+        log.info(f"step {done:,}: retrieval scores {value:.3f} on val scenes (1 is best), {place}")
         return is_best
 
 

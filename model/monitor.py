@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from model import checkpoint
-from model.run_folder import RunError
+from model.run_folder import LOG, RunError
 from pipeline.files import PARTIAL, sync, write_bytes, written
 from pipeline.output import log
 
-LOG, CURVES = "log.jsonl", "tensorboard"
+CURVES = "tensorboard"
 TICK_S = 10.0  # between two lines on the console
 RECENT = 20  # steps whose means are shown there; log.jsonl has all losses of every step
 SHOWN = ("total", "gt_selection", "reconstruction", "pixels", "discriminator_image")
@@ -151,8 +151,8 @@ def _diverged(name: str, value: float, step: int, run: Path) -> str:
     last = checkpoint.newest(run)
     kept = f"the last checkpoint, {last.name}, is kept" if last else "there was no checkpoint yet"
     return (
-        f"{name!r} is {value} at step {step}, and no weight was changed from there on; {kept}: "
-        f"start a new run with a lower learning rate, or a lower weight of that loss"
+        f"{name!r} is {value} at step {step + 1:,}, and no weight was changed from there on; "
+        f"{kept}: start a new run with a lower learning rate, or a lower weight of that loss"
     )
 
 
@@ -270,7 +270,7 @@ class Pace:
         parts = [
             f"{tick['speed/images_per_s']:.3g} images/s",
             f"{tick['speed/data_wait']:.0%} waiting for data",
-            f"{memory(self.device) / 1e9:.2f} GB",
+            f"{memory(self.device) / 1e9:.2f} GB of memory",
             losses,
             f"{duration(seconds)} left" if done < self.steps else "",
         ]

@@ -24,7 +24,7 @@ from model.sources import Part, Scenes
 from pipeline.address import Address
 from pipeline.cache import cache_folder
 from pipeline.errors import UserError
-from pipeline.files import written_folder
+from pipeline.files import remove_partial, written_folder
 from pipeline.lock import locked
 from pipeline.output import log
 from pipeline.progress import progress
@@ -121,8 +121,8 @@ def place(bank: Bank, kind: Loader, device: torch.device) -> Placement:
         return Placement("folder", f"{what}, written to {folder} (it may be deleted later)")
     if kind == "resident":
         raise UserError(
-            f"--loader resident: {why}; free some, name another disk by RETRIEVEGAN_CACHE, or use "
-            f"--loader stream"
+            f"--loader resident: {why}; make room, name another folder in $RETRIEVEGAN_CACHE, or "
+            f"use --loader stream"
         )
     return Placement("stream", why)
 
@@ -173,7 +173,9 @@ def mapped(bank: Bank) -> MappedSource:
     """The bank's folder in the cache, written first where it is not there or not whole."""
     folder = mapped_folder(bank)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.with_name(f"{folder.name}.lock")):
+    with locked(folder.with_name(f"{folder.name}.lock")) as alone:
+        if alone:
+            remove_partial(folder)
         if folder.is_dir():
             try:
                 return MappedSource(folder)

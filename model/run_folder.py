@@ -16,7 +16,7 @@ from pipeline.lock import lock
 
 Config = TypeVar("Config", bound=RunConfig)
 
-CONFIG, LOCK = "config.json", "lock"
+CONFIG, LOCK, LOG = "config.json", "lock", "log.jsonl"
 
 
 class RunError(UserError):

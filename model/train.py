@@ -5,6 +5,7 @@ python -m model.train --bank bank/toy --recipe demo     minutes on a CPU
 python -m model.train --bank bank/coco --recipe sg2im   sg2im, which retrieves nothing
 python -m model.train --resume runs/00001-coco          goes on as if it had never stopped
 python -m model.train --recipe demo --help              with the defaults of that recipe
+
 torchrun --nproc-per-node 2 -m model.train --bank bank/coco --out runs/coco    two processes
 
 In a run that goes on, only how it is executed may change (--device, --deterministic, --loader,
@@ -25,6 +26,7 @@ from model.recipes import RECIPES
 from model.run_folder import (
     CONFIG,
     LOCK,
+    LOG,
     RunError,
     check_begun_on,
     new_run,
@@ -124,6 +126,7 @@ def train_run(options: TrainOptions, device: "torch.device", ranks: "Ranks") -> 
     trainer = trainer_for(config, bank, device)
     if isinstance(config, RetrieveGANConfig):
         bank.fetch_patches("train")
+        bank.fetch_patches("val")  # of grids and scores
     with ExitStack() as until_done:
         folder = ranks.lead(lambda: begin(options, bank, until_done))
         if checkpoint.newest(folder):
@@ -192,9 +195,15 @@ def begin(options: TrainOptions, bank: "Bank", until_done: ExitStack) -> Path:
     with checkpoint.writing(folder, CONFIG):
         folder.mkdir(parents=True, exist_ok=True)
     until_done.enter_context(writing_alone(folder))
-    if options.resume is None and (checkpoint.newest(folder) or (folder / CONFIG).exists()):
+    if options.resume is None and (checkpoint.newest(folder) or _has_steps(folder)):
         raise UserError(f"{folder} holds a run already: --resume {folder}, or another --out")
     return folder
+
+
+def _has_steps(folder: Path) -> bool:
+    """Whether a run in the folder has taken steps: one that was refused before may begin anew."""
+    log = folder / LOG
+    return log.is_file() and log.stat().st_size > 0
 
 
 def write_config(folder: Path, value: Mapping[str, Any]) -> None:

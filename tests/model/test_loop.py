@@ -318,7 +318,7 @@ def test_after_a_loss_that_is_not_finite_nothing_is_saved_and_the_last_checkpoin
         return step(batch)
 
     trainer.step = diverges
-    with pytest.raises(RunError, match=r"^'boxes' is nan at step 2, .*, step-000002, is kept: "):
+    with pytest.raises(RunError, match=r"^'boxes' is nan at step 3, .*, step-000002, is kept: "):
         train(trainer, bank, tmp_path, lambda: scored.append(1) or float(len(scored)))
     assert kept_steps(tmp_path) == [1, 2]
     assert len(scored) == 2

@@ -93,7 +93,7 @@ def test_a_folder_that_is_not_whole_is_written_again(bank, own_cache, capsys, fi
 
 
 def test_what_a_killed_writer_left_is_removed(bank, own_cache):
-    partial = mapped_folder(bank).with_name(f"{mapped_folder(bank).name}.partial")
+    partial = mapped_folder(bank).with_name(f"{mapped_folder(bank).name}.ab12cd34.partial")
     partial.mkdir(parents=True)
     (partial / "pictures.npy").write_bytes(b"half")
     same(mapped(bank), BankSource(bank), bank)
@@ -135,7 +135,7 @@ def test_what_fits_goes_to_the_gpu_and_what_does_not_to_the_disk(bank, own_cache
 def test_a_disk_without_room_is_streamed_or_one_line(bank, own_cache, monkeypatch):
     disk_with(monkeypatch, sum(sizes(bank)))
     assert place(bank, "auto", CPU).where == "stream"
-    with pytest.raises(UserError, match=r"--loader resident: .* has 6.7 MB free; free some"):
+    with pytest.raises(UserError, match=r"--loader resident: .* has 6.7 MB free; make room"):
         place(bank, "resident", CPU)
     disk_with(monkeypatch, 2 * sum(sizes(bank)))
     assert place(bank, "auto", CPU).where == "folder"

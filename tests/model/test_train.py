@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from model.recipes import RECIPES
 from model.run_folder import CONFIG, RunError, new_run, read_run, writing_alone
 from model.train import TrainOptions, after_restart, main
 from pipeline.address import location
+from pipeline.cache import VARIABLE
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from tests.model.small_runs import losses_of, options_of, small, trainer_of
@@ -306,7 +308,21 @@ def test_a_run_has_one_writer(bank, stopped):
         pass
 
 
+def test_a_run_that_was_refused_before_its_first_step_begins_by_the_corrected_command(
+    bank, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    command = ("--bank", bank.path, "--recipe", "demo", "--steps", 1, "--out", tmp_path / "run")
+    command = (*command, "--batch-size", 2)
+    with pytest.raises(UserError, match="--loader resident: "):
+        main(options_of(*command, "--loader", "resident"))
+    main(options_of(*command, "--loader", "stream"))
+    assert len(losses_of(tmp_path / "run")) == 1
+
+
 def test_a_new_run_does_not_begin_in_the_folder_of_another(bank, stopped):
+    (stopped / "log.jsonl").write_text('{"step": 0}\n')
     with pytest.raises(UserError, match=f"holds a run already: --resume {stopped}"):
         main(options_of("--bank", bank.path, "--recipe", "demo", "--out", stopped))
     (stopped / "checkpoints/step-000002").mkdir(parents=True)
@@ -318,6 +334,7 @@ def test_a_new_run_does_not_begin_in_the_folder_of_another(bank, stopped):
 TRAINER = """
 import os, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from model.run_folder import writing_alone
 
 with writing_alone(Path(sys.argv[1])):
