@@ -138,6 +138,7 @@ def processes(device: torch.device) -> Iterator[Ranks]:
     ranks = Ranks(rank, size)
     if not ranks.leads:
         show_log(quiet=True)
+    ranks.agree(0)  # none ends while another still connects to it
     try:
         yield ranks
     except Stopped as stopped:
