@@ -247,7 +247,7 @@ def test_a_run_that_goes_on_shows_how_far_it_is_in_all_and_its_losses(bank, tmp_
     total = losses_of(tmp_path)[1]["total"]
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "images/s" in line)
     assert line.startswith("step 2 of 2: ")
-    assert f" GB, total {total:.3g}, gt_selection " in line
+    assert f" GB of memory, total {total:.3g}, gt_selection " in line
     assert not line.endswith("left")
 
 
@@ -342,7 +342,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_the_next_line_and_its_steps_c
         return step(batch)
 
     trainer.step = diverges
-    with pytest.raises(RunError, match=r"at step 2, .* there was no checkpoint yet"):
+    with pytest.raises(RunError, match=r"at step 3, .* there was no checkpoint yet"):
         train(trainer, bank, tmp_path)
     assert trainer.step_number == 5
     assert [row["step"] for row in losses_of(tmp_path)] == [0, 1]
@@ -364,7 +364,7 @@ def test_a_run_stopped_after_a_loss_that_was_not_finite_is_not_saved(
         return step(batch)
 
     trainer.step = diverges
-    with pytest.raises(RunError, match="at step 0"):
+    with pytest.raises(RunError, match="at step 1"):
         train(trainer, bank, tmp_path)
     assert checkpoint.newest(tmp_path) is None
 

@@ -59,7 +59,7 @@ def test_a_value_that_is_not_finite_ends_the_log_before_its_step(tmp_path, bad):
     with run_log(tmp_path, 0) as log:
         for step, number in enumerate((1.0, 2.0, bad, 3.0)):
             log.add(step, values(number))
-        with pytest.raises(RunError, match=rf"^'total' is {bad} at step 2, .*, step-000002, is"):
+        with pytest.raises(RunError, match=rf"^'total' is {bad} at step 3, .*, step-000002, is"):
             log.flush()
         log.write()
     assert [line["step"] for line in lines_of(tmp_path)] == [0, 1]
@@ -160,7 +160,7 @@ def test_a_line_tells_speed_waiting_memory_losses_and_what_is_left(clock):
     clock.now += 9
     line = pace.line(120, pace.tick(120), "total 1.5")
     assert line == (
-        "step 120 of 500: 12 images/s, 10% waiting for data, 1.23 GB, total 1.5, 10 min left"
+        "step 120 of 500: 12 images/s, 10% waiting for data, 1.23 GB of memory, total 1.5, 10 min left"
     )
     assert pace.line(500, {"speed/images_per_s": 1, "speed/data_wait": 0}, "").endswith("1.23 GB")
 
