@@ -169,7 +169,14 @@ def run_log(run: Path, first: int) -> Iterator[RunLog]:
         _curves(run, first) as curves,
         (run / LOG).open("ab", 0) as file,  # without a buffer: closing it has nothing to write
     ):
-        yield RunLog(run, file, curves)
+        kept = RunLog(run, file, curves)
+        try:
+            yield kept
+        except BaseException:
+            with suppress(Exception):  # the steps up to an error, which says more
+                kept.collect()
+                kept.write()
+            raise
 
 
 @contextmanager

@@ -68,7 +68,12 @@ def test_a_run_of_a_bank_at_an_address_is_that_of_the_folder(web, toy_bank, caps
     far = trained(f"{web.address}/", "far", "--loader", loader, "--digest", digest)
     assert losses_of(far) == losses_of(near)
     assert json.loads((far / "config.json").read_text())["bank"] == web.address
-    train_shards = [f"patches/{s}/data.mdb" for s in read_manifest(toy_bank).shards if "train" in s]
+    shards = read_manifest(toy_bank).shards
+    train_shards = [
+        f"patches/{s}/data.mdb"
+        for s in shards
+        if s.startswith(("train", "val"))  # val: of grids
+    ]
     asked = web.names()
     first_scene = min(asked.index(name) for name in asked if name.startswith("scenes/train"))
     assert {*train_shards} <= {*asked[:first_scene]}  # before the training begins

@@ -20,7 +20,7 @@ from model.loop import laid_out, restore, train
 from model.monitor import Pace
 from model.recipes import paper, sg2im_demo
 from model.run_folder import RunError
-from pipeline.errors import Stopped
+from pipeline.errors import Stopped, UserError
 from pipeline.output import show_log
 from pipeline.stopping import REQUESTS
 from tests.model.small_runs import losses_of, small, trainer_of
@@ -417,3 +417,36 @@ def test_a_gradient_has_the_strides_of_its_parameter():
     assert laid_out(parameter) is parameter.grad
     assert parameter.grad.stride() == parameter.stride()
     assert torch.equal(parameter.grad, before)
+
+
+def test_a_bank_whose_files_cannot_be_had_costs_no_step(bank, tmp_path, monkeypatch):
+    """A server that went away, when a grid is due and no checkpoint."""
+    execution = replace(small().execution, grid_every=3, checkpoint_every=50)
+    trainer = trainer_of(bank, small(execution=execution))
+
+    def gone(*_):
+        raise UserError("takes no connection")
+
+    monkeypatch.setattr(type(trainer), "grid_batch", gone)
+    with pytest.raises(UserError, match="takes no connection"):
+        train(trainer, bank, tmp_path)
+    again = trainer_of(bank, small())
+    restore(again, bank, tmp_path)
+    assert again.step_number == 3
+    assert [row["step"] for row in losses_of(tmp_path)] == [0, 1, 2]
+
+
+def test_an_error_leaves_the_losses_of_the_steps_before_it(bank, tmp_path, monkeypatch):
+    execution = replace(small().execution, grid_every=50, checkpoint_every=50)
+    trainer = trainer_of(bank, small(execution=execution))
+    step = trainer.step
+
+    def fails(batch):
+        if trainer.step_number == 3:
+            raise RuntimeError("a fault")
+        return step(batch)
+
+    monkeypatch.setattr(trainer, "step", fails)
+    with pytest.raises(RuntimeError, match="a fault"):
+        train(trainer, bank, tmp_path)
+    assert [row["step"] for row in losses_of(tmp_path)] == [0, 1, 2]

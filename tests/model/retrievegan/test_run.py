@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bank.errors import BankError
+from model.draws import ByPosition
 from model.graph.frozen_encoder import embed_graphs
 from model.loop import save
 from model.recipes import demo
@@ -65,6 +66,24 @@ def test_a_seed_decides_the_choice_and_another_seed_makes_another(opened):
 
     assert ids(3) == ids(3)
     assert len({tuple(ids(seed)) for seed in range(6)}) > 1
+
+
+def test_two_seeds_whose_draws_are_close_are_so_for_one_graph_alone(opened, monkeypatch):
+    """Seeds 1 and 2 begin within 0.001 of each other at one position."""
+    positions = []
+
+    class Watched(ByPosition):
+        def __init__(self, seed, at, *others):
+            positions.append((seed, *at))
+            super().__init__(seed, at, *others)
+
+    monkeypatch.setattr("model.retrievegan.run.ByPosition", Watched)
+    other = SceneGraph(GRAPH.objects, (Relation(1, "above", 0),))
+    for graph, seed in ((GRAPH, 1), (GRAPH, 2), (other, 2)):
+        opened.retrieve(graph, seed=seed)
+    (one, first), (two, again), (_, of_other) = positions
+    assert (one, two) == (1, 2)
+    assert first == again != of_other
 
 
 def test_noise_is_on_by_default_only_for_learned_retrieval_from_a_fixed_start(opened, bank):
