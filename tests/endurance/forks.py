@@ -10,6 +10,7 @@ import struct
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,3 +175,12 @@ def children(pid: int) -> list[int]:
         with contextlib.suppress(OSError):
             pids += map(int, listed.read_text().split())
     return pids
+
+
+def show(module: str, options: Namespace, seconds: float, table: str) -> None:
+    """Print a tally under the command that gave it, and write it to `--out`."""
+    how = f"`python -m {module} --count {options.count} --seed {options.seed}`"
+    text = f"{how}: {seconds:.0f} s\n\n{table}\n"
+    print(text)
+    if options.out:
+        options.out.write_text(text, "utf-8")

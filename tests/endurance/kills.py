@@ -58,6 +58,7 @@ from tests.endurance.forks import (
     Fork,
     announcing,
     children,
+    show,
 )
 from tests.endurance.small_blocks import SAVE_OFTEN, make_blocks_small
 
@@ -590,12 +591,7 @@ def main() -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         tally = endure(Path(folder), options.count, options.seed, options.only)
-    seconds = time.monotonic() - start
-    how = f"`python -m tests.endurance.kills --count {options.count} --seed {options.seed}`"
-    table = f"{how}: {seconds:.0f} s\n\n{tally.table()}\n"
-    print(table)
-    if options.out:
-        options.out.write_text(table, "utf-8")
+    show("tests.endurance.kills", options, time.monotonic() - start, tally.table())
     return 1 if tally.bad else 0
 
 

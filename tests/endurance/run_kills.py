@@ -48,7 +48,16 @@ from model.run_folder import CONFIG, LOCK
 from pipeline.cache import VARIABLE
 from pipeline.options import run
 from pipeline.toy.coco import write_toy
-from tests.endurance.forks import EVENT, NEXT, BadEndError, Event, Fork, announcing, children
+from tests.endurance.forks import (
+    EVENT,
+    NEXT,
+    BadEndError,
+    Event,
+    Fork,
+    announcing,
+    children,
+    show,
+)
 from tests.endurance.kills import import_late, is_foreign
 
 STARTING, LOADER, LOADING, STEP, LOGGING, GRID, EVALUATION, CHECKPOINT = PHASES = (
@@ -365,12 +374,7 @@ def main() -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         tally = endure(Path(folder), options.count, options.seed, options.first)
-    seconds = time.monotonic() - start
-    how = f"`python -m tests.endurance.run_kills --count {options.count} --seed {options.seed}`"
-    table = f"{how}: {seconds:.0f} s\n\n{tally.table()}\n"
-    print(table)
-    if options.out:
-        options.out.write_text(table, "utf-8")
+    show("tests.endurance.run_kills", options, time.monotonic() - start, tally.table())
     return 1 if tally.bad else 0
 
 
