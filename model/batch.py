@@ -64,6 +64,7 @@ class ImageBatch(NamedTuple):
     masks: Tensor | None  # (V, 16, 16) uint8, an image node's is full; None: there are none
     positions: tuple[int, ...]  # N places in the endless sequence of scenes
     counts: Counts
+    noise: Tensor | None = None  # (N, noise, H, W), made on the device
 
     def to(self, device: torch.device) -> "ImageBatch":
         return moved(self, device)
@@ -71,22 +72,30 @@ class ImageBatch(NamedTuple):
 
 def moved(part: T, device: torch.device) -> T:
     """A named tuple of tensors and further such tuples on the device; whatever else stays."""
-    there: T = _changed(part, lambda tensor: tensor.to(device, non_blocking=True))
-    return there
+    return changed(part, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def pinned(part: T) -> T:
     """Its tensors of the CPU in memory from which a GPU copies while the CPU goes on."""
-    there: T = _changed(part, lambda t: t if t.is_cuda else t.pin_memory())
-    return there
+    return changed(part, lambda t: t if t.is_cuda else t.pin_memory())
 
 
-def _changed(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def changed(part: T, change: Callable[[Tensor], Tensor]) -> T:
+    """A named tuple with each of its tensors changed, and those of further such tuples in it."""
+    there: Any = part
     if isinstance(part, Tensor):
-        return change(part)
-    if isinstance(part, tuple) and hasattr(part, "_fields"):
-        return type(part)(*(_changed(p, change) for p in part))
-    return part
+        there = change(part)
+    elif isinstance(part, tuple) and hasattr(part, "_fields"):
+        there = type(part)(*(changed(p, change) for p in part))
+    result: T = there
+    return result
+
+
+def tensors_of(part: Any) -> list[Tensor]:
+    """All tensors of a named tuple, of those in it, or of a list of such, in their order."""
+    if isinstance(part, Tensor):
+        return [part]
+    return [t for p in part for t in tensors_of(p)] if isinstance(part, tuple | list) else []
 
 
 def selectable(bank: Bank, candidates: Candidates) -> NDArray[np.bool_]:

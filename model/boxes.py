@@ -10,8 +10,12 @@ Its gradient has a deterministic form on CUDA, which that of `F.grid_sample` lac
          widened to one
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from model.rows import gather
 
 SMALLEST_SIDE = 1e-6  # with align_corners: a predicted box may have no width, which is divided by
 EDGE = 1e-4  # of a box's side: so near its edge a cell's centre lies on it, whatever the rounding
@@ -30,9 +34,8 @@ def crop(
     """
     low, high = _sides(boxes, None if align_corners else 1 / images.shape[-1])
     at = torch.lerp(low, high, _cells(side, boxes, align_corners))
-    x, y = _weights(at, images, align_corners)
-    # index_select: the gradient of images[box_image] is summed in whatever order threads come.
-    return y @ images.index_select(0, box_image) @ x.mT
+    x, y = _weights(at, images.shape[-2:], align_corners)
+    return y @ gather(images, box_image) @ x.mT
 
 
 def paste(maps: Tensor, boxes: Tensor, side: int, *, align_corners: bool) -> Tensor:
@@ -43,12 +46,29 @@ def paste(maps: Tensor, boxes: Tensor, side: int, *, align_corners: bool) -> Ten
 
     Returns (B, C, side, side).
     """
+    x, y = _paste_weights(boxes, side, maps.shape[-2:], align_corners)
+    return y @ maps @ x.mT
+
+
+def paste_weights(boxes: Tensor, side: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What `paste` multiplies maps of size (h, w) with, without align_corners.
+
+    Returns (B, side, w) for the columns and (B, side, h) for the rows: the shares that the cells
+    of a map have in those of the square.
+    """
+    x, y = _paste_weights(boxes, side, size, False)
+    return x[:, 0], y[:, 0]
+
+
+def _paste_weights(
+    boxes: Tensor, side: int, size: Sequence[int], align_corners: bool
+) -> tuple[Tensor, Tensor]:
     at = _within(boxes, side, align_corners)
-    x, y = _weights(at, maps, align_corners)
+    x, y = _weights(at, size, align_corners)
     if not align_corners:
         inside_x, inside_y = _inside(at)
         x, y = x * inside_x, y * inside_y
-    return y @ maps @ x.mT
+    return x, y
 
 
 def covered(boxes: Tensor, side: int) -> Tensor:
@@ -90,10 +110,10 @@ def _inside(at: Tensor) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _weights(at: Tensor, maps: Tensor, align_corners: bool) -> tuple[Tensor, Tensor]:
-    """The shares that the columns and the rows of maps (..., h, w) have in the points `at`
+def _weights(at: Tensor, size: Sequence[int], align_corners: bool) -> tuple[Tensor, Tensor]:
+    """The shares that the columns and the rows of maps of size (h, w) have in the points `at`
     (B, side, 2): (B, 1, side, w) for x, (B, 1, side, h) for y."""
-    h, w = maps.shape[-2:]
+    h, w = size
     return _weights_of(at[..., 0], w, align_corners), _weights_of(at[..., 1], h, align_corners)
 
 

@@ -20,6 +20,8 @@ Relaxation = Literal["straight-through", "soft"]
 Start = Literal["random", "medoid", "best"]
 Which = Literal["last", "best"]  # of a run's checkpoints
 Loader = Literal["auto", "stream", "resident"]
+Precision = Literal["auto", "float32", "tf32", "bf16"]
+Capture = Literal["auto", "off", "graph"]
 RetrieveGANRecipe = Literal["paper", "demo"]
 Sg2ImRecipe = Literal["sg2im", "sg2im-demo"]
 RecipeName = Literal[RetrieveGANRecipe, Sg2ImRecipe]
@@ -64,6 +66,13 @@ class ExecutionConfig:
     # shards read in order; auto: resident where there is room and the bank is not an address
     loader: Loader = "auto"
     loader_workers: int = 0  # processes that load batches; 0: this one
+    # of convolutions and products, retrieval and losses apart: float32; on a GPU tf32 rounds their
+    # factors; bf16 rounds maps too; auto: tf32 on a GPU, else float32
+    precision: Precision = "auto"
+    # graph: on a GPU a step is recorded, and each one played back by a few launches; auto: off
+    capture: Capture = "auto"
+    accumulate: int = 1  # parts that a batch is computed in, one after the other: less memory
+    log_every: int = 0  # steps between lines on the console; 0: a line about every ten seconds
     grid_every: int = 1000  # steps between sample grids
     checkpoint_every: int = 1000  # steps between checkpoints
     keep_checkpoints: int = 2  # so many of the last are kept, and the best besides
@@ -122,8 +131,9 @@ class RunConfig:
 
 
 # Whole numbers of which none may be asked for.
-MAY_BE_ZERO = ("--seed", "--loader-workers", "--generator.noise", "--generator.refine-layers",
-               "--generator.residual-blocks", "--eval-after", "--eval-every")  # fmt: skip
+MAY_BE_ZERO = ("--seed", "--loader-workers", "--log-every", "--generator.noise",
+               "--generator.refine-layers", "--generator.residual-blocks", "--eval-after",
+               "--eval-every")  # fmt: skip
 
 
 def flags_of(config: RunConfig) -> dict[str, Any]:

@@ -44,23 +44,25 @@ PREFETCHED = 2  # batches of each worker, or of the thread, that wait
 
 @dataclass(frozen=True)
 class Parts:
-    """This rank's part of each global batch, without end."""
+    """This rank's part of each global batch, or the parts of it, without end."""
 
     bank: Bank
     order: SceneOrder
     batch_size: int  # B, of the global batch
     first_step: int = 0
     rank: int = 0
-    ranks: int = 1  # divides the batch size
+    ranks: int = 1
+    each: int = 1  # parts of a rank's batch, one after the other; ranks * each divides the batch
 
     def __iter__(self) -> Iterator[Part]:
-        size = self.batch_size // self.ranks
-        mine = slice(self.rank * size, (self.rank + 1) * size)
+        size = self.batch_size // (self.ranks * self.each)
         batches = self.order.batches(self.batch_size, self.first_step)
         for step, batch in zip(count(self.first_step), batches, strict=False):
             ids = np.array(batch, np.int64)
             counts = Counts.of(self.bank.contents.num_patches_of_images(ids))
-            yield Part(step * self.batch_size + self.rank * size, ids[mine], counts)
+            for part in range(self.rank * self.each, (self.rank + 1) * self.each):
+                first = part * size
+                yield Part(step * self.batch_size + first, ids[first : first + size], counts)
 
 
 class _Batches(IterableDataset[Batch | UserError], Generic[Batch]):
@@ -109,14 +111,16 @@ def training_batches(
     kind: Loader = "auto",
     workers: int = 0,
     device: torch.device = CPU,
+    parts: int = 1,
 ) -> Generator[Batch, None, None]:
-    """This rank's batches on the device, without end, that of step `first_step` first.
+    """This rank's batches on the device, without end, that of step `first_step` first; each in so
+    many parts, one after the other.
 
     UserError where `resident` is asked for and nothing has room for it, where shared memory is too
     small for what `workers` processes load, and where one of them dies.
     """
     order = SceneOrder(training_scenes(bank), block_shards=block_shards, seed=seed)
-    parts = Parts(bank, order, batch_size, first_step, rank, ranks)
+    all_parts = Parts(bank, order, batch_size, first_step, rank, ranks, parts)
     placement = resident.place(bank, kind, device)
     if rank == 0:
         name = "stream" if placement.where == "stream" else "resident"
@@ -131,7 +135,7 @@ def training_batches(
         several = workers > 1 or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
         shared = SharedBlocks.of(bank, order) if several else None
         source = StreamedSource(bank, order, shared)
-    batches = _Batches(parts, collate, source)
+    batches = _Batches(all_parts, collate, source)
     made = _by_workers(batches, workers, device) if workers else _by_this_process(batches, device)
     return _and_then(made, shared.close if shared else None)
 

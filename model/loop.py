@@ -1,9 +1,10 @@
 """What every training has in common: the optimisers of a step, the loop, the files it writes."""
 
 import signal
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,14 @@ from torch import Tensor, nn
 
 from bank.bank import Bank
 from model import checkpoint
-from model.config import RunConfig
+from model.batch import moved
+from model.capture import Recorder, records
+from model.config import RetrieveGANConfig, RunConfig
+from model.fixed_shapes import FixedShapes
 from model.loader import Collate, training_batches
-from model.monitor import Pace, RunLog, main_losses, run_log
-from model.parallel import ALONE, Ranks
+from model.monitor import Pace, RunLog, duration, main_losses, memory, run_log
+from model.parallel import ALONE, Phases, Ranks, run_phases
+from model.precision import Arithmetic
 from model.run_folder import RunError
 from pipeline.errors import Stopped, UserError
 from pipeline.output import log
@@ -28,9 +33,11 @@ from pipeline.stopping import stop_requests
 from pipeline.wording import counted
 
 GRID_SCENES = 6
+REHEARSALS = 3  # steps whose time says how long all of them will take
 
 Config = TypeVar("Config", bound=RunConfig)
 Batch = TypeVar("Batch")
+Losses = tuple[Tensor, dict[str, Tensor]]  # what is minimised, and its terms with what is measured
 
 
 class Trainer(ABC, Generic[Config, Batch]):
@@ -53,8 +60,13 @@ class Trainer(ABC, Generic[Config, Batch]):
         self.ranks = ALONE
         # 1 from the first loss or gradient on that is not finite
         self.diverged = torch.zeros((), device=device)
+        self.arithmetic = Arithmetic.of(config.execution.precision, device)
         self.networks = dict(networks)
         self.updates = updates
+        self.recorder: Recorder[Batch] | None = None
+        self.shapes: FixedShapes | None = None  # of batches, where steps are recorded
+        if records(config.execution.capture, device, self.reason_against_capture):
+            self.recorder = Recorder(self.phases, self.without_effect)
         for network in self.networks.values():
             network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimisers = {name: self.new_optimiser(name) for name in updates}
@@ -69,9 +81,61 @@ class Trainer(ABC, Generic[Config, Batch]):
         """What `image_grid` takes of some scenes of any split."""
 
     @abstractmethod
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One update of every network. Every loss by its name, and what else is measured, by names
-        with a `/`: 0-dim tensors, on the device."""
+    def phases(self, parts: Sequence[Batch]) -> Phases:
+        """One update of every network, from all parts of a batch together. Every loss by its name,
+        and what else is measured, by names with a `/`."""
+
+    def step(self, *parts: Batch) -> dict[str, Tensor]:
+        """What `phases` gives of a batch, or of the parts of one that would be too large."""
+        self.prepare()
+        values = self._run([self.placed(part) for part in parts])
+        self.step_number += 1
+        return values
+
+    def prepare(self) -> None:
+        """What changes with the number of steps, before one is taken."""
+        self.set_learning_rates()
+
+    def placed(self, batch: Batch) -> Batch:
+        """A batch on the device."""
+        return moved(batch, self.device)
+
+    def _run(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        if self.recorder is None:
+            return run_phases(self.phases(parts), self.ranks)
+        return self.recorder.run(parts, self.ranks, self.mode())
+
+    @property
+    def reason_against_capture(self) -> str | None:
+        """Why the configuration's steps cannot be recorded."""
+        return None
+
+    def mode(self) -> Hashable:
+        """All else that a recorded step depends on, beside the shapes of its batch."""
+        return None
+
+    @contextmanager
+    def without_effect(self) -> Iterator[None]:
+        """Inside, a step computes all that it does, but changes no weight, moment or buffer."""
+        buffers = [b for network in self.networks.values() for b in network.buffers()]
+        kept = [tensor.clone() for tensor in (self.diverged, *buffers)]
+        self.diverged.fill_(1)  # so no optimiser updates anything
+        yield
+        for tensor, before in zip((self.diverged, *buffers), kept, strict=True):
+            tensor.copy_(before)
+
+    def rehearse(self, *parts: Batch) -> float:
+        """Take the step of a batch without effect, again and again; seconds of one."""
+        self.prepare()
+        there = [self.placed(part) for part in parts]
+        with self.without_effect():
+            self._run(there)
+            torch.cuda.synchronize(self.device)
+            started = time.perf_counter()
+            for _ in range(REHEARSALS):
+                self._run(there)
+            torch.cuda.synchronize(self.device)
+        return (time.perf_counter() - started) / REHEARSALS
 
     @abstractmethod
     def image_grid(self, batch: Batch) -> Image.Image:
@@ -81,6 +145,12 @@ class Trainer(ABC, Generic[Config, Batch]):
         """What to show beside the losses of a step, by names with a `/`."""
         return {}
 
+    def fix_shapes(self, bank: Bank) -> None:
+        """Batches of a few shapes from now on, where steps are recorded."""
+        if self.recorder is not None:
+            parts = self.config.execution.accumulate
+            self.shapes = FixedShapes.of(bank, max(self.config.batch_size // parts, 1))
+
     def join(self, ranks: Ranks) -> None:
         """Train with other processes, from the first one's weights on."""
         self.ranks = ranks
@@ -89,7 +159,13 @@ class Trainer(ABC, Generic[Config, Batch]):
 
     def new_optimiser(self, name: str) -> torch.optim.Optimizer:
         named = [p for key in self.updates[name] for p in self.networks[key].named_parameters(key)]
-        optimiser = torch.optim.Adam(named, self._initial_rate(name), self.config.betas, fused=True)
+        rate: float | Tensor = self._initial_rate(name)
+        captured = self.recorder is not None
+        if captured:  # a recorded step reads it where it lies
+            rate = torch.tensor(rate, device=self.device)
+        optimiser = torch.optim.Adam(
+            named, rate, self.config.betas, fused=True, capturable=captured
+        )
         # The kernel then changes neither weights nor moments; no step waits to know.
         optimiser.found_inf = self.diverged  # type: ignore[attr-defined]
         return optimiser
@@ -104,27 +180,38 @@ class Trainer(ABC, Generic[Config, Batch]):
         left = 1 - self.step_number / config.steps
         factor = 1.0 if config.decay_from == 1 else min(left / (1 - config.decay_from), 1.0)
         for name, optimiser in self.optimisers.items():
+            rate = self._initial_rate(name) * max(factor, 0.0)
             for group in optimiser.param_groups:
-                group["lr"] = self._initial_rate(name) * max(factor, 0.0)
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
 
-    def update(self, name: str, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One step of an optimiser along the loss's gradient; none from the first step on at which
-        a term or the gradient is not finite.
+    def update(
+        self, name: str, parts: Sequence[Batch], losses_of: Callable[[Batch], Losses]
+    ) -> Phases:
+        """One step of an optimiser along the gradient of the sum of all parts' losses; none from
+        the first step on at which a term or the gradient is not finite.
 
-        Returns the terms and the gradient's l2 norm. Where there are several processes, each has
-        the loss of its part of the batch, and all is added up.
+        Returns the terms, summed over the parts, and the gradient's l2 norm. No gradient is taken
+        of other networks' weights.
         """
         optimiser = self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        of_parts = []
+        for part in parts:
+            with self.arithmetic.autocast():
+                loss, terms = losses_of(part)
+            loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
+            of_parts.append(torch.stack([term.detach() for term in terms.values()]))
+        values = of_parts[0] if len(of_parts) == 1 else torch.stack(of_parts).sum(0)
         gradients = [laid_out(p) for p in parameters if p.grad is not None]
-        values = torch.stack([term.detach() for term in terms.values()])
-        values = self.ranks.add_up(gradients, values)
+        yield [*gradients, values]
         norm = nn.utils.get_total_norm(gradients)
         self.diverged.logical_or_(~(values.isfinite().all() & norm.isfinite()))
         optimiser.step()
-        return {**dict(zip(terms, values, strict=True)), f"gradient_norm/{name}": norm}
+        return {**dict(zip(terms, values.unbind(), strict=True)), f"gradient_norm/{name}": norm}
 
 
 def laid_out(parameter: Tensor) -> Tensor:
@@ -206,21 +293,25 @@ def _take_steps(
         kind=config.execution.loader,
         workers=config.execution.loader_workers,
         device=trainer.device,
+        parts=config.execution.accumulate,
     )
-    pace = Pace(first, config.steps, config.batch_size, trainer.device)
+    pace = Pace(first, config.steps, config.batch_size, trainer.device, config.execution.log_every)
     with closing(batches), run_log(run, first) if ranks.leads else nullcontext() as kept:
         writer = _Writer(trainer, bank, run, score, pace, kept)
         for step in range(first, config.steps):
             with pace.waiting():
-                batch = _next(batches, stopping)
+                parts = _next(batches, config.execution.accumulate, stopping)
             stop, tells = ranks.agree(
                 stopping[0] if stopping else 0, ranks.leads and pace.is_due(step)
             )
             if stop:
                 ranks.lead(writer.save)
                 return signal.Signals(stop)
-            assert batch is not None, "it is missing only where a signal has come"
-            values = trainer.step(batch)
+            assert parts, "they are missing only where a signal has come"
+            with _enough_memory(config, trainer.device):
+                if step == first and trainer.device.type == "cuda":
+                    _tell_needs(trainer, parts)
+                values = trainer.step(*parts)
             if kept is not None:
                 kept.add(step, values)
             if tells or writer.is_due():
@@ -228,14 +319,51 @@ def _take_steps(
     return None
 
 
-def _next(batches: Iterator[Batch], stopping: Sequence[signal.Signals]) -> Batch | None:
-    """The next batch; None where there is none because the loader's processes were stopped too."""
+def _next(batches: Iterator[Batch], parts: int, stopping: Sequence[signal.Signals]) -> list[Batch]:
+    """The parts of the next batch; none where there are none because the loader's processes were
+    stopped too."""
     try:
-        return next(batches)
+        return [next(batches) for _ in range(parts)]
     except Exception:
         if not stopping:
             raise
-        return None
+        return []
+
+
+def _tell_needs(trainer: Trainer[Any, Batch], parts: Sequence[Batch]) -> None:
+    """One line before the first step: the time and memory that it takes."""
+    seconds = trainer.rehearse(*parts)
+    config, device = trainer.config, trainer.device
+    if not trainer.ranks.leads:
+        return
+    card = torch.cuda.get_device_properties(device)
+    left = config.steps - trainer.step_number
+    scenes = counted(config.batch_size // trainer.ranks.size, "scene")
+    log.info(
+        f"a step of {scenes} takes {1e3 * seconds:.0f} ms and {memory(device) / 1e9:.1f} of the "
+        f"{card.total_memory / 1e9:.0f} GB of {card.name}: {duration(seconds * left)} for "
+        f"{counted(left, 'step')}"
+    )
+
+
+@contextmanager
+def _enough_memory(config: RunConfig, device: torch.device) -> Iterator[None]:
+    """RunError, with what to change, where the GPU has too little memory for a step."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        card = torch.cuda.get_device_properties(device)
+        k = (
+            f" or fewer --retrieval.candidates than {config.retrieval.candidates}"
+            if isinstance(config, RetrieveGANConfig)
+            else ""
+        )
+        parts = 2 * config.execution.accumulate
+        raise RunError(
+            f"a step of --batch-size {config.batch_size} needs more memory than the "
+            f"{card.total_memory / 1e9:.0f} GB of {card.name} that are free: --accumulate {parts} "
+            f"computes the same in {parts} parts; else give a smaller --batch-size{k}"
+        ) from error
 
 
 @dataclass(frozen=True)

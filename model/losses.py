@@ -22,30 +22,41 @@ def weighted(weights: object, terms: Mapping[str, Tensor]) -> Tensor:
     ).sum()
 
 
-def mean(values: Tensor, count: Tensor) -> Tensor:
+def mean(values: Tensor, count: Tensor, rows: Tensor | None = None) -> Tensor:
     """The sum of values (n, ...) divided by how many there are in `count` rows, those of all
-    processes: added up over the processes, it is the mean over the whole batch."""
+    processes: added up over the processes, it is the mean over the whole batch.
+
+    rows  (n,)  False for rows that count for nothing; None: all count
+    """
+    if rows is not None:
+        values = values.masked_fill(~rows.reshape(-1, *[1] * (values.dim() - 1)), 0)
     return values.sum() / (count * values[0].numel())
 
 
-def generator_loss(logits: Tensor, count: Tensor) -> Tensor:
+def generator_loss(logits: Tensor, count: Tensor, rows: Tensor | None = None) -> Tensor:
     """The generator's side of eq. 4, non-saturating. logits (n, ...) of `count` rows."""
-    return mean(F.softplus(-logits), count)
+    return mean(F.softplus(-logits), count, rows)
 
 
-def discriminator_loss(real: Tensor, fake: Tensor, count: Tensor) -> Tensor:
+def discriminator_loss(
+    real: Tensor, fake: Tensor, count: Tensor, rows: Tensor | None = None
+) -> Tensor:
     """The discriminators' side of eq. 4, as a loss to minimise.
 
     real  (n, ...)         of `count` rows
     fake  (sets * n, ...)  of so many sets of generated rows
+    rows  (n,)             as in `mean`
     """
     sets = len(fake) // len(real)
-    return generator_loss(real, count) + mean(F.softplus(fake), count * sets)
+    of_fake = None if rows is None else rows.repeat(sets)
+    return generator_loss(real, count, rows) + mean(F.softplus(fake), count * sets, of_fake)
 
 
-def classification(logits: Tensor, categories: Tensor, count: Tensor) -> Tensor:
+def classification(
+    logits: Tensor, categories: Tensor, count: Tensor, rows: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of logits (n, categories) against categories (n,), of `count` rows."""
-    return mean(F.cross_entropy(logits, categories, reduction="none"), count)
+    return mean(F.cross_entropy(logits, categories, reduction="none"), count, rows)
 
 
 def reconstruction(image: Tensor, truth: Tensor, count: Tensor) -> Tensor:
@@ -53,13 +64,13 @@ def reconstruction(image: Tensor, truth: Tensor, count: Tensor) -> Tensor:
     return mean((image - truth).abs(), count)
 
 
-def box_l1(predicted: Tensor, truth: Tensor, count: Tensor) -> Tensor:
+def box_l1(predicted: Tensor, truth: Tensor, count: Tensor, rows: Tensor | None = None) -> Tensor:
     """l1 over boxes (O, 4), as the paper says; sg2im's and PasteGAN's code use squared errors.
     count: objects."""
-    return mean((predicted - truth).abs(), count)
+    return mean((predicted - truth).abs(), count, rows)
 
 
-def box_mse(sides: Tensor, truth: Tensor, count: Tensor) -> Tensor:
+def box_mse(sides: Tensor, truth: Tensor, count: Tensor, rows: Tensor | None = None) -> Tensor:
     """sg2im's box loss: mean squared error of its boxes, which end in a ReLU, to the true ones.
 
     sides  (V, 4)  boxes before that ReLU
@@ -69,13 +80,13 @@ def box_mse(sides: Tensor, truth: Tensor, count: Tensor) -> Tensor:
     The value is sg2im's. The gradient passes the ReLU, or a side below zero would never learn.
     """
     boxes = sides + (sides.clamp_min(0) - sides).detach()
-    return mean((boxes - truth) ** 2, count)
+    return mean((boxes - truth) ** 2, count, rows)
 
 
-def mask_bce(logits: Tensor, truth: Tensor, count: Tensor) -> Tensor:
+def mask_bce(logits: Tensor, truth: Tensor, count: Tensor, rows: Tensor | None = None) -> Tensor:
     """Binary cross-entropy over the cells of masks (V, 16, 16) in {0, 1}. count: nodes."""
     cells = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
-    return mean(cells, count)
+    return mean(cells, count, rows)
 
 
 def gt_selection(per_object: Tensor, images: Tensor, objects: Tensor) -> Tensor:

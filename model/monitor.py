@@ -237,8 +237,12 @@ def _is_before(line: str, step: int) -> bool:
 class Pace:
     """When a line on the console is due, and what it says of speed and memory."""
 
-    def __init__(self, first: int, steps: int, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self, first: int, steps: int, batch_size: int, device: torch.device, every: int = 0
+    ) -> None:
+        """every: steps between two lines; 0: about ten seconds"""
         self.first, self.steps, self.batch_size, self.device = first, steps, batch_size, device
+        self.every = every
         self.started = self._last = time.monotonic()
         self._done = first
         self._waited = 0.0  # seconds since the last line
@@ -251,9 +255,12 @@ class Pace:
         self._waited += time.monotonic() - since
 
     def is_due(self, step: int) -> bool:
-        """After this step: the first, the last, and one about every ten seconds."""
-        at_an_end = step in (self.first, self.steps - 1)
-        return at_an_end or time.monotonic() - self._last >= TICK_S
+        """After this step: the first, the last, and some between."""
+        if step in (self.first, self.steps - 1):
+            return True
+        if self.every:
+            return (step + 1) % self.every == 0
+        return time.monotonic() - self._last >= TICK_S
 
     def tick(self, done: int) -> dict[str, float]:
         """images/s, and the share of the time that went into waiting for data, since the last."""

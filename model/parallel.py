@@ -7,7 +7,7 @@ gone.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -40,19 +40,16 @@ class Ranks:
         """Whether this is the process that writes the run."""
         return self.rank == 0
 
-    def add_up(self, gradients: Sequence[Tensor], values: Tensor) -> Tensor:
-        """Sums over all processes, in one exchange: of the gradients in place, of the values (n,)
-        as the result."""
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace the tensors by their sums over all processes, in one exchange."""
         if self.size == 1:
-            return values
-        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), values])
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _exchange():
             dist.all_reduce(flat)
-        sizes = [*(gradient.numel() for gradient in gradients), len(values)]
-        *sums, total = torch.split(flat, sizes)
-        for gradient, part in zip(gradients, sums, strict=True):
-            gradient.copy_(part.view_as(gradient))
-        return total
+        sums = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, total in zip(tensors, sums, strict=True):
+            tensor.copy_(total.view_as(tensor))
 
     @torch.no_grad()
     def share(self, tensors: Iterable[Tensor]) -> None:
@@ -96,6 +93,20 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+# The phases of a step: what is yielded is to be added up over all processes, in place, before the
+# next one. The result is what was measured, 0-dim tensors by their names.
+Phases = Generator[Sequence[Tensor], None, dict[str, Tensor]]
+
+
+def run_phases(phases: Phases, ranks: Ranks) -> dict[str, Tensor]:
+    """Take a step."""
+    try:
+        while True:
+            ranks.add_up(next(phases))
+    except StopIteration as end:
+        values: dict[str, Tensor] = end.value
+        return values
 
 
 class LostProcessError(UserError):

@@ -113,11 +113,15 @@ class SceneTable(NamedTuple):
         subject, predicate, other = self.triples.T
         first = self.first_object[scene]
         ends = (first + subject, np.where(other == counts[scene], total + scene, first + other))
+        member = np.flatnonzero(other == counts[scene])
+        in_image = np.empty(total, np.int64)
+        in_image[ends[0][member]] = member
         image_nodes = np.full(len(self), vocabulary.object_index(IMAGE), np.int64)
         return GraphBatch(
             torch.from_numpy(np.concatenate([self.nodes, image_nodes])),
             torch.from_numpy(np.stack([ends[0], predicate, ends[1]], 1)),
             torch.from_numpy(np.repeat(np.arange(len(self)), counts)),
+            torch.from_numpy(in_image),
         )
 
 

@@ -160,11 +160,16 @@ def train_run(options: TrainOptions, device: "torch.device", ranks: "Ranks") -> 
 
 def check_processes(options: TrainOptions, ranks: "Ranks") -> None:
     """UserError where torchrun was asked for what cannot be."""
-    batch_size = options.config.batch_size
+    batch_size, parts = options.config.batch_size, options.config.execution.accumulate
     if batch_size % ranks.size:
         raise UserError(
             f"--batch-size {batch_size} is that of all processes together: give a multiple of "
             f"{ranks.size}, as many as torchrun starts"
+        )
+    if batch_size // ranks.size % parts:
+        raise UserError(
+            f"--accumulate {parts} does not divide the {batch_size // ranks.size} scenes of a "
+            f"process's batch: give a number that does"
         )
     if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and not (
         options.out or options.resume

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.frozen import built_from, read_network, write_network
+from model.rows import count, gather, scatter
 from pipeline.errors import UserError, suggestion
 from pipeline.scene import IMAGE, IN_IMAGE, MASK_SIZE, Relation, Vocabulary
 
@@ -25,6 +26,7 @@ class GraphBatch(NamedTuple):
     nodes: Tensor  # (O + N,) int64, place in vocabulary.objects
     triples: Tensor  # (T, 3) int64: subject and object nodes around a predicate's place
     object_image: Tensor  # (O,) int64, which graph each object is of
+    in_image: Tensor  # (O,) int64, the triple by which each object is in its image
 
     @property
     def num_images(self) -> int:
@@ -58,6 +60,7 @@ def graph_tensors(
     nodes: list[int] = []
     object_image: list[int] = []
     triples: list[tuple[int, int, int]] = []
+    membership: list[int] = []
     num_objects = sum(len(objects) for objects, _ in graphs)
     in_image = vocabulary.predicate_index(IN_IMAGE)
     for n, (objects, relations) in enumerate(graphs):
@@ -72,12 +75,14 @@ def graph_tensors(
                 )
             place = _place(vocabulary.predicate_index, predicate, vocabulary.predicates)
             triples.append((first + subject, place, first + target))
+        membership += range(len(triples), len(triples) + len(objects))
         triples += [(first + o, in_image, num_objects + n) for o in range(len(objects))]
     nodes += [vocabulary.object_index(IMAGE)] * len(graphs)
     return GraphBatch(
         torch.tensor(nodes, dtype=torch.int64),
         torch.tensor(triples, dtype=torch.int64).reshape(-1, 3),
         torch.tensor(object_image, dtype=torch.int64),
+        torch.tensor(membership, dtype=torch.int64),
     )
 
 
@@ -94,7 +99,8 @@ def twice(graph: GraphBatch) -> GraphBatch:
     object_nodes, image_nodes = graph.nodes[:objects], graph.nodes[objects:]
     nodes = torch.cat([object_nodes, object_nodes, image_nodes, image_nodes])
     object_image = torch.cat([graph.object_image, graph.object_image + images])
-    return GraphBatch(nodes, triples, object_image)
+    in_image = torch.cat([graph.in_image, graph.in_image + len(graph.triples)])
+    return GraphBatch(nodes, triples, object_image, in_image)
 
 
 def _place(index: Any, name: str, known: Sequence[str]) -> int:
@@ -136,16 +142,14 @@ class GraphTripleConv(nn.Module):
         triples     (T, 3)  only the ends (columns 0 and 2) are used
         """
         subject, target = triples[:, 0], triples[:, 2]
-        # index_select: the gradient of objects[subject] is summed in whatever order threads come.
-        of_subject, of_target = (objects.index_select(0, at) for at in (subject, target))
+        of_subject, of_target = (gather(objects, at) for at in (subject, target))
         both = torch.cat([of_subject, predicates, of_target], dim=1)
         to_subject, predicates, to_target = self.net1(both).split(
             [self.hidden, self.size, self.hidden], dim=1
         )
-        pooled = objects.new_zeros(len(objects), self.hidden)  # (V, hidden)
-        pooled = pooled.index_add(0, subject, to_subject).index_add(0, target, to_target)
         ends = torch.cat([subject, target])
-        counts = torch.bincount(ends, minlength=len(objects)).clamp(min=1)
+        pooled = scatter(torch.cat([to_subject, to_target]), ends, len(objects))  # (V, hidden)
+        counts = count(ends, len(objects)).clamp(min=1)
         return self.net2(pooled / counts[:, None].to(pooled)), predicates
 
 

@@ -14,6 +14,7 @@ from model.config import Relaxation
 from model.padding import Padding, padding_of
 from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrieval.relaxation import log_exclusion, one_hot_of_largest, straight_through
+from model.rows import Places, move
 
 MASKED = -1e30  # the logit of what may not be chosen; finite, so that no row gives NaN
 
@@ -77,17 +78,18 @@ def retrieve(
         flat = logits.flatten(1)
         probabilities = torch.softmax(flat / temperature, dim=-1).view_as(logits)
         winner = flat.argmax(-1) // k  # (N,) the object assigned at this step
-        own = logits[every_image, winner]  # (N, K)
+        winning = F.one_hot(winner, places)
+        own = _of_winner(logits, winning)  # (N, K)
         own_weights = torch.softmax(own / temperature, dim=-1)
         own_entropy = torch.special.entr(own_weights.detach()).sum(-1)
         if relaxation == "straight-through":
             own_weights = straight_through(own_weights, one_hot_of_largest(own))
-        assigned = F.one_hot(winner, places).bool() & active[:, None]  # (N, M)
+        assigned = winning.bool() & active[:, None]  # (N, M)
         weights = weights + assigned[:, :, None] * own_weights[:, None]
         selected = torch.where(assigned, own.argmax(-1)[:, None], selected)
         steps = torch.where(assigned, step, steps)
         entropy = torch.where(assigned, own_entropy[:, None], entropy)
-        feature = torch.einsum("nk,nke->ne", own_weights, padded[every_image, winner])
+        feature = torch.einsum("nk,nke->ne", own_weights, _of_winner(padded, winning))
         feature_sum = feature_sum + active[:, None] * feature
         query = feature_sum / (step + 1)
         bias = bias + log_exclusion(probabilities)
@@ -99,10 +101,16 @@ def retrieve(
     return Selection(*map(padding.unpad, (weights, selected, steps, entropy)))
 
 
+def _of_winner(values: Tensor, one_hot: Tensor) -> Tensor:
+    """values (N, M, ...) -> (N, ...) of the object that one_hot (N, M) names. A sum, since the
+    gradient of an index is slow on a GPU."""
+    return (values * one_hot.reshape(*one_hot.shape, *[1] * (values.dim() - 2))).sum(1)
+
+
 def start_feature(features: Tensor, padding: Padding, start: Tensor) -> Tensor:
     """features (O, K, E), start (N,) a slot in each image's M * K candidates -> (N, E)."""
     padded = padding.pad(features.float()).flatten(1, 2)
-    return padded[torch.arange(len(start), device=features.device), start]
+    return _of_winner(padded, F.one_hot(start, padded.shape[1]))
 
 
 def medoid_start(features: Tensor, valid: Tensor, padding: Padding) -> Tensor:
@@ -174,7 +182,9 @@ def add_truth(
     """
     joined = torch.cat([features, truth[:, None]], 1)
     allowed = torch.cat([valid, torch.ones_like(valid[:, :1])], 1)
-    joined = joined.gather(1, order[..., None].expand(-1, -1, features.shape[-1]))
+    first = torch.arange(len(order), device=order.device)[:, None] * order.shape[1]
+    there, back = ((first + to).flatten() for to in (order, order.argsort()))
+    joined = move(joined.flatten(0, 1), Places(there), Places(back)).view_as(joined)
     return joined, allowed.gather(1, order), (order == valid.shape[1]).int().argmax(-1)
 
 
@@ -199,22 +209,24 @@ def ground_truth_selection(
     candidate nearest to the query.
     """
     padded, allowed = padding.pad(features.float()), padding.pad(valid)
-    true, slots = padding.pad(truth.float()), padding.pad(slot)
-    images, places = padding.present.shape
-    every_image = torch.arange(images, device=features.device)
-    query = feature_sum = true[every_image, first]
-    unassigned = padding.present & ~F.one_hot(first, places).bool()
+    true = padding.pad(truth.float())
+    true_slot = F.one_hot(padding.pad(slot), allowed.shape[-1])  # (N, M, K + 1)
+    places = padding.present.shape[1]
+    started = F.one_hot(first, places)
+    query = feature_sum = _of_winner(true, started)
+    unassigned = padding.present & ~started.bool()
     losses = torch.zeros_like(true[..., 0])
     for step in range(places - 1):
         active = unassigned.any(1)
         logits = (-distances(query, padded) / temperature).masked_fill(~allowed, MASKED)
         highest = logits.detach().amax(-1).masked_fill(~unassigned, MASKED)
         winner = highest.argmax(-1)
-        log_probabilities = torch.log_softmax(logits[every_image, winner], dim=-1)
-        loss = -log_probabilities[every_image, slots[every_image, winner]]
-        assigned = F.one_hot(winner, places).bool() & active[:, None]
+        winning = F.one_hot(winner, places)
+        log_probabilities = torch.log_softmax(_of_winner(logits, winning), dim=-1)
+        loss = -(log_probabilities * _of_winner(true_slot, winning)).sum(-1)
+        assigned = winning.bool() & active[:, None]
         losses = losses + assigned * loss[:, None]
-        feature_sum = feature_sum + active[:, None] * true[every_image, winner]
+        feature_sum = feature_sum + active[:, None] * _of_winner(true, winning)
         query = feature_sum / (step + 2)
         unassigned = unassigned & ~assigned
     return padding.unpad(losses)

@@ -6,8 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.boxes import covered, paste
+from model.boxes import covered, paste, paste_weights
+from model.padding import Padding
+from model.precision import in_float32
+from model.resizing import resized
 from model.retrievegan.layers import SLOPE, norm
+from model.rows import count, gather, scatter
+
+LEAST = -1e30  # below every score
 
 
 class CropEncoder(nn.Module):
@@ -60,26 +66,43 @@ class CropRefinement(nn.Module):
 
         Returns the maps' updates and the refined predicate maps, same shapes.
         """
-        h, w = maps.shape[-2:]
-        identity = maps.new_tensor([[1.0, 0, 0], [0, 1.0, 0]]).expand(len(maps), 2, 3)
-        coordinates = F.affine_grid(identity, [len(maps), 1, h, w], align_corners=True)
-        # On a CPU grid_sample writes outside its memory where a coordinate is no number, as it is
-        # in a run that has diverged.
-        warped = F.grid_sample(
-            maps, (coordinates + self.flow(maps).permute(0, 2, 3, 1)).nan_to_num(),
-            align_corners=True, padding_mode="border",
-        )  # fmt: skip
-        # index_select: the gradient of warped[subject] is summed in whatever order threads come.
-        from_subject, from_other = (warped.index_select(0, at) for at in (subject, other))
+        warped = warp(maps, self.flow(maps))
+        from_subject, from_other = (gather(warped, at) for at in (subject, other))
         messages = self.message(torch.cat([from_subject, predicates, from_other], 1))
         to_subject, predicates, to_other = messages.split(
             [self.width, predicates.shape[1], self.width], 1
         )
-        total = torch.zeros_like(warped).index_add(0, subject, to_subject)
-        total = total.index_add(0, other, to_other)
         ends = torch.cat([subject, other])
-        count = torch.bincount(ends, minlength=len(maps)).clamp_min(1).to(total.dtype)
-        return self.own(warped) + self.pooled(total / count[:, None, None, None]), predicates
+        total = scatter(torch.cat([to_subject, to_other]), ends, len(maps))
+        counts = count(ends, len(maps)).clamp_min(1).to(total.dtype)
+        return self.own(warped) + self.pooled(total / counts[:, None, None, None]), predicates
+
+
+def warp(maps: Tensor, flow: Tensor) -> Tensor:
+    """Maps (V, C, h, w) read, at each cell, bilinearly from where the flow (V, 2, h, w) points: x
+    and y from the cell, in halves of the map's side; beyond its edge the map goes on as it ends.
+
+    A product with a matrix of weights, (h * w, h * w) for each map, whose gradient is
+    deterministic on CUDA; `F.grid_sample` (align_corners, border) gives the same.
+    """
+    h, w = maps.shape[-2:]
+    x, y = flow.permute(0, 2, 3, 1).flatten(1, 2).unbind(-1)  # (V, h * w)
+    cell = torch.arange(h * w, device=maps.device)
+    at_x = _between(cell % w + x * ((w - 1) / 2), w)  # (V, h * w, w)
+    at_y = _between(cell // w + y * ((h - 1) / 2), h)  # (V, h * w, h)
+    weights = (at_y[..., None] * at_x[..., None, :]).flatten(2)  # (V, h * w, h * w)
+    warped = weights.to(maps.dtype) @ maps.permute(0, 2, 3, 1).flatten(1, 2)  # (V, h * w, C)
+    return warped.reshape(len(maps), h, w, -1).permute(0, 3, 1, 2)
+
+
+def _between(at: Tensor, size: int) -> Tensor:
+    """(...) places from 0 to size - 1 -> (..., size) the shares of the two cells around each."""
+    at = F.hardtanh(at.float(), 0, size - 1)  # no gradient from the edge on
+    low = at.detach().floor().clamp_max(size - 2)
+    cells = torch.arange(size, device=at.device)
+    share = (at - low)[..., None]
+    low = low[..., None]
+    return torch.where(cells == low, 1 - share, torch.where(cells == low + 1, share, 0.0))
 
 
 class Nodes(NamedTuple):
@@ -101,33 +124,53 @@ class Fuser(nn.Module):
         self.value = nn.Conv2d(canvas, canvas, 1)
         self.background = nn.Conv2d(width, canvas, 1)
 
-    def forward(self, nodes: Nodes, boxes: Tensor, object_image: Tensor, side: int) -> Tensor:
-        """boxes (O, 4), object_image (O,) -> canvas (N, canvas, side, side)."""
-        objects = len(object_image)
+    def forward(self, nodes: Nodes, boxes: Tensor, padding: Padding, side: int) -> Tensor:
+        """boxes (O, 4) -> canvas (N, canvas, side, side)."""
+        objects = len(boxes)
         h, w = nodes.maps.shape[-2:]
         vectors = nodes.vectors[:, :, None, None].expand(-1, -1, h, w)
         inputs = torch.cat([vectors, nodes.maps], 1)
         keys = self.key(inputs[:objects])
-        score = (keys * self.query(nodes.in_image)).sum(1, keepdim=True) / keys.shape[1] ** 0.5
-        maps = torch.cat([self.value(keys), score], 1)
-        pasted = paste(maps, boxes, side, align_corners=False)
-        values, score = pasted[:, :-1], pasted[:, -1:]
-        inside = covered(boxes, side)
-        attention = _softmax_by_image(score, inside, object_image, len(inputs) - objects)
-        background = self.background(inputs[objects:])
-        background = F.interpolate(background, size=(side, side), mode="bilinear")
-        return background.index_add(0, object_image, attention * values)
+        query = self.query(nodes.in_image)
+        with in_float32(boxes.device):
+            score = (keys.float() * query.float()).sum(1, keepdim=True) / keys.shape[1] ** 0.5
+            placed = paste(score, boxes, side, align_corners=False)
+            attention = softmax_over_objects(
+                padding.pad(placed[:, 0]), padding.pad(covered(boxes, side)[:, 0])
+            )
+        pasted = paste_together(self.value(keys), attention, boxes, padding)
+        return resized(self.background(inputs[objects:]), side) + pasted
 
 
-def _softmax_by_image(score: Tensor, inside: Tensor, image: Tensor, images: int) -> Tensor:
-    """Softmax of (O, 1, H, W) over the objects of one image that cover a cell; 0 elsewhere.
+def softmax_over_objects(score: Tensor, inside: Tensor) -> Tensor:
+    """Softmax of (N, M, H, W) over the objects of one image that cover a cell; 0 elsewhere.
 
-    score  (O, 1, H, W)  inside  (O, 1, H, W) 1 or 0  image  (O,)
+    inside  (N, M, H, W)  1 or 0
     """
     masked = score.masked_fill(inside == 0, -torch.inf)
-    empty = score.new_full((images, *score.shape[1:]), -torch.inf)
-    target = image[:, None, None, None].expand_as(score)
-    highest = empty.scatter_reduce(0, target, masked.detach(), "amax")
-    weights = torch.exp((score - highest[image]).clamp_max(0.0)) * inside
-    total = torch.zeros_like(empty).index_add(0, image, weights)
-    return weights / total.index_select(0, image).clamp_min(1e-5)
+    highest = masked.detach().amax(1, keepdim=True).clamp_min(LEAST)
+    weights = torch.exp((score - highest).clamp_max(0.0)) * inside
+    return weights / weights.sum(1, keepdim=True).clamp_min(1e-5)
+
+
+def paste_together(maps: Tensor, attention: Tensor, boxes: Tensor, padding: Padding) -> Tensor:
+    """The sum, over an image's objects, of their maps pasted into their boxes times attention.
+
+    maps       (O, C, h, w)
+    attention  (N, M, side, side)  0 outside an object's box
+    boxes      (O, 4)
+
+    Returns (N, C, side, side), in channels-last. The rows come first, the columns together with
+    the sum: a map of C channels for each object at the canvas's size, as `paste` makes, is nowhere.
+    """
+    side = attention.shape[-1]
+    c, h, w = maps.shape[-3:]
+    x, y = paste_weights(boxes, side, (h, w))  # (O, side, w), (O, side, h)
+    x, y = padding.pad(x), padding.pad(y).to(maps.dtype)
+    last = padding.pad(maps.permute(0, 2, 3, 1).flatten(2))  # (N, M, h, w * C)
+    rows = (y @ last).transpose(1, 2)  # (N, side, M, w * C)
+    rows = rows.reshape(*rows.shape[:2], -1, c)  # (N, side, M * w, C)
+    columns = attention[..., None] * x[:, :, None]  # (N, M, side, side, w)
+    columns = columns.permute(0, 2, 3, 1, 4).flatten(3)  # (N, side, side, M * w)
+    canvas: Tensor = columns.to(maps.dtype) @ rows  # (N, side, side, C)
+    return canvas.permute(0, 3, 1, 2)

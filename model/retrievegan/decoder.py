@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from model.resizing import doubled, resized
 from model.retrievegan.layers import SLOPE, norm
 
 
@@ -49,17 +49,9 @@ class CascadedDecoder(nn.Module):
         features: Tensor | None = None
         for i, stage in enumerate(self.stages):
             size = side >> (len(self.stages) - 1 - i)
-            inputs = _resize(canvas, size)
+            inputs = resized(canvas, size)
             if features is not None:
-                features = F.interpolate(features, scale_factor=2.0, mode="nearest")
-                inputs = torch.cat([inputs, features], 1)
+                inputs = torch.cat([inputs, doubled(features)], 1)
             features = stage(inputs)
         out: Tensor = self.to_rgb(features)
         return out
-
-
-def _resize(canvas: Tensor, side: int) -> Tensor:
-    """Averaged where it shrinks, interpolated where it grows."""
-    if side <= canvas.shape[-1]:
-        return F.adaptive_avg_pool2d(canvas, side)
-    return F.interpolate(canvas, size=(side, side), mode="bilinear")

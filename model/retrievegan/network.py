@@ -7,27 +7,38 @@ from torch import Tensor, nn
 
 from model.batch import CandidateBatch, SceneBatch, with_truth
 from model.config import RetrieveGANConfig
-from model.graph.network import GraphBatch, GraphEncoder, GraphEncoding, twice
+from model.graph.network import GraphBatch, GraphEncoder, twice
 from model.padding import Padding
 from model.pixels import to_float
+from model.precision import in_float32
 from model.retrieval.choice import TruthDraws, choose
 from model.retrieval.embedding import PatchEmbedding
 from model.retrieval.greedy import Selection, add_truth, ground_truth_selection
 from model.retrievegan.composition import CropEncoder, CropRefinement, Fuser, Nodes
 from model.retrievegan.decoder import CascadedDecoder, ResidualBlock
+from model.rows import gather
 from pipeline.scene import Vocabulary
 
 
-class Output(NamedTuple):
-    """What one pass makes of a batch. Objects are placed by their true boxes."""
+class Retrieved(NamedTuple):
+    """What the two passes of section 2.2 make of a batch."""
 
-    box_sides: Tensor  # (O, 4) predicted boxes before the last ReLU: sides may be below 0
-    # (O,) -log probability of the true patch (section 2.2), 0 at each image's first query; None
-    # unless retrieval is learned
+    # (O,) -log probability of the true patch, 0 at each image's first query; None unless
+    # retrieval is learned
     gt_selection: Tensor | None
     candidates: CandidateBatch  # those that `selection` chooses among
     selection: Selection
     cooccurrence: Tensor | None  # (O, F) of the selected patches; None unless retrieval is learned
+
+
+class Output(NamedTuple):
+    """What one forward pass makes of a batch. Objects are placed by their true boxes."""
+
+    box_sides: Tensor  # (O, 4) predicted boxes before the last ReLU: sides may be below 0
+    gt_selection: Tensor | None  # this and the next three: as in Retrieved
+    candidates: CandidateBatch
+    selection: Selection
+    cooccurrence: Tensor | None
     composed: Tensor  # (N, 3, H, W) image from the selected patches, about [-1, 1]
     rebuilt: Tensor  # (N, 3, H, W) image from the true patches
 
@@ -66,56 +77,54 @@ class RetrieveGAN(nn.Module):
 
         Images from selected and from true patches are made in one call, as one batch of 2 N.
         """
-        graph, rule, objects = batch.graph, self.config.retrieval, len(batch.boxes)
-        padding, draws = batch.padding, batch.draws
-        vectors = self.encode(graph).vectors
-
-        candidates, features, gt_selection, cooccurrence = batch.candidates, None, None, None
-        if rule.mode == "learned":
-            assert draws.truth is not None
-            joined = with_truth(batch)
-            joined_features = self.embed(joined.patches)  # (O, K + 1, E)
-            features, true_features = joined_features[:, :-1], joined_features[:, -1]
-            gt_selection = self.ground_truth_pass(
-                features, candidates.valid, true_features, padding, draws.truth
+        graph, padding, objects = batch.graph, batch.padding, len(batch.boxes)
+        with in_float32(batch.boxes.device):
+            vectors = self.encode(graph)
+            retrieved = self.retrieve(batch)
+            patches = torch.cat(
+                [
+                    self.mix_pixels(retrieved.candidates.patches, retrieved.selection.weights),
+                    to_float(batch.true_patches, self.config.generator.patch_px),
+                ]
             )
-            if rule.gt_in_candidates:
-                candidates, features = joined, joined_features
-        selection = choose(
-            rule, features, candidates.valid, padding, draws.choice, candidates.crops
-        )
-        if features is not None:
-            cooccurrence = torch.einsum("ok,okf->of", selection.weights, candidates.cooccurrence)
-
-        patches = [
-            self.mix_pixels(candidates.patches, selection.weights),
-            to_float(batch.true_patches, self.config.generator.patch_px),
-        ]
+            box_sides = self.graph.box_sides(vectors[:objects])
         images = self.generate(
             torch.cat([vectors[:objects]] * 2 + [vectors[objects:]] * 2),
             twice(graph),
-            torch.cat(patches),
+            padding.twice(),
+            patches,
             torch.cat([batch.boxes, batch.boxes]),
         )
         composed, rebuilt = images.chunk(2)
-        return Output(
-            self.box_sides(vectors[:objects]),
-            gt_selection,
-            candidates,
-            selection,
-            cooccurrence,
-            composed,
-            rebuilt,
+        return Output(box_sides, *retrieved, composed, rebuilt)
+
+    def retrieve(self, batch: SceneBatch) -> Retrieved:
+        """Both passes of section 2.2: the choice of patches, and how probable the true ones are."""
+        rule, padding, draws = self.config.retrieval, batch.padding, batch.draws
+        candidates = batch.candidates
+        if rule.mode != "learned":
+            selection = choose(
+                rule, None, candidates.valid, padding, draws.choice, candidates.crops
+            )
+            return Retrieved(None, candidates, selection, None)
+        assert draws.truth is not None
+        joined = with_truth(batch)
+        joined_features = self.embed(joined.patches)  # (O, K + 1, E)
+        features, true_features = joined_features[:, :-1], joined_features[:, -1]
+        gt_selection = self.ground_truth_pass(
+            features, candidates.valid, true_features, padding, draws.truth
         )
+        if rule.gt_in_candidates:
+            candidates, features = joined, joined_features
+        selection = choose(
+            rule, features, candidates.valid, padding, draws.choice, candidates.crops
+        )
+        cooccurrence = torch.einsum("ok,okf->of", selection.weights, candidates.cooccurrence)
+        return Retrieved(gt_selection, candidates, selection, cooccurrence)
 
-    def encode(self, graph: GraphBatch) -> GraphEncoding:
-        """Graph vectors (V, D) and predicted boxes (V, 4)."""
-        encoding: GraphEncoding = self.graph(graph.nodes, graph.triples)
-        return encoding
-
-    def box_sides(self, vectors: Tensor) -> Tensor:
-        """Graph vectors (V, D) -> predicted boxes (V, 4) before the last ReLU, for the loss."""
-        return self.graph.box_sides(vectors)
+    def encode(self, graph: GraphBatch) -> Tensor:
+        """Graph vectors (V, D)."""
+        return self.graph.encode(graph.nodes, graph.triples)
 
     def embed(self, patches: Tensor) -> Tensor:
         """E_p: patches (..., P, P, 3) uint8 -> (..., E)."""
@@ -138,7 +147,7 @@ class RetrieveGAN(nn.Module):
         )
 
     def generate(
-        self, vectors: Tensor, graph: GraphBatch, patches: Tensor, boxes: Tensor
+        self, vectors: Tensor, graph: GraphBatch, padding: Padding, patches: Tensor, boxes: Tensor
     ) -> Tensor:
         """Compose and decode.
 
@@ -158,13 +167,10 @@ class RetrieveGAN(nn.Module):
         for layer in self.refinement:
             refined, messages = layer(maps, messages, subject, other)
             maps = maps + refined
-        member = predicate == 0  # `__in_image__`, once per object
-        in_image = messages.new_zeros((objects, *messages.shape[1:]))
-        in_image = in_image.index_copy(0, subject[member], messages[member])
-        nodes = Nodes(vectors, maps, in_image)
-        canvas = self.fuser(nodes, boxes, graph.object_image, self.config.generator.canvas_px)
+        nodes = Nodes(vectors, maps, gather(messages, graph.in_image))
+        canvas = self.fuser(nodes, boxes, padding, self.config.generator.canvas_px)
         image: Tensor = self.decoder(self.residual(canvas), self.config.image_px)
-        return image
+        return image.float()
 
     def mix_pixels(self, patches: Tensor, weights: Tensor) -> Tensor:
         """Candidates (O, K, P, P, 3) uint8 mixed by weights (O, K) -> (O, 3, h, w) in [-1, 1],

@@ -173,11 +173,14 @@ class RetrieveGANRun:
         boxes = boxes or graph.boxes or self.predict_boxes(graph)
         if len(boxes) != len(graph.objects):
             raise UserError(f"{counted(len(boxes), 'box')} given for a graph of {objects}")
-        batch = self._graph_batch(graph).to(self.device)
+        batch = self._graph_batch(graph)
+        padding = moved(padding_of(batch.object_image, 1), self.device)
+        batch = batch.to(self.device)
         with torch.no_grad():
             image = self.model.generate(
-                self.model.encode(batch).vectors,
+                self.model.encode(batch),
                 batch,
+                padding,
                 to_float(
                     torch.from_numpy(patches).to(self.device), self.model.config.generator.patch_px
                 ),
@@ -190,7 +193,7 @@ class RetrieveGANRun:
         """Where the generator's own graph network would put each object."""
         batch = self._graph_batch(graph).to(self.device)
         with torch.no_grad():
-            boxes = self.model.encode(batch).boxes[: len(graph.objects)]
+            boxes = self.model.graph(batch.nodes, batch.triples).boxes[: len(graph.objects)]
         return tuple(Box(*corners) for corners in tidy_boxes(boxes).tolist())
 
     def draws_differ(

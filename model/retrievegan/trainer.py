@@ -1,5 +1,7 @@
 """Trains a RetrieveGAN: the losses of a step and who is updated by which."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import ClassVar, Self
 
@@ -14,11 +16,14 @@ from model import losses
 from model.batch import SceneBatch, mean_box, scene_batch
 from model.boxes import crop
 from model.config import RetrieveGANConfig
+from model.fixed_shapes import filled_batch
 from model.graph.frozen_encoder import start_at_mean_box
 from model.image_grid import patches_and_images
 from model.loader import Collate
-from model.loop import Trainer, check_image_size
+from model.loop import Losses, Trainer, check_image_size
+from model.parallel import Phases
 from model.pixels import to_float, to_uint8
+from model.precision import in_float32
 from model.retrievegan.discriminators import ImageDiscriminator, ObjectDiscriminator
 from model.retrievegan.network import Output, RetrieveGAN
 from model.run_folder import RunError
@@ -59,27 +64,59 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         check_candidates(config, bank)
         check_image_size(config, bank)
         trainer = cls(config, bank.vocabulary, device)
+        trainer.fix_shapes(bank)
         start_at_mean_box(trainer.model.graph, mean_box(bank).to(device))
         return trainer
 
     @property
-    def collate(self) -> Collate[SceneBatch]:
-        return partial(scene_batch, rule=self.config.retrieval, seed=self.config.seed)
+    def reason_against_capture(self) -> str | None:
+        if self.config.retrieval.start == "best" and self.config.retrieval.mode == "learned":
+            return "--start best tries as many starts as a batch has candidates"
+        return None
 
-    def step(self, batch: SceneBatch) -> dict[str, Tensor]:
-        """One update of the discriminators, then one of the generator; every loss by its name."""
-        batch = batch.to(self.device)
-        self.set_learning_rates()
-        output: Output = self.model(batch)
-        discriminator_terms = self.discriminator_terms(batch, output)
-        loss = torch.stack([*discriminator_terms.values()]).sum()
-        of_discriminators = self.update("discriminator", loss, discriminator_terms)
-        terms = self.generator_terms(batch, output) | self.adversarial_terms(batch, output)
-        total = losses.weighted(self.config.losses, terms)
-        measured = {"total": total, **self.measured(batch, output)}
-        values = self.update("generator", total, terms | measured)
-        self.step_number += 1
-        return values | of_discriminators
+    @property
+    def collate(self) -> Collate[SceneBatch]:
+        config = self.config
+        made = partial(scene_batch, rule=config.retrieval, seed=config.seed)
+        if self.shapes is None:
+            return made
+        return partial(filled_batch, collate=made, fill=self.shapes.scenes)
+
+    def phases(self, parts: Sequence[SceneBatch]) -> Phases:
+        """The discriminators' update, then the generator's; every loss by its name."""
+        whole = len(parts) == 1
+        outputs: list[Output] = []  # of the whole batch, for both updates
+
+        def of_discriminators(part: SceneBatch) -> Losses:
+            with torch.set_grad_enabled(whole):
+                output: Output = self.model(part)
+            if whole:
+                outputs.append(output)
+            with self._weights_once(part is parts[0]):
+                terms = self.discriminator_terms(part, output)
+            return torch.stack([*terms.values()]).sum(), terms
+
+        def of_generator(part: SceneBatch) -> Losses:
+            output = outputs.pop() if whole else self.model(part)
+            with self._weights_once(part is parts[0]):
+                adversarial = self.adversarial_terms(part, output)
+            terms = self.generator_terms(part, output) | adversarial
+            total = losses.weighted(self.config.losses, terms)
+            return total, terms | {"total": total, **self.measured(part, output)}
+
+        of_both = yield from self.update("discriminator", parts, of_discriminators)
+        values = yield from self.update("generator", parts, of_generator)
+        return values | of_both
+
+    @contextmanager
+    def _weights_once(self, first: bool) -> Iterator[None]:
+        """Spectral normalisation takes an iteration at each call while training: of the parts of
+        a batch, the first's alone takes one, so that all see the same weights."""
+        for discriminator in (self.image_discriminator, self.object_discriminator):
+            discriminator.train(first)
+        yield
+        for discriminator in (self.image_discriminator, self.object_discriminator):
+            discriminator.train()
 
     def measured(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """What is logged beside the losses: how undecided the choice of patches is."""
@@ -93,8 +130,8 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
 
     def generator_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """The terms of eq. 5 that need no discriminator."""
-        counts = batch.counts
-        terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes, counts.objects)}
+        counts, real = batch.counts, batch.padding.real
+        terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes, counts.objects, real)}
         if output.gt_selection is not None:
             terms["gt_selection"] = losses.gt_selection(output.gt_selection, *counts)
         if output.cooccurrence is not None:
@@ -111,20 +148,24 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         """The generator's side of eq. 4, on both its images."""
         fake = torch.cat([output.composed, output.rebuilt])
         images, objects = (2 * count for count in batch.counts)
+        real = batch.padding.twice().real
         logits = self.object_discriminator(self._crops(fake, batch))
         terms = {
             "adversarial_image": losses.generator_loss(self.image_discriminator(fake), images),
-            "adversarial_object": losses.generator_loss(logits.real, objects),
+            "adversarial_object": losses.generator_loss(logits.real, objects, real),
         }
         if self.config.losses.object_class:
             categories = batch.graph.nodes[: len(batch.boxes)].repeat(2)
-            terms["object_class"] = losses.classification(logits.category, categories, objects)
+            terms["object_class"] = losses.classification(
+                logits.category, categories, objects, real
+            )
         return terms
 
     def discriminator_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """The discriminators' side of eq. 4: the real image against both of the generator's."""
         images = torch.cat([self._real(batch), output.composed.detach(), output.rebuilt.detach()])
         n, objects, counts = len(batch.images), len(batch.boxes), batch.counts
+        real = batch.padding.real
         image_logits = self.image_discriminator(images)
         object_logits = self.object_discriminator(self._crops(images, batch))
         terms = {
@@ -132,13 +173,13 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
                 image_logits[:n], image_logits[n:], counts.images
             ),
             "discriminator_object": losses.discriminator_loss(
-                object_logits.real[:objects], object_logits.real[objects:], counts.objects
+                object_logits.real[:objects], object_logits.real[objects:], counts.objects, real
             ),
         }
         if self.config.losses.object_class:
             categories = batch.graph.nodes[:objects]
             terms["discriminator_class"] = losses.classification(
-                object_logits.category[:objects], categories, counts.objects
+                object_logits.category[:objects], categories, counts.objects, real
             )
         return terms
 
@@ -174,8 +215,9 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         n = len(batch.images)
         sets = len(images) // n
         image = torch.cat([batch.graph.object_image + i * n for i in range(sets)])
-        side = self.config.discriminator.object_px
-        return crop(images, batch.boxes.repeat(sets, 1), image, side, align_corners=False)
+        side, boxes = self.config.discriminator.object_px, batch.boxes.repeat(sets, 1)
+        with in_float32(self.device):
+            return crop(images, boxes, image, side, align_corners=False)
 
 
 def check_candidates(config: RetrieveGANConfig, bank: Bank) -> None:

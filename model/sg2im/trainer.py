@@ -1,5 +1,6 @@
 """Trains sg2im on a bank's scenes: the losses and updates of its scripts/train.py."""
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import numpy as np
@@ -15,8 +16,8 @@ from model.config import Sg2ImConfig
 from model.draws import normal_maps
 from model.image_grid import images_side_by_side
 from model.loader import Collate
-from model.loop import Trainer, check_image_size
-from model.parallel import Ranks
+from model.loop import Losses, Trainer, check_image_size
+from model.parallel import Phases, Ranks
 from model.pixels import to_float, to_uint8
 from model.sg2im.discriminators import Sg2ImImageDiscriminator, Sg2ImObjectDiscriminator
 from model.sg2im.imagenet import denormalised, normalised
@@ -24,6 +25,8 @@ from model.sg2im.network import Sg2Im
 from model.sources import BankSource, part_of
 from pipeline.output import log
 from pipeline.scene import Vocabulary
+
+TermsOf = Callable[[ImageBatch, Tensor], dict[str, Tensor]]
 
 
 class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
@@ -84,6 +87,10 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
             )
 
     @property
+    def reason_against_capture(self) -> str | None:
+        return "batch normalisation would see the fillers"
+
+    @property
     def collate(self) -> Collate[ImageBatch]:
         return image_batch
 
@@ -103,26 +110,50 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
             if batch.masks is not None and self.config.losses.masks:
                 terms["masks"] = losses.mask_bce(logits, batch.masks, counts.nodes)
         layout = model.lay_out(vectors, batch.boxes, masks, graph)
-        images = model.decode(layout, self._noise(batch))
+        assert batch.noise is not None
+        images = model.decode(layout, batch.noise)
         terms["pixels"] = losses.reconstruction(images, self._real(batch), counts.images)
         return images, terms
 
-    def step(self, batch: ImageBatch) -> dict[str, Tensor]:
-        """The generator first, then the discriminators on the images it made before that."""
-        batch = batch.to(self.device)
-        self._set_mode()
+    def prepare(self) -> None:
         if self.step_number == self.config.eval_after:
             self.optimisers["generator"] = self.new_optimiser("generator")
             self.ranks.share(self.model.buffers())
-        self.set_learning_rates()
-        images, terms = self.forward(batch)
-        terms |= self.adversarial_terms(batch, images)
-        total = losses.weighted(self.config.losses, terms)
-        values = self.update("generator", total, terms | {"total": total})
-        for name, discriminator_terms in self.discriminator_terms(batch, images.detach()).items():
-            loss = torch.stack([*discriminator_terms.values()]).sum()
-            values |= self.update(name, loss, discriminator_terms)
-        self.step_number += 1
+        self._set_mode()
+        super().prepare()
+
+    def placed(self, batch: ImageBatch) -> ImageBatch:
+        """With the noise beside the layout, by the positions of the scenes."""
+        model = self.model
+        shape = (model.noise, model.image_px, model.image_px)
+        noise = normal_maps(self.config.seed, batch.positions, shape, self.device)
+        return super().placed(batch)._replace(noise=noise)
+
+    def phases(self, parts: Sequence[ImageBatch]) -> Phases:
+        """The generator first, then the discriminators on the images it made before that."""
+        fakes: list[Tensor] = []
+
+        def of_generator(part: ImageBatch) -> Losses:
+            images, terms = self.forward(part)
+            fakes.append(images.detach())
+            terms |= self.adversarial_terms(part, images)
+            total = losses.weighted(self.config.losses, terms)
+            return total, terms | {"total": total}
+
+        values = yield from self.update("generator", parts, of_generator)
+        for name, terms_of in (
+            ("object_discriminator", self.object_terms),
+            ("image_discriminator", self.image_terms),
+        ):
+            left = iter(fakes)
+
+            def of_discriminator(
+                part: ImageBatch, terms_of: TermsOf = terms_of, left: Iterator[Tensor] = left
+            ) -> Losses:
+                terms = terms_of(part, next(left))
+                return torch.stack([*terms.values()]).sum(), terms
+
+            values |= yield from self.update(name, parts, of_discriminator)
         return values
 
     def adversarial_terms(self, batch: ImageBatch, images: Tensor) -> dict[str, Tensor]:
@@ -136,57 +167,45 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
             "object_class": losses.classification(logits.category, graph.nodes, counts.nodes),
         }
 
-    def discriminator_terms(self, batch: ImageBatch, fake: Tensor) -> dict[str, dict[str, Tensor]]:
-        """The losses of each discriminator; fake (N, 3, H, W) is detached.
+    # Fake and real images are given to a discriminator in separate calls: batch normalisation must
+    # not see the two mixed.
 
-        Fake and real images are given in separate calls: batch normalisation must not see the two
-        mixed.
-        """
-        graph, real, counts = batch.graph, self._real(batch), batch.counts
+    def object_terms(self, batch: ImageBatch, fake: Tensor) -> dict[str, Tensor]:
+        """The losses of D_obj; fake (N, 3, H, W) is detached."""
+        graph, nodes = batch.graph, batch.counts.nodes
         on_fake, on_real = (
             self.object_discriminator(images, batch.boxes, graph.node_image)
-            for images in (fake, real)
+            for images in (fake, self._real(batch))
         )
-        image_fake, image_real = (self.image_discriminator(images) for images in (fake, real))
         return {
-            "object_discriminator": {
-                "discriminator_object": losses.discriminator_loss(
-                    on_real.real, on_fake.real, counts.nodes
-                ),
-                "discriminator_class_real": losses.classification(
-                    on_real.category, graph.nodes, counts.nodes
-                ),
-                "discriminator_class_fake": losses.classification(
-                    on_fake.category, graph.nodes, counts.nodes
-                ),
-            },
-            "image_discriminator": {
-                "discriminator_image": losses.discriminator_loss(
-                    image_real, image_fake, counts.images
-                )
-            },
+            "discriminator_object": losses.discriminator_loss(on_real.real, on_fake.real, nodes),
+            "discriminator_class_real": losses.classification(on_real.category, graph.nodes, nodes),
+            "discriminator_class_fake": losses.classification(on_fake.category, graph.nodes, nodes),
+        }
+
+    def image_terms(self, batch: ImageBatch, fake: Tensor) -> dict[str, Tensor]:
+        """The loss of D_img; fake (N, 3, H, W) is detached."""
+        on_fake, on_real = (
+            self.image_discriminator(images) for images in (fake, self._real(batch))
+        )
+        return {
+            "discriminator_image": losses.discriminator_loss(on_real, on_fake, batch.counts.images)
         }
 
     def image_grid(self, batch: ImageBatch) -> Image.Image:
         """A row per scene: from predicted boxes and masks, from true boxes, and the real image."""
-        batch = batch.to(self.device)
+        batch = self.placed(batch)
+        assert batch.noise is not None
         self.model.eval()
         with torch.no_grad():
-            noise = self._noise(batch)
             generated = [
-                self.model.generate(batch.graph, noise, boxes).images
+                self.model.generate(batch.graph, batch.noise, boxes).images
                 for boxes in (None, batch.boxes)
             ]
         self._set_mode()
         real = to_uint8(to_float(batch.images, self.config.image_px))
         columns = [*(denormalised(images).numpy() for images in generated), real.numpy()]
         return images_side_by_side(columns)
-
-    def _noise(self, batch: ImageBatch) -> Tensor:
-        """(N, noise, H, W) beside the layout, by the positions of the scenes."""
-        model = self.model
-        shape = (model.noise, model.image_px, model.image_px)
-        return normal_maps(self.config.seed, batch.positions, shape, self.device)
 
     def grid_batch(self, bank: Bank, image_ids: NDArray[np.int64]) -> ImageBatch:
         return image_batch(bank, BankSource(bank), part_of(bank, image_ids))
