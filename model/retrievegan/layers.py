@@ -1,14 +1,57 @@
 """Layers that composition, decoder and discriminators have in common."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 SLOPE = 0.1  # of PasteGAN's LeakyReLU
 
 
-def norm(channels: int) -> nn.Module:
-    """Group normalisation: the same in training and sampling, whatever the batch holds.
+class Norm(nn.GroupNorm):
+    """Group normalisation: the same in training and sampling, whatever the batch holds."""
 
-    As many groups as divide the channels into 16 or more each; one where none does.
-    """
+    fused_slope: float | None = None  # of the activation that a fused layer applies as well
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)"""
+        if self.fused_slope is None:
+            return super().forward(x)
+        if self.training:
+            return _compiled(x, self.weight, self.bias, self.num_groups, self.eps, self.fused_slope)
+        return F.leaky_relu(super().forward(x), self.fused_slope)
+
+
+def norm(channels: int) -> Norm:
+    """As many groups as divide the channels into 16 or more each; one where none does."""
     groups = max(n for n in range(1, max(1, channels // 16) + 1) if channels % n == 0)
-    return nn.GroupNorm(groups, channels)
+    return Norm(groups, channels)
+
+
+def fuse_norms(network: nn.Module) -> None:
+    """Each group normalisation in training and the activation behind it become kernels made by
+    torch.compile, which keep channels-last; PyTorch's own takes each map to another layout and
+    back. Parameters keep their names."""
+    for layers in network.modules():
+        if not isinstance(layers, nn.Sequential):
+            continue
+        for i in range(len(layers) - 1):
+            layer, after = layers[i], layers[i + 1]
+            if isinstance(layer, Norm) and isinstance(after, nn.LeakyReLU | nn.ReLU):
+                slope = after.negative_slope if isinstance(after, nn.LeakyReLU) else 0.0
+                layer.fused_slope = slope
+                layers[i + 1] = nn.Identity()
+
+
+def normalise(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, slope: float
+) -> Tensor:
+    """Group normalisation, then LeakyReLU, of (N, C, H, W) in channels-last; inside in float32."""
+    n, c, h, w = x.shape
+    values = x.permute(0, 2, 3, 1).reshape(n, h * w, groups, c // groups).float()
+    variance, mean = torch.var_mean(values, (1, 3), correction=0, keepdim=True)
+    values = ((values - mean) * torch.rsqrt(variance + eps)).reshape(n, h, w, c)
+    values = F.leaky_relu(values * weight + bias, slope)
+    return values.to(x.dtype).permute(0, 3, 1, 2)
+
+
+_compiled = torch.compile(normalise, dynamic=True, fullgraph=True)
