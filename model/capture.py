@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from model.batch import changed, tensors_of
 from model.config import Capture
@@ -103,6 +104,13 @@ class Recorder(Generic[Batch]):
         be recorded."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), self._without_effect():
-            run_phases(self._phases(parts), ALONE)
+        try:
+            with torch.cuda.stream(stream), self._without_effect():
+                run_phases(self._phases(parts), ALONE)
+        except TorchDynamoException as error:
+            first = str(error).strip().split("\n")[0]
+            raise UserError(
+                f"torch.compile made no kernels for this GPU ({first}): it needs triton and a C "
+                f"compiler; install them, or give --capture off"
+            ) from error
         torch.cuda.current_stream().wait_stream(stream)

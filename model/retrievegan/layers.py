@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SLOPE = 0.1  # of PasteGAN's LeakyReLU
+MOST_SHAPES = 64  # that a layer is compiled for
 
 
 class Norm(nn.GroupNorm):
@@ -28,9 +29,10 @@ def norm(channels: int) -> Norm:
 
 
 def fuse_norms(network: nn.Module) -> None:
-    """Each group normalisation in training and the activation behind it become kernels made by
+    """In training, each group normalisation and the activation behind it become kernels made by
     torch.compile, which keep channels-last; PyTorch's own takes each map to another layout and
-    back. Parameters keep their names."""
+    back. Parameters keep their names. Seconds for each shape, once on a machine."""
+    torch._dynamo.config.recompile_limit = MOST_SHAPES
     for layers in network.modules():
         if not isinstance(layers, nn.Sequential):
             continue
@@ -54,4 +56,4 @@ def normalise(
     return values.to(x.dtype).permute(0, 3, 1, 2)
 
 
-_compiled = torch.compile(normalise, dynamic=True, fullgraph=True)
+_compiled = torch.compile(normalise, dynamic=False, fullgraph=True)

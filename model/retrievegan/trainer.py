@@ -25,6 +25,7 @@ from model.parallel import Phases
 from model.pixels import to_float, to_uint8
 from model.precision import in_float32
 from model.retrievegan.discriminators import ImageDiscriminator, ObjectDiscriminator
+from model.retrievegan.layers import fuse_norms
 from model.retrievegan.network import Output, RetrieveGAN
 from model.run_folder import RunError
 from model.sources import BankSource, part_of
@@ -57,6 +58,10 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
             networks={"model": self.model, **discriminators},
             updates={"generator": ("model",), "discriminator": tuple(discriminators)},
         )
+        if self.recorder is not None:
+            # Those of patches are small, and as many as there are shapes of batches.
+            fuse_norms(self.model.residual)
+            fuse_norms(self.model.decoder)
 
     @classmethod
     def for_bank(cls, config: RetrieveGANConfig, bank: Bank, device: torch.device) -> Self:
