@@ -1,7 +1,7 @@
-"""Square maps at another side, by products with matrices of weights along each axis.
+"""Square maps at another side.
 
-The result is in channels-last; the gradient has a deterministic form on CUDA, which those of
-`F.interpolate` and `F.adaptive_avg_pool2d` lack.
+On a GPU by products with matrices of weights along each axis, in channels-last, and their gradient is
+the same every time; those of `F.interpolate` and `F.adaptive_avg_pool2d` are not there.
 """
 
 import torch
@@ -11,22 +11,33 @@ from torch.nn import functional as F
 
 def resized(maps: Tensor, side: int) -> Tensor:
     """(N, C, h, h) -> (N, C, side, side): averaged where it shrinks, bilinear where it grows."""
-    n, c, h, _ = maps.shape
-    if h == side:
+    if side == maps.shape[-1]:
         return maps
+    if maps.is_cuda:
+        return by_products(maps, side)
+    if side < maps.shape[-1]:
+        return F.adaptive_avg_pool2d(maps, side)
+    return F.interpolate(maps, size=(side, side), mode="bilinear")
+
+
+def doubled(maps: Tensor) -> Tensor:
+    """(N, C, h, w) -> (N, C, 2h, 2w): every value four times."""
+    if not maps.is_cuda:
+        return F.interpolate(maps, scale_factor=2.0, mode="nearest")
+    last = maps.permute(0, 2, 3, 1)
+    n, h, w, c = last.shape
+    four = last[:, :, None, :, None].expand(n, h, 2, w, 2, c)
+    return four.reshape(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+
+
+def by_products(maps: Tensor, side: int) -> Tensor:
+    """`resized`, on any device."""
+    n, c, h, _ = maps.shape
     weights = _weights(h, side, maps)
     last = maps.permute(0, 2, 3, 1)  # (N, h, h, C)
     rows = torch.bmm(weights.expand(n, -1, -1), last.flatten(2))  # (N, side, h * C)
     columns = torch.bmm(weights.expand(n * side, -1, -1), rows.reshape(n * side, h, c))
     return columns.view(n, side, side, c).permute(0, 3, 1, 2)
-
-
-def doubled(maps: Tensor) -> Tensor:
-    """(N, C, h, w) -> (N, C, 2h, 2w): every value four times."""
-    last = maps.permute(0, 2, 3, 1)
-    n, h, w, c = last.shape
-    four = last[:, :, None, :, None].expand(n, h, 2, w, 2, c)
-    return four.reshape(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 
 def _weights(h: int, side: int, like: Tensor) -> Tensor:
