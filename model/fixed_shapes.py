@@ -20,7 +20,8 @@ from model.sources import Part, Source
 
 Batch = TypeVar("Batch")
 
-OBJECTS_PER_SCENE, TRIPLES_PER_SCENE = 2, 4  # by so many the numbers of rows differ
+OBJECTS_PER_SCENE, TRIPLES_PER_SCENE = 2, 4  # by so many do two shapes differ
+LEAST_SCENES = 4
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,10 @@ class FixedShapes:
     longest: int
 
     @classmethod
-    def of(cls, bank: Bank, scenes: int) -> "FixedShapes":
-        """For batches of so many of a bank's training scenes."""
-        longest = int(bank.contents.num_patches_of_images(bank.scene_ids("train")).max())
-        return cls(OBJECTS_PER_SCENE * scenes, TRIPLES_PER_SCENE * scenes, longest)
+    def of(cls, scenes: int, longest: int) -> "FixedShapes":
+        """For batches of so many scenes with up to `longest` objects."""
+        by = max(scenes, LEAST_SCENES)
+        return cls(OBJECTS_PER_SCENE * by, TRIPLES_PER_SCENE * by, longest)
 
     def scenes(self, batch: SceneBatch) -> SceneBatch:
         """The same scenes, with fillers."""
@@ -90,6 +91,11 @@ class FixedShapes:
             F.pad(padding.row, wider),
             _longer(torch.ones_like(padding.image, dtype=torch.bool), more),
         )
+
+
+def longest_scene(bank: Bank) -> int:
+    """Objects of the training scene that has most."""
+    return int(bank.contents.num_patches_of_images(bank.scene_ids("train")).max())
 
 
 def filled_batch(

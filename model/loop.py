@@ -21,7 +21,7 @@ from model import checkpoint
 from model.batch import moved
 from model.capture import Recorder, records
 from model.config import RetrieveGANConfig, RunConfig
-from model.fixed_shapes import FixedShapes
+from model.fixed_shapes import FixedShapes, longest_scene
 from model.loader import Collate, training_batches
 from model.monitor import Pace, RunLog, duration, main_losses, memory, run_log
 from model.parallel import ALONE, Phases, Ranks, run_phases
@@ -64,7 +64,7 @@ class Trainer(ABC, Generic[Config, Batch]):
         self.networks = dict(networks)
         self.updates = updates
         self.recorder: Recorder[Batch] | None = None
-        self.shapes: FixedShapes | None = None  # of batches, where steps are recorded
+        self._longest: int | None = None  # scene of the bank
         if records(config.execution.capture, device, self.reason_against_capture):
             self.recorder = Recorder(self.phases, self.without_effect)
         for network in self.networks.values():
@@ -148,8 +148,15 @@ class Trainer(ABC, Generic[Config, Batch]):
     def fix_shapes(self, bank: Bank) -> None:
         """Batches of a few shapes from now on, where steps are recorded."""
         if self.recorder is not None:
-            parts = self.config.execution.accumulate
-            self.shapes = FixedShapes.of(bank, max(self.config.batch_size // parts, 1))
+            self._longest = longest_scene(bank)
+
+    @property
+    def shapes(self) -> FixedShapes | None:
+        """Of batches, where steps are recorded."""
+        if self._longest is None:
+            return None
+        parts = self.ranks.size * self.config.execution.accumulate
+        return FixedShapes.of(self.config.batch_size // parts, self._longest)
 
     def join(self, ranks: Ranks) -> None:
         """Train with other processes, from the first one's weights on."""
@@ -360,9 +367,9 @@ def _enough_memory(config: RunConfig, device: torch.device) -> Iterator[None]:
         )
         parts = 2 * config.execution.accumulate
         raise RunError(
-            f"a step of --batch-size {config.batch_size} needs more memory than the "
-            f"{card.total_memory / 1e9:.0f} GB of {card.name} that are free: --accumulate {parts} "
-            f"computes the same in {parts} parts; else give a smaller --batch-size{k}"
+            f"{card.name} ({card.total_memory / 1e9:.0f} GB) has too little free memory for a step "
+            f"of --batch-size {config.batch_size}: --accumulate {parts} computes the same in "
+            f"{parts} parts; else give a smaller --batch-size{k}"
         ) from error
 
 

@@ -21,6 +21,8 @@ class Arithmetic:
     def of(cls, precision: Precision, device: torch.device) -> "Arithmetic":
         if precision == "auto":
             precision = ON_GPU if device.type == "cuda" else "float32"
+        if precision == "tf32" and device.type == "cpu":
+            precision = "float32"
         if device.type == "cuda":
             convolutions = "ieee" if precision == "float32" else "tf32"
             torch.backends.cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]

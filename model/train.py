@@ -8,8 +8,9 @@ python -m model.train --recipe demo --help              with the defaults of tha
 
 torchrun --nproc-per-node 2 -m model.train --bank bank/coco --out runs/coco    two processes
 
-In a run that goes on, only how it is executed may change (--device, --deterministic, --loader,
---loader-workers, --grid-every, --checkpoint-every, --keep-checkpoints, --eval-every), and --steps.
+In a run that goes on, only how it is executed may change (--device, --precision, --capture,
+--accumulate, --deterministic, --loader, --loader-workers, --log-every, --grid-every,
+--checkpoint-every, --keep-checkpoints, --eval-every), and --steps.
 """
 
 import argparse
@@ -150,8 +151,10 @@ def train_run(options: TrainOptions, device: "torch.device", ranks: "Ranks") -> 
         value = {"bank": str(bank.path), "bank_digest": bank.content_digest, "train": config}
         ranks.lead(lambda: write_config(folder, value))
         size = sum(p.numel() for p in trainer.model.parameters())
-        where = f"{device}" if ranks.size == 1 else f"{device}, {ranks.size} processes"
-        log.info(f"{folder}: recipe {config.recipe}, {size:,} parameters, {where}")
+        how = [f"{device}", trainer.arithmetic.precision]
+        how += ["steps recorded as CUDA graphs"] * (trainer.recorder is not None)
+        how += [f"{ranks.size} processes"] * (ranks.size > 1)
+        log.info(f"{folder}: recipe {config.recipe}, {size:,} parameters, {', '.join(how)}")
         scores = ranks.leads and config.execution.eval_every
         score = validation_score(trainer.model, bank) if scores else None
         train(trainer, bank, folder, score)
