@@ -28,8 +28,9 @@ def choose_device(name: Device) -> torch.device:
 
 
 def compute_deterministically() -> None:
-    """Ask torch for the same results every time; it warns of what it can only do otherwise. To be
-    called before a GPU is used."""
+    """The same results every time; RuntimeError where torch has no such way. To be called before a
+    GPU is used."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such memory

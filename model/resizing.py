@@ -1,7 +1,7 @@
 """Square maps at another side.
 
-On a GPU by products with matrices of weights along each axis, in channels-last: their gradient is the
-same every time, which those of `F.interpolate` and `F.adaptive_avg_pool2d` are not there.
+On a GPU by products with matrices of weights along each axis, in channels-last: their gradient is
+the same every time, which those of `F.interpolate` and `F.adaptive_avg_pool2d` are not there.
 """
 
 import torch
