@@ -1,8 +1,13 @@
 """Layers that composition, decoder and discriminators have in common."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional as F
+
+from pipeline.output import log
 
 SLOPE = 0.1  # of PasteGAN's LeakyReLU
 MOST_SHAPES = 64  # that a layer is compiled for
@@ -12,14 +17,23 @@ class Norm(nn.GroupNorm):
     """Group normalisation: the same in training and sampling, whatever the batch holds."""
 
     fused_slope: float | None = None  # of the activation that a fused layer applies as well
+    compiles: ClassVar[bool] = True  # as far as is known
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)"""
-        if self.fused_slope is None:
+        slope = self.fused_slope
+        if slope is None:
             return super().forward(x)
-        if self.training:
-            return _compiled(x, self.weight, self.bias, self.num_groups, self.eps, self.fused_slope)
-        return F.leaky_relu(super().forward(x), self.fused_slope)
+        if self.training and Norm.compiles:
+            try:
+                return _compiled(x, self.weight, self.bias, self.num_groups, self.eps, slope)
+            except TorchDynamoException as error:
+                Norm.compiles = False
+                log.warning(
+                    f"torch.compile makes no kernels here, and steps take up to twice as long "
+                    f"({str(error).strip().splitlines()[0]}): it needs triton and a C compiler"
+                )
+        return F.leaky_relu(super().forward(x), slope)
 
 
 def norm(channels: int) -> Norm:

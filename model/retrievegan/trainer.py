@@ -58,8 +58,8 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
             networks={"model": self.model, **discriminators},
             updates={"generator": ("model",), "discriminator": tuple(discriminators)},
         )
-        if self.recorder is not None:
-            # Those of patches are small, and as many as there are shapes of batches.
+        if self.device.type == "cuda":
+            # Not those of patches: they are small, and of another shape in every batch.
             fuse_norms(self.model.residual)
             fuse_norms(self.model.decoder)
 
