@@ -19,7 +19,7 @@ from model.config import (
     Sg2ImLossWeights,
 )
 from model.draws import normal_maps
-from model.fixed_shapes import FixedShapes
+from model.fixed_shapes import FixedShapes, longest_scene
 from model.loop import grid_scenes, restore, save, train
 from model.parallel import run_phases
 from model.recipes import sg2im_demo
@@ -479,7 +479,7 @@ def test_a_recorded_step_is_the_step_itself(bank, precision, deterministic):
         return torch.stack([torch.stack([*v.values()]) for v in values]), states, trainer
 
     parts = (part_of(bank, bank.scene_ids("train")[i : i + 3]) for i in range(0, 15, 3))
-    fill = FixedShapes.of(bank, 3).images
+    fill = FixedShapes.of(3, longest_scene(bank)).images
     batches = [fill(image_batch(bank, BankSource(bank), part)) for part in parts]
     assert len({tuple(t.shape for t in tensors_of(batch)) for batch in batches}) > 1
     recorded, its_states, trainer = run("graph")
