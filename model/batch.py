@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from bank.bank import Bank
 from bank.candidates import Candidates
@@ -62,9 +63,16 @@ class ImageBatch(NamedTuple):
     graph: GraphBatch
     boxes: Tensor  # (V, 4); an image node's is the whole image
     masks: Tensor | None  # (V, 16, 16) uint8, an image node's is full; None: there are none
+    padding: Padding  # of the objects
     positions: tuple[int, ...]  # N places in the endless sequence of scenes
     counts: Counts
     noise: Tensor | None = None  # (N, noise, H, W), made on the device
+
+    @property
+    def real(self) -> Tensor | None:
+        """(V,) False for nodes that are fillers; None: there are none."""
+        real = self.padding.real
+        return None if real is None else F.pad(real, (0, self.graph.num_images), value=True)
 
     def to(self, device: torch.device) -> "ImageBatch":
         return moved(self, device)
@@ -180,11 +188,13 @@ def image_batch(bank: Bank, source: Source, part: Part) -> ImageBatch:
     if bank.has_masks:
         full = np.ones((len(table), *table.masks.shape[1:]), np.uint8)
         masks = torch.from_numpy(np.concatenate([table.masks, full]))
+    graph = table.graph(bank.vocabulary)
     return ImageBatch(
         pictures,
-        table.graph(bank.vocabulary),
+        graph,
         torch.from_numpy(np.concatenate([table.boxes, whole])),
         masks,
+        padding_of(graph.object_image, len(table)),
         part.positions,
         part.counts,
     )

@@ -75,6 +75,7 @@ class Recorder(Generic[Batch]):
     def forget(self) -> None:
         """Drop all recordings: what they update is no longer used."""
         self._recordings.clear()
+        self._pool = None  # without a graph that uses it, no other can
 
     def _record(self, parts: Sequence[Batch], ranks: Ranks) -> _Recording:
         static = [changed(part, torch.clone) for part in parts]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bank.bank import Bank
-from model.batch import SceneBatch
+from model.batch import ImageBatch, SceneBatch
 from model.graph.network import GraphBatch
 from model.padding import Padding
 from model.sources import Part, Source
@@ -61,6 +61,16 @@ class FixedShapes:
             ),
         )
 
+    def images(self, batch: ImageBatch) -> ImageBatch:
+        """The same scenes, with fillers."""
+        more, objects = self._fillers(batch.graph), len(batch.graph.object_image)
+        return batch._replace(
+            graph=self._graph(batch.graph),
+            boxes=_boxes(batch.boxes, more),  # image nodes have such boxes too
+            masks=None if batch.masks is None else _more_objects(batch.masks, objects, more),
+            padding=self._padding(batch.padding, more),
+        )
+
     def _fillers(self, graph: GraphBatch) -> int:
         """How many objects: at least one, the end of the triples that fill up."""
         objects = len(graph.object_image)
@@ -74,9 +84,8 @@ class FixedShapes:
         last = objects + more - 1
         missing = -len(triples) % self.triples
         itself = triples.new_tensor([[last, 0, last]]).expand(missing, 3)
-        nodes = torch.cat([_longer(graph.nodes[:objects], more), graph.nodes[objects:]])
         return GraphBatch(
-            nodes,
+            _more_objects(graph.nodes, objects, more),
             torch.cat([triples, itself]),
             _longer(graph.object_image, more),
             _longer(graph.in_image, more),
@@ -113,6 +122,11 @@ def filled_batch(
 def _longer(rows: Tensor, more: int, value: Any = 0) -> Tensor:
     """(n, ...) -> (n + more, ...)"""
     return torch.cat([rows, rows.new_full((more, *rows.shape[1:]), value)])
+
+
+def _more_objects(nodes: Tensor, objects: int, more: int) -> Tensor:
+    """(V, ...) -> (V + more, ...), before the image nodes."""
+    return torch.cat([_longer(nodes[:objects], more), nodes[objects:]])
 
 
 def _if_any(rows: Tensor | None, more: int) -> Tensor | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.frozen import built_from, read_network, write_network
+from model.masked_norm import MaskedBatchNorm2d, MaskedSequential
 from model.rows import count, gather, scatter
 from pipeline.errors import UserError, suggestion
 from pipeline.scene import IMAGE, IN_IMAGE, MASK_SIZE, Relation, Vocabulary
@@ -168,17 +169,17 @@ class GraphNet(nn.Module):
         return objects, predicates
 
 
-def _mask_net(size: int, side: int) -> nn.Sequential:
+def _mask_net(size: int, side: int) -> MaskedSequential:
     """(V, D, 1, 1) -> (V, 1, side, side) logits, doubling the side at each step."""
     layers: list[nn.Module] = []
     for _ in range(int(math.log2(side))):
         layers += [
             nn.Upsample(scale_factor=2, mode="nearest"),
-            nn.BatchNorm2d(size),
+            MaskedBatchNorm2d(size),
             nn.Conv2d(size, size, kernel_size=3, padding=1),
             nn.ReLU(),
         ]
-    return nn.Sequential(*layers, nn.Conv2d(size, 1, kernel_size=1))
+    return MaskedSequential(*layers, nn.Conv2d(size, 1, kernel_size=1))
 
 
 class GraphEncoder(nn.Module):
@@ -223,10 +224,14 @@ class GraphEncoder(nn.Module):
         fallen below zero would never learn."""
         return self.box_net[:-1](objects)  # type: ignore[no-any-return]
 
-    def mask_logits(self, objects: Tensor) -> Tensor:
-        """(V, D) -> (V, 16, 16)"""
+    def mask_logits(self, objects: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(V, D) -> (V, 16, 16) float32
+
+        rows  (V,)  False for nodes that batch normalisation is not to see; None: it sees all
+        """
         assert self.mask_net is not None
-        return self.mask_net(objects[:, :, None, None])[:, 0]  # type: ignore[no-any-return]
+        logits: Tensor = self.mask_net(objects[:, :, None, None], rows)[:, 0]
+        return logits.float()
 
     def forward(self, nodes: Tensor, triples: Tensor) -> GraphEncoding:
         """

@@ -11,15 +11,18 @@ from model.boxes import crop
 from model.config import SG2IM_KERNEL as KERNEL
 from model.config import SG2IM_STRIDE as STRIDE
 from model.losses import ObjectLogits
+from model.masked_norm import MaskedBatchNorm2d, MaskedSequential
+from model.precision import in_float32
 from model.sg2im.network import SLOPE
 
 
-def _trunk(channels: tuple[int, ...]) -> nn.Sequential:
+def _trunk(channels: tuple[int, ...]) -> MaskedSequential:
     """Normalisation and activation stand before every convolution but the first."""
     layers: list[nn.Module] = [nn.Conv2d(3, channels[0], KERNEL, STRIDE)]
     for into, out in pairwise(channels):
-        layers += [nn.BatchNorm2d(into), nn.LeakyReLU(SLOPE), nn.Conv2d(into, out, KERNEL, STRIDE)]
-    return nn.Sequential(*layers)
+        convolution = nn.Conv2d(into, out, KERNEL, STRIDE)
+        layers += [MaskedBatchNorm2d(into), nn.LeakyReLU(SLOPE), convolution]
+    return MaskedSequential(*layers)
 
 
 class Sg2ImImageDiscriminator(nn.Module):
@@ -34,7 +37,7 @@ class Sg2ImImageDiscriminator(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> logits (N, C, h, w), above 0 for real."""
         out: Tensor = self.cnn(images)
-        return out
+        return out.float()
 
 
 class _Average(nn.Module):
@@ -47,14 +50,15 @@ class _Average(nn.Module):
 class _CropClassifier(nn.Module):
     def __init__(self, channels: tuple[int, ...], hidden: int, categories: int) -> None:
         super().__init__()
-        self.cnn = nn.Sequential(_trunk(channels), _Average(), nn.Linear(channels[-1], hidden))
+        self.cnn = MaskedSequential(_trunk(channels), _Average(), nn.Linear(channels[-1], hidden))
         self.real_classifier = nn.Linear(hidden, 1)
         self.obj_classifier = nn.Linear(hidden, categories)
 
-    def forward(self, crops: Tensor) -> ObjectLogits:
+    def forward(self, crops: Tensor, rows: Tensor | None) -> ObjectLogits:
         """crops (V, 3, h, w)"""
-        hidden = self.cnn(crops)
-        return ObjectLogits(self.real_classifier(hidden)[:, 0], self.obj_classifier(hidden))
+        hidden = self.cnn(crops, rows)
+        real, category = self.real_classifier(hidden)[:, 0], self.obj_classifier(hidden)
+        return ObjectLogits(real.float(), category.float())
 
 
 class Sg2ImObjectDiscriminator(nn.Module):
@@ -71,8 +75,16 @@ class Sg2ImObjectDiscriminator(nn.Module):
         self.side = side
         self.discriminator = _CropClassifier(channels, hidden, categories)
 
-    def forward(self, images: Tensor, boxes: Tensor, node_image: Tensor) -> ObjectLogits:
-        """images (N, 3, H, W), boxes (V, 4), node_image (V,)"""
-        crops = crop(images, boxes, node_image, self.side, align_corners=True)
-        out: ObjectLogits = self.discriminator(crops)
+    def forward(
+        self, images: Tensor, boxes: Tensor, node_image: Tensor, rows: Tensor | None = None
+    ) -> ObjectLogits:
+        """
+        images      (N, 3, H, W)
+        boxes       (V, 4)
+        node_image  (V,)
+        rows        (V,)  False for nodes that batch normalisation is not to see; None: it sees all
+        """
+        with in_float32(images.device):
+            crops = crop(images, boxes, node_image, self.side, align_corners=True)
+        out: ObjectLogits = self.discriminator(crops, rows)
         return out

@@ -11,7 +11,8 @@ LEAST_RANGE = 1e-5  # an image of one colour has nothing to rescale
 
 
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device, dtype=like.dtype)[:, None, None]
+    # Filled where they are: a GPU waits for numbers that come from the host.
+    return torch.stack([like.new_full((1, 1), value) for value in values])
 
 
 def normalised(images: Tensor, side: int) -> Tensor:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from model.boxes import paste
-from model.padding import padding_of
+from model.padding import Padding
+from model.precision import in_float32
 
 FILLED_SIDE = 8  # of the filled mask that is used for a box without a mask, in cells
 
@@ -21,21 +22,26 @@ def coverage(boxes: Tensor, masks: Tensor | None, side: int) -> Tensor:
     """
     if masks is None:
         masks = boxes.new_ones(len(boxes), FILLED_SIDE, FILLED_SIDE)
-    return paste(masks[:, None].to(boxes.dtype), boxes, side, align_corners=True)[:, 0]
+    with in_float32(boxes.device):
+        return paste(masks[:, None].to(boxes.dtype), boxes, side, align_corners=True)[:, 0]
 
 
-def lay_out(vectors: Tensor, covered: Tensor, node_image: Tensor, num_images: int) -> Tensor:
+def lay_out(vectors: Tensor, covered: Tensor, padding: Padding) -> Tensor:
     """Sum over an image's nodes of vector times coverage.
 
-    vectors     (V, D)
-    covered     (V, H, W)
-    node_image  (V,)       in any order
+    vectors  (V, D)     of objects, then image nodes
+    covered  (V, H, W)
+    padding             of the objects
 
     Returns (N, D, H, W). A vector is the same all over its box, so sampling its mask and then
     multiplying is sampling the product, as sg2im does, without V maps of D channels in between.
     """
-    order = torch.argsort(node_image, stable=True)
-    padding = padding_of(node_image[order], num_images)
-    padded = padding.pad(vectors[order]).transpose(1, 2)  # (N, D, M)
-    cells = padding.pad(covered[order].flatten(1))  # (N, M, H * W)
+    padded = _by_image(vectors, padding).transpose(1, 2)  # (N, D, M + 1)
+    cells = _by_image(covered.flatten(1), padding)  # (N, M + 1, H * W)
     return (padded @ cells).reshape(*padded.shape[:2], *covered.shape[1:])
+
+
+def _by_image(nodes: Tensor, padding: Padding) -> Tensor:
+    """(V, ...) -> (N, M + 1, ...): an image's objects, padded, and the image node."""
+    objects = len(padding.image)
+    return torch.cat([padding.pad(nodes[:objects]), nodes[objects:, None]], 1)

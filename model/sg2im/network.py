@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.config import SG2IM_DECODER
 from model.graph.network import GraphBatch, GraphEncoder, GraphEncoding, mlp
+from model.padding import Padding, padding_of
 from model.sg2im.cascaded_refinement import RefinementNetwork
 from model.sg2im.layout import coverage, lay_out
 from pipeline.scene import Vocabulary
@@ -71,22 +72,22 @@ class Sg2Im(GraphEncoder):
         return drawn.to(self.obj_embeddings.weight.device)
 
     def lay_out(
-        self, vectors: Tensor, boxes: Tensor, masks: Tensor | None, graph: GraphBatch
+        self, vectors: Tensor, boxes: Tensor, masks: Tensor | None, padding: Padding
     ) -> Tensor:
         """
         vectors  (V, D)
         boxes    (V, 4)       of objects and image nodes
         masks    (V, 16, 16)  None: filled boxes
+        padding               of the objects
 
         Returns (N, D, H, W).
         """
-        covered = coverage(boxes, masks, self.image_px)
-        return lay_out(vectors, covered, graph.node_image, graph.num_images)
+        return lay_out(vectors, coverage(boxes, masks, self.image_px), padding)
 
     def decode(self, layout: Tensor, noise: Tensor) -> Tensor:
         """Layout (N, D, H, W) and noise (N, noise, H, W) -> images (N, 3, H, W)."""
         images: Tensor = self.refinement_net(torch.cat([layout, noise], 1))
-        return images
+        return images.float()
 
     def generate(
         self,
@@ -106,7 +107,7 @@ class Sg2Im(GraphEncoder):
             encoding.vectors,
             encoding.boxes if boxes is None else boxes,
             encoding.masks if masks is None else masks,
-            graph,
+            padding_of(graph.object_image, graph.num_images),
         )
         if isinstance(noise, torch.Generator):
             noise = self.draw_noise(graph.num_images, noise)

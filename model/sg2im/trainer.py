@@ -1,6 +1,7 @@
 """Trains sg2im on a bank's scenes: the losses and updates of its scripts/train.py."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -14,11 +15,13 @@ from model import losses
 from model.batch import ImageBatch, image_batch
 from model.config import Sg2ImConfig
 from model.draws import normal_maps
+from model.fixed_shapes import filled_batch
 from model.image_grid import images_side_by_side
 from model.loader import Collate
 from model.loop import Losses, Trainer, check_image_size
 from model.parallel import Phases, Ranks
 from model.pixels import to_float, to_uint8
+from model.precision import in_float32
 from model.sg2im.discriminators import Sg2ImImageDiscriminator, Sg2ImObjectDiscriminator
 from model.sg2im.imagenet import denormalised, normalised
 from model.sg2im.network import Sg2Im
@@ -75,7 +78,9 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
                 "be learned, and sampling predicts masks; sg2im's authors advise --losses.masks "
                 "0.1 for COCO"
             )
-        return cls(config, bank.vocabulary, device)
+        trainer = cls(config, bank.vocabulary, device)
+        trainer.fix_shapes(bank)
+        return trainer
 
     def join(self, ranks: Ranks) -> None:
         super().join(ranks)
@@ -87,12 +92,14 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
             )
 
     @property
-    def reason_against_capture(self) -> str | None:
-        return "batch normalisation would see the fillers"
-
-    @property
     def collate(self) -> Collate[ImageBatch]:
-        return image_batch
+        if self.shapes is None:
+            return image_batch
+        return partial(filled_batch, collate=image_batch, fill=self.shapes.images)
+
+    def mode(self) -> bool:
+        """Whether batch normalisation still is that of training."""
+        return self.model.training
 
     def forward(self, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Images (N, 3, H, W) of true boxes and masks, and the losses that need no discriminator.
@@ -101,23 +108,41 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         the image alone.
         """
         model, graph, counts = self.model, batch.graph, batch.counts
-        vectors = model.encode(graph.nodes, graph.triples)
-        terms = {"boxes": losses.box_mse(model.box_sides(vectors), batch.boxes, counts.nodes)}
+        with in_float32(self.device):
+            vectors = model.encode(graph.nodes, graph.triples)
+            sides = model.box_sides(vectors)
+        terms = {"boxes": losses.box_mse(sides, batch.boxes, counts.nodes, batch.real)}
         masks = None
         if model.mask_net is not None:
-            logits = model.mask_logits(vectors)
-            masks = logits.sigmoid() if batch.masks is None else batch.masks
-            if batch.masks is not None and self.config.losses.masks:
-                terms["masks"] = losses.mask_bce(logits, batch.masks, counts.nodes)
-        layout = model.lay_out(vectors, batch.boxes, masks, graph)
+            masks, of_masks = self._masks(vectors, batch)
+            terms |= of_masks
+        layout = model.lay_out(vectors, batch.boxes, masks, batch.padding)
         assert batch.noise is not None
         images = model.decode(layout, batch.noise)
         terms["pixels"] = losses.reconstruction(images, self._real(batch), counts.images)
         return images, terms
 
+    def _masks(self, vectors: Tensor, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The masks (V, 16, 16) that are laid out, and the loss of predicted ones where there is
+        one. vectors (V, D)"""
+        model, real = self.model, batch.real
+        if batch.masks is None:
+            return model.mask_logits(vectors, real).sigmoid(), {}
+        if self.config.losses.masks:
+            logits = model.mask_logits(vectors, real)
+            return batch.masks, {
+                "masks": losses.mask_bce(logits, batch.masks, batch.counts.nodes, real)
+            }
+        if model.training:  # nothing is learned, but sampling needs the running statistics
+            with torch.no_grad():
+                model.mask_logits(vectors, real)
+        return batch.masks, {}
+
     def prepare(self) -> None:
         if self.step_number == self.config.eval_after:
             self.optimisers["generator"] = self.new_optimiser("generator")
+            if self.recorder is not None:
+                self.recorder.forget()
             self.ranks.share(self.model.buffers())
         self._set_mode()
         super().prepare()
@@ -158,13 +183,13 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
 
     def adversarial_terms(self, batch: ImageBatch, images: Tensor) -> dict[str, Tensor]:
         """The generator's side of the adversarial losses."""
-        graph, counts = batch.graph, batch.counts
+        categories, counts, real = batch.graph.nodes, batch.counts, batch.real
         on_images = self.image_discriminator(images)
-        logits = self.object_discriminator(images, batch.boxes, graph.node_image)
+        logits = self._on_objects(images, batch)
         return {
             "adversarial_image": losses.generator_loss(on_images, counts.images),
-            "adversarial_object": losses.generator_loss(logits.real, counts.nodes),
-            "object_class": losses.classification(logits.category, graph.nodes, counts.nodes),
+            "adversarial_object": losses.generator_loss(logits.real, counts.nodes, real),
+            "object_class": losses.classification(logits.category, categories, counts.nodes, real),
         }
 
     # Fake and real images are given to a discriminator in separate calls: batch normalisation must
@@ -172,15 +197,18 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
 
     def object_terms(self, batch: ImageBatch, fake: Tensor) -> dict[str, Tensor]:
         """The losses of D_obj; fake (N, 3, H, W) is detached."""
-        graph, nodes = batch.graph, batch.counts.nodes
-        on_fake, on_real = (
-            self.object_discriminator(images, batch.boxes, graph.node_image)
-            for images in (fake, self._real(batch))
-        )
+        categories, nodes, real = batch.graph.nodes, batch.counts.nodes, batch.real
+        on_fake, on_real = (self._on_objects(images, batch) for images in (fake, self._real(batch)))
         return {
-            "discriminator_object": losses.discriminator_loss(on_real.real, on_fake.real, nodes),
-            "discriminator_class_real": losses.classification(on_real.category, graph.nodes, nodes),
-            "discriminator_class_fake": losses.classification(on_fake.category, graph.nodes, nodes),
+            "discriminator_object": losses.discriminator_loss(
+                on_real.real, on_fake.real, nodes, real
+            ),
+            "discriminator_class_real": losses.classification(
+                on_real.category, categories, nodes, real
+            ),
+            "discriminator_class_fake": losses.classification(
+                on_fake.category, categories, nodes, real
+            ),
         }
 
     def image_terms(self, batch: ImageBatch, fake: Tensor) -> dict[str, Tensor]:
@@ -209,6 +237,13 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
 
     def grid_batch(self, bank: Bank, image_ids: NDArray[np.int64]) -> ImageBatch:
         return image_batch(bank, BankSource(bank), part_of(bank, image_ids))
+
+    def _on_objects(self, images: Tensor, batch: ImageBatch) -> losses.ObjectLogits:
+        """What D_obj gives for the batch's nodes in images (N, 3, H, W)."""
+        logits: losses.ObjectLogits = self.object_discriminator(
+            images, batch.boxes, batch.graph.node_image, batch.real
+        )
+        return logits
 
     def _real(self, batch: ImageBatch) -> Tensor:
         return normalised(batch.images, self.config.image_px)

@@ -105,7 +105,10 @@ def test_the_published_implementation_and_ours_agree(given):
     triples = io["triples"].clone()
     triples[:, [0, 2]] = back[triples[:, [0, 2]]]
     nodes = io["objs"][order]
-    graph = GraphBatch(nodes, triples, io["obj_to_img"][order][: int((nodes != 0).sum())])
+    objects = int((nodes != 0).sum())
+    membership = (triples[:, 2] >= objects).nonzero()[:, 0]
+    in_image = membership[torch.argsort(triples[membership, 0])]
+    graph = GraphBatch(nodes, triples, io["obj_to_img"][order][:objects], in_image)
     assert torch.equal(graph.node_image, io["obj_to_img"][order])
     boxes = io["boxes_gt"][order] if given else None
     noise = torch.zeros(2, network.noise, network.image_px, network.image_px)

@@ -61,9 +61,9 @@ def test_where_boxes_are_given_the_picture_itself_is_the_whole_one(opened, monke
     seen = []
     lay_out = opened.model.lay_out
 
-    def watched(vectors, boxes, masks, graph):
+    def watched(vectors, boxes, masks, padding):
         seen.append(boxes)
-        return lay_out(vectors, boxes, masks, graph)
+        return lay_out(vectors, boxes, masks, padding)
 
     monkeypatch.setattr(opened.model, "lay_out", watched)
     opened.generate(GRAPH, boxes=BOXES)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.batch import image_batch
+from model.batch import image_batch, tensors_of
 from model.config import (
     DiscriminatorConfig,
     ExecutionConfig,
@@ -18,7 +19,9 @@ from model.config import (
     Sg2ImLossWeights,
 )
 from model.draws import normal_maps
+from model.fixed_shapes import FixedShapes, longest_scene
 from model.loop import grid_scenes, restore, save, train
+from model.parallel import run_phases
 from model.recipes import sg2im_demo
 from model.run_folder import RunError
 from model.scene_table import SceneTable
@@ -137,7 +140,9 @@ def test_the_losses_are_sg2ims(bank, batch):
     with torch.no_grad():
         vectors = model.encode(graph.nodes, graph.triples)
         logits = model.mask_logits(vectors)
-        images = model.decode(model.lay_out(vectors, batch.boxes, batch.masks, graph), noise)
+        images = model.decode(
+            model.lay_out(vectors, batch.boxes, batch.masks, batch.padding), noise
+        )
         on_object = trainer.object_discriminator(images, batch.boxes, graph.node_image)
         on_image = trainer.image_discriminator(images)
         boxes = model.box_net(vectors)
@@ -204,9 +209,9 @@ def test_true_boxes_and_masks_are_laid_out_in_training(bank, batch):
     trainer = Sg2ImTrainer(small(), bank.vocabulary)
     given, lay_out = [], trainer.model.lay_out
 
-    def watched(vectors, boxes, masks, graph):
+    def watched(vectors, boxes, masks, padding):
         given.append((boxes, masks))
-        return lay_out(vectors, boxes, masks, graph)
+        return lay_out(vectors, boxes, masks, padding)
 
     trainer.model.lay_out = watched
     trainer.step(batch)
@@ -312,6 +317,188 @@ def test_a_bank_without_masks_says_that_none_will_be_learned(bank, monkeypatch, 
     assert "has no masks, so --losses.masks has no effect" in said(0.1).err
     assert said(0.0) == ("", "")
     assert said(0.1, laid_out=False) == ("", "")
+
+
+def masks_of(case, batch):
+    """Of a bank that has some, learned or not, and of one without."""
+    masks = None if case == "none" else batch.masks
+    return batch._replace(masks=masks), small(
+        lr_generator=1e-2,
+        lr_discriminator=1e-2,
+        eval_after=2,
+        losses=Sg2ImLossWeights(masks=0.5 if case == "learned" else 0.0),
+    )
+
+
+def close(ours, expected, what):
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5, msg=lambda m: f"{what}: {m}")
+
+
+@pytest.mark.parametrize("case", ["learned", "true", "none"])
+def test_fillers_count_for_nothing_in_a_step(bank, batch, case):
+    """Losses, gradients, running statistics and weights, before and after `eval_after`."""
+    batch, config = masks_of(case, batch)
+    filled = FixedShapes(objects=32, triples=64, longest=16).images(batch)
+    assert int((~filled.real).sum()) > 5
+    plain, ours = (Sg2ImTrainer(config, bank.vocabulary) for _ in range(2))
+    for step in range(4):
+        for trainer in (plain, ours):
+            # Else Adam makes a whole step of a gradient that is nothing but rounding.
+            for optimiser in trainer.optimisers.values():
+                optimiser.param_groups[0]["eps"] = 1.0
+        expected, values = plain.step(batch), ours.step(filled)
+        assert values.keys() == expected.keys()
+        close(values, expected, step)
+        for name, network in plain.networks.items():
+            other = ours.networks[name]
+            close(other.state_dict(), network.state_dict(), (step, name))
+            for (at, p), q in zip(network.named_parameters(), other.parameters(), strict=True):
+                assert (p.grad is None) == (q.grad is None), at
+                if p.grad is not None:
+                    close(q.grad, p.grad, (step, name, at))
+
+
+class Waits(TorchDispatchMode):
+    """Names of operations of which the host must know a value, or how large a result is: a GPU is
+    waited for, and they cannot be recorded."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        known = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+        if known & {*func.tags}:
+            self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", ["learned", "true", "none"])
+def test_no_operation_of_a_step_waits_for_a_value(bank, batch, case, monkeypatch):
+    monkeypatch.setattr("model.graph.network.count", count_as_on_a_gpu)
+    batch, config = masks_of(case, batch)
+    trainer = Sg2ImTrainer(config, bank.vocabulary)
+    filled = trainer.placed(FixedShapes(objects=32, triples=64, longest=16).images(batch))
+    for _ in range(3):
+        trainer.prepare()
+        with Waits() as waits:
+            run_phases(trainer.phases([filled]), trainer.ranks)
+        trainer.step_number += 1
+        assert not waits.names
+
+
+def count_as_on_a_gpu(at, rows):
+    return (at[:, None] == torch.arange(rows)).sum(0)
+
+
+def test_mask_logits_are_made_for_a_loss_or_for_running_statistics(bank, batch):
+    """And where there is no loss of them, without a gradient."""
+    made = []
+    for case in ("learned", "true", "none"):
+        given, config = masks_of(case, batch)
+        trainer = Sg2ImTrainer(replace(config, eval_after=1), bank.vocabulary)
+        trainer.model.mask_net.register_forward_hook(
+            lambda *_, case=case: made.append((case, torch.is_grad_enabled()))
+        )
+        for _ in range(2):
+            trainer.step(given)
+    assert made == [("learned", True)] * 2 + [("true", False)] + [("none", True)] * 2
+
+
+def test_rounded_to_bf16_a_step_has_nearly_the_losses_of_float32(bank, batch):
+    """Convolutions are rounded; what the losses see is not, nor are crops."""
+    config = small(losses=Sg2ImLossWeights(masks=0.5))
+    rounded = replace(config, execution=replace(config.execution, precision="bf16"))
+    trainer = Sg2ImTrainer(rounded, bank.vocabulary)
+    seen = []
+    for network in (
+        trainer.model.mask_net[2],
+        trainer.image_discriminator.cnn[0],
+        trainer.object_discriminator.discriminator.cnn[0][0],
+    ):
+        network.register_forward_hook(
+            lambda _, given, out: seen.append((given[0].dtype, out.dtype))
+        )
+    with trainer.arithmetic.autocast():
+        placed = trainer.placed(batch)
+        images, terms = trainer.forward(placed)
+        logits = trainer.object_discriminator(images, batch.boxes, batch.graph.node_image)
+        on_images = trainer.image_discriminator(images)
+    assert {*seen} == {(torch.float32, torch.bfloat16)}
+    results = (images, *logits, on_images, *terms.values())
+    assert {each.dtype for each in results} == {torch.float32}
+    expected = Sg2ImTrainer(config, bank.vocabulary).step(batch)
+    for name, value in Sg2ImTrainer(rounded, bank.vocabulary).step(batch).items():
+        assert value.item() == pytest.approx(expected[name].item(), rel=0.05, abs=1e-3), name
+
+
+def test_a_new_optimiser_needs_new_recordings(bank, batch):
+    forgotten = []
+    trainer = Sg2ImTrainer(small(eval_after=2), bank.vocabulary)
+    modes = []
+
+    class Watched:
+        def run(self, parts, ranks, mode):
+            modes.append(mode)
+            return run_phases(trainer.phases(parts), ranks)
+
+        def forget(self):
+            forgotten.append(trainer.step_number)
+
+    trainer.new_optimiser = lambda name: trainer.optimisers[name]  # a capturable one needs a GPU
+    trainer.recorder = Watched()
+    for _ in range(4):
+        trainer.step(batch)
+    assert forgotten == [2]
+    assert len(set(modes[:2])) == len(set(modes[2:])) == 1
+    assert modes[1] != modes[2]
+
+
+def test_batches_are_filled_where_steps_are_recorded(bank, batch):
+    config = small(execution=ExecutionConfig(accumulate=3))
+    assert Sg2ImTrainer.for_bank(config, bank, CPU).collate is image_batch
+    trainer = Sg2ImTrainer(config, bank.vocabulary)
+    trainer.recorder = object()
+    trainer.fix_shapes(bank)
+    part = part_of(bank, bank.scene_ids("train")[:3])
+    filled = trainer.collate(bank, BankSource(bank), part)
+    assert torch.equal(filled.boxes[filled.real], batch.boxes)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_recorded_step_is_the_step_itself(bank, precision, deterministic):
+    """Bit for bit: over several shapes, and before and after `eval_after`."""
+
+    def run(capture):
+        execution = ExecutionConfig(capture=capture, precision=precision)
+        config = small(steps=12, eval_after=7, batch_size=3, execution=execution)
+        trainer = Sg2ImTrainer.for_bank(config, bank, torch.device("cuda"))
+        values = [trainer.step(batches[i % 5]) for i in range(12)]
+        states = [network.state_dict() for network in trainer.networks.values()]
+        return torch.stack([torch.stack([*v.values()]) for v in values]), states, trainer
+
+    parts = (part_of(bank, bank.scene_ids("train")[i : i + 3]) for i in range(0, 15, 3))
+    fill = FixedShapes.of(3, longest_scene(bank)).images
+    batches = [fill(image_batch(bank, BankSource(bank), part)) for part in parts]
+    assert len({tuple(t.shape for t in tensors_of(batch)) for batch in batches}) > 1
+    recorded, its_states, trainer = run("graph")
+    eager, states, _ = run("off")
+    assert trainer.recorder is not None
+    assert torch.equal(recorded, eager)
+    for ours, theirs in zip(its_states, states, strict=True):
+        for name, value in theirs.items():
+            assert torch.equal(ours[name], value), name
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.gpu
