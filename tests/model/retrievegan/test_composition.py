@@ -1,24 +1,26 @@
 import torch
 from torch.nn import functional as F
 
+from model.padding import padding_of
 from model.retrievegan.composition import (
     CropEncoder,
     CropRefinement,
     Fuser,
     Nodes,
-    _softmax_by_image,
+    softmax_over_objects,
 )
 from tests.model.retrievegan.small import layers_of
 
 
 def test_objects_of_one_image_share_a_cell_and_never_with_another_image():
-    score = torch.tensor([0.0, 1.0, 5.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    inside = torch.ones(3, 1, 2, 2)
-    inside[1, 0, 0, 0] = 0
-    share = _softmax_by_image(score, inside, torch.tensor([0, 0, 1]), 2)
-    pair = torch.softmax(torch.tensor([0.0, 1.0]), 0)
-    torch.testing.assert_close(share[0, 0, 1, 1], pair[0])
-    torch.testing.assert_close(share[:, 0, 0, 0], torch.tensor([1.0, 0.0, 1.0]))
+    score = torch.tensor([[0.0, 1.0], [5.0, 0.0]])[:, :, None, None].expand(2, 2, 2, 2)
+    inside = torch.ones(2, 2, 2, 2)
+    inside[0, 1, 0, 0] = 0
+    inside[1, 1] = 0  # the second image has one object
+    share = softmax_over_objects(score, inside)
+    torch.testing.assert_close(share[0, :, 1, 1], torch.softmax(torch.tensor([0.0, 1.0]), 0))
+    assert share[0, :, 0, 0].tolist() == [1, 0]
+    assert (share[1] == torch.tensor([1.0, 0.0])[:, None, None]).all()
 
 
 def test_the_canvas_of_an_image_hears_only_its_own_objects():
@@ -26,11 +28,11 @@ def test_the_canvas_of_an_image_hears_only_its_own_objects():
     fuser = Fuser(width=5, predicate_width=3, canvas=4)
     nodes = Nodes(torch.randn(4, 2), torch.randn(4, 3, 2, 2), torch.randn(2, 3, 2, 2))
     boxes = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]])
-    image = torch.tensor([0, 1])
-    before = fuser(nodes, boxes, image, 8)
+    padding = padding_of(torch.tensor([0, 1]), 2)
+    before = fuser(nodes, boxes, padding, 8)
     maps = nodes.maps.clone()
     maps[0] += 1
-    after = fuser(nodes._replace(maps=maps), boxes, image, 8)
+    after = fuser(nodes._replace(maps=maps), boxes, padding, 8)
     assert not torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
     assert torch.equal(before[0, :, :, 4:], after[0, :, :, 4:])  # outside its box nothing changes
@@ -95,7 +97,7 @@ def test_the_canvas_is_attention_over_the_objects_of_a_cell_plus_the_background(
     image = torch.tensor([0, 0, 1])
     boxes = torch.tensor([[0.0, 0, 0.5, 1], [0.25, 0, 1, 1], [0.5, 0.5, 1, 1]])
     with torch.no_grad():
-        canvas = fuser(Nodes(vectors, maps, in_image), boxes, image, 4)
+        canvas = fuser(Nodes(vectors, maps, in_image), boxes, padding_of(image, 2), 4)
         inputs = torch.cat([vectors, maps[:, :, 0, 0]], 1)[:, :, None, None]
         keys = fuser.key(inputs[:3])
         values = fuser.value(keys)[:, :, 0, 0]
@@ -118,26 +120,27 @@ def test_the_canvas_is_attention_over_the_objects_of_a_cell_plus_the_background(
 
 
 def test_a_large_score_outside_its_box_takes_nothing_from_those_inside():
-    score = torch.tensor([0.0, 900.0]).view(2, 1, 1, 1).requires_grad_()
-    inside = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
-    weights = _softmax_by_image(score, inside, torch.tensor([0, 0]), 1)
+    score = torch.tensor([0.0, 900.0]).view(1, 2, 1, 1).requires_grad_()
+    inside = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+    weights = softmax_over_objects(score, inside)
     assert weights.flatten().tolist() == [1, 0]
-    weights[0].sum().backward()
+    weights[0, 0].sum().backward()
     assert score.grad.isfinite().all()
 
 
 def test_a_cell_that_no_box_covers_has_no_weight_and_a_finite_gradient():
-    score = torch.ones(2, 1, 1, 1, requires_grad=True)
-    weights = _softmax_by_image(score, torch.zeros(2, 1, 1, 1), torch.tensor([0, 0]), 1)
+    score = torch.ones(1, 2, 1, 1, requires_grad=True)
+    weights = softmax_over_objects(score, torch.zeros(1, 2, 1, 1))
     weights.sum().backward()
     assert not weights.any()
     assert not score.grad.any()
 
 
 def test_large_scores_give_no_overflow_and_no_gradient_that_is_not_finite():
-    score = torch.tensor([500.0, 90.0, -500.0]).view(3, 1, 1, 1).requires_grad_()
-    weights = _softmax_by_image(score, torch.ones(3, 1, 1, 1), torch.tensor([0, 0, 1]), 2)
-    assert weights.flatten().tolist() == [1, 0, 1]
+    score = torch.tensor([[500.0, 90.0], [-500.0, 0.0]]).view(2, 2, 1, 1).requires_grad_()
+    inside = torch.tensor([[1.0, 1.0], [1.0, 0.0]]).view(2, 2, 1, 1)
+    weights = softmax_over_objects(score, inside)
+    assert weights.flatten().tolist() == [1, 0, 1, 0]
     weights.sum().backward()
     assert score.grad.isfinite().all()
 

@@ -105,7 +105,8 @@ def test_the_published_implementation_and_ours_agree(given):
     triples = io["triples"].clone()
     triples[:, [0, 2]] = back[triples[:, [0, 2]]]
     nodes = io["objs"][order]
-    graph = GraphBatch(nodes, triples, io["obj_to_img"][order][: int((nodes != 0).sum())])
+    object_image = io["obj_to_img"][order][: int((nodes != 0).sum())]
+    graph = GraphBatch(nodes, triples, object_image, in_image=torch.zeros(0))
     assert torch.equal(graph.node_image, io["obj_to_img"][order])
     boxes = io["boxes_gt"][order] if given else None
     noise = torch.zeros(2, network.noise, network.image_px, network.image_px)
