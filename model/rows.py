@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 def gather(values: Tensor, at: Tensor) -> Tensor:
-    """values (n, ...), at (m,) -> (m, ...): the rows `at`."""
+    """values (n, d, ...), at (m,) -> (m, d, ...): the rows `at`."""
     if _sums_in_order(values):
         # index_select: the gradient of values[at] is summed in whatever order threads come.
         return values.index_select(0, at)
@@ -20,7 +20,7 @@ def gather(values: Tensor, at: Tensor) -> Tensor:
 
 
 def scatter(values: Tensor, at: Tensor, rows: int) -> Tensor:
-    """values (m, ...), at (m,) -> (rows, ...): the sum of what goes to each row."""
+    """values (m, d, ...), at (m,) -> (rows, d, ...): the sum of what goes to each row."""
     if _sums_in_order(values):
         return values.new_zeros(rows, *values.shape[1:]).index_add(0, at, values)
     return (_ones(at, rows, values).mT @ values.flatten(1)).reshape(-1, *values.shape[1:])
