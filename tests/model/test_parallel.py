@@ -118,7 +118,7 @@ def test_two_processes_train_the_run_that_one_trains(two, bank, tmp_path):
     (first, said, _), (second, *nothing) = two("as usual", *flags, "--out", tmp_path / "two")
     assert (first, second) == (0, 0)
     assert nothing == ["", ""]
-    assert ", cpu, 2 processes" in said
+    assert ", cpu, float32, 2 processes" in said
     assert said.count("trained to step 4: ") == 1
     main(options_of(*flags, "--out", tmp_path / "one"))
     runs = [losses_of(tmp_path / name) for name in ("one", "two")]

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradgradcheck
 from torch.nn import functional as F
 
-from model.resizing import doubled, resized
+from model.resizing import by_expansion, by_products, doubled, resized
 
 
 def maps_of(*shape):
@@ -24,8 +24,9 @@ def torchs(maps, side):
 )
 def test_a_smaller_side_is_averaged_and_a_larger_one_bilinear(h, side):
     maps = maps_of(2, 3, h, h)
-    ours, theirs = resized(maps, side), torchs(maps, side)
+    ours, theirs = by_products(maps, side), torchs(maps, side)
     torch.testing.assert_close(ours, theirs)
+    assert torch.equal(resized(maps, side), theirs)  # on a CPU
     weights = torch.randn_like(theirs)
     gradients = [torch.autograd.grad((made * weights).sum(), maps)[0] for made in (ours, theirs)]
     torch.testing.assert_close(*gradients)
@@ -38,14 +39,17 @@ def test_at_the_same_side_the_maps_are_the_same():
 
 def test_doubled_maps_have_every_value_four_times():
     maps = maps_of(2, 3, 4, 5)
-    ours, theirs = doubled(maps), F.interpolate(maps, scale_factor=2, mode="nearest")
+    assert torch.equal(doubled(maps), by_expansion(maps))
+    ours, theirs = by_expansion(maps), F.interpolate(maps, scale_factor=2, mode="nearest")
     assert torch.equal(ours, theirs)
     weights = torch.randn_like(theirs)
     gradients = [torch.autograd.grad((made * weights).sum(), maps)[0] for made in (ours, theirs)]
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("make", [lambda m: resized(m, 2), lambda m: resized(m, 8), doubled])
+@pytest.mark.parametrize(
+    "make", [lambda m: by_products(m, 2), lambda m: by_products(m, 8), by_expansion]
+)
 def test_what_is_made_lies_in_channels_last_and_keeps_its_type(make):
     for maps in (torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4, dtype=torch.bfloat16)):
         made = make(maps)
@@ -53,6 +57,8 @@ def test_what_is_made_lies_in_channels_last_and_keeps_its_type(make):
         assert made.dtype == maps.dtype
 
 
-@pytest.mark.parametrize("make", [lambda m: resized(m, 2), lambda m: resized(m, 5), doubled])
+@pytest.mark.parametrize(
+    "make", [lambda m: by_products(m, 2), lambda m: by_products(m, 5), by_expansion]
+)
 def test_gradients_of_gradients_are_there(make):
     gradgradcheck(lambda m: make(m) ** 2, maps_of(1, 2, 3, 3))
