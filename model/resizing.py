@@ -24,6 +24,11 @@ def doubled(maps: Tensor) -> Tensor:
     """(N, C, h, w) -> (N, C, 2h, 2w): every value four times."""
     if not maps.is_cuda:
         return F.interpolate(maps, scale_factor=2.0, mode="nearest")
+    return by_expansion(maps)
+
+
+def by_expansion(maps: Tensor) -> Tensor:
+    """`doubled`, on any device."""
     last = maps.permute(0, 2, 3, 1)
     n, h, w, c = last.shape
     four = last[:, :, None, :, None].expand(n, h, 2, w, 2, c)

@@ -12,25 +12,30 @@ from torch.nn import functional as F
 
 
 def gather(values: Tensor, at: Tensor) -> Tensor:
-    """values (n, ...), at (m,) -> (m, ...): the rows `at`."""
-    if not values.is_cuda:
+    """values (n, d, ...), at (m,) -> (m, d, ...): the rows `at`."""
+    if _sums_in_order(values):
         # index_select: the gradient of values[at] is summed in whatever order threads come.
         return values.index_select(0, at)
     return (_ones(at, len(values), values) @ values.flatten(1)).reshape(-1, *values.shape[1:])
 
 
 def scatter(values: Tensor, at: Tensor, rows: int) -> Tensor:
-    """values (m, ...), at (m,) -> (rows, ...): the sum of what goes to each row."""
-    if not values.is_cuda:
+    """values (m, d, ...), at (m,) -> (rows, d, ...): the sum of what goes to each row."""
+    if _sums_in_order(values):
         return values.new_zeros(rows, *values.shape[1:]).index_add(0, at, values)
     return (_ones(at, rows, values).mT @ values.flatten(1)).reshape(-1, *values.shape[1:])
 
 
 def count(at: Tensor, rows: int) -> Tensor:
     """(m,) -> (rows,) int64: how many go to each row."""
-    if not at.is_cuda:
+    if _sums_in_order(at):
         return torch.bincount(at, minlength=rows)
     return F.one_hot(at, rows).sum(0)
+
+
+def _sums_in_order(rows: Tensor) -> bool:
+    """Whether sums by index are made in the same order every time."""
+    return not rows.is_cuda
 
 
 def _ones(at: Tensor, rows: int, like: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def warp(maps: Tensor, flow: Tensor) -> Tensor:
     deterministic on CUDA; `F.grid_sample` (align_corners, border) gives the same.
     """
     h, w = maps.shape[-2:]
-    x, y = flow.permute(0, 2, 3, 1).flatten(1, 2).unbind(-1)  # (V, h * w)
+    x, y = flow.float().permute(0, 2, 3, 1).flatten(1, 2).unbind(-1)  # (V, h * w)
     cell = torch.arange(h * w, device=maps.device)
     at_x = _between(cell % w + x * ((w - 1) / 2), w)  # (V, h * w, w)
     at_y = _between(cell // w + y * ((h - 1) / 2), h)  # (V, h * w, h)
@@ -97,8 +97,8 @@ def warp(maps: Tensor, flow: Tensor) -> Tensor:
 
 def _between(at: Tensor, size: int) -> Tensor:
     """(...) places from 0 to size - 1 -> (..., size) the shares of the two cells around each."""
-    at = F.hardtanh(at.float(), 0, size - 1)  # no gradient from the edge on
-    low = at.detach().floor().clamp_max(size - 2)
+    at = F.hardtanh(at, 0, size - 1)  # no gradient from the edge on
+    low = at.detach().floor()
     cells = torch.arange(size, device=at.device)
     share = (at - low)[..., None]
     low = low[..., None]

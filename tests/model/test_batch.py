@@ -39,7 +39,7 @@ def test_every_batch_moves_with_all_its_tensors_and_keeps_its_type():
     part = torch.zeros(2)
     crops = Crops(part, part)
     candidates = CandidateBatch(part, part, part, part, crops)
-    graph, padding = GraphBatch(*[part] * 4), Padding(*[part] * 4)
+    graph, padding = GraphBatch(*[part] * 4), Padding(*[part] * 5)
     draws, counts = Draws(None, ChoiceDraws(noise=part)), Counts(part, part)
     meta = torch.device("meta")
     for batch in (

@@ -186,7 +186,7 @@ def test_a_number_that_makes_no_sense_is_refused_by_its_flag(part, field, value,
 def test_none_may_be_asked_for_where_there_may_be_none(flag):
     config = next(c for c in (RECIPES["demo"](), sg2im()) if flag in flags_of(c))
     part, _, name = flag.removeprefix("--").replace("-", "_").rpartition(".")
-    part = part or ("execution" if name in ("loader_workers", "eval_every") else "")
+    part = part or ("execution" if name in ("loader_workers", "log_every", "eval_every") else "")
     changed = {name: 0}
     if part:
         changed = {part: replace(getattr(config, part), **changed)}
@@ -195,8 +195,8 @@ def test_none_may_be_asked_for_where_there_may_be_none(flag):
 
 def test_these_are_all_numbers_that_may_be_none():
     assert set(MAY_BE_ZERO) == {
-        "--seed", "--loader-workers", "--generator.noise", "--generator.refine-layers",
-        "--generator.residual-blocks", "--eval-after", "--eval-every",
+        "--seed", "--loader-workers", "--log-every", "--generator.noise",
+        "--generator.refine-layers", "--generator.residual-blocks", "--eval-after", "--eval-every",
     }  # fmt: skip
 
 

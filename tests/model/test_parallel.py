@@ -87,7 +87,7 @@ def test_two_processes_have_the_losses_and_weights_of_one_with_the_whole_batch(
     assert first["agreed"].tolist() == [1, 0]
 
 
-def test_gradients_and_values_are_added_up_in_one_exchange(monkeypatch):
+def test_all_tensors_are_added_up_in_one_exchange_in_place(monkeypatch):
     """As between two processes that have the same."""
     exchanged = []
 
@@ -97,15 +97,16 @@ def test_gradients_and_values_are_added_up_in_one_exchange(monkeypatch):
 
     monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
     kernel = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    gradients = [torch.randn(3), kernel.clone(memory_format=torch.preserve_format)]
-    before = [each.clone() for each in gradients]
-    values = torch.tensor([1.0, 5.0])
-    assert Ranks(1, 2).add_up(gradients, values).tolist() == [2, 10]
+    tensors = [torch.randn(3), kernel.clone(memory_format=torch.preserve_format)]
+    before = [each.clone() for each in tensors]
+    Ranks(1, 2).add_up(tensors)
     assert len(exchanged) == 1
-    for gradient, was in zip(gradients, before, strict=True):
-        assert torch.equal(gradient, 2 * was)
-    assert gradients[1].is_contiguous(memory_format=torch.channels_last)
-    assert ALONE.add_up(gradients, values) is values
+    for tensor, was in zip(tensors, before, strict=True):
+        assert torch.equal(tensor, 2 * was)
+    assert tensors[1].is_contiguous(memory_format=torch.channels_last)
+    ALONE.add_up(tensors)
+    assert torch.equal(tensors[0], 2 * before[0])
+    assert len(exchanged) == 1
 
 
 def lines_of(text):
@@ -117,7 +118,7 @@ def test_two_processes_train_the_run_that_one_trains(two, bank, tmp_path):
     (first, said, _), (second, *nothing) = two("as usual", *flags, "--out", tmp_path / "two")
     assert (first, second) == (0, 0)
     assert nothing == ["", ""]
-    assert ", cpu, 2 processes" in said
+    assert ", cpu, float32, 2 processes" in said
     assert said.count("trained to step 4: ") == 1
     main(options_of(*flags, "--out", tmp_path / "one"))
     runs = [losses_of(tmp_path / name) for name in ("one", "two")]

@@ -37,7 +37,7 @@ def test_objects_come_first_and_image_nodes_last():
 
 def test_no_graph_at_all_gives_empty_tensors():
     batch = graph_tensors([], VOCABULARY)
-    assert [tuple(t.shape) for t in batch] == [(0,), (0, 3), (0,)]
+    assert [tuple(t.shape) for t in batch] == [(0,), (0, 3), (0,), (0,)]
 
 
 def test_an_unknown_name_is_refused_with_a_hint():

@@ -1,24 +1,31 @@
+import pytest
 import torch
+from torch.autograd import gradgradcheck
 from torch.nn import functional as F
 
+from model.boxes import covered, paste
+from model.padding import Padding, padding_of
 from model.retrievegan.composition import (
     CropEncoder,
     CropRefinement,
     Fuser,
     Nodes,
-    _softmax_by_image,
+    paste_together,
+    softmax_over_objects,
+    warp,
 )
 from tests.model.retrievegan.small import layers_of
 
 
 def test_objects_of_one_image_share_a_cell_and_never_with_another_image():
-    score = torch.tensor([0.0, 1.0, 5.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    inside = torch.ones(3, 1, 2, 2)
-    inside[1, 0, 0, 0] = 0
-    share = _softmax_by_image(score, inside, torch.tensor([0, 0, 1]), 2)
-    pair = torch.softmax(torch.tensor([0.0, 1.0]), 0)
-    torch.testing.assert_close(share[0, 0, 1, 1], pair[0])
-    torch.testing.assert_close(share[:, 0, 0, 0], torch.tensor([1.0, 0.0, 1.0]))
+    score = torch.tensor([[0.0, 1.0], [5.0, 0.0]])[:, :, None, None].expand(2, 2, 2, 2)
+    inside = torch.ones(2, 2, 2, 2)
+    inside[0, 1, 0, 0] = 0
+    inside[1, 1] = 0  # the second image has one object
+    share = softmax_over_objects(score, inside)
+    torch.testing.assert_close(share[0, :, 1, 1], torch.softmax(torch.tensor([0.0, 1.0]), 0))
+    assert share[0, :, 0, 0].tolist() == [1, 0]
+    assert (share[1] == torch.tensor([1.0, 0.0])[:, None, None]).all()
 
 
 def test_the_canvas_of_an_image_hears_only_its_own_objects():
@@ -26,11 +33,11 @@ def test_the_canvas_of_an_image_hears_only_its_own_objects():
     fuser = Fuser(width=5, predicate_width=3, canvas=4)
     nodes = Nodes(torch.randn(4, 2), torch.randn(4, 3, 2, 2), torch.randn(2, 3, 2, 2))
     boxes = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]])
-    image = torch.tensor([0, 1])
-    before = fuser(nodes, boxes, image, 8)
+    padding = padding_of(torch.tensor([0, 1]), 2)
+    before = fuser(nodes, boxes, padding, 8)
     maps = nodes.maps.clone()
     maps[0] += 1
-    after = fuser(nodes._replace(maps=maps), boxes, image, 8)
+    after = fuser(nodes._replace(maps=maps), boxes, padding, 8)
     assert not torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
     assert torch.equal(before[0, :, :, 4:], after[0, :, :, 4:])  # outside its box nothing changes
@@ -80,6 +87,72 @@ def warped_by_hand(maps, flow):
     return out
 
 
+def sampled(maps, flow):
+    """`warp` by torch's sampling, at each cell's own place plus its flow."""
+    h, w = maps.shape[-2:]
+    ys, xs = torch.meshgrid(
+        torch.linspace(-1, 1, h, dtype=maps.dtype),
+        torch.linspace(-1, 1, w, dtype=maps.dtype),
+        indexing="ij",
+    )
+    grid = torch.stack([xs, ys], -1) + flow.permute(0, 2, 3, 1)
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=True)
+
+
+@pytest.mark.parametrize("reach", [0.3, 1.0, 4.0])  # the last beyond the edge, almost everywhere
+def test_a_warp_is_what_sampling_gives_with_its_gradients(reach):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(3, 2, 4, 5, generator=generator).requires_grad_()
+    flow = (reach * (2 * torch.rand(3, 2, 4, 5, generator=generator) - 1)).requires_grad_()
+    ours, theirs = warp(maps, flow), sampled(maps, flow)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn(ours.shape, generator=generator)
+    gradients = [
+        torch.autograd.grad((made * weights).sum(), (maps, flow)) for made in (ours, theirs)
+    ]
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_warp_to_the_edge_and_beyond_has_no_gradient_there():
+    """Right, left, down, up by whole sides: every cell reads the edge."""
+    maps = torch.arange(12.0).reshape(1, 1, 3, 4)
+    for axis, by, edge in ((0, 2.0, [3, 7, 11]), (0, -2.0, [0, 4, 8]), (1, 5.0, [8, 9, 10, 11])):
+        flow = torch.zeros(1, 2, 3, 4)
+        flow[:, axis] = by
+        flow.requires_grad_()
+        warped = warp(maps, flow)
+        expected = torch.tensor(edge, dtype=torch.float32)
+        expected = expected[:, None].expand(3, 4) if axis == 0 else expected.expand(3, 4)
+        assert torch.equal(warped[0, 0], expected)
+        warped.sum().backward()
+        assert not flow.grad[:, axis].any()
+
+
+def test_a_flow_that_is_no_number_harms_no_other_map():
+    maps, flow = torch.randn(3, 2, 4, 4, requires_grad=True), torch.zeros(3, 2, 4, 4)
+    flow[1] = torch.nan
+    flow.requires_grad_()
+    warped = warp(maps, flow)
+    torch.testing.assert_close(warped[[0, 2]], maps[[0, 2]])
+    warped[[0, 2]].sum().backward()
+    assert flow.grad[[0, 2]].isfinite().all()
+    torch.testing.assert_close(maps.grad[[0, 2]], torch.ones(2, 2, 4, 4))
+
+
+def test_a_warp_is_placed_in_float32_and_keeps_the_maps_type():
+    maps, flow = torch.randn(2, 3, 16, 16), torch.full((2, 2, 16, 16), 0.07).bfloat16()
+    half = warp(maps.bfloat16(), flow)
+    assert half.dtype == torch.bfloat16
+    assert half.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(half.float(), warp(maps, flow.float()), atol=0.05, rtol=0)
+
+
+def test_a_warp_has_gradients_of_gradients():
+    maps = torch.randn(1, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+    gradgradcheck(lambda m: warp(m, torch.full((1, 2, 3, 3), 0.3)) ** 2, maps)
+
+
 def test_at_the_start_of_training_no_map_is_warped():
     layer = CropRefinement(width=3, predicate_width=2, hidden=4)
     assert not layer.flow(torch.randn(2, 3, 5, 5)).any()
@@ -95,7 +168,7 @@ def test_the_canvas_is_attention_over_the_objects_of_a_cell_plus_the_background(
     image = torch.tensor([0, 0, 1])
     boxes = torch.tensor([[0.0, 0, 0.5, 1], [0.25, 0, 1, 1], [0.5, 0.5, 1, 1]])
     with torch.no_grad():
-        canvas = fuser(Nodes(vectors, maps, in_image), boxes, image, 4)
+        canvas = fuser(Nodes(vectors, maps, in_image), boxes, padding_of(image, 2), 4)
         inputs = torch.cat([vectors, maps[:, :, 0, 0]], 1)[:, :, None, None]
         keys = fuser.key(inputs[:3])
         values = fuser.value(keys)[:, :, 0, 0]
@@ -117,27 +190,86 @@ def test_the_canvas_is_attention_over_the_objects_of_a_cell_plus_the_background(
                 torch.testing.assert_close(canvas[n, :, row, column], expected)
 
 
+def scenes_with_fillers():
+    """Two images of two objects and one, a filler, and a place more than the longest has."""
+    padding = padding_of(torch.tensor([0, 0, 1]), 2)
+    zero = torch.zeros(1, dtype=torch.long)
+    return Padding(
+        torch.cat([padding.image, zero]),
+        torch.cat([padding.place, zero]),
+        F.pad(padding.present, (0, 1)),
+        F.pad(padding.row, (0, 1)),
+        torch.tensor([True, True, True, False]),
+    )
+
+
+@pytest.mark.parametrize("fillers", [False, True])
+def test_pasted_together_maps_are_the_sum_of_what_each_is_pasted_and_weighted(fillers):
+    """As `paste` puts each into its box, with attention that is 0 elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    padding = scenes_with_fillers() if fillers else padding_of(torch.tensor([0, 0, 1]), 2)
+    boxes = torch.tensor([[0.0, 0, 0.5, 1], [0.25, 0.125, 1, 0.8], [0.5, 0.5, 1, 1]])
+    boxes = torch.cat([boxes, torch.tensor([[0.0, 0, 1, 1]] * fillers).reshape(-1, 4)])
+    maps = torch.randn(3 + fillers, 4, 3, 5, generator=generator).requires_grad_()
+    attention = torch.rand(*padding.present.shape, 8, 8, generator=generator)
+    attention = (attention * padding.pad(covered(boxes, 8)[:, 0])).requires_grad_()
+    canvas = paste_together(maps, attention, boxes, padding)
+    pasted = paste(maps[:3], boxes[:3], 8, align_corners=False)
+    weighted = pasted * padding.unpad(attention)[:3, None]
+    expected = torch.zeros(2, 4, 8, 8).index_add(0, torch.tensor([0, 0, 1]), weighted)
+    torch.testing.assert_close(canvas, expected)
+    assert canvas.is_contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(canvas.shape, generator=generator)
+    gradients = [
+        torch.autograd.grad((made * weights).sum(), (maps, attention))
+        for made in (canvas, expected)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert not gradients[0][0][3:].any()
+
+
+def test_a_filler_adds_nothing_to_the_canvas_whatever_its_map():
+    padding = scenes_with_fillers()
+    boxes = torch.tensor([[0.0, 0, 1, 1]]).repeat(4, 1)
+    maps = torch.randn(4, 3, 2, 2)
+    maps[3] = torch.nan
+    attention = torch.rand(2, 3, 8, 8) * padding.present[:, :, None, None]
+    canvas = paste_together(maps, attention, boxes, padding)
+    assert canvas.isfinite().all()
+
+
 def test_a_large_score_outside_its_box_takes_nothing_from_those_inside():
-    score = torch.tensor([0.0, 900.0]).view(2, 1, 1, 1).requires_grad_()
-    inside = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
-    weights = _softmax_by_image(score, inside, torch.tensor([0, 0]), 1)
+    score = torch.tensor([0.0, 900.0]).view(1, 2, 1, 1).requires_grad_()
+    inside = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+    weights = softmax_over_objects(score, inside)
     assert weights.flatten().tolist() == [1, 0]
-    weights[0].sum().backward()
+    weights[0, 0].sum().backward()
     assert score.grad.isfinite().all()
 
 
 def test_a_cell_that_no_box_covers_has_no_weight_and_a_finite_gradient():
-    score = torch.ones(2, 1, 1, 1, requires_grad=True)
-    weights = _softmax_by_image(score, torch.zeros(2, 1, 1, 1), torch.tensor([0, 0]), 1)
+    score = torch.ones(1, 2, 1, 1, requires_grad=True)
+    weights = softmax_over_objects(score, torch.zeros(1, 2, 1, 1))
     weights.sum().backward()
     assert not weights.any()
     assert not score.grad.any()
 
 
+def test_the_gradient_of_a_share_is_that_of_a_softmax():
+    score = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn_like(score)
+    ours = softmax_over_objects(score, torch.ones_like(score))
+    theirs = torch.softmax(score, 1)
+    gradients = [torch.autograd.grad((made * weights).sum(), score)[0] for made in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_large_scores_give_no_overflow_and_no_gradient_that_is_not_finite():
-    score = torch.tensor([500.0, 90.0, -500.0]).view(3, 1, 1, 1).requires_grad_()
-    weights = _softmax_by_image(score, torch.ones(3, 1, 1, 1), torch.tensor([0, 0, 1]), 2)
-    assert weights.flatten().tolist() == [1, 0, 1]
+    score = torch.tensor([[500.0, 90.0], [-500.0, 0.0]]).view(2, 2, 1, 1).requires_grad_()
+    inside = torch.tensor([[1.0, 1.0], [1.0, 0.0]]).view(2, 2, 1, 1)
+    weights = softmax_over_objects(score, inside)
+    assert weights.flatten().tolist() == [1, 0, 1, 0]
     weights.sum().backward()
     assert score.grad.isfinite().all()
 
