@@ -109,42 +109,31 @@ def _submit_runs(
     pool: ThreadPoolExecutor, processes: Processes, plan: Plan
 ) -> dict[str, list[Future[Path | None]]]:
     """Deterministic runs of model.train: a whole one, another, and one that stops and goes on."""
-    half = plan.few // 2
     found = {}
     for setting in plan.settings:
         for precision, capture in dict.fromkeys([plan.ways[0], plan.ways[-1]]):
-            flags = ["--recipe", setting.recipe, "--batch-size", str(setting.batch_size)]
-            if processes.device != "cpu" and plan.ways != [TODAY]:
-                flags += ["--precision", precision, "--capture", capture]
-            name = f"{setting.recipe}, {precision}/{capture}"
-            found[f"{name}: two runs and a resumed one are equal"] = [
-                pool.submit(_run, processes, f"{name}, {number}", flags, steps)
-                for number, steps in enumerate(([plan.few], [plan.few], [half, plan.few]))
+            way = replace(setting, precision=precision, capture=capture)
+            found[f"{way.title}: two runs and a resumed one are equal"] = [
+                pool.submit(_run, processes, way, str(number), steps)
+                for number, steps in enumerate(([plan.few], [plan.few], [plan.few // 2, plan.few]))
             ]
     return found
 
 
-TODAY = ("tf32", "off")
-
-
 def _run(
-    processes: Processes, name: str, flags: Sequence[str], all_steps: Sequence[int]
+    processes: Processes, setting: Setting, name: str, all_steps: Sequence[int]
 ) -> Path | None:
     """The folder of a run that stops after some steps, and goes on."""
-    folder = processes.scratch / "runs" / re.sub(r"\W+", "-", name)
-    folder.parent.mkdir(exist_ok=True)
-    for number, steps in enumerate(all_steps):
+    title = f"{setting.title} (model.train {name})"
+    folder = processes.scratch / re.sub(r"\W+", "-", title)
+    how = [*processes.flags(setting), "--out", str(folder)]
+    how += ["--decay-from", "1"]  # else the rates depend on how many steps there are in all
+    for steps in all_steps:
+        command = ["-m", "model.train", *how, "--device", processes.device, "--deterministic"]
+        command += ["--steps", str(steps), "--grid-every", "100000", "--checkpoint-every", "100000"]
+        if not processes.room_for(title) or processes.run(title, command, ROOT) is None:
+            return None
         how = ["--resume", str(folder)]
-        if number == 0:
-            how = ["--bank", str(processes.bank.resolve()), "--out", str(folder), *flags]
-        how += ["--device", processes.device, "--steps", str(steps), "--deterministic"]
-        how += ["--checkpoint-every", "100000", "--grid-every", "100000", "--eval-every", "0"]
-        how += ["--decay-from", "1"]  # else the rates depend on how many steps there are in all
-        title = f"{name} (model.train)"
-        if not processes.room_for(title):
-            return None
-        if processes.run(title, ["-m", "model.train", *how], ROOT) is None:
-            return None
     return folder
 
 

@@ -92,10 +92,9 @@ class Processes:
         title = f"{setting.title} ({task})"
         if not self.room_for(title):
             return None
-        checkout = self.beside if setting.side == "landed" else ROOT
         todo = {
             "task": task,
-            "checkout": str(checkout),
+            "checkout": str(self.checkout(setting)),
             "bank": str(self.bank.resolve()),
             "device": self.device,
             "sg2im": str(self.sg2im and self.sg2im.resolve()),
@@ -104,7 +103,7 @@ class Processes:
             "candidates": setting.candidates,
             "execution": {
                 "precision": setting.precision,
-                "capture": setting.capture if self.device != "cpu" else "off",
+                "capture": self._capture(setting),
                 "deterministic": setting.deterministic,
             },
             "filled": False,
@@ -117,6 +116,21 @@ class Processes:
         asked.write_text(json.dumps(todo))
         done = self.run(title, ["-m", "benchmarks.gpu.child", str(asked), str(found)], ROOT)
         return None if done is None else json.loads(found.read_text())
+
+    def checkout(self, setting: Setting) -> Path:
+        landed = self.beside if setting.side == "landed" else None
+        return landed or ROOT
+
+    def _capture(self, setting: Setting) -> str:
+        return setting.capture if self.device != "cpu" else "off"
+
+    def flags(self, setting: Setting) -> list[str]:
+        """Of model.train, for a new run."""
+        flags = ["--bank", str(self.bank.resolve()), "--recipe", setting.recipe]
+        flags += ["--batch-size", str(setting.batch_size), "--eval-every", "0"]
+        if setting.side == "ours":
+            flags += ["--precision", setting.precision, "--capture", self._capture(setting)]
+        return flags
 
     def run(self, title: str, arguments: list[str], checkout: Path) -> str | None:
         """What Python prints, called with the arguments in a checkout; None where it failed."""

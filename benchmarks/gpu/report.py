@@ -83,11 +83,10 @@ def checks(checked: Checked) -> str:
     rows = [[check.name, word(check.passed), check.note] for check in checked.checks]
     parts = ["## Checks\n\n" + table(("check", "", "note"), rows)]
     if checked.first_step:
-        columns = ("recipe", "first step in", "of", "distance from float32")
+        columns = ["recipe", "first step in", "of", "distance from float32"]
         parts.append(table(columns, checked.first_step))
     if checked.losses:
-        a, b = checked.curves
-        columns = ("loss, mean of a seed's last steps", a, b, "spread", "apart, in spreads")
+        columns = ["loss, mean of a seed's last steps", *checked.curves, "spread", "spreads apart"]
         parts.append(table(columns, checked.losses))
     return "\n\n".join(parts)
 
@@ -134,8 +133,8 @@ def loops(measured: Measured, _: Plan) -> str:
     if not measured.loops:
         return ""
     rows = [
-        [side, f"{of['images_per_s']:.0f}", f"{of['wait']:.1%}", f"{of['first_s']:.1f}"]
-        for side, of in measured.loops.items()
+        [setting.title, f"{of['images_per_s']:.0f}", f"{of['wait']:.1%}", f"{of['first_s']:.1f}"]
+        for setting, of in measured.loops.items()
     ]
     return table(("model.train", "images/s", "waiting for data", "s to the first step"), rows)
 
@@ -181,7 +180,7 @@ def aims(measured: Measured, plan: Plan) -> list[Aim]:
     images = None
     if landed_s and large_s:
         images = (plan.large / large_s) / (plan.paper.batch_size / landed_s)
-    loop = measured.loops.get("ours", {})
+    loop = measured.loops.get(paper, {}) if paper else {}
     rate = loop.get("images_per_s")
     hours = rate and STEPS * plan.paper.batch_size / rate / 3600
     small, big = plan.paper.batch_size, plan.large
@@ -251,7 +250,7 @@ def write_json(path: Path, title: str, checked: Checked | None, measured: Measur
             {"title": setting.title, "setting": asdict(setting), "processes": found}
             for setting, found in (measured.figures.items() if measured else ())
         ],
-        "loops": measured.loops if measured else {},
+        "loops": {each.title: of for each, of in measured.loops.items()} if measured else {},
     }
     path.write_text(json.dumps(value, indent=1))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.gpu.checks import Way
-from benchmarks.gpu.processes import ROOT, USUAL_S, Figures, Processes, Setting
+from benchmarks.gpu.processes import USUAL_S, Figures, Processes, Setting
 
 BATCHES = 6  # held on the device and given in turn
 LOOP_S = 60.0  # at most, of a run of model.train
@@ -35,7 +35,7 @@ class Measured:
     """Of each setting what each of its processes found."""
 
     figures: dict[Setting, list[Figures]] = field(default_factory=dict)
-    loops: dict[str, dict[str, float]] = field(default_factory=dict)  # side -> of model.train
+    loops: dict[Setting, dict[str, float]] = field(default_factory=dict)  # of model.train
 
     def seconds(self, setting: Setting | None) -> float | None:
         """Per step: the median of all steps of all rounds."""
@@ -77,7 +77,7 @@ def measure_all(processes: Processes, plan: Plan) -> Measured:
     best = measured.fastest(ours(plan.paper, plan.ways))
     fast = [(best.precision, best.capture)] if best else [plan.ways[-1]]
     _measure(processes, measured, [*of_sg2im, *ours(plan.sg2im, plan.ways)])
-    _loop(processes, measured, plan, "ours", _flags(processes, plan, fast[0]))
+    _loop(processes, measured, plan, ours(plan.paper, fast)[0])
     _measure(processes, measured, ours(plan.paper, plan.ways, batch_size=plan.large))
     _measure(processes, measured, ours(plan.paper, fast, batch_size=plan.few))
     k = plan.more_candidates
@@ -85,8 +85,8 @@ def measure_all(processes: Processes, plan: Plan) -> Measured:
     _measure(processes, measured, ours(plan.paper, fast, candidates=k))
     both = dict.fromkeys([plan.ways[0], *fast])
     _measure(processes, measured, ours(plan.paper, [*both], deterministic=True))
-    if processes.beside:
-        _loop(processes, measured, plan, "landed", [])
+    for setting in landed:
+        _loop(processes, measured, plan, setting)
     for _ in range(1, plan.rounds):
         _measure(processes, measured, [*landed, *ours(plan.paper, plan.ways)])
         _measure(processes, measured, [*of_sg2im, *ours(plan.sg2im, fast)])
@@ -107,30 +107,22 @@ def _measure(processes: Processes, measured: Measured, settings: Sequence[Settin
             )
 
 
-def _flags(processes: Processes, plan: Plan, way: Way) -> list[str]:
-    if processes.device == "cpu" or len(plan.ways) == 1:
-        return []
-    return ["--precision", way[0], "--capture", way[1]]
-
-
-def _loop(
-    processes: Processes, measured: Measured, plan: Plan, side: str, flags: Sequence[str]
-) -> None:
+def _loop(processes: Processes, measured: Measured, plan: Plan, setting: Setting) -> None:
     """model.train from its start: seconds to the first step's line, images/s after it."""
-    title = f"model.train: {side}"
+    title = f"model.train, {setting.title}"
     if not processes.room_for(title, USUAL_S + LOOP_S / 2):
         return
-    setting = plan.paper
-    command = [sys.executable, "-u", "-m", "model.train", "--recipe", setting.recipe, *flags]
-    command += ["--bank", str(processes.bank.resolve()), "--device", processes.device]
-    command += ["--out", str(processes.scratch / f"loop-{side}"), "--steps", str(plan.loop_steps)]
-    command += ["--batch-size", str(setting.batch_size), "--eval-every", "0"]
-    checkout = processes.beside if side == "landed" else ROOT
-    assert checkout is not None
+    command = [sys.executable, "-u", "-m", "model.train", *processes.flags(setting)]
+    command += ["--device", processes.device, "--steps", str(plan.loop_steps)]
+    command += ["--out", str(processes.scratch / f"loop-{setting.side}")]
     started = time.monotonic()
     lines: list[tuple[float, str]] = []
     with subprocess.Popen(
-        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=processes.checkout(setting),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         stop = threading.Timer(600 if processes.tiny else LOOP_S, process.terminate)
         stop.start()
@@ -142,7 +134,7 @@ def _loop(
         processes.failed.append(f"{title}: {lines[-1][1].strip() if lines else 'no output'}")
         processes.say(f"{title}: FAILED")
         return
-    measured.loops[side] = found
+    measured.loops[setting] = found
     processes.say(
         f"{title}: {found['images_per_s']:.0f} images/s, {found['wait']:.1%} waiting, first step "
         f"after {found['first_s']:.1f} s"
