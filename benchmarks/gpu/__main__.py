@@ -39,6 +39,18 @@ class GpuOptions:
     device: Annotated[str, option("auto (a GPU where there is one), cpu, cuda")] = "auto"
     tiny: Annotated[bool, option("small recipes and few steps, on any device")] = False
 
+    def __post_init__(self) -> None:
+        for way in self.ways:
+            if "/" not in way:
+                raise ValueError(f"--ways {way}: give PRECISION/CAPTURE, e.g. bf16/graph")
+        for flag, folder, inside in (
+            ("--bank", self.bank, "manifest.json"),
+            ("--beside", self.beside, "model/train.py"),
+            ("--sg2im", self.sg2im, "sg2im/model.py"),
+        ):
+            if folder is not None and not (folder / inside).is_file():
+                raise ValueError(f"{flag} {folder}: there is no {inside} in it")
+
 
 def main(options: GpuOptions) -> None:
     import torch
@@ -102,8 +114,6 @@ def main(options: GpuOptions) -> None:
 
 def _way(text: str) -> tuple[str, str]:
     precision, _, capture = text.partition("/")
-    if not capture:
-        raise ValueError(f"--ways {text}: give PRECISION/CAPTURE, e.g. bf16/graph")
     return precision, capture
 
 
