@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import NamedTuple
 
-import matplotlib
 import torch
 from matplotlib.figure import Figure
 
@@ -272,11 +271,10 @@ def write_curves(folder: Path, curves: Mapping[str, Sequence[Figures]]) -> None:
 
 def plot(path: Path, curves: Mapping[str, Sequence[Figures]], losses: Sequence[str]) -> None:
     """A panel for each loss: the mean over the seeds, and a standard deviation around it."""
-    matplotlib.use("Agg")
     columns = min(len(losses), 4)
     rows = math.ceil(len(losses) / columns)
     figure = Figure((4 * columns, 2.8 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = [*figure.subplots(rows, columns, squeeze=False).flat]
     for panel, loss in zip(panels, losses, strict=False):
         for way, seeds in curves.items():
             if seeds:
@@ -291,9 +289,10 @@ def plot(path: Path, curves: Mapping[str, Sequence[Figures]], losses: Sequence[s
                 high = [m + s for m, s in zip(mean, spread, strict=True)]
                 panel.fill_between(steps, low, high, color=line.get_color(), alpha=0.2)
         panel.set_title(loss)
-    for panel in panels:  # those left over
+    for panel in panels[len(losses) :]:
         panel.set_axis_off()
     figure.axes[0].legend()
+    figure.suptitle(f"mean over the seeds, and their standard deviation; means of {SMOOTHED} steps")
     figure.savefig(path, dpi=100)
 
 
