@@ -35,7 +35,7 @@ class GpuOptions:
     seeds: Annotated[int, option("trainings whose losses are compared")] = 5
     steps: Annotated[int, option("of each of them")] = 200
     rounds: Annotated[int, option("turns of the settings that are compared")] = 2
-    budget_s: Annotated[float, option("seconds, after which no process is begun")] = 450.0
+    budget_s: Annotated[float, option("seconds on a GPU, after which all is stopped")] = 450.0
     device: Annotated[str, option("auto (a GPU where there is one), cpu, cuda")] = "auto"
     tiny: Annotated[bool, option("small recipes and few steps, on any device")] = False
 

@@ -124,7 +124,7 @@ def _loop(processes: Processes, measured: Measured, plan: Plan, setting: Setting
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        stop = threading.Timer(600 if processes.tiny else LOOP_S, process.terminate)
+        stop = threading.Timer(600 if processes.device == "cpu" else LOOP_S, process.terminate)
         stop.start()
         assert process.stdout is not None
         lines += [(time.monotonic() - started, line) for line in process.stdout]
