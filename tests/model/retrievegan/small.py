@@ -147,7 +147,7 @@ def descending(trainer: RetrieveGANTrainer) -> RetrieveGANTrainer:
 def assert_same_step(ours: RetrieveGANTrainer, *parts: SceneBatch, as_in: SceneBatch) -> None:
     """Two trainers that began alike: what one makes of `parts` is what the other makes of a batch,
     in losses, in gradients and in buffers."""
-    theirs = descending(RetrieveGANTrainer(ours.config, VOCABULARY))
+    theirs = descending(RetrieveGANTrainer(ours.config, ours.model.graph.vocabulary))
     for name, network in theirs.networks.items():
         network.load_state_dict(ours.networks[name].state_dict())
     values, expected = descending(ours).step(*parts), theirs.step(as_in)
