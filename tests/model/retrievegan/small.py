@@ -23,6 +23,7 @@ from model.graph.network import graph_tensors
 from model.padding import padding_of
 from model.retrieval.choice import draw_passes, numbers_per_object
 from model.retrieval.crops import Crops
+from model.retrievegan.trainer import RetrieveGANTrainer
 from model.sources import Counts
 from pipeline.scene import GEOMETRIC, IMAGE, IN_IMAGE, Relation, Vocabulary
 
@@ -123,6 +124,46 @@ def with_draws(
     return batch._replace(
         draws=draw_passes(config.retrieval, valid, padding, uniforms, noise=noise)
     )
+
+
+def small_trainer(device: str = "cpu", **changes: Any) -> RetrieveGANTrainer:
+    """With large weights behind D_obj's trunk, so that its answers differ between objects."""
+    trainer = RetrieveGANTrainer(small_config(**changes), VOCABULARY, device)
+    with torch.no_grad():
+        for layer in (trainer.object_discriminator.hidden, trainer.object_discriminator.category):
+            layer.weight.mul_(20)
+    return trainer
+
+
+def descending(trainer: RetrieveGANTrainer) -> RetrieveGANTrainer:
+    """By plain gradient descent: Adam's first step is the gradient's sign, also where it is 0 but
+    for rounding."""
+    for name, adam in trainer.optimisers.items():
+        trainer.optimisers[name] = torch.optim.SGD(adam.param_groups[0]["params"], 0.01)
+    trainer.set_learning_rates = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def assert_same_step(ours: RetrieveGANTrainer, *parts: SceneBatch, as_in: SceneBatch) -> None:
+    """Two trainers that began alike: what one makes of `parts` is what the other makes of a batch,
+    in losses, in gradients and in buffers."""
+    theirs = descending(RetrieveGANTrainer(ours.config, ours.model.graph.vocabulary))
+    for name, network in theirs.networks.items():
+        network.load_state_dict(ours.networks[name].state_dict())
+    values, expected = descending(ours).step(*parts), theirs.step(as_in)
+    assert values.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(values[name], value, atol=1e-6, rtol=1e-4, msg=name)
+    for key, network in theirs.networks.items():
+        own = ours.networks[key]
+        for (name, p), q in zip(network.named_parameters(), own.parameters(), strict=True):
+            assert (p.grad is None) == (q.grad is None), name
+            if p.grad is not None:
+                torch.testing.assert_close(
+                    q.grad, p.grad, atol=2e-6, rtol=2e-3, msg=lambda m, n=name: f"{n}: {m}"
+                )
+        for (name, b), c in zip(network.named_buffers(), own.buffers(), strict=True):
+            torch.testing.assert_close(c, b, msg=name)
 
 
 def layers_of(layers: Iterable[nn.Module]) -> list[str]:

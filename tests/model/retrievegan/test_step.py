@@ -25,6 +25,7 @@ from tests.model.retrievegan.small import (
     O,
     small_batch,
     small_config,
+    small_trainer,
     with_draws,
 )
 
@@ -35,15 +36,6 @@ GENERATOR_PARTS = (
     "decoder",
 )  # fmt: skip
 COMPOSED_PARTS = {*GENERATOR_PARTS} - {"embedding"}
-
-
-def small_trainer(**changes) -> RetrieveGANTrainer:
-    """With large weights behind D_obj's trunk, so that its answers differ between objects."""
-    trainer = RetrieveGANTrainer(small_config(**changes), VOCABULARY)
-    with torch.no_grad():
-        for layer in (trainer.object_discriminator.hidden, trainer.object_discriminator.category):
-            layer.weight.mul_(20)
-    return trainer
 
 
 def updated(trainer, loss, terms):
