@@ -17,9 +17,12 @@ mean nothing, it shows that the script works.
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pipeline.options import option, run
+
+Part = Literal["capture", "runs", "first-steps", "seeds", "tests", "times"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class GpuOptions:
     out: Annotated[Path, option("folder for the table, figures and curves")]
     beside: Annotated[Path | None, option("checkout of the commit to compare with")] = None
     sg2im: Annotated[Path | None, option("folder of the published package `sg2im`")] = None
-    only: Annotated[Literal["all", "checks", "times"], option("part to do")] = "all"
+    parts: Annotated[tuple[Part, ...], option("what to do")] = PARTS
     ways: Annotated[
         tuple[str, ...], option("--precision/--capture of ours; the first is today's default")
     ] = ("tf32/off", "tf32/graph", "bf16/graph")
@@ -93,17 +96,18 @@ def main(options: GpuOptions) -> None:
             tiny=options.tiny,
         )
         processes.say(title)
-        if options.only != "times":
+        checked_parts = {*options.parts} - {"times"}
+        if checked_parts:
             few = 4 if options.tiny else 12
             plan = checks.Plan(
                 settings=[paper, sg2im], ways=ways, seeds=options.seeds, steps=options.steps,
                 few=few,
             )  # fmt: skip
-            checked = checks.check_all(processes, plan)
+            checked = checks.check_all(processes, plan, checked_parts)
             report.write_curves(options.out, checked.curves)
             for check in checked.checks:
                 processes.say(f"{report.word(check.passed)}: {check.name}: {check.note}")
-        if options.only != "checks":
+        if "times" in options.parts:
             measured = times.measure_all(processes, times_plan)
         report.write_json(options.out / "figures.json", title, checked, measured)
         processes.say("done")

@@ -4,7 +4,7 @@ import filecmp
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from benchmarks.gpu.processes import ROOT, Figures, Processes, Setting
 
-AT_ONCE = 5  # checks are not timed: they share the device, whose memory must hold so many
+AT_ONCE = 6  # checks are not timed: they share the device, whose memory must hold so many
 LAST = 50  # steps of a seed whose mean loss counts
 # The gradient's yardstick is a step in float32 whose weights are rounded to bf16, once; bf16 rounds
 # in every layer.
@@ -49,20 +49,22 @@ class Checked:
     curves: dict[str, list[Figures]] = field(default_factory=dict)  # way -> of each seed
 
 
-def check_all(processes: Processes, plan: Plan) -> Checked:
-    """Everything at once, as far as the device's memory allows."""
+def check_all(processes: Processes, plan: Plan, parts: Collection[str]) -> Checked:
+    """All parts at once, as far as the device's memory allows."""
     checked = Checked()
     with ThreadPoolExecutor(1 if processes.tiny else AT_ONCE) as pool:
-        capture = _submit_capture(pool, processes, plan)
-        runs = _submit_runs(pool, processes, plan)
-        first_steps = _submit_first_steps(pool, processes, plan)
-        seeds = _submit_seeds(pool, processes, plan)
-        tests = pool.submit(_gpu_tests, processes)
+        tests = pool.submit(_gpu_tests, processes) if "tests" in parts else None
+        capture = _submit_capture(pool, processes, plan) if "capture" in parts else {}
+        runs = _submit_runs(pool, processes, plan) if "runs" in parts else {}
+        first_steps = _submit_first_steps(pool, processes, plan) if "first-steps" in parts else {}
+        seeds = _submit_seeds(pool, processes, plan) if "seeds" in parts else {}
         checked.checks += [_same_digest(name, sides) for name, sides in capture.items()]
         checked.checks += [_same_runs(name, folders) for name, folders in runs.items()]
         _compare_first_steps(checked, first_steps, processes.scratch)
-        _compare_losses(checked, seeds)
-        checked.checks.append(tests.result())
+        if seeds:
+            _compare_losses(checked, seeds)
+        if tests:
+            checked.checks.append(tests.result())
     return checked
 
 
