@@ -13,7 +13,7 @@ from typing import Any, TypedDict, Unpack
 from pipeline.output import log
 
 ROOT = Path(__file__).parents[2]  # of this checkout
-USUAL_S = 20.0  # of a process; with less left none is begun
+USUAL_S = 12.0  # of a process; with less left none is begun
 
 Figures = dict[str, Any]
 
