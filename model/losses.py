@@ -35,7 +35,7 @@ def mean(values: Tensor, count: Tensor, rows: Tensor | None = None) -> Tensor:
 
 def generator_loss(logits: Tensor, count: Tensor, rows: Tensor | None = None) -> Tensor:
     """The generator's side of eq. 4, non-saturating. logits (n, ...) of `count` rows."""
-    return mean(F.softplus(-logits), count, rows)
+    return mean(F.softplus(-logits.float()), count, rows)
 
 
 def discriminator_loss(
@@ -49,7 +49,7 @@ def discriminator_loss(
     """
     sets = len(fake) // len(real)
     of_fake = None if rows is None else rows.repeat(sets)
-    return generator_loss(real, count, rows) + mean(F.softplus(fake), count * sets, of_fake)
+    return generator_loss(real, count, rows) + mean(F.softplus(fake.float()), count * sets, of_fake)
 
 
 def classification(

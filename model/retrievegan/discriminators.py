@@ -5,13 +5,23 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from model.losses import ObjectLogits
+from model.precision import in_float32
 from model.retrievegan.layers import SLOPE
+
+
+class _Conv2d(nn.Conv2d):
+    """The norm of its weights is computed in float32."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        with in_float32(maps.device):
+            weight = self.weight
+        return F.conv2d(maps, weight, self.bias, self.stride, self.padding)
 
 
 def _trunk(channels: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for into, out in zip((3, *channels[:-1]), channels, strict=True):
-        conv = nn.Conv2d(into, out, 4, stride=2, padding=1)
+        conv = _Conv2d(into, out, 4, stride=2, padding=1)
         layers += [spectral_norm(conv), nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers)
 
