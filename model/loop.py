@@ -315,7 +315,7 @@ def _take_steps(
                 ranks.lead(writer.save)
                 return signal.Signals(stop)
             assert parts, "they are missing only where a signal has come"
-            with _enough_memory(config, trainer.device):
+            with _enough_memory(trainer):
                 if step == first and trainer.device.type == "cuda":
                     _tell_needs(trainer, parts)
                 values = trainer.step(*parts)
@@ -354,22 +354,23 @@ def _tell_needs(trainer: Trainer[Any, Batch], parts: Sequence[Batch]) -> None:
 
 
 @contextmanager
-def _enough_memory(config: RunConfig, device: torch.device) -> Iterator[None]:
+def _enough_memory(trainer: Trainer[Any, Any]) -> Iterator[None]:
     """RunError, with what to change, where the GPU has too little memory for a step."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        card = torch.cuda.get_device_properties(device)
+        config, card = trainer.config, torch.cuda.get_device_properties(trainer.device)
         k = (
             f" or fewer --retrieval.candidates than {config.retrieval.candidates}"
             if isinstance(config, RetrieveGANConfig)
             else ""
         )
-        parts = 2 * config.execution.accumulate
+        scenes, parts = config.batch_size // trainer.ranks.size, config.execution.accumulate
+        more = next((n for n in range(parts + 1, scenes + 1) if scenes % n == 0), None)
+        in_parts = f"--accumulate {more} computes it in {more} parts; else " if more else ""
         raise RunError(
             f"{card.name} ({card.total_memory / 1e9:.0f} GB) has too little free memory for a step "
-            f"of --batch-size {config.batch_size}: --accumulate {parts} computes the same in "
-            f"{parts} parts; else give a smaller --batch-size{k}"
+            f"of --batch-size {config.batch_size}: {in_parts}give a smaller --batch-size{k}"
         ) from error
 
 
