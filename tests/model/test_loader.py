@@ -108,6 +108,35 @@ def test_ids_are_one_sequence_for_any_ranks_and_restarts(bank, kind, workers):
         assert met == sequence
 
 
+@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize(("ranks", "parts"), [(1, 2), (1, 4), (2, 2)])
+def test_parts_of_a_batch_are_its_scenes_in_their_order(bank, workers, ranks, parts):
+    """For any ranks and workers, also from a later step on; counts are those of the whole batch."""
+    settings = {"collate": ids_and_counts, "workers": workers, "first_step": 3}
+    wholes = batches_of(bank, 5, **settings)
+    of_ranks = [
+        batches_of(bank, 5 * parts, rank=rank, ranks=ranks, parts=parts, **settings)
+        for rank in range(ranks)
+    ]
+    size = BATCH // (ranks * parts)
+    for step, (first, ids, counts) in enumerate(wholes):
+        met = [part for mine in of_ranks for part in mine[step * parts : (step + 1) * parts]]
+        assert [part[0] for part in met] == list(range(first, first + BATCH, size))
+        assert list(chain.from_iterable(part[1] for part in met)) == ids
+        assert all(part[2] == counts for part in met)
+
+
+def test_a_scene_has_the_same_draws_in_a_part_as_in_the_batch(bank, reference):
+    parts = batches_of(bank, 2 * 3, parts=2)
+    for step, batch in enumerate(reference[:3]):
+        for field in ("boxes", "true_patches"):
+            ours = torch.cat([getattr(part, field) for part in parts[2 * step : 2 * step + 2]])
+            assert torch.equal(ours, getattr(batch, field))
+        for of in (lambda d: d.choice.noise, lambda d: d.truth.order, lambda d: d.truth.first):
+            ours = torch.cat([of(part.draws) for part in parts[2 * step : 2 * step + 2]])
+            assert torch.equal(ours, of(batch.draws))
+
+
 def test_blocks_and_batches_may_be_of_any_size(bank):
     """One scene a batch, more scenes than an epoch has; one shard a block, more than there are."""
     order = SceneOrder(training_scenes(bank), block_shards=1, seed=7)

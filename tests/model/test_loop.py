@@ -9,6 +9,7 @@ import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from model import checkpoint, loop, monitor
 from model.loop import laid_out, restore, train
 from model.monitor import Pace
+from model.parallel import Ranks
 from model.recipes import paper, sg2im_demo
 from model.run_folder import RunError
 from pipeline.errors import Stopped, UserError
@@ -450,3 +452,81 @@ def test_an_error_leaves_the_losses_of_the_steps_before_it(bank, tmp_path, monke
     with pytest.raises(RuntimeError, match="a fault"):
         train(trainer, bank, tmp_path)
     assert [row["step"] for row in losses_of(tmp_path)] == [0, 1, 2]
+
+
+def test_a_run_in_parts_has_the_losses_of_one_in_whole_batches(bank, tmp_path):
+    runs = []
+    for name, parts in (("whole", 1), ("parts", 2)):
+        (tmp_path / name).mkdir()
+        train(trainer_of(bank, executed(accumulate=parts)), bank, tmp_path / name)
+        runs.append(losses_of(tmp_path / name))
+    assert [row["step"] for row in runs[1]] == [0, 1, 2, 3]
+    for whole, in_parts in zip(*(run[:2] for run in runs), strict=True):  # rounding grows
+        assert in_parts == pytest.approx(whole, rel=1e-3)
+
+
+def test_lines_of_every_so_many_steps(bank, tmp_path, capsys):
+    show_log()
+    train(trainer_of(bank, replace(executed(log_every=2), steps=5)), bank, tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line.split(" of ")[0] for line in lines] == ["step 1", "step 2", "step 4", "step 5"]
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """The properties of a GPU, where there may be none."""
+    properties = SimpleNamespace(name="NVIDIA H100", total_memory=80e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+
+
+def exhausted(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore lines")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batch_size", "accumulate", "ranks", "advice"),
+    [
+        ("demo", 4, 1, 1, "--accumulate 2 computes it in 2 parts; else give a smaller --batch-size "
+         "or fewer --retrieval.candidates than 6"),
+        ("demo", 9, 1, 1, "--accumulate 3 computes it in 3 parts; else give"),
+        ("demo", 8, 2, 2, "--accumulate 4 computes it in 4 parts; else give"),
+        ("demo", 4, 4, 1, "give a smaller --batch-size or fewer"),
+        ("sg2im-demo", 4, 1, 1, "--accumulate 2 computes it in 2 parts; else give a smaller "
+         "--batch-size$"),
+    ],
+)  # fmt: skip
+def test_too_little_memory_is_one_line_with_a_way_out(
+    bank, tmp_path, card, recipe, batch_size, accumulate, ranks, advice
+):
+    config = small() if recipe == "demo" else sg2im_demo()
+    config = replace(
+        config, batch_size=batch_size, execution=replace(config.execution, accumulate=accumulate)
+    )
+    trainer = trainer_of(bank, config)
+    trainer.ranks = SimpleNamespace(
+        rank=0, size=ranks, leads=True, agree=lambda *numbers: numbers, lead=lambda work: work()
+    )
+    trainer.step = exhausted
+    said = r"^NVIDIA H100 \(80 GB\) has too little free memory for a step of "
+    with pytest.raises(RunError, match=f"{said}--batch-size {batch_size}: {advice}") as error:
+        train(trainer, bank, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_first_line_tells_what_the_steps_will_need(bank, card, monkeypatch, capsys):
+    show_log()
+    monkeypatch.setattr(loop, "memory", lambda _: 9.3e9)
+    trainer = trainer_of(bank, small(steps=4001))
+    trainer.step_number = 1
+    given = []
+    trainer.rehearse = lambda *parts: given.append(parts) or 0.045
+    loop._tell_needs(trainer, ["one", "other"])
+    assert given == [("one", "other")]
+    assert capsys.readouterr().out == (
+        "a step of 4 scenes takes 45 ms and 9.3 of the 80 GB of NVIDIA H100: 3 min for 4,000 "
+        "steps\n"
+    )
+    trainer.ranks = Ranks(1, 2)
+    loop._tell_needs(trainer, ["one"])  # all rehearse, one speaks
+    assert len(given) == 2
+    assert capsys.readouterr().out == ""

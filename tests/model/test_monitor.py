@@ -176,6 +176,15 @@ def test_a_line_is_due_at_the_first_step_and_the_last_and_every_ten_seconds(cloc
     assert not pace.is_due(7)
 
 
+def test_lines_of_every_so_many_steps_are_due_at_their_multiples_whatever_the_time(clock):
+    pace = Pace(5, 18, 4, CPU, every=4)
+    due = []
+    for step in range(5, 18):
+        clock.now += 60 * (step % 3)
+        due += [step] * pace.is_due(step)
+    assert due == [5, 7, 11, 15, 17]  # after 8, 12 and 16 steps, and at the ends
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"), [(12.4, "12 s"), (61, "1 min"), (3599, "60 min"), (5400, "1.5 h")]
 )

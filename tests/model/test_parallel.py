@@ -220,6 +220,17 @@ def test_the_batch_is_cut_into_equal_parts():
     check_processes(options_of("--bank", "b", "--batch-size", 6), Three())
 
 
+@pytest.mark.parametrize(("size", "scenes"), [(1, 8), (2, 4)])
+def test_a_processes_part_of_the_batch_is_cut_into_equal_parts_too(size, scenes):
+    flags = ("--bank", "b", "--batch-size", 8, "--accumulate")
+    with pytest.raises(
+        UserError, match=f"^--accumulate 3 does not divide the {scenes} scenes of a process's batch"
+    ):
+        check_processes(options_of(*flags, 3), Ranks(0, size))
+    for parts in (1, 2, 4):
+        check_processes(options_of(*flags, parts), Ranks(0, size))
+
+
 def test_restarts_need_a_folder_that_they_find_again(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
     with pytest.raises(UserError, match="--max-restarts needs --out DIR"):
