@@ -489,7 +489,7 @@ def exhausted(*_):
         ("demo", 4, 1, 1, "--accumulate 2 computes it in 2 parts; else give a smaller --batch-size "
          "or fewer --retrieval.candidates than 6"),
         ("demo", 9, 1, 1, "--accumulate 3 computes it in 3 parts; else give"),
-        ("demo", 8, 2, 2, "--accumulate 4 computes it in 4 parts; else give"),
+        ("demo", 6, 1, 2, "--accumulate 3 computes it in 3 parts; else give"),
         ("demo", 4, 4, 1, "give a smaller --batch-size or fewer"),
         ("sg2im-demo", 4, 1, 1, "--accumulate 2 computes it in 2 parts; else give a smaller "
          "--batch-size$"),

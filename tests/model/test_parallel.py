@@ -220,14 +220,16 @@ def test_the_batch_is_cut_into_equal_parts():
     check_processes(options_of("--bank", "b", "--batch-size", 6), Three())
 
 
-@pytest.mark.parametrize(("size", "scenes"), [(1, 8), (2, 4)])
+@pytest.mark.parametrize(("size", "scenes"), [(1, 8), (2, 4), (4, 2)])
 def test_a_processes_part_of_the_batch_is_cut_into_equal_parts_too(size, scenes):
     flags = ("--bank", "b", "--batch-size", 8, "--accumulate")
     with pytest.raises(
         UserError, match=f"^--accumulate 3 does not divide the {scenes} scenes of a process's batch"
     ):
         check_processes(options_of(*flags, 3), Ranks(0, size))
-    for parts in (1, 2, 4):
+    with pytest.raises(UserError, match=f"^--accumulate {2 * scenes} does not divide"):
+        check_processes(options_of(*flags, 2 * scenes), Ranks(0, size))
+    for parts in (1, 2, scenes):
         check_processes(options_of(*flags, parts), Ranks(0, size))
 
 
