@@ -306,7 +306,7 @@ def _take_steps(
     with closing(batches), run_log(run, first) if ranks.leads else nullcontext() as kept:
         writer = _Writer(trainer, bank, run, score, pace, kept)
         for step in range(first, config.steps):
-            with pace.waiting():
+            with pace.waiting(), _enough_memory(trainer):
                 parts = _next(batches, config.execution.accumulate, stopping)
             stop, tells = ranks.agree(
                 stopping[0] if stopping else 0, ranks.leads and pace.is_due(step)
