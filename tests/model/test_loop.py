@@ -22,6 +22,7 @@ from model.monitor import Pace
 from model.parallel import Ranks
 from model.recipes import paper, sg2im_demo
 from model.run_folder import RunError
+from model.trainers import trainer_for
 from pipeline.errors import Stopped, UserError
 from pipeline.output import show_log
 from pipeline.stopping import REQUESTS
@@ -511,6 +512,27 @@ def test_too_little_memory_is_one_line_with_a_way_out(
     with pytest.raises(RunError, match=f"{said}--batch-size {batch_size}: {advice}") as error:
         train(trainer, bank, tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_batch_that_no_memory_is_left_for_is_that_line_too(bank, tmp_path, card, monkeypatch):
+    def batches(*_, **__):
+        yield exhausted()
+
+    monkeypatch.setattr(loop, "training_batches", batches)
+    with pytest.raises(RunError, match="too little free memory for a step"):
+        train(trainer_of(bank, small()), bank, tmp_path)
+
+
+@pytest.mark.gpu
+def test_a_step_that_a_gpu_has_no_room_for_is_one_line(gpu, bank, tmp_path):
+    trainer = trainer_for(small(), bank, gpu)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-4)
+    try:
+        with pytest.raises(RunError, match="too little free memory for a step of --batch-size 4"):
+            train(trainer, bank, tmp_path)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_the_first_line_tells_what_the_steps_will_need(bank, card, monkeypatch, capsys):

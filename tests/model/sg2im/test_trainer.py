@@ -491,16 +491,6 @@ def test_a_recorded_step_is_the_step_itself(bank, precision, deterministic):
             assert torch.equal(ours[name], value), name
 
 
-@pytest.fixture
-def deterministic(monkeypatch):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device on this machine")
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.gpu
 def test_a_step_on_the_gpu_has_the_losses_of_the_cpu(bank, batch):
     if not torch.cuda.is_available():
