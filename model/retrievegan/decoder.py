@@ -31,7 +31,9 @@ class Stage(nn.Sequential):
             nn.Conv2d(out, out, 3, padding=1), norm(out), nn.LeakyReLU(SLOPE),
         )  # fmt: skip
 
-    def forward(self, canvas: Tensor, features: Tensor | None) -> Tensor:
+    def forward(  # type: ignore[override]  # two inputs
+        self, canvas: Tensor, features: Tensor | None
+    ) -> Tensor:
         """
         canvas    (N, C, h, h)
         features  (N, F, h / 2, h / 2)  of the stage before, doubled; None in the first
@@ -39,6 +41,7 @@ class Stage(nn.Sequential):
         Returns (N, out, h, h).
         """
         first, *others = self
+        assert isinstance(first, nn.Conv2d)
         of_canvas, of_features = first.weight.tensor_split([canvas.shape[1]], 1)
         x = F.conv2d(canvas, of_canvas, first.bias, padding=1)
         if features is not None:
