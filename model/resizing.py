@@ -20,19 +20,21 @@ def resized(maps: Tensor, side: int) -> Tensor:
     return F.interpolate(maps, size=(side, side), mode="bilinear")
 
 
-def doubled(maps: Tensor) -> Tensor:
-    """(N, C, h, w) -> (N, C, 2h, 2w): every value four times."""
-    if not maps.is_cuda:
-        return F.interpolate(maps, scale_factor=2.0, mode="nearest")
-    return by_expansion(maps)
+def doubled_and_convolved(maps: Tensor, weight: Tensor) -> Tensor:
+    """Maps (N, C, h, w) with every value four times, (N, C, 2h, 2w), and zeros around, convolved
+    with weight (D, C, 3, 3): (N, D, 2h, 2w).
+
+    Of the nine values under the kernel only four differ: a transposed convolution, whose weights
+    are the sums of those that meet the same value, has 4 / 9 of the products.
+    """
+    sums = _of_same_value(_of_same_value(weight, 2), 3)  # (D, C, 4, 4)
+    return F.conv_transpose2d(maps, sums.transpose(0, 1), stride=2, padding=1)
 
 
-def by_expansion(maps: Tensor) -> Tensor:
-    """`doubled`, on any device."""
-    last = maps.permute(0, 2, 3, 1)
-    n, h, w, c = last.shape
-    four = last[:, :, None, :, None].expand(n, h, 2, w, 2, c)
-    return four.reshape(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+def _of_same_value(weight: Tensor, dim: int) -> Tensor:
+    """The 3 weights along an axis -> the 4 with which a value meets the results around it."""
+    first, middle, last = weight.unbind(dim)
+    return torch.stack([last, middle + last, first + middle, first], dim)
 
 
 def by_products(maps: Tensor, side: int) -> Tensor:

@@ -26,6 +26,8 @@ class PatchEmbedding(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """patches (B, 3, P, P) in [-1, 1] -> (B, E)."""
         maps = self.trunk(patches)
-        mean, std = maps.mean((2, 3)), (maps.var((2, 3), unbiased=False) + 1e-6).sqrt()
-        out: Tensor = self.head(torch.cat([mean, std], dim=1))
+        mean = maps.mean((2, 3))
+        # Tensor.var takes 30 times as long on a CPU where maps are in channels-last.
+        variance = (maps - mean[:, :, None, None]).square().mean((2, 3))
+        out: Tensor = self.head(torch.cat([mean, (variance + 1e-6).sqrt()], dim=1))
         return out

@@ -1,5 +1,7 @@
 """The network, in the order of the paper's Figure 2: encode, retrieve, compose, decode."""
 
+from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -80,13 +82,12 @@ class RetrieveGAN(nn.Module):
         graph, padding, objects = batch.graph, batch.padding, len(batch.boxes)
         with in_float32(batch.boxes.device):
             vectors = self.encode(graph)
-            retrieved = self.retrieve(batch)
-            patches = torch.cat(
-                [
-                    self.mix_pixels(retrieved.candidates.patches, retrieved.selection.weights),
-                    to_float(batch.true_patches, self.config.generator.patch_px),
-                ]
-            )
+            joined = with_truth(batch)
+            pixels = cache(partial(to_float, joined.patches))  # (O, K + 1, 3, P, P) for each side P
+            retrieved = self.retrieve(batch, joined, pixels)
+            of_patches = pixels(self.config.generator.patch_px)
+            selected = mixed(of_patches, retrieved.selection.weights)
+            patches = torch.cat([selected, of_patches[:, -1]])
             box_sides = self.graph.box_sides(vectors[:objects])
         images = self.generate(
             torch.cat([vectors[:objects]] * 2 + [vectors[objects:]] * 2),
@@ -98,8 +99,14 @@ class RetrieveGAN(nn.Module):
         composed, rebuilt = images.chunk(2)
         return Output(box_sides, *retrieved, composed, rebuilt)
 
-    def retrieve(self, batch: SceneBatch) -> Retrieved:
-        """Both passes of section 2.2: the choice of patches, and how probable the true ones are."""
+    def retrieve(
+        self, batch: SceneBatch, joined: CandidateBatch, pixels: Callable[[int], Tensor]
+    ) -> Retrieved:
+        """Both passes of section 2.2: the choice of patches, and how probable the true ones are.
+
+        joined  the candidates with the true patch behind them
+        pixels  side P -> their pixels (O, K + 1, 3, P, P) in [-1, 1]
+        """
         rule, padding, draws = self.config.retrieval, batch.padding, batch.draws
         candidates = batch.candidates
         if rule.mode != "learned":
@@ -108,8 +115,7 @@ class RetrieveGAN(nn.Module):
             )
             return Retrieved(None, candidates, selection, None)
         assert draws.truth is not None
-        joined = with_truth(batch)
-        joined_features = self.embed(joined.patches)  # (O, K + 1, E)
+        joined_features = self.embed_pixels(pixels(rule.patch_px))  # (O, K + 1, E)
         features, true_features = joined_features[:, :-1], joined_features[:, -1]
         gt_selection = self.ground_truth_pass(
             features, candidates.valid, true_features, padding, draws.truth
@@ -128,9 +134,12 @@ class RetrieveGAN(nn.Module):
 
     def embed(self, patches: Tensor) -> Tensor:
         """E_p: patches (..., P, P, 3) uint8 -> (..., E)."""
-        pixels = to_float(patches, self.config.retrieval.patch_px)
+        return self.embed_pixels(to_float(patches, self.config.retrieval.patch_px))
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        """E_p: pixels (..., 3, p, p) in [-1, 1], p being `retrieval.patch_px` -> (..., E)."""
         flat: Tensor = self.embedding(pixels.flatten(0, -4))
-        return flat.reshape(*patches.shape[:-3], -1)
+        return flat.reshape(*pixels.shape[:-3], -1)
 
     def ground_truth_pass(
         self, features: Tensor, valid: Tensor, truth: Tensor, padding: Padding, draws: TruthDraws
@@ -172,8 +181,7 @@ class RetrieveGAN(nn.Module):
         image: Tensor = self.decoder(self.residual(canvas), self.config.image_px)
         return image.float()
 
-    def mix_pixels(self, patches: Tensor, weights: Tensor) -> Tensor:
-        """Candidates (O, K, P, P, 3) uint8 mixed by weights (O, K) -> (O, 3, h, w) in [-1, 1],
-        h and w being `generator.patch_px`."""
-        pixels = to_float(patches, self.config.generator.patch_px)
-        return torch.einsum("ok,okchw->ochw", weights, pixels)
+
+def mixed(pixels: Tensor, weights: Tensor) -> Tensor:
+    """Patches (O, more than K, c, h, w), the first K of each object mixed by weights (O, K)."""
+    return torch.einsum("ok,okchw->ochw", weights, pixels[:, : weights.shape[1]])

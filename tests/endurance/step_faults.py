@@ -18,6 +18,7 @@ CROPS = "model/retrieval/crops.py"
 DRAWS = "model/draws.py"
 PADDING = "model/padding.py"
 PIXELS = "model/pixels.py"
+RESIZING = "model/resizing.py"
 GRAPH = "model/graph/network.py"
 BATCH = "model/batch.py"
 BOXES = "model/boxes.py"
@@ -42,6 +43,7 @@ MODULES = (
     Module(TRAINER, (*COMMON, "tests/model/test_loop.py")),
     *map(Module, (NETWORK, COMPOSITION, DECODER, DISCRIMINATORS)),
     *map(Module, (BOXES, GREEDY, RELAXATION, EMBEDDING, CHOICE, CROPS, PADDING, PIXELS)),
+    Module(RESIZING, (*COMMON, "tests/model/test_resizing.py")),
     Module(DRAWS, (*COMMON, "tests/model/test_draws.py")),
     Module(GRAPH, (*COMMON, "tests/model/graph"), ("twice", "box_sides")),
     Module(BATCH, (*COMMON, "tests/model/test_batch.py"), ("with_truth", "moved", "to")),
@@ -109,8 +111,8 @@ FAULTS = (
     ),
     Fault(
         NETWORK,
-        "to_float(batch.true_patches, self.config.generator.patch_px)",
-        "to_float(batch.true_patches, self.config.generator.patch_px).roll(1, 0)",
+        "torch.cat([selected, of_patches[:, -1]])",
+        "torch.cat([selected, of_patches[:, -1].roll(1, 0)])",
         "true patches moved on by one object",
     ),
     Fault(
@@ -141,8 +143,8 @@ FAULTS = (
     ),
     Fault(
         NETWORK,
-        "self.mix_pixels(candidates.patches, selection.weights)",
-        "self.mix_pixels(candidates.patches, selection.weights).roll(1, 0)",
+        "mixed(of_patches, retrieved.selection.weights)",
+        "mixed(of_patches, retrieved.selection.weights).roll(1, 0)",
         "selected patches handed to the next object",
     ),
     # The step: what is trained by what
@@ -535,8 +537,8 @@ FAULTS = (
     ),
     Fault(
         DECODER,
-        "inputs = torch.cat([inputs, features], 1)",
-        "inputs = torch.cat([torch.zeros_like(inputs), features], 1)",
+        "features = stage(resized(canvas, size), features)",
+        "features = stage(resized(canvas, size) * (features is None), features)",
         "only the first stage sees the canvas",
     ),
     Fault(
@@ -761,31 +763,19 @@ UNCHANGED: tuple[Unchanged, ...] = (
         ),
     ),
     Unchanged(
-        "nearest is the default, and by a factor of two `area` is the same",
-        DECODER,
-        "CascadedDecoder.forward",
+        "maps at their own side have been returned",
+        RESIZING,
+        "resized",
+        (("if side < maps.shape[-1]:", "if side <= maps.shape[-1]:"),),
+    ),
+    Unchanged(
+        "maps are squares",
+        RESIZING,
+        "resized",
         (
-            (
-                'features = F.interpolate(features, scale_factor=2.0, mode="nearest")',
-                "features = F.interpolate(features, scale_factor=2.0)",
-            ),
-            (
-                'features = F.interpolate(features, scale_factor=2.0, mode="nearest")',
-                'features = F.interpolate(features, scale_factor=2.0, mode="area")',
-            ),
+            ("if side == maps.shape[-1]:", "if side == maps.shape[-2]:"),
+            ("if side < maps.shape[-1]:", "if side < maps.shape[-2]:"),
         ),
-    ),
-    Unchanged(
-        "at its own size bilinear interpolation changes nothing",
-        DECODER,
-        "_resize",
-        (("if side <= canvas.shape[-1]:", "if side < canvas.shape[-1]:"),),
-    ),
-    Unchanged(
-        "a canvas is a square",
-        DECODER,
-        "_resize",
-        (("if side <= canvas.shape[-1]:", "if side <= canvas.shape[-2]:"),),
     ),
     Unchanged(
         "there is one channel",

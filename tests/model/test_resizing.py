@@ -5,12 +5,17 @@ import torch
 from torch.autograd import gradgradcheck
 from torch.nn import functional as F
 
-from model.resizing import by_expansion, by_products, doubled, resized
+from model.resizing import by_products, doubled_and_convolved, resized
 
 
 def maps_of(*shape):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def convolved(maps):
+    weight = torch.linspace(-1, 1, 5 * maps.shape[1] * 9, dtype=maps.dtype)
+    return doubled_and_convolved(maps, weight.reshape(5, -1, 3, 3))
 
 
 def torchs(maps, side):
@@ -37,28 +42,28 @@ def test_at_the_same_side_the_maps_are_the_same():
     assert resized(maps, 4) is maps
 
 
-def test_doubled_maps_have_every_value_four_times():
-    maps = maps_of(2, 3, 4, 5)
-    assert torch.equal(doubled(maps), by_expansion(maps))
-    ours, theirs = by_expansion(maps), F.interpolate(maps, scale_factor=2, mode="nearest")
-    assert torch.equal(ours, theirs)
+def test_doubled_maps_are_convolved_as_if_every_value_were_there_four_times():
+    maps, weight = maps_of(2, 3, 4, 5), maps_of(7, 3, 3, 3)
+    ours = doubled_and_convolved(maps, weight)
+    theirs = F.conv2d(F.interpolate(maps, scale_factor=2, mode="nearest"), weight, padding=1)
+    torch.testing.assert_close(ours, theirs)
     weights = torch.randn_like(theirs)
-    gradients = [torch.autograd.grad((made * weights).sum(), maps)[0] for made in (ours, theirs)]
-    torch.testing.assert_close(*gradients)
+    both = [torch.autograd.grad((made * weights).sum(), (maps, weight)) for made in (ours, theirs)]
+    torch.testing.assert_close(*both)
 
 
 @pytest.mark.parametrize(
-    "make", [lambda m: by_products(m, 2), lambda m: by_products(m, 8), by_expansion]
+    "make", [lambda m: by_products(m, 2), lambda m: by_products(m, 8), convolved]
 )
 def test_what_is_made_lies_in_channels_last_and_keeps_its_type(make):
-    for maps in (torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4, dtype=torch.bfloat16)):
-        made = make(maps)
+    for dtype in (torch.float32, torch.bfloat16):
+        made = make(torch.randn(2, 4, 4, 3, dtype=dtype).permute(0, 3, 1, 2))
         assert made.is_contiguous(memory_format=torch.channels_last)
-        assert made.dtype == maps.dtype
+        assert made.dtype == dtype
 
 
 @pytest.mark.parametrize(
-    "make", [lambda m: by_products(m, 2), lambda m: by_products(m, 5), by_expansion]
+    "make", [lambda m: by_products(m, 2), lambda m: by_products(m, 5), convolved]
 )
 def test_gradients_of_gradients_are_there(make):
     gradgradcheck(lambda m: make(m) ** 2, maps_of(1, 2, 3, 3))

@@ -1,9 +1,10 @@
-from itertools import pairwise
+import operator
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from model.retrievegan.decoder import CascadedDecoder, ResidualBlock
+from model.retrievegan.decoder import CascadedDecoder, ResidualBlock, Stage
 from tests.model.retrievegan.small import layers_of
 
 
@@ -24,21 +25,27 @@ def test_every_stage_doubles_the_size_and_is_given_the_canvas_at_its_size():
     canvas = torch.randn(2, 3, 16, 16)
     calls = []
     for stage in decoder.stages:
-        stage.register_forward_hook(lambda _, given, result: calls.append((given[0], result)))
+        stage.register_forward_hook(lambda _, given, result: calls.append((*given, result)))
     with torch.no_grad():
         image = decoder(canvas, 32)
-        sizes = [given.shape[-1] for given, _ in calls]
-        assert sizes == [4, 8, 16, 32]
-        torch.testing.assert_close(calls[0][0], F.avg_pool2d(canvas, 4))
-        torch.testing.assert_close(calls[1][0][:, :3], F.avg_pool2d(canvas, 2))
-        torch.testing.assert_close(calls[2][0][:, :3], canvas)
-        larger = F.interpolate(canvas, scale_factor=2.0, mode="bilinear")
-        torch.testing.assert_close(calls[3][0][:, :3], larger)
-        for (_, before), (given, _) in pairwise(calls):
-            doubled = before.repeat_interleave(2, 2).repeat_interleave(2, 3)
-            assert torch.equal(given[:, 3:], doubled)
-        assert torch.equal(image, decoder.to_rgb(calls[-1][1]))
+    canvases, features, results = zip(*calls, strict=True)
+    larger = F.interpolate(canvas, scale_factor=2.0, mode="bilinear")
+    expected = (F.avg_pool2d(canvas, 4), F.avg_pool2d(canvas, 2), canvas, larger)
+    torch.testing.assert_close(canvases, expected)
+    assert features[0] is None
+    assert all(map(operator.is_, features[1:], results[:-1]))
+    assert torch.equal(image, decoder.to_rgb(results[-1]))
     assert image.shape == (2, 3, 32, 32)
+
+
+def test_a_stage_convolves_the_canvas_and_the_doubled_features_joined():
+    torch.manual_seed(0)
+    canvas, features = torch.randn(2, 3, 8, 8), torch.randn(2, 6, 4, 4)
+    doubled = F.interpolate(features, scale_factor=2.0, mode="nearest")
+    for stage, given in ((Stage(3, 6, 5), features), (Stage(3, 0, 5), None)):
+        joined = canvas if given is None else torch.cat([canvas, doubled], 1)
+        with torch.no_grad():
+            torch.testing.assert_close(stage(canvas, given), nn.Sequential(*stage)(joined))
 
 
 def test_the_layers_are_those_of_the_two_papers_with_group_normalisation():

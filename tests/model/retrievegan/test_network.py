@@ -1,5 +1,7 @@
 """One pass of the network: what each part is given, and where its results go (Figure 2)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -391,6 +393,26 @@ def test_patches_are_resized_for_each_part_by_its_own_setting(batch):
     selected = batch.candidates.patches[torch.arange(O), output.selection.selected]
     expected = to_float(torch.cat([selected, batch.true_patches]), COMPOSED_PX)
     torch.testing.assert_close(encoder[0][0][0], expected)
+
+
+@pytest.mark.parametrize(
+    ("mode", "embedded_px", "sides"),
+    [("learned", 6, [6, 8]), ("learned", 8, [8]), ("random", 6, [8])],
+)
+def test_patches_are_resized_once_to_each_side_in_use(batch, monkeypatch, mode, embedded_px, sides):
+    network = small_network(retrieval={"mode": mode})
+    rule = replace(network.config.retrieval, patch_px=embedded_px)
+    network.config = replace(network.config, retrieval=rule)
+    made = []
+
+    def counted(images, side):
+        made.append(side)
+        return to_float(images, side)
+
+    monkeypatch.setattr("model.retrievegan.network.to_float", counted)
+    with torch.no_grad():
+        network(batch._replace(draws=some_draws(network)))
+    assert made == sides
 
 
 # Sizes

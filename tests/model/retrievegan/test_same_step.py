@@ -8,7 +8,7 @@ from model import rows
 from model.batch import scene_batch
 from model.boxes import crop
 from model.parallel import ALONE, run_phases
-from model.resizing import by_expansion, by_products
+from model.resizing import by_products
 from model.retrievegan import composition, decoder
 from model.retrievegan.trainer import RetrieveGANTrainer
 from model.sources import BankSource, Counts, Part
@@ -110,7 +110,6 @@ def test_a_step_whose_sums_are_products_is_the_step(batch, monkeypatch):
     def as_on_a_gpu(*parts):
         with monkeypatch.context() as patch:
             patch.setattr(rows, "_sums_in_order", lambda _: False)
-            patch.setattr(decoder, "doubled", by_expansion)
             for module in (decoder, composition):
                 patch.setattr(module, "resized", watched)
             return step(*parts)
