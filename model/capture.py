@@ -19,17 +19,15 @@ from pipeline.errors import UserError
 
 Batch = TypeVar("Batch")
 
-BY_DEFAULT = False  # on a GPU
-
 
 def records(capture: Capture, device: torch.device, reason_against: str | None) -> bool:
     """Whether a training's steps are recorded. UserError where that is asked for and cannot be."""
     if capture == "graph" and device.type != "cuda":
-        raise UserError("--capture graph needs a GPU: leave it out, or give --device cuda")
+        raise UserError("--capture graph needs a GPU: give --capture off, or --device cuda")
     if capture == "graph" and reason_against:
         raise UserError(f"--capture graph: {reason_against}; give --capture off")
     if capture == "auto":
-        return BY_DEFAULT and device.type == "cuda" and not reason_against
+        return device.type == "cuda" and not reason_against
     return capture == "graph"
 
 
@@ -63,11 +61,12 @@ class Recorder(Generic[Batch]):
         self._recordings: dict[Hashable, _Recording] = {}
         # One pool of memory: only one recording is played at a time.
         self._pool: Any = None
+        self._stream: Any = None  # of what comes before a recording
 
     def run(self, parts: Sequence[Batch], ranks: Ranks, mode: Hashable) -> dict[str, Tensor]:
         """Take the step of a batch. mode: all else on which its kernels depend."""
         tensors = tensors_of(parts)
-        key = (mode, tuple((tensor.shape, tensor.dtype) for tensor in tensors))
+        key = (mode, ranks.size, *((tensor.shape, tensor.dtype) for tensor in tensors))
         if key not in self._recordings:
             self._recordings[key] = self._record(parts, ranks)
         return self._recordings[key].play(tensors, ranks)
@@ -75,7 +74,7 @@ class Recorder(Generic[Batch]):
     def forget(self) -> None:
         """Drop all recordings: what they update is no longer used."""
         self._recordings.clear()
-        self._pool = None  # without a graph that uses it, no other can
+        self._pool = None  # it is freed with its last graph
 
     def _record(self, parts: Sequence[Batch], ranks: Ranks) -> _Recording:
         static = [changed(part, torch.clone) for part in parts]
@@ -83,6 +82,7 @@ class Recorder(Generic[Batch]):
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graphs, exchanges, values = [], [], None
+        full: torch.OutOfMemoryError | None = None
         phases = self._phases(static)
         while values is None:
             graph = torch.cuda.CUDAGraph()
@@ -96,14 +96,19 @@ class Recorder(Generic[Batch]):
                 except StopIteration as end:
                     values = end.value
                     stacked = torch.stack([*values.values()])
+                except torch.OutOfMemoryError as error:  # raised here, another would hide it
+                    full = error
+            if full is not None:
+                raise full
             graphs.append(graph)
         return _Recording(tensors_of(static), graphs, exchanges, [*values], stacked)
 
     def _warm_up(self, parts: Sequence[Batch]) -> None:
         """What is done once (choosing kernels, compiling, making an optimiser's moments) is not to
         be recorded."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), self._without_effect():
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream), self._without_effect():
             run_phases(self._phases(parts), ALONE)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)

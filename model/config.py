@@ -59,26 +59,29 @@ class RetrievalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
-    """How a run is executed. Nothing that it learns depends on this, but for rounding."""
+    """How a run is executed. Nothing that it learns depends on this, but for rounding; in sg2im, on
+    `accumulate`."""
 
     device: Device = "auto"
     # resident: scenes and patches held on the device, or in a mapped file in the cache; stream:
     # shards read in order; auto: resident where there is room and the bank is not an address
     loader: Loader = "auto"
     loader_workers: int = 0  # processes that load batches; 0: this one
-    # of convolutions and products, retrieval and losses apart: float32; on a GPU tf32 rounds their
-    # factors; bf16 rounds maps too; auto: tf32 on a GPU, else float32
+    # float32; tf32: convolutions on a GPU round their factors; bf16: the networks round, retrieval
+    # and losses do not; auto: on a GPU bf16, for sg2im tf32, on a CPU float32
     precision: Precision = "auto"
-    # graph: on a GPU a step is recorded, and each one played back by a few launches; auto: off
+    # graph: on a GPU steps are recorded and played back by a few launches; auto: graph on a GPU
     capture: Capture = "auto"
-    accumulate: int = 1  # parts that a batch is computed in, one after the other: less memory
+    # parts that a batch is computed in, one after the other: less memory, but the generator's forward
+    # pass twice; sg2im's batch normalisation sees each part's own scenes
+    accumulate: int = 1
     log_every: int = 0  # steps between lines on the console; 0: a line about every ten seconds
     grid_every: int = 1000  # steps between sample grids
     checkpoint_every: int = 1000  # steps between checkpoints
     keep_checkpoints: int = 2  # so many of the last are kept, and the best besides
     # steps between two scores of retrieval on val scenes, whose best checkpoint is kept; 0: never
     eval_every: int = 0
-    deterministic: bool = False  # ask torch for the same results every time; slower on a GPU
+    deterministic: bool = False  # the same results to the last bit every time; slower on a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,8 @@ class RunConfig:
 
     network: ClassVar[str]  # what is trained, in words
     small_recipe: ClassVar[str]  # that takes minutes on a CPU
+    # what "auto" is there: bf16 where losses over seeds were shown to be those of tf32
+    gpu_precision: ClassVar[Precision] = "tf32"
 
     recipe: RecipeName  # sizes and rules of the run
     image_px: int  # side of a generated image, in pixels
@@ -220,6 +225,7 @@ class RetrieveGANConfig(RunConfig):
     network: ClassVar[str] = "RetrieveGAN"
     recipes: ClassVar[tuple[str, ...]] = get_args(RetrieveGANRecipe)
     small_recipe: ClassVar[str] = "demo"
+    gpu_precision: ClassVar[Precision] = "bf16"
 
     graph: GraphConfig = field(default_factory=GraphConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)

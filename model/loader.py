@@ -81,7 +81,7 @@ class _Batches(IterableDataset[Batch | UserError], Generic[Batch]):
             yield error
 
     def take(self, worker: int = 0, workers: int = 1) -> Generator[Batch, None, None]:
-        """Those of every `workers`-th step."""
+        """Every `workers`-th."""
         try:
             for part in islice(self.parts, worker, None, workers):
                 yield self.collate(self.parts.bank, self.source, part)
@@ -169,7 +169,7 @@ def _by_this_process(
                 torch.cuda.set_device(device)
 
         with ThreadPoolExecutor(1, "batches", use_device) as thread:
-            ahead = deque(thread.submit(take) for _ in range(PREFETCHED))
+            ahead = deque(thread.submit(take) for _ in range(PREFETCHED * batches.parts.each))
             while True:
                 batch = ahead.popleft().result()
                 ahead.append(thread.submit(take))
@@ -199,6 +199,8 @@ def _by_workers(
             if isinstance(batch, UserError):
                 raise batch
             yield moved(batch, device)
+    except torch.OutOfMemoryError:
+        raise
     # Of a process that died torch says so, but not where it died while it handed over a batch.
     except (RuntimeError, OSError, EOFError) as error:
         if str(error).startswith(CAUGHT):

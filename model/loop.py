@@ -60,7 +60,8 @@ class Trainer(ABC, Generic[Config, Batch]):
         self.ranks = ALONE
         # 1 from the first loss or gradient on that is not finite
         self.diverged = torch.zeros((), device=device)
-        self.arithmetic = Arithmetic.of(config.execution.precision, device)
+        self.arithmetic = Arithmetic.of(config.execution.precision, device, config.gpu_precision)
+        self.arithmetic.apply()
         self.networks = dict(networks)
         self.updates = updates
         self.recorder: Recorder[Batch] | None = None
@@ -120,9 +121,11 @@ class Trainer(ABC, Generic[Config, Batch]):
         buffers = [b for network in self.networks.values() for b in network.buffers()]
         kept = [tensor.clone() for tensor in (self.diverged, *buffers)]
         self.diverged.fill_(1)  # so no optimiser updates anything
-        yield
-        for tensor, before in zip((self.diverged, *buffers), kept, strict=True):
-            tensor.copy_(before)
+        try:
+            yield
+        finally:
+            for tensor, before in zip((self.diverged, *buffers), kept, strict=True):
+                tensor.copy_(before)
 
     def rehearse(self, *parts: Batch) -> float:
         """Take the step of a batch without effect, again and again; seconds of one."""
@@ -167,12 +170,10 @@ class Trainer(ABC, Generic[Config, Batch]):
     def new_optimiser(self, name: str) -> torch.optim.Optimizer:
         named = [p for key in self.updates[name] for p in self.networks[key].named_parameters(key)]
         rate: float | Tensor = self._initial_rate(name)
-        captured = self.recorder is not None
-        if captured:  # a recorded step reads it where it lies
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:  # a recorded step reads it where it lies, and one that is not computes the same
             rate = torch.tensor(rate, device=self.device)
-        optimiser = torch.optim.Adam(
-            named, rate, self.config.betas, fused=True, capturable=captured
-        )
+        optimiser = torch.optim.Adam(named, rate, self.config.betas, fused=True, capturable=on_gpu)
         # The kernel then changes neither weights nor moments; no step waits to know.
         optimiser.found_inf = self.diverged  # type: ignore[attr-defined]
         return optimiser
@@ -318,6 +319,7 @@ def _take_steps(
             with _enough_memory(trainer):
                 if step == first and trainer.device.type == "cuda":
                     _tell_needs(trainer, parts)
+                    pace.start()
                 values = trainer.step(*parts)
             if kept is not None:
                 kept.add(step, values)
@@ -348,7 +350,7 @@ def _tell_needs(trainer: Trainer[Any, Batch], parts: Sequence[Batch]) -> None:
     scenes = counted(config.batch_size // trainer.ranks.size, "scene")
     log.info(
         f"a step of {scenes} takes {1e3 * seconds:.0f} ms and {memory(device) / 1e9:.1f} of the "
-        f"{card.total_memory / 1e9:.0f} GB of {card.name}: {duration(seconds * left)} for "
+        f"{card.total_memory / 1e9:.0f} GB of {card.name}: about {duration(seconds * left)} for "
         f"{counted(left, 'step')}"
     )
 

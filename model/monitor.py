@@ -243,8 +243,12 @@ class Pace:
         """every: steps between two lines; 0: about ten seconds"""
         self.first, self.steps, self.batch_size, self.device = first, steps, batch_size, device
         self.every = every
+        self.start()
+
+    def start(self) -> None:
+        """Count the time from here."""
         self.started = self._last = time.monotonic()
-        self._done = first
+        self._done = self.first
         self._waited = 0.0  # seconds since the last line
 
     @contextmanager

@@ -1,12 +1,11 @@
 """In which precision a step computes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from model.config import Precision
-
-ON_GPU: Precision = "tf32"  # what "auto" is there
 
 
 @dataclass(frozen=True)
@@ -18,15 +17,24 @@ class Arithmetic:
     device: torch.device
 
     @classmethod
-    def of(cls, precision: Precision, device: torch.device) -> "Arithmetic":
+    def of(
+        cls, precision: Precision, device: torch.device, on_gpu: Precision = "tf32"
+    ) -> "Arithmetic":
+        """on_gpu: what "auto" is on a GPU that has it"""
         if precision == "auto":
-            precision = ON_GPU if device.type == "cuda" else "float32"
+            precision = on_gpu if device.type == "cuda" else "float32"
+            if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+                precision = "tf32"
         if precision == "tf32" and device.type == "cpu":
             precision = "float32"
-        if device.type == "cuda":
-            convolutions = "ieee" if precision == "float32" else "tf32"
-            torch.backends.cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
         return cls(precision, device)
+
+    def apply(self) -> None:
+        """Let this process's GPU compute so: cuDNN has one precision of float32 for all."""
+        if self.device.type == "cuda":
+            kept = "ieee" if self.precision == "float32" else "tf32"
+            cudnn: Any = torch.backends.cudnn
+            cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = kept
 
     def autocast(self) -> torch.autocast:
         """For the forward pass and the losses. Without a cache of rounded weights: within a step

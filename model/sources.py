@@ -30,7 +30,8 @@ class Counts(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The scenes of one rank in a global batch: contiguous positions of the endless sequence."""
+    """Scenes of a global batch that are taken together, a rank's or a part of those: contiguous
+    positions of the endless sequence."""
 
     first: int  # position of the first
     image_ids: NDArray[np.int64]  # (N,)

@@ -116,7 +116,7 @@ def train_run(options: TrainOptions, device: "torch.device", ranks: "Ranks") -> 
     from model.scores.retrieval import validation_score
     from model.trainers import trainer_for
 
-    check_processes(options, ranks)
+    check_parts(options, ranks)
     options = after_restart(options)
     config = options.config
     place = place_of_bank(options)
@@ -161,8 +161,8 @@ def train_run(options: TrainOptions, device: "torch.device", ranks: "Ranks") -> 
     return trainer.step_number, folder
 
 
-def check_processes(options: TrainOptions, ranks: "Ranks") -> None:
-    """UserError where torchrun was asked for what cannot be."""
+def check_parts(options: TrainOptions, ranks: "Ranks") -> None:
+    """UserError where a batch cannot be shared out as asked, or torchrun cannot restart."""
     batch_size, parts = options.config.batch_size, options.config.execution.accumulate
     if batch_size % ranks.size:
         raise UserError(

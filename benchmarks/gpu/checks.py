@@ -295,7 +295,20 @@ def _gpu_tests(processes: Processes) -> Check:
     if not processes.room_for(name):
         return Check(name, None, "not run")
     files = [p for p in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in p.read_text("utf-8")]
-    command = ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:benchmark", "-p", "no:cacheprovider"]
+    # Warnings of torch.compile are not the tests' matter.
+    command = [
+        "-m",
+        "pytest",
+        "-q",
+        "-W",
+        "default",
+        "-m",
+        "gpu",
+        "-p",
+        "no:benchmark",
+        "-p",
+        "no:cacheprovider",
+    ]
     printed = processes.run(name, [*command, *map(str, sorted(files))], ROOT)
     if printed is None:
         return Check(name, False, "failed, or stopped by the budget: see errors.txt")

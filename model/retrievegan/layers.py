@@ -1,10 +1,11 @@
 """Layers that composition, decoder and discriminators have in common."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional as F
 
 from pipeline.output import log
@@ -25,12 +26,13 @@ class Norm(nn.GroupNorm):
         if slope is None:
             return super().forward(x)
         if self.training and Norm.compiles:
+            fused, failure = _compiled()
             try:
-                return _compiled(x, self.weight, self.bias, self.num_groups, self.eps, slope)
-            except TorchDynamoException as error:
+                return fused(x, self.weight, self.bias, self.num_groups, self.eps, slope)
+            except failure as error:
                 Norm.compiles = False
                 log.warning(
-                    f"torch.compile makes no kernels here, and steps take up to twice as long "
+                    f"torch.compile makes no kernels here, so steps take longer "
                     f"({str(error).strip().splitlines()[0]}): it needs triton and a C compiler"
                 )
         return F.leaky_relu(super().forward(x), slope)
@@ -46,7 +48,6 @@ def fuse_norms(network: nn.Module) -> None:
     """In training, each group normalisation and the activation behind it become kernels made by
     torch.compile, which keep channels-last; PyTorch's own takes each map to another layout and
     back. Parameters keep their names. Seconds for each shape, once on a machine."""
-    torch._dynamo.config.recompile_limit = MOST_SHAPES
     for layers in network.modules():
         if not isinstance(layers, nn.Sequential):
             continue
@@ -70,4 +71,12 @@ def normalise(
     return values.to(x.dtype).permute(0, 3, 1, 2)
 
 
-_compiled = torch.compile(normalise, dynamic=False, fullgraph=True)
+@cache
+def _compiled() -> tuple[Callable[..., Tensor], type[Exception]]:
+    """`normalise` by torch.compile, and what it raises where it cannot be compiled. To import the
+    compiler takes a second, which a CPU has no use for."""
+    from torch._dynamo import config
+    from torch._dynamo.exc import TorchDynamoException
+
+    config.recompile_limit = MOST_SHAPES
+    return torch.compile(normalise, dynamic=False, fullgraph=True), TorchDynamoException

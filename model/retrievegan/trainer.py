@@ -119,9 +119,11 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         a batch, the first's alone takes one, so that all see the same weights."""
         for discriminator in (self.image_discriminator, self.object_discriminator):
             discriminator.train(first)
-        yield
-        for discriminator in (self.image_discriminator, self.object_discriminator):
-            discriminator.train()
+        try:
+            yield
+        finally:
+            for discriminator in (self.image_discriminator, self.object_discriminator):
+                discriminator.train()
 
     def measured(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
         """What is logged beside the losses: how undecided the choice of patches is."""

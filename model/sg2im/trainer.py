@@ -41,6 +41,7 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         self, config: Sg2ImConfig, vocabulary: Vocabulary, device: torch.device | str = "cpu"
     ) -> None:
         torch.manual_seed(config.seed)
+        self._renewed = False  # the optimiser at `eval_after`
         sizes = config.discriminator
         self.model = Sg2Im(vocabulary, **config.sizes)
         self.image_discriminator = Sg2ImImageDiscriminator(sizes.image_channels)
@@ -84,11 +85,12 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
 
     def join(self, ranks: Ranks) -> None:
         super().join(ranks)
-        if ranks.size > 1:
+        parts = ranks.size * self.config.execution.accumulate
+        if parts > 1:
             log.info(
-                f"sg2im's batch normalisation sees each process's own scenes "
-                f"({self.config.batch_size // ranks.size} of {self.config.batch_size}), so the "
-                f"run is another for another number of processes"
+                f"sg2im's batch normalisation sees each part's own scenes "
+                f"({self.config.batch_size // parts} of {self.config.batch_size}), so the run is "
+                f"another for another number of processes or another --accumulate"
             )
 
     @property
@@ -139,7 +141,8 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         return batch.masks, {}
 
     def prepare(self) -> None:
-        if self.step_number == self.config.eval_after:
+        if self.step_number == self.config.eval_after and not self._renewed:
+            self._renewed = True
             self.optimisers["generator"] = self.new_optimiser("generator")
             if self.recorder is not None:
                 self.recorder.forget()

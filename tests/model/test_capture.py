@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from model import capture
 from model.capture import records
 from model.config import ExecutionConfig
 from model.fixed_shapes import FixedShapes
@@ -18,19 +17,17 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 GRAPH = ExecutionConfig(capture="graph")
 
 
-def test_steps_are_recorded_on_a_gpu_where_it_is_asked_for(monkeypatch):
+def test_steps_are_recorded_on_a_gpu_unless_that_is_declined():
     assert records("graph", GPU, None)
     assert not records("off", GPU, None)
     assert not records("off", CPU, "there is a reason")
-    for by_default in (False, True):
-        monkeypatch.setattr(capture, "BY_DEFAULT", by_default)
-        assert records("auto", GPU, None) == by_default
-        assert not records("auto", CPU, None)
-        assert not records("auto", GPU, "there is a reason")
+    assert records("auto", GPU, None)
+    assert not records("auto", CPU, None)
+    assert not records("auto", GPU, "there is a reason")
 
 
 def test_a_recording_on_a_cpu_is_one_line_that_says_what_to_do(bank, tmp_path):
-    with pytest.raises(UserError, match=r"^--capture graph needs a GPU: leave it out, or give "):
+    with pytest.raises(UserError, match=r"^--capture graph needs a GPU: give --capture off, or "):
         small_trainer(execution=GRAPH)
     flags = ("--bank", bank.path, "--recipe", "demo", "--device", "cpu", "--out", tmp_path / "run")
     with pytest.raises(UserError, match=r"^--capture graph needs a GPU"):

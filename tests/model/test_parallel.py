@@ -15,7 +15,7 @@ from torch.distributed import TCPStore
 
 from model.checkpoint import newest
 from model.parallel import ALONE, Ranks
-from model.train import check_processes, main
+from model.train import check_parts, main
 from pipeline.errors import UserError
 from tests.model.one_of_several import STEPS, batch_at, trainer_of
 from tests.model.small_runs import losses_of, options_of
@@ -216,8 +216,8 @@ def test_the_batch_is_cut_into_equal_parts():
         size = 3
 
     with pytest.raises(UserError, match=r"--batch-size 4 .* give a multiple of 3"):
-        check_processes(options_of("--bank", "b", "--batch-size", 4), Three())
-    check_processes(options_of("--bank", "b", "--batch-size", 6), Three())
+        check_parts(options_of("--bank", "b", "--batch-size", 4), Three())
+    check_parts(options_of("--bank", "b", "--batch-size", 6), Three())
 
 
 @pytest.mark.parametrize(("size", "scenes"), [(1, 8), (2, 4), (4, 2)])
@@ -226,15 +226,15 @@ def test_a_processes_part_of_the_batch_is_cut_into_equal_parts_too(size, scenes)
     with pytest.raises(
         UserError, match=f"^--accumulate 3 does not divide the {scenes} scenes of a process's batch"
     ):
-        check_processes(options_of(*flags, 3), Ranks(0, size))
+        check_parts(options_of(*flags, 3), Ranks(0, size))
     with pytest.raises(UserError, match=f"^--accumulate {2 * scenes} does not divide"):
-        check_processes(options_of(*flags, 2 * scenes), Ranks(0, size))
+        check_parts(options_of(*flags, 2 * scenes), Ranks(0, size))
     for parts in (1, 2, scenes):
-        check_processes(options_of(*flags, parts), Ranks(0, size))
+        check_parts(options_of(*flags, parts), Ranks(0, size))
 
 
 def test_restarts_need_a_folder_that_they_find_again(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
     with pytest.raises(UserError, match="--max-restarts needs --out DIR"):
-        check_processes(options_of("--bank", "b"), ALONE)
-    check_processes(options_of("--bank", "b", "--out", tmp_path), ALONE)
+        check_parts(options_of("--bank", "b"), ALONE)
+    check_parts(options_of("--bank", "b", "--out", tmp_path), ALONE)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from model import losses
-from model.config import ExecutionConfig
+from model.config import ExecutionConfig, RetrieveGANConfig, Sg2ImConfig
 from model.precision import Arithmetic, in_float32
 from model.retrievegan import network, trainer
 from tests.model.retrievegan.small import N, small_batch, small_trainer
@@ -141,3 +141,23 @@ def test_losses_in_bf16_are_those_of_float32_within_its_rounding(rule):
     exact = small_trainer(retrieval=rule).step(small_batch())
     for name, value in exact.items():
         assert rounded[name].item() == pytest.approx(value.item(), rel=0.05, abs=0.01), name
+
+
+def test_a_gpu_computes_in_bf16_where_that_was_shown_to_be_as_good_and_it_can(monkeypatch):
+    gpu = torch.device("cuda")
+    assert (RetrieveGANConfig.gpu_precision, Sg2ImConfig.gpu_precision) == ("bf16", "tf32")
+    for has_bf16, computed in ((True, "bf16"), (False, "tf32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, has=has_bf16, **__: has)
+        assert Arithmetic.of("auto", gpu, "bf16").precision == computed
+        assert Arithmetic.of("auto", gpu, "tf32").precision == "tf32"
+        assert Arithmetic.of("float32", gpu, "bf16").precision == "float32"
+
+
+def test_convolutions_of_a_gpu_are_exact_in_float32_alone(monkeypatch):
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn.conv, "fp32_precision", cudnn.conv.fp32_precision)
+    monkeypatch.setattr(cudnn.rnn, "fp32_precision", cudnn.rnn.fp32_precision)
+    for precision, kept in (("float32", "ieee"), ("tf32", "tf32"), ("bf16", "tf32")):
+        Arithmetic.of(precision, torch.device("cuda")).apply()
+        assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == (kept, kept)
+    cudnn.allow_tf32  # noqa: B018  an error where the two differ

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from model.batch import with_truth
 from model.boxes import crop
-from model.config import LossWeights
+from model.config import ExecutionConfig, LossWeights
 from model.image_grid import patches_and_images
 from model.padding import padding_of
 from model.parallel import ALONE, Ranks, run_phases
@@ -572,7 +572,9 @@ def test_weights_that_a_loss_leaves_out_have_no_gradient_at_all(batch):
 def test_a_step_on_the_gpu_has_the_losses_of_the_cpu(batch):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
-    on_gpu = RetrieveGANTrainer(small_config(), VOCABULARY, "cuda").step(batch)
+    execution = ExecutionConfig(precision="tf32", capture="off")
+    config = small_config(execution=execution)
+    on_gpu = RetrieveGANTrainer(config, VOCABULARY, "cuda").step(batch)
     on_cpu = RetrieveGANTrainer(small_config(), VOCABULARY).step(batch)
     for name, value in on_cpu.items():
         assert on_gpu[name].item() == pytest.approx(value.item(), rel=1e-2, abs=1e-3), name

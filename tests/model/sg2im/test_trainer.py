@@ -496,8 +496,9 @@ def test_a_step_on_the_gpu_has_the_losses_of_the_cpu(bank, batch):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
     config = small(
-        generator=Sg2ImGeneratorConfig(noise=0, decoder=(8, 6))
-    )  # noise is drawn where it runs
+        generator=Sg2ImGeneratorConfig(noise=0, decoder=(8, 6)),  # noise is drawn where it runs
+        execution=ExecutionConfig(capture="off"),
+    )
     on_gpu = Sg2ImTrainer(config, bank.vocabulary, "cuda").step(batch)
     on_cpu = Sg2ImTrainer(config, bank.vocabulary).step(batch)
     for name, value in on_cpu.items():
