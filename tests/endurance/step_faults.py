@@ -61,7 +61,7 @@ MODULES = (
         ("__init__", "new_optimiser", "_initial_rate", "set_learning_rates", "update", "step",
          "without_effect", "laid_out"),
     ),
-    Module(PARALLEL, ("tests/model/test_parallel.py",), ("add_up",)),
+    Module(PARALLEL, (*COMMON, "tests/model/test_parallel.py"), ("add_up", "run_phases")),
 )  # fmt: skip
 
 
