@@ -72,8 +72,8 @@ class ExecutionConfig:
     precision: Precision = "auto"
     # graph: on a GPU steps are recorded and played back by a few launches; auto: graph on a GPU
     capture: Capture = "auto"
-    # parts that a batch is computed in, one after the other: less memory, but the generator's forward
-    # pass twice; sg2im's batch normalisation sees each part's own scenes
+    # parts that a batch is computed in, one after the other: less memory, but the generator's
+    # forward pass twice; sg2im's batch normalisation sees each part's own scenes
     accumulate: int = 1
     log_every: int = 0  # steps between lines on the console; 0: a line about every ten seconds
     grid_every: int = 1000  # steps between sample grids

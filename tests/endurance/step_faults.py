@@ -25,10 +25,15 @@ BOXES = "model/boxes.py"
 LOSSES = "model/losses.py"
 LOOP = "model/loop.py"
 PARALLEL = "model/parallel.py"
+ROWS = "model/rows.py"
+RESIZING = "model/resizing.py"
+PRECISION = "model/precision.py"
+SHAPES = "model/fixed_shapes.py"
 
 COMMON = (
     "tests/model/retrievegan", "tests/model/retrieval", "tests/model/test_losses.py",
     "tests/model/test_boxes.py", "tests/model/test_padding.py", "tests/model/test_pixels.py",
+    "tests/model/test_fixed_shapes.py", "tests/model/test_precision.py",
 )  # fmt: skip
 
 
@@ -43,7 +48,10 @@ MODULES = (
     Module(TRAINER, (*COMMON, "tests/model/test_loop.py")),
     *map(Module, (NETWORK, COMPOSITION, DECODER, DISCRIMINATORS)),
     *map(Module, (BOXES, GREEDY, RELAXATION, EMBEDDING, CHOICE, CROPS, PADDING, PIXELS)),
+    Module(ROWS, ("tests/model/test_rows.py", "tests/model/test_padding.py")),
     Module(RESIZING, (*COMMON, "tests/model/test_resizing.py")),
+    Module(PRECISION, ("tests/model/test_precision.py",)),
+    Module(SHAPES, ("tests/model/test_fixed_shapes.py", "tests/model/test_fixed_shapes_images.py")),
     Module(DRAWS, (*COMMON, "tests/model/test_draws.py")),
     Module(GRAPH, (*COMMON, "tests/model/graph"), ("twice", "box_sides")),
     Module(BATCH, (*COMMON, "tests/model/test_batch.py"), ("with_truth", "moved", "to")),
@@ -51,9 +59,10 @@ MODULES = (
     Module(
         LOOP,
         (*COMMON, "tests/model/sg2im/test_trainer.py"),
-        ("__init__", "generator", "new_optimiser", "_initial_rate", "set_learning_rates", "update"),
+        ("__init__", "new_optimiser", "_initial_rate", "set_learning_rates", "update", "step",
+         "without_effect", "laid_out"),
     ),
-    Module(PARALLEL, ("tests/model/test_parallel.py",), ("add_up",)),
+    Module(PARALLEL, (*COMMON, "tests/model/test_parallel.py"), ("add_up", "run_phases")),
 )  # fmt: skip
 
 
@@ -124,21 +133,21 @@ FAULTS = (
     Fault(
         NETWORK,
         "torch.cat([batch.boxes, batch.boxes])",
-        "torch.cat([self.encode(graph).boxes[:objects]] * 2)",
+        "torch.cat([box_sides.clamp_min(0)] * 2)",
         "predicted boxes in training",
     ),
     Fault(DISCRIMINATORS, "spectral_norm(conv),", "conv,", "no spectral normalisation"),
     Fault(
         LOOP,
-        "self._initial_rate(name), self.config.betas, fused=True",
-        "self._initial_rate(name), fused=True",
+        "named, rate, self.config.betas, fused=True",
+        "named, rate, fused=True",
         "Adam's default betas",
     ),
     Fault(NETWORK, "maps = maps + refined", "maps = refined", "no residual around the refinement"),
     Fault(
         NETWORK,
-        "nodes = Nodes(vectors, maps, in_image)",
-        "nodes = Nodes(vectors, maps, torch.zeros_like(in_image))",
+        "nodes = Nodes(vectors, maps, gather(messages, graph.in_image))",
+        "nodes = Nodes(vectors, maps, 0 * gather(messages, graph.in_image))",
         "`__in_image__` messages zeroed",
     ),
     Fault(
@@ -198,14 +207,14 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "self.generator_terms(batch, output) | self.adversarial_terms(batch, output)",
-        "self.adversarial_terms(batch, output)",
+        "terms = self.generator_terms(part, output) | adversarial",
+        "terms = adversarial",
         "adversarial terms only",
     ),
     Fault(
         TRAINER,
-        "self.generator_terms(batch, output) | self.adversarial_terms(batch, output)",
-        "self.generator_terms(batch, output)",
+        "terms = self.generator_terms(part, output) | adversarial",
+        "terms = self.generator_terms(part, output)",
         "no adversarial terms",
     ),
     Fault(
@@ -216,29 +225,31 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "torch.stack([*discriminator_terms.values()]).sum()",
-        "torch.stack([*discriminator_terms.values()])[0]",
+        "return torch.stack([*terms.values()]).sum(), terms",
+        "return torch.stack([*terms.values()])[0], terms",
         "the discriminators' first loss only",
     ),
     Fault(
         TRAINER,
-        "output: Output = self.model(batch)\n        discriminator_terms",
-        """output: Output = self.model(batch)
-        self.model.embedding.requires_grad_(False)
-        discriminator_terms""",
+        "                output: Output = self.model(part)\n",
+        """\
+                self.model.embedding.requires_grad_(False)
+                output: Output = self.model(part)
+""",
         "E_p frozen",
     ),
     Fault(
         TRAINER,
         """\
-        of_discriminators = self.update("discriminator", loss, discriminator_terms)
-        terms = self.generator_terms(batch, output) | self.adversarial_terms(batch, output)
+        of_both = yield from self.update("discriminator", parts, of_discriminators)
+        values = yield from self.update("generator", parts, of_generator)
 """,
         """\
-        terms = self.generator_terms(batch, output) | self.adversarial_terms(batch, output)
-        of_discriminators = self.update("discriminator", loss, discriminator_terms)
+        outputs.append(self.model(parts[0]))
+        values = yield from self.update("generator", parts, of_generator)
+        of_both = yield from self.update("discriminator", parts, of_discriminators)
 """,
-        "the generator's terms from the discriminators before their update",
+        "the generator is updated by the discriminators before their update",
     ),
     Fault(
         DRAWS,
@@ -246,7 +257,9 @@ FAULTS = (
         "([seed, 0], np.uint64)",
         "the same draws for all scenes",
     ),
-    Fault(TRAINER, "        self.set_learning_rates()\n", "", "learning rates never fall"),
+    Fault(
+        LOOP, "        self.set_learning_rates()\n", "        pass\n", "learning rates never fall"
+    ),
     Fault(
         TRAINER,
         "object_logits.category[:objects], categories",
@@ -340,14 +353,14 @@ FAULTS = (
     ),
     Fault(
         NETWORK,
-        "index_copy(0, subject[member], messages[member])",
-        "index_copy(0, subject[member].flip(0), messages[member])",
+        "gather(messages, graph.in_image)",
+        "gather(messages, graph.in_image.flip(0))",
         "`__in_image__` messages handed to other objects",
     ),
     Fault(
         NETWORK,
-        "member = predicate == 0",
-        "member = predicate == predicate.max()",
+        "gather(messages, graph.in_image)",
+        "gather(messages, graph.in_image * 0)",
         "another predicate taken for `__in_image__`",
     ),
     Fault(
@@ -461,13 +474,13 @@ FAULTS = (
     ),
     Fault(
         GREEDY,
-        "active[:, None] * true[every_image, winner]",
-        "active[:, None] * padded[every_image, winner, 0]",
+        "active[:, None] * _of_winner(true, winning)",
+        "active[:, None] * _of_winner(padded, winning)[:, 0]",
         "teacher forcing by a candidate instead of the truth",
     ),
     Fault(
         GREEDY,
-        "query = feature_sum = true[every_image, first]",
+        "query = feature_sum = _of_winner(true, started)",
         "query = feature_sum = true[:, 0]",
         "the first object is always the first query",
     ),
@@ -504,12 +517,34 @@ FAULTS = (
     ),
     Fault(
         COMPOSITION,
-        "self.pooled(total / count[:, None, None, None])",
+        "self.pooled(total / counts[:, None, None, None])",
         "self.pooled(total)",
         "messages summed, not averaged",
     ),
+    Fault(COMPOSITION, "warped = warp(maps, self.flow(maps))", "warped = maps", "no warp"),
     Fault(
-        COMPOSITION, "coordinates + self.flow(maps).permute(0, 2, 3, 1)", "coordinates", "no warp"
+        COMPOSITION,
+        "at_x = _between(cell % w + x",
+        "at_x = _between(cell % w + y",
+        "warped along y by both parts of the flow",
+    ),
+    Fault(
+        COMPOSITION,
+        "(at_y[..., None] * at_x[..., None, :])",
+        "(at_x[..., None] * at_y[..., None, :])",
+        "a warp with x and y swapped",
+    ),
+    Fault(
+        COMPOSITION,
+        "torch.where(cells == low + 1, share, 0.0)",
+        "torch.where(cells == low + 1, share.detach(), 0.0)",
+        "half of the gradient of a flow",
+    ),
+    Fault(
+        COMPOSITION,
+        "flow.float().permute",
+        "flow.permute",
+        "a warp placed in bf16",
     ),
     Fault(
         BOXES,
@@ -525,8 +560,8 @@ FAULTS = (
     ),
     Fault(
         COMPOSITION,
-        "background.index_add(0, object_image, attention * values)",
-        "background.index_add(0, object_image, values)",
+        "columns = attention[..., None] * x[:, :, None]",
+        "columns = x[:, :, None].expand(-1, -1, side, -1, -1)",
         "objects add up instead of competing",
     ),
     Fault(
@@ -543,21 +578,21 @@ FAULTS = (
     ),
     Fault(
         BOXES,
-        "images.index_select(0, box_image)",
-        "images.detach().index_select(0, box_image)",
+        "gather(images, box_image)",
+        "gather(images.detach(), box_image)",
         "no gradient through crops",
     ),
     Fault(
         BOXES,
-        "return y @ images.index_select(0, box_image) @ x.mT",
-        "return x @ images.index_select(0, box_image) @ y.mT",
+        "return y @ gather(images, box_image) @ x.mT",
+        "return x @ gather(images, box_image) @ y.mT",
         "crops with x and y swapped",
     ),
     # Terms and updates
     Fault(
         LOSSES,
-        "generator_loss(real, count) + mean(F.softplus(fake), count * sets)",
-        "generator_loss(real, count)",
+        "generator_loss(real, count, rows) + mean(",
+        "generator_loss(real, count, rows) + 0 * mean(",
         "no loss on fakes",
     ),
     Fault(
@@ -584,8 +619,8 @@ FAULTS = (
     ),
     Fault(
         LOSSES,
-        "mean(F.softplus(fake), count * sets)",
-        "mean(F.softplus(fake), count)",
+        "mean(F.softplus(fake.float()), count * sets, of_fake)",
+        "mean(F.softplus(fake.float()), count, of_fake)",
         "fakes count once for each set of them",
     ),
     Fault(
@@ -596,8 +631,8 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "batch.boxes, counts.objects)",
-        "batch.boxes, torch.tensor(len(batch.boxes)))",
+        "batch.boxes, counts.objects, real)",
+        "batch.boxes, torch.tensor(len(batch.boxes)), real)",
         "boxes averaged over the process's own objects",
     ),
     Fault(
@@ -608,19 +643,127 @@ FAULTS = (
     ),
     Fault(
         PARALLEL,
-        "            gradient.copy_(part.view_as(gradient))\n",
+        "            tensor.copy_(total.view_as(tensor))\n",
         "            pass\n",
         "each process goes along its own gradient",
     ),
+    Fault(LOOP, "yield [*gradients, values]", "yield gradients", "losses of one process alone"),
+    Fault(LOOP, "yield [*gradients, values]", "yield [values]", "each process's own gradient"),
     Fault(
-        PARALLEL, "        return total\n", "        return values\n", "losses of one process alone"
+        PARALLEL,
+        "            ranks.add_up(next(phases))\n",
+        "            next(phases)\n",
+        "nothing is added up over the processes",
+    ),
+    # Fillers
+    Fault(
+        LOSSES,
+        "values = values.masked_fill(~rows.reshape(-1, *[1] * (values.dim() - 1)), 0)",
+        "pass",
+        "fillers count in every loss",
+    ),
+    Fault(
+        TRAINER,
+        "real = batch.padding.twice().real",
+        "real = None",
+        "the generator's losses count fillers",
+    ),
+    Fault(
+        TRAINER,
+        "object_logits.real[objects:], counts.objects, real",
+        "object_logits.real[objects:], counts.objects, None",
+        "D_obj's loss counts fillers",
+    ),
+    Fault(
+        LOSSES,
+        "None if rows is None else rows.repeat(sets)",
+        "None",
+        "fillers count among the fakes",
+    ),
+    Fault(
+        PADDING,
+        "self.image * self.present.shape[1] + self.place, self.real)",
+        "self.image * self.present.shape[1] + self.place)",
+        "fillers get what the first object of the first image has",
+    ),
+    Fault(
+        SHAPES,
+        "triples[:, end] += more * (triples[:, end] >= objects)",
+        "triples[:, end] += 0",
+        "images are mistaken for fillers in the graph",
+    ),
+    Fault(
+        SHAPES,
+        "last = objects + more - 1",
+        "last = objects - 1",
+        "triples fill up at a real object",
+    ),
+    # Sums and resizing as a GPU makes them
+    Fault(
+        ROWS,
+        "gradient = move(gradients[0], Places(row_back, kept_back), Places(row, kept))",
+        "gradient = move(gradients[0], Places(row_back), Places(row))",
+        "gradients go where nothing was kept",
+    ),
+    Fault(
+        ROWS,
+        "return (_ones(at, rows, values).mT @",
+        "return (_ones(at, rows, values).mT.cumsum(1).clamp_max(1) @",
+        "sums by products take other rows in",
+    ),
+    Fault(
+        RESIZING,
+        "columns = torch.bmm(weights.expand(n * side, -1, -1),",
+        "columns = torch.bmm(weights.flip(0).expand(n * side, -1, -1),",
+        "resized maps mirrored",
+    ),
+    # Parts of a batch
+    Fault(
+        TRAINER,
+        "            discriminator.train(first)\n",
+        "            discriminator.train()\n",
+        "a power iteration in every part",
+    ),
+    Fault(
+        TRAINER,
+        "with torch.set_grad_enabled(whole):",
+        "with torch.set_grad_enabled(True):",
+        "a part's maps are kept for a gradient that nobody takes",
     ),
     Fault(
         LOOP,
-        "        values = self.ranks.add_up(gradients, values)\n",
-        "",
-        "nothing is added up over the processes",
+        "loss.backward(inputs=parameters)",
+        "loss.backward()",
+        "an update takes gradients of other networks' weights",
     ),
+    Fault(
+        LOOP,
+        "loss.backward(inputs=parameters)",
+        "[(2 * loss / 2).backward(inputs=parameters, retain_graph=i == 0) for i in range(2)]",
+        "each gradient is summed twice",
+    ),
+    Fault(LOOP, "torch.stack(of_parts).sum(0)", "of_parts[-1]", "the last part's losses alone"),
+    # A rehearsal
+    Fault(
+        LOOP,
+        "[b for network in self.networks.values() for b in network.buffers()]",
+        "[b for network in [*self.networks.values()][:-1] for b in network.buffers()]",
+        "a rehearsal moves the spectral norms of D_obj",
+    ),
+    Fault(
+        LOOP,
+        "        self.diverged.fill_(1)  # so no optimiser updates anything\n",
+        "",
+        "a rehearsal updates weights",
+    ),
+    # bf16
+    Fault(
+        PRECISION,
+        "torch.autocast(device.type, enabled=False)",
+        "torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type))",
+        "retrieval, places and spectral norms are rounded to bf16",
+    ),
+    Fault(LOSSES, "F.softplus(-logits.float())", "F.softplus(-logits)", "losses of rounded logits"),
     # A loss that is not finite
     Fault(
         LOOP,
@@ -658,12 +801,6 @@ FAULTS = (
 # Survivors that change nothing, by reason; the report counts them by the same words.
 UNCHANGED: tuple[Unchanged, ...] = (
     Unchanged(
-        "on the CPU nothing moves; the tests marked gpu fail",
-        TRAINER,
-        "RetrieveGANTrainer.step",
-        (("batch = batch.to(self.device)", "pass"),),
-    ),
-    Unchanged(
         "every row holds as much as the first",
         LOSSES,
         "mean",
@@ -680,8 +817,8 @@ UNCHANGED: tuple[Unchanged, ...] = (
         "RetrieveGANTrainer.generator_terms",
         (
             (
-                'terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes, counts.objects)}',
-                'terms = {"boxes": losses.box_l1(batch.boxes, output.box_sides, counts.objects)}',
+                'terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes, counts.objects, real)}',
+                'terms = {"boxes": losses.box_l1(batch.boxes, output.box_sides, counts.objects, real)}',
             ),
             (
                 "output.rebuilt, self._real(batch), counts.images",
@@ -698,67 +835,28 @@ UNCHANGED: tuple[Unchanged, ...] = (
     Unchanged(
         "for the type checker: what is None fails in the next line as well",
         NETWORK,
-        "RetrieveGAN.forward",
+        "RetrieveGAN.retrieve",
         (("assert draws.truth is not None", "pass"),),
-    ),
-    Unchanged(
-        "every object has one `__in_image__` triple, and the map starts as zeros",
-        NETWORK,
-        "RetrieveGAN.generate",
-        (
-            (
-                "in_image = in_image.index_copy(0, subject[member], messages[member])",
-                "in_image = in_image.index_add(0, subject[member], messages[member])",
-            ),
-        ),
-    ),
-    Unchanged(
-        "the number of channels plays no part in coordinates",
-        COMPOSITION,
-        "CropRefinement.forward",
-        (
-            (
-                "coordinates = F.affine_grid(identity, [len(maps), 1, h, w], align_corners=True)",
-                "coordinates = F.affine_grid(identity, [len(maps), 2, h, w], align_corners=True)",
-            ),
-        ),
-    ),
-    Unchanged(
-        "counts do not depend on the order",
-        COMPOSITION,
-        "CropRefinement.forward",
-        (("ends = torch.cat([subject, other])", "ends = torch.cat([other, subject])"),),
-    ),
-    Unchanged(
-        "sums of images that are not there are never read",
-        COMPOSITION,
-        "Fuser.forward",
-        (
-            (
-                "attention = _softmax_by_image(score, inside, object_image, len(inputs) - objects)",
-                "attention = _softmax_by_image(score, inside, object_image, len(inputs) + objects)",
-            ),
-        ),
     ),
     Unchanged(
         "a softmax does not depend on the number subtracted, so no gradient comes of it",
         COMPOSITION,
-        "_softmax_by_image",
+        "softmax_over_objects",
         (
             (
-                'highest = empty.scatter_reduce(0, target, masked.detach(), "amax")',
-                'highest = empty.scatter_reduce(0, target, (masked), "amax")',
+                "highest = masked.detach().amax(1, keepdim=True).clamp_min(LEAST)",
+                "highest = (masked).amax(1, keepdim=True).clamp_min(LEAST)",
             ),
         ),
     ),
     Unchanged(
         "only objects outside their box lie above 0, and these are multiplied by 0",
         COMPOSITION,
-        "_softmax_by_image",
+        "softmax_over_objects",
         (
             (
-                "weights = torch.exp((score - highest[image]).clamp_max(0.0)) * inside",
-                "weights = torch.exp((score - highest[image]).clamp_max(1.0)) * inside",
+                "weights = torch.exp((score - highest).clamp_max(0.0)) * inside",
+                "weights = torch.exp((score - highest).clamp_max(1.0)) * inside",
             ),
         ),
     ),

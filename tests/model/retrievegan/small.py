@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.batch import CandidateBatch, SceneBatch
+from model.batch import CandidateBatch, SceneBatch, changed
 from model.config import (
     DiscriminatorConfig,
     ExecutionConfig,
@@ -164,6 +164,28 @@ def assert_same_step(ours: RetrieveGANTrainer, *parts: SceneBatch, as_in: SceneB
                 )
         for (name, b), c in zip(network.named_buffers(), own.buffers(), strict=True):
             torch.testing.assert_close(c, b, msg=name)
+
+
+def halves(batch: SceneBatch) -> list[SceneBatch]:
+    """Both scenes of a batch as the parts of one, with the draws that they had in it."""
+    parts = []
+    for image, rows in enumerate((slice(0, 3), slice(3, 5))):
+
+        def own(part: Any, rows: slice = rows, image: int = image) -> Any:
+            return changed(part, lambda t: t[rows] if len(t) == O else t[image : image + 1])
+
+        parts.append(
+            SceneBatch(
+                *map(own, batch[:2]),
+                graph_tensors(SCENES[image : image + 1], VOCABULARY),
+                *map(own, batch[3:8]),
+                own(batch.candidates),
+                padding_of(torch.zeros(rows.stop - rows.start, dtype=torch.long), 1),
+                own(batch.draws),
+                batch.counts,
+            )
+        )
+    return parts
 
 
 def layers_of(layers: Iterable[nn.Module]) -> list[str]:

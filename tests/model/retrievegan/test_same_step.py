@@ -7,6 +7,7 @@ import torch
 from model import rows
 from model.batch import scene_batch
 from model.boxes import crop
+from model.fixed_shapes import FixedShapes
 from model.parallel import ALONE, run_phases
 from model.resizing import by_products
 from model.retrievegan import composition, decoder
@@ -17,6 +18,7 @@ from tests.model.retrievegan.small import (
     N,
     O,
     assert_same_step,
+    halves,
     small_batch,
     small_config,
     small_trainer,
@@ -53,48 +55,62 @@ def trainer_of(bank, **changes):
     return RetrieveGANTrainer(config, bank.vocabulary)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-@pytest.mark.parametrize(
-    "rule", [{"gt_in_candidates": True}, {"relaxation": "soft"}, {"mode": "random"}], ids=str
-)
-def test_a_batch_in_parts_has_the_losses_gradients_and_spectral_norms_of_the_batch(
-    bank, count, rule
-):
-    trainer = trainer_of(bank, retrieval=rule)
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_banks_batch_in_parts_has_the_losses_gradients_and_spectral_norms_of_it(bank, count):
+    trainer = trainer_of(bank)
     parts = parts_of(bank, trainer.config, count)
     (whole,) = parts_of(bank, trainer.config, 1)
     assert len(parts) == count
     assert_same_step(trainer, *parts, as_in=whole)
 
 
-def test_each_part_is_seen_by_both_updates_with_the_same_weights(bank):
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"gt_in_candidates": True},
+        {"relaxation": "soft"},
+        {"start": "best"},
+        {"mode": "predefined"},
+        {"mode": "random"},
+    ],
+    ids=str,
+)
+def test_a_batch_in_parts_has_the_losses_gradients_and_spectral_norms_of_the_batch(batch, rule):
+    trainer = small_trainer(retrieval=rule)
+    batch = with_draws(batch, trainer.config)
+    assert_same_step(trainer, *halves(batch), as_in=batch)
+
+
+def test_parts_may_have_fillers(batch):
+    trainer, shapes = small_trainer(), FixedShapes(4, 6, 5)
+    assert_same_step(trainer, *map(shapes.scenes, halves(batch)), as_in=batch)
+
+
+def test_each_part_is_seen_by_both_updates_with_the_same_weights(batch):
     """Spectral normalisation takes one iteration at each update, as of a whole batch."""
-    trainer = trainer_of(bank)
+    trainer = small_trainer()
     seen = []
 
     def note(discriminator, *_):
-        weight = discriminator.trunk[0].weight.detach().clone()
-        seen.append((discriminator.trunk[0].parametrizations.weight[0]._u.clone(), weight))
+        seen.append(discriminator.trunk[0].parametrizations.weight[0]._u.clone())
 
     trainer.image_discriminator.register_forward_hook(note)
-    trainer.step(*parts_of(bank, trainer.config, 2))
-    first, second = seen[:2], seen[2:]
-    assert len(second) == 2
-    for update in (first, second):
-        assert torch.equal(update[0][0], update[1][0])
-    assert not torch.equal(first[0][0], second[0][0])
+    trainer.step(*halves(batch))
+    assert len(seen) == 4
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[2], seen[3])
+    assert not torch.equal(seen[1], seen[2])
     assert trainer.image_discriminator.training
     assert trainer.object_discriminator.training
 
 
-def test_a_whole_batch_goes_through_the_network_once_and_parts_twice_each(bank):
-    calls = []
-    trainer = trainer_of(bank)
+def test_a_whole_batch_goes_through_the_network_once_and_parts_twice_each(batch):
+    trainer, calls = small_trainer(), []
     trainer.model.register_forward_hook(lambda *call: calls.append(call[2].rebuilt.requires_grad))
-    trainer.step(*parts_of(bank, trainer.config, 1))
+    trainer.step(batch)
     assert calls == [True]
     calls.clear()
-    trainer.step(*parts_of(bank, trainer.config, 2))
+    trainer.step(*halves(batch))
     assert calls == [False, False, True, True]
 
 

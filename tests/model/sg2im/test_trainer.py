@@ -28,7 +28,7 @@ from model.scene_table import SceneTable
 from model.sg2im.imagenet import normalised
 from model.sg2im.run import Sg2ImRun, graph_encoder_file, load_graph_encoder
 from model.sg2im.trainer import Sg2ImTrainer
-from model.sources import BankSource, part_of
+from model.sources import BankSource, Counts, Part, part_of
 from model.train import main
 from pipeline.options import write_json
 from pipeline.scene import Relation, SceneGraph
@@ -430,6 +430,71 @@ def test_rounded_to_bf16_a_step_has_nearly_the_losses_of_float32(bank, batch):
     expected = Sg2ImTrainer(config, bank.vocabulary).step(batch)
     for name, value in Sg2ImTrainer(rounded, bank.vocabulary).step(batch).items():
         assert value.item() == pytest.approx(expected[name].item(), rel=0.05, abs=1e-3), name
+
+
+def test_a_batch_in_parts_has_the_losses_and_gradients_of_the_batch_where_norms_are_fixed(bank):
+    """Batch normalisation sees each part's own scenes; here it sees none."""
+    ids = np.asarray(bank.scene_ids("train")[:4], np.int64)
+    counts = Counts.of(bank.contents.num_patches_of_images(ids))
+
+    def stepped(count):
+        trainer = Sg2ImTrainer(small(eval_after=0, batch_size=4), bank.vocabulary)
+        trainer.step_number = 1
+        for discriminator in (trainer.image_discriminator, trainer.object_discriminator):
+            discriminator.eval()
+        size = 4 // count
+        parts = (Part(i, ids[i : i + size], counts) for i in range(0, 4, size))
+        values = trainer.step(*(image_batch(bank, BankSource(bank), part) for part in parts))
+        return values, trainer
+
+    whole, expected = stepped(1)
+    for count in (2, 4):
+        values, trainer = stepped(count)
+        assert values.keys() == whole.keys()
+        for name, value in whole.items():
+            torch.testing.assert_close(values[name], value, atol=1e-6, rtol=1e-4, msg=name)
+        for key, network in expected.networks.items():
+            own = trainer.networks[key].parameters()
+            for p, q in zip(network.parameters(), own, strict=True):
+                assert (p.grad is None) == (q.grad is None)
+                if p.grad is not None:
+                    torch.testing.assert_close(q.grad, p.grad, atol=2e-6, rtol=2e-3)
+
+
+def test_an_update_takes_no_gradient_of_another_networks_weights(bank, batch):
+    trainer = Sg2ImTrainer(small(), bank.vocabulary)
+    update, seen = trainer.update, []
+
+    def watched(name, *rest):
+        seen.append({
+            key: all(p.grad is None for p in network.parameters())
+            for key, network in trainer.networks.items()
+        })  # fmt: skip
+        return update(name, *rest)
+
+    trainer.update = watched
+    trainer.step(batch)
+    before_generator, before_objects, before_images = seen
+    assert all(before_generator.values())
+    none_yet = {"model": False, "object_discriminator": True, "image_discriminator": True}
+    assert before_objects == none_yet
+    assert before_images == none_yet | {"object_discriminator": False}
+
+
+@pytest.mark.parametrize("eval_after", [0, 4])
+def test_a_rehearsal_changes_nothing_of_the_first_step(bank, batch, monkeypatch, eval_after):
+    """Also of the running means."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    config = small(eval_after=eval_after)
+    rehearsed, other = (Sg2ImTrainer(config, bank.vocabulary) for _ in range(2))
+    before = [weights_of(network) for network in rehearsed.networks.values()]
+    rehearsed.rehearse(batch)
+    for network, was in zip(rehearsed.networks.values(), before, strict=True):
+        assert not moved(network, was)
+    for _ in range(2):
+        assert rehearsed.step(batch) == other.step(batch)
+    for ours, theirs in zip(rehearsed.networks.values(), other.networks.values(), strict=True):
+        assert not moved(ours, weights_of(theirs))
 
 
 def test_a_new_optimiser_needs_new_recordings(bank, batch):
