@@ -79,6 +79,7 @@ def measure_all(processes: Processes, plan: Plan) -> Measured:
     _measure(processes, measured, ours(plan.paper, fast, batch_size=plan.large))
     _measure(processes, measured, [*published, *ours(plan.sg2im, plan.ways)])
     _loop(processes, measured, plan, ours(plan.paper, fast)[0])
+    _measure(processes, measured, ours(plan.paper, fast, deterministic=True))
     _measure(processes, measured, ours(plan.paper, fast, batch_size=plan.few))
     _measure(processes, measured, sg2im_landed)
     others = [way for way in plan.ways if way not in fast]
@@ -86,8 +87,7 @@ def measure_all(processes: Processes, plan: Plan) -> Measured:
     k = plan.more_candidates
     _measure(processes, measured, [replace(each, candidates=k) for each in landed])
     _measure(processes, measured, ours(plan.paper, fast, candidates=k))
-    both = dict.fromkeys([plan.ways[0], *fast])
-    _measure(processes, measured, ours(plan.paper, [*both], deterministic=True))
+    _measure(processes, measured, ours(plan.paper, others[:1], deterministic=True))
     for setting in landed:
         _loop(processes, measured, plan, setting)
     for _ in range(1, plan.rounds):
