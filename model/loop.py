@@ -289,20 +289,21 @@ def _take_steps(
     """All that are left, or until there is a signal in `stopping` of any process; returns it."""
     config: RunConfig = trainer.config
     ranks, first = trainer.ranks, trainer.step_number
-    batches = training_batches(
-        bank,
-        trainer.collate,
-        block_shards=config.block_shards,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        first_step=first,
-        rank=ranks.rank,
-        ranks=ranks.size,
-        kind=config.execution.loader,
-        workers=config.execution.loader_workers,
-        device=trainer.device,
-        parts=config.execution.accumulate,
-    )
+    with _enough_memory(trainer):
+        batches = training_batches(
+            bank,
+            trainer.collate,
+            block_shards=config.block_shards,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first_step=first,
+            rank=ranks.rank,
+            ranks=ranks.size,
+            kind=config.execution.loader,
+            workers=config.execution.loader_workers,
+            device=trainer.device,
+            parts=config.execution.accumulate,
+        )
     pace = Pace(first, config.steps, config.batch_size, trainer.device, config.execution.log_every)
     with closing(batches), run_log(run, first) if ranks.leads else nullcontext() as kept:
         writer = _Writer(trainer, bank, run, score, pace, kept)

@@ -524,8 +524,11 @@ def test_a_batch_that_no_memory_is_left_for_is_that_line_too(bank, tmp_path, car
 
 
 @pytest.mark.gpu
-def test_a_step_that_a_gpu_has_no_room_for_is_one_line(gpu, bank, tmp_path):
-    trainer = trainer_for(small(), bank, gpu)
+@pytest.mark.parametrize("capture", ["off", "graph"])
+@pytest.mark.parametrize("loader", ["resident", "stream"])
+def test_a_step_that_a_gpu_has_no_room_for_is_one_line(gpu, bank, tmp_path, capture, loader):
+    config = small(execution=ExecutionConfig(capture=capture, loader=loader))
+    trainer = trainer_for(config, bank, gpu)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-4)
     try:
