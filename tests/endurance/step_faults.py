@@ -51,7 +51,12 @@ MODULES = (
     Module(ROWS, ("tests/model/test_rows.py", "tests/model/test_padding.py")),
     Module(RESIZING, (*COMMON, "tests/model/test_resizing.py")),
     Module(PRECISION, ("tests/model/test_precision.py",)),
-    Module(SHAPES, ("tests/model/test_fixed_shapes.py", "tests/model/test_fixed_shapes_images.py")),
+    Module(
+        SHAPES,
+        ("tests/model/test_fixed_shapes.py",),
+        ("of", "scenes", "_fillers", "_graph", "_padding", "_longer", "_more_objects", "_boxes",
+         "_orders"),
+    ),
     Module(DRAWS, (*COMMON, "tests/model/test_draws.py")),
     Module(GRAPH, (*COMMON, "tests/model/graph"), ("twice", "box_sides")),
     Module(BATCH, (*COMMON, "tests/model/test_batch.py"), ("with_truth", "moved", "to")),
