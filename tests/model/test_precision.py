@@ -29,35 +29,6 @@ def test_a_cpu_computes_in_float32_unless_it_is_told_otherwise():
         assert inside.dtype == torch.float32
 
 
-@pytest.fixture
-def convolutions():
-    """torch's setting for those of a GPU, put back afterwards."""
-    settings = torch.backends.cudnn.conv
-    before = settings.fp32_precision
-    yield settings
-    settings.fp32_precision = before
-
-
-@pytest.mark.parametrize(
-    ("asked", "computed", "of_convolutions"),
-    [
-        ("auto", "tf32", "tf32"),
-        ("float32", "float32", "ieee"),
-        ("tf32", "tf32", "tf32"),
-        ("bf16", "bf16", "tf32"),
-    ],
-)
-def test_on_a_gpu_convolutions_are_tf32_unless_float32_is_asked_for(
-    convolutions, asked, computed, of_convolutions
-):
-    for before in ("ieee", "tf32"):
-        convolutions.fp32_precision = before
-        Arithmetic.of(asked, CPU)
-        assert convolutions.fp32_precision == before
-        assert Arithmetic.of(asked, torch.device("cuda")).precision == computed
-        assert convolutions.fp32_precision == of_convolutions
-
-
 def dtypes_of(calls, module):
     module.register_forward_hook(lambda _, given, made: calls.append(made.dtype))
 
