@@ -881,6 +881,60 @@ UNCHANGED: tuple[Unchanged, ...] = (
         ),
     ),
     Unchanged(
+        "floor has no gradient",
+        COMPOSITION,
+        "_between",
+        (("low = at.detach().floor()", "low = (at).floor()"),),
+    ),
+    Unchanged(
+        "there is one",
+        ROWS,
+        "_Move.backward",
+        (
+            (
+                "gradient = move(gradients[0], Places(row_back, kept_back), Places(row, kept))",
+                "gradient = move(gradients[(-1)], Places(row_back, kept_back), Places(row, kept))",
+            ),
+        ),
+    ),
+    Unchanged(
+        "maps are squares, and those of the same side came back before",
+        RESIZING,
+        "resized",
+        (
+            ("if side == maps.shape[-1]:", "if side == maps.shape[-2]:"),
+            ("if side < maps.shape[-1]:", "if side < maps.shape[-2]:"),
+            ("if side < maps.shape[-1]:", "if side <= maps.shape[-1]:"),
+        ),
+    ),
+    Unchanged(
+        "there is one map of weights, and at the same side each value has itself",
+        RESIZING,
+        "_weights",
+        (
+            ("if side > h:", "if side >= h:"),
+            (
+                'return F.interpolate(one_hot, size=side, mode="linear")[0].mT',
+                'return F.interpolate(one_hot, size=side, mode="linear")[(-1)].mT',
+            ),
+            (
+                "return F.adaptive_avg_pool1d(one_hot, side)[0].mT",
+                "return F.adaptive_avg_pool1d(one_hot, side)[(-1)].mT",
+            ),
+        ),
+    ),
+    Unchanged(
+        "it is the default",
+        SHAPES,
+        "_orders",
+        (
+            (
+                "kept = torch.arange(order.shape[1], dtype=order.dtype, device=order.device)",
+                "kept = torch.arange(order.shape[1], device=order.device)",
+            ),
+        ),
+    ),
+    Unchanged(
         "there is one channel",
         DISCRIMINATORS,
         "ImageDiscriminator.forward",
