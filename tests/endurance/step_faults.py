@@ -898,13 +898,25 @@ UNCHANGED: tuple[Unchanged, ...] = (
         ),
     ),
     Unchanged(
-        "maps are squares, and those of the same side came back before",
-        RESIZING,
-        "resized",
+        "maps are squares",
+        COMPOSITION,
+        "Fuser.forward",
         (
-            ("if side == maps.shape[-1]:", "if side == maps.shape[-2]:"),
-            ("if side < maps.shape[-1]:", "if side < maps.shape[-2]:"),
-            ("if side < maps.shape[-1]:", "if side <= maps.shape[-1]:"),
+            (
+                "vectors = nodes.vectors[:, :, None, None].expand(-1, -1, h, w)",
+                "vectors = nodes.vectors[:, :, None, None].expand(-1, -1, w, h)",
+            ),
+        ),
+    ),
+    Unchanged(
+        "maps are squares",
+        NETWORK,
+        "RetrieveGAN.generate",
+        (
+            (
+                "messages = self.predicates(predicate)[:, :, None, None].expand(-1, -1, h, w)",
+                "messages = self.predicates(predicate)[:, :, None, None].expand(-1, -1, w, h)",
+            ),
         ),
     ),
     Unchanged(
