@@ -51,7 +51,12 @@ MODULES = (
     Module(ROWS, ("tests/model/test_rows.py", "tests/model/test_padding.py")),
     Module(RESIZING, (*COMMON, "tests/model/test_resizing.py")),
     Module(PRECISION, ("tests/model/test_precision.py",)),
-    Module(SHAPES, ("tests/model/test_fixed_shapes.py", "tests/model/test_fixed_shapes_images.py")),
+    Module(
+        SHAPES,
+        ("tests/model/test_fixed_shapes.py",),
+        ("of", "scenes", "_fillers", "_graph", "_padding", "_longer", "_more_objects", "_boxes",
+         "_orders"),
+    ),
     Module(DRAWS, (*COMMON, "tests/model/test_draws.py")),
     Module(GRAPH, (*COMMON, "tests/model/graph"), ("twice", "box_sides")),
     Module(BATCH, (*COMMON, "tests/model/test_batch.py"), ("with_truth", "moved", "to")),
@@ -873,6 +878,72 @@ UNCHANGED: tuple[Unchanged, ...] = (
         (
             ("if side == maps.shape[-1]:", "if side == maps.shape[-2]:"),
             ("if side < maps.shape[-1]:", "if side < maps.shape[-2]:"),
+        ),
+    ),
+    Unchanged(
+        "floor has no gradient",
+        COMPOSITION,
+        "_between",
+        (("low = at.detach().floor()", "low = (at).floor()"),),
+    ),
+    Unchanged(
+        "there is one",
+        ROWS,
+        "_Move.backward",
+        (
+            (
+                "gradient = move(gradients[0], Places(row_back, kept_back), Places(row, kept))",
+                "gradient = move(gradients[(-1)], Places(row_back, kept_back), Places(row, kept))",
+            ),
+        ),
+    ),
+    Unchanged(
+        "maps are squares",
+        COMPOSITION,
+        "Fuser.forward",
+        (
+            (
+                "vectors = nodes.vectors[:, :, None, None].expand(-1, -1, h, w)",
+                "vectors = nodes.vectors[:, :, None, None].expand(-1, -1, w, h)",
+            ),
+        ),
+    ),
+    Unchanged(
+        "maps are squares",
+        NETWORK,
+        "RetrieveGAN.generate",
+        (
+            (
+                "messages = self.predicates(predicate)[:, :, None, None].expand(-1, -1, h, w)",
+                "messages = self.predicates(predicate)[:, :, None, None].expand(-1, -1, w, h)",
+            ),
+        ),
+    ),
+    Unchanged(
+        "there is one map of weights, and at the same side each value has itself",
+        RESIZING,
+        "_weights",
+        (
+            ("if side > h:", "if side >= h:"),
+            (
+                'return F.interpolate(one_hot, size=side, mode="linear")[0].mT',
+                'return F.interpolate(one_hot, size=side, mode="linear")[(-1)].mT',
+            ),
+            (
+                "return F.adaptive_avg_pool1d(one_hot, side)[0].mT",
+                "return F.adaptive_avg_pool1d(one_hot, side)[(-1)].mT",
+            ),
+        ),
+    ),
+    Unchanged(
+        "it is the default",
+        SHAPES,
+        "_orders",
+        (
+            (
+                "kept = torch.arange(order.shape[1], dtype=order.dtype, device=order.device)",
+                "kept = torch.arange(order.shape[1], device=order.device)",
+            ),
         ),
     ),
     Unchanged(

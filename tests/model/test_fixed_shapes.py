@@ -14,6 +14,7 @@ from tests.model.retrievegan.small import (
     O,
     assert_same_step,
     small_batch,
+    small_config,
     small_trainer,
     with_draws,
 )
@@ -85,6 +86,25 @@ def test_rows_are_multiples_with_a_filler_at_least_and_the_choice_takes_the_long
         assert len(filled.images) == N
 
 
+def test_all_that_is_of_objects_has_as_many_rows():
+    for rule in ({}, {"mode": "random"}):
+        config = small_config(retrieval=rule)
+        batch = with_draws(small_batch(), config)
+        filled = SHAPES.scenes(batch)
+        all_real = batch.padding._replace(real=torch.ones(O, dtype=torch.bool))
+        alike = tensors_of(batch._replace(padding=all_real))
+        for before, after in zip(alike, tensors_of(filled), strict=True):
+            assert after.dtype == before.dtype
+            if before.dim() and len(before) == O:
+                assert len(after) == O + FILLERS
+                assert torch.equal(after[:O], before)
+        assert filled.boxes[O:].tolist() == [[0, 0, 1, 1]] * FILLERS
+        made = filled.draws.choice.rank if rule else filled.draws.choice.noise
+        assert len(made) == O + FILLERS
+        assert (filled.draws.truth is None) == bool(rule)
+        assert rule or len(filled.draws.truth.order) == O + FILLERS
+
+
 def test_fillers_are_a_graph_of_their_own():
     graph, filled = small_batch().graph, SHAPES.scenes(small_batch()).graph
     last, triples = O + FILLERS - 1, len(graph.triples)
@@ -95,7 +115,7 @@ def test_fillers_are_a_graph_of_their_own():
     moved = torch.arange(O + N) + FILLERS * (torch.arange(O + N) >= O)
     for (s, p, o), (t, q, u) in zip(graph.triples, filled.triples[:triples], strict=True):
         assert (moved[s], p, moved[o]) == (t, q, u)
-    assert filled.triples[triples:, [0, 2]].eq(last).all()
+    assert filled.triples[triples:].tolist() == [[last, 0, last]] * 4
     assert torch.equal(filled.in_image[:O], graph.in_image)
 
 
@@ -146,4 +166,5 @@ def test_shapes_are_those_of_a_processes_part():
     assert trainer.shapes == FixedShapes.of(48, 9)
     trainer.ranks = Ranks(0, 2)
     assert trainer.shapes == FixedShapes.of(24, 9)
+    assert FixedShapes.of(10, 9) == FixedShapes(objects=20, triples=40, longest=9)
     assert FixedShapes.of(1, 9) == FixedShapes.of(LEAST_SCENES, 9)

@@ -21,6 +21,7 @@ def test_a_cpu_computes_in_float32_unless_it_is_told_otherwise():
         arithmetic = Arithmetic.of(asked, CPU)
         assert arithmetic.precision == computed
         with arithmetic.autocast():
+            assert not torch.is_autocast_cache_enabled()  # weights change within a step
             product = torch.ones(2, 2) @ torch.ones(2, 2)
             with in_float32(CPU):
                 inside = torch.ones(2, 2) @ torch.ones(2, 2)

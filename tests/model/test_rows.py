@@ -58,6 +58,13 @@ def test_rows_are_counted_where_they_go(form):
     assert counts.dtype == torch.int64
 
 
+def test_on_a_cpu_sums_are_made_by_index(monkeypatch):
+    monkeypatch.setattr(rows.F, "one_hot", None)
+    assert gather(values(5, 3), AT).shape == (5, 3)
+    assert scatter(values(5, 3), AT, 6).shape == (6, 3)
+    assert count(AT, 6).tolist() == [1, 0, 3, 0, 1, 0]
+
+
 def test_where_nothing_goes_there_are_zeros(form):
     nothing = torch.zeros(0, dtype=torch.long)
     assert gather(values(5, 3), nothing).shape == (0, 3)
