@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from model import checkpoint, loop, monitor
+from model.config import ExecutionConfig
 from model.loop import laid_out, restore, train
 from model.monitor import Pace
 from model.parallel import Ranks
