@@ -342,6 +342,8 @@ def _next(batches: Iterator[Batch], parts: int, stopping: Sequence[signal.Signal
 
 def _tell_needs(trainer: Trainer[Any, Batch], parts: Sequence[Batch]) -> None:
     """One line before the first step: the time and memory that it takes."""
+    if trainer.ranks.leads:
+        log.info("preparing the first step; kernels that were not made here before are compiled")
     seconds = trainer.rehearse(*parts)
     config, device = trainer.config, trainer.device
     if not trainer.ranks.leads:

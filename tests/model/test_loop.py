@@ -548,9 +548,11 @@ def test_the_first_line_tells_what_the_steps_will_need(bank, card, monkeypatch, 
     trainer.rehearse = lambda *parts: given.append(parts) or 0.045
     loop._tell_needs(trainer, ["one", "other"])
     assert given == [("one", "other")]
-    assert capsys.readouterr().out == (
-        "a step of 4 scenes takes 45 ms and 9.3 of the 80 GB of NVIDIA H100: 3 min for 4,000 "
-        "steps\n"
+    preparing, needs = capsys.readouterr().out.splitlines()
+    assert preparing.startswith("preparing the first step")
+    assert needs == (
+        "a step of 4 scenes takes 45 ms and 9.3 of the 80 GB of NVIDIA H100: about 3 min for 4,000 "
+        "steps"
     )
     trainer.ranks = Ranks(1, 2)
     loop._tell_needs(trainer, ["one"])  # all rehearse, one speaks
