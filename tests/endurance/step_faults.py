@@ -898,6 +898,17 @@ UNCHANGED: tuple[Unchanged, ...] = (
         ),
     ),
     Unchanged(
+        "there is one channel",
+        COMPOSITION,
+        "Fuser.forward",
+        (
+            (
+                "padding.pad(placed[:, 0]), padding.pad(covered(boxes, side)[:, 0])",
+                "padding.pad(placed[:, (-1)]), padding.pad(covered(boxes, side)[:, 0])",
+            ),
+        ),
+    ),
+    Unchanged(
         "maps are squares",
         COMPOSITION,
         "Fuser.forward",

@@ -239,6 +239,26 @@ def test_a_filler_adds_nothing_to_the_canvas_whatever_its_map():
     assert canvas.isfinite().all()
 
 
+def test_scores_are_pasted_into_their_boxes_as_the_maps_are():
+    """Of maps and scores that differ from cell to cell."""
+    torch.manual_seed(2)
+    fuser = Fuser(width=5, predicate_width=3, canvas=4)
+    nodes = Nodes(torch.randn(4, 2), torch.randn(4, 3, 4, 4), 3 * torch.randn(3, 3, 4, 4))
+    boxes = torch.tensor([[0.0, 0, 0.75, 1], [0.25, 0.125, 1, 0.8], [0, 0.5, 1, 1]])
+    with torch.no_grad():
+        canvas = fuser(nodes, boxes, padding_of(torch.tensor([0, 0, 0]), 1), 8)
+        inputs = torch.cat([nodes.vectors[:, :, None, None].expand(-1, -1, 4, 4), nodes.maps], 1)
+        keys = fuser.key(inputs[:3])
+        score = (keys * fuser.query(nodes.in_image)).sum(1, keepdim=True) / 2
+        score, values = (
+            paste(each, boxes, 8, align_corners=False) for each in (score, fuser.value(keys))
+        )
+        covers = covered(boxes, 8).bool()
+        shares = torch.softmax(score.masked_fill(~covers, -torch.inf), 0).nan_to_num(0)
+        background = F.interpolate(fuser.background(inputs[3:]), scale_factor=2.0, mode="bilinear")
+    torch.testing.assert_close(canvas, background + (shares * values).sum(0, keepdim=True))
+
+
 def test_a_large_score_outside_its_box_takes_nothing_from_those_inside():
     score = torch.tensor([0.0, 900.0]).view(1, 2, 1, 1).requires_grad_()
     inside = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
