@@ -13,8 +13,6 @@ from model.resizing import resized
 from model.retrievegan.layers import SLOPE, norm
 from model.rows import count, gather, scatter
 
-LEAST = -1e30  # below every score
-
 
 class CropEncoder(nn.Module):
     """Patches -> maps that keep where things are within the patch."""
@@ -148,7 +146,7 @@ def softmax_over_objects(score: Tensor, inside: Tensor) -> Tensor:
     inside  (N, M, H, W)  1 or 0
     """
     masked = score.masked_fill(inside == 0, -torch.inf)
-    highest = masked.detach().amax(1, keepdim=True).clamp_min(LEAST)
+    highest = masked.detach().amax(1, keepdim=True)  # -inf where there is none
     weights = torch.exp((score - highest).clamp_max(0.0)) * inside
     return weights / weights.sum(1, keepdim=True).clamp_min(1e-5)
 
