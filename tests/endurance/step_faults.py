@@ -849,8 +849,8 @@ UNCHANGED: tuple[Unchanged, ...] = (
         "softmax_over_objects",
         (
             (
-                "highest = masked.detach().amax(1, keepdim=True).clamp_min(LEAST)",
-                "highest = (masked).amax(1, keepdim=True).clamp_min(LEAST)",
+                "highest = masked.detach().amax(1, keepdim=True) # -inf where there is none",
+                "highest = (masked).amax(1, keepdim=True) # -inf where there is none",
             ),
         ),
     ),
@@ -905,6 +905,37 @@ UNCHANGED: tuple[Unchanged, ...] = (
             (
                 "padding.pad(placed[:, 0]), padding.pad(covered(boxes, side)[:, 0])",
                 "padding.pad(placed[:, (-1)]), padding.pad(covered(boxes, side)[:, 0])",
+            ),
+            (
+                "padding.pad(placed[:, 0]), padding.pad(covered(boxes, side)[:, 0])",
+                "padding.pad(placed[:, 0]), padding.pad(covered(boxes, side)[:, (-1)])",
+            ),
+        ),
+    ),
+    Unchanged(
+        "a product of which one factor is float32 is in float32",
+        COMPOSITION,
+        "Fuser.forward",
+        (
+            (
+                "score = (keys.float() * query.float()).sum(1, keepdim=True) / keys.shape[1] ** 0.5",
+                "score = ((keys) * query.float()).sum(1, keepdim=True) / keys.shape[1] ** 0.5",
+            ),
+            (
+                "score = (keys.float() * query.float()).sum(1, keepdim=True) / keys.shape[1] ** 0.5",
+                "score = (keys.float() * (query)).sum(1, keepdim=True) / keys.shape[1] ** 0.5",
+            ),
+        ),
+    ),
+    Unchanged(
+        "a canvas is a square, and which of two axes is named first plays no part",
+        COMPOSITION,
+        "paste_together",
+        (
+            ("side = attention.shape[-1]", "side = attention.shape[-2]"),
+            (
+                "rows = (y @ last).transpose(1, 2) # (N, side, M, w * C)",
+                "rows = (y @ last).transpose(2, 1) # (N, side, M, w * C)",
             ),
         ),
     ),
