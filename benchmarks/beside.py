@@ -34,6 +34,14 @@ class BesideOptions:
     recipes: Annotated[tuple[RecipeName, ...], option("recipes to time")] = ("demo",)
     rounds: Annotated[int, option("processes of each version, in turn")] = 5
 
+    def __post_init__(self) -> None:
+        if not (self.other / "model/train.py").is_file():
+            raise ValueError(f"--other {self.other} is no checkout: there is no model/train.py")
+        if not (self.bank / "manifest.json").is_file():
+            raise ValueError(f"--bank {self.bank} is no built bank: there is no manifest.json")
+        if self.rounds < 1:
+            raise ValueError(f"--rounds is at least 1, not {self.rounds}")
+
 
 def measured(recipe: RecipeName, bank_path: Path) -> dict[str, Any]:
     """Median seconds and processor seconds of a step; the first step's losses."""

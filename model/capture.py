@@ -23,7 +23,10 @@ Batch = TypeVar("Batch")
 def records(capture: Capture, device: torch.device, reason_against: str | None) -> bool:
     """Whether a training's steps are recorded. UserError where that is asked for and cannot be."""
     if capture == "graph" and device.type != "cuda":
-        raise UserError("--capture graph needs a GPU: give --capture off, or --device cuda")
+        raise UserError(
+            "--capture graph, as asked for or as the run that goes on has it, needs a GPU: give "
+            "--capture auto"
+        )
     if capture == "graph" and reason_against:
         raise UserError(f"--capture graph: {reason_against}; give --capture off")
     if capture == "auto":

@@ -68,7 +68,7 @@ class ExecutionConfig:
     loader: Loader = "auto"
     loader_workers: int = 0  # processes that load batches; 0: this one
     # float32; tf32: convolutions on a GPU round their factors; bf16: the networks round, retrieval
-    # and losses do not; auto: on a GPU bf16, for sg2im tf32, on a CPU float32
+    # and losses do not (on a CPU slower); auto: on a GPU bf16, for sg2im tf32, on a CPU float32
     precision: Precision = "auto"
     # graph: on a GPU steps are recorded and played back by a few launches; auto: graph on a GPU
     capture: Capture = "auto"

@@ -169,10 +169,12 @@ def check_parts(options: TrainOptions, ranks: "Ranks") -> None:
             f"--batch-size {batch_size} is that of all processes together: give a multiple of "
             f"{ranks.size}, as many as torchrun starts"
         )
-    if batch_size // ranks.size % parts:
+    scenes = batch_size // ranks.size
+    if scenes % parts:
+        divisors = [str(n) for n in range(1, scenes + 1) if scenes % n == 0]
         raise UserError(
-            f"--accumulate {parts} does not divide the {batch_size // ranks.size} scenes of a "
-            f"process's batch: give a number that does"
+            f"--accumulate {parts} does not divide the {scenes} scenes that a process takes of a "
+            f"batch: give {', '.join(divisors)}"
         )
     if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and not (
         options.out or options.resume

@@ -164,7 +164,8 @@ def _paths(options: Any) -> Iterator[Path]:
 def _command() -> str | None:
     """What the user typed, and can type again: `python -m jobs.sample`."""
     spec = sys.modules["__main__"].__spec__
-    return f"python -m {spec.name}" if spec and spec.name != "__main__" else None
+    name = spec.name.removesuffix(".__main__") if spec else "__main__"  # of a folder's
+    return f"python -m {name}" if name != "__main__" else None
 
 
 def to_json(value: Any) -> Any:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
+from model.config import Capture, Precision
 from pipeline.options import option, run
 
 Part = Literal["capture", "runs", "first-steps", "seeds", "tests", "times"]
@@ -33,7 +34,8 @@ class GpuOptions:
     sg2im: Annotated[Path | None, option("folder of the published package `sg2im`")] = None
     parts: Annotated[tuple[Part, ...], option("what to do")] = PARTS
     ways: Annotated[
-        tuple[str, ...], option("--precision/--capture of ours; the first is today's default")
+        tuple[str, ...],
+        option("--precision/--capture of ours; the first is what the others are compared with"),
     ] = ("tf32/off", "tf32/graph", "bf16/graph")
     seeds: Annotated[int, option("trainings whose losses are compared")] = 5
     steps: Annotated[int, option("of each of them")] = 200
@@ -44,8 +46,11 @@ class GpuOptions:
 
     def __post_init__(self) -> None:
         for way in self.ways:
-            if "/" not in way:
+            precision, _, capture = way.partition("/")
+            if precision not in get_args(Precision) or capture not in get_args(Capture):
                 raise ValueError(f"--ways {way}: give PRECISION/CAPTURE, e.g. bf16/graph")
+        if min(self.seeds, self.steps, self.rounds) < 1:
+            raise ValueError("--seeds, --steps and --rounds are at least 1")
         for flag, folder, inside in (
             ("--bank", self.bank, "manifest.json"),
             ("--beside", self.beside, "model/train.py"),
@@ -56,15 +61,12 @@ class GpuOptions:
 
 
 def main(options: GpuOptions) -> None:
-    import torch
-
     from benchmarks.gpu import checks, report, times
     from benchmarks.gpu.processes import Processes, Setting
+    from model.device import choose_device
 
     options.out.mkdir(parents=True, exist_ok=True)
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(choose_device(options.device))
     sizes = (4, 4, 8, 2) if options.tiny else (16, 32, 64, 2)
     recipes = ("demo", "sg2im-demo") if options.tiny else ("paper", "sg2im")
     paper, sg2im = (
@@ -83,6 +85,8 @@ def main(options: GpuOptions) -> None:
         print(text)
         return
     title = report.about(device)
+    if options.tiny:
+        title += "; --tiny: the figures mean nothing"
     checked, measured = None, None
     with tempfile.TemporaryDirectory() as scratch:
         processes = Processes(

@@ -97,6 +97,8 @@ def _same_digest(name: str, sides: Sequence[Found]) -> Check:
     eager, captured = (side.result() for side in sides)
     if eager is None or captured is None:
         return Check(name, None, "not run")
+    if eager["device"] == "cpu":
+        return Check(name, None, "on a CPU nothing is captured")
     shapes = len(set(eager["shapes"]))
     note = f"{len(eager['losses'])} steps, {shapes} shapes, weights, moments and losses"
     if eager["digest"] == captured["digest"] and eager["losses"] == captured["losses"]:

@@ -122,6 +122,7 @@ def train(todo: dict[str, Any]) -> dict[str, Any]:
         "losses": torch.stack(rows).tolist(),
         "digest": digest(trainer),
         "shapes": subject.shapes,
+        "device": subject.device.type,
     }
 
 

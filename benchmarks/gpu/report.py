@@ -67,8 +67,9 @@ def markdown(
         times = [time_rows(measured, plan)] if processes is not None else [[]]
         parts.append("## Times\n\n" + table(TIME_COLUMNS, times[0]))
         parts += [text(measured, plan) for text in (loops, deterministic, largest)]
-        parts.append("## Aims\n\n" + aims_table(aims(measured, plan)))
-        parts.append(projection(measured, plan))
+        if processes is None or not processes.tiny:
+            parts.append("## Aims\n\n" + aims_table(aims(measured, plan)))
+            parts.append(projection(measured, plan))
     if processes is not None:
         for name, texts in (("Skipped", processes.skipped), ("Failed", processes.failed)):
             if texts:

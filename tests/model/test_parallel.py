@@ -224,7 +224,8 @@ def test_the_batch_is_cut_into_equal_parts():
 def test_a_processes_part_of_the_batch_is_cut_into_equal_parts_too(size, scenes):
     flags = ("--bank", "b", "--batch-size", 8, "--accumulate")
     with pytest.raises(
-        UserError, match=f"^--accumulate 3 does not divide the {scenes} scenes of a process's batch"
+        UserError,
+        match=f"^--accumulate 3 does not divide the {scenes} scenes that a process ",
     ):
         check_parts(options_of(*flags, 3), Ranks(0, size))
     with pytest.raises(UserError, match=f"^--accumulate {2 * scenes} does not divide"):
