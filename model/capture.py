@@ -1,7 +1,7 @@
-"""A training step recorded as CUDA graphs, and played back: one launch where there were thousands.
+"""A training step captured as CUDA graphs, and replayed: one launch where there were thousands.
 
-A recording holds for batches of one shape, which model/fixed_shapes.py makes few. What lies between
-two exchanges with other processes is a graph of its own.
+A captured step holds for batches of one shape, which model/fixed_shapes.py makes few. What lies
+between two exchanges with other processes is a graph of its own.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -20,8 +20,8 @@ from pipeline.errors import UserError
 Batch = TypeVar("Batch")
 
 
-def records(capture: Capture, device: torch.device, reason_against: str | None) -> bool:
-    """Whether a training's steps are recorded. UserError where that is asked for and cannot be."""
+def captures(capture: Capture, device: torch.device, reason_against: str | None) -> bool:
+    """Whether a training's steps are captured. UserError where that is asked for and cannot be."""
     if capture == "graph" and device.type != "cuda":
         raise UserError(
             "--capture graph, as asked for or as the run that goes on has it, needs a GPU: give "
@@ -35,14 +35,14 @@ def records(capture: Capture, device: torch.device, reason_against: str | None) 
 
 
 @dataclass(frozen=True)
-class _Recording:
+class _CapturedStep:
     inputs: Sequence[Tensor]  # where the graphs read a batch
     graphs: Sequence[torch.cuda.CUDAGraph]
     exchanges: Sequence[Sequence[Tensor]]  # after each graph but the last
     names: Sequence[str]
     values: Tensor  # (names,) that the last graph writes
 
-    def play(self, batch: Sequence[Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    def replay(self, batch: Sequence[Tensor], ranks: Ranks) -> dict[str, Tensor]:
         for there, tensor in zip(self.inputs, batch, strict=True):
             there.copy_(tensor, non_blocking=True)
         for i, graph in enumerate(self.graphs):
@@ -52,8 +52,8 @@ class _Recording:
         return dict(zip(self.names, self.values.clone().unbind(), strict=True))
 
 
-class Recorder(Generic[Batch]):
-    """Plays the recording that fits a batch; the first batch of its shape is recorded."""
+class CapturedSteps(Generic[Batch]):
+    """Replays the step that was captured for a batch's shape; the first batch of one captures it."""
 
     def __init__(
         self,
@@ -61,25 +61,25 @@ class Recorder(Generic[Batch]):
         without_effect: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._phases, self._without_effect = phases, without_effect
-        self._recordings: dict[Hashable, _Recording] = {}
-        # One pool of memory: only one recording is played at a time.
+        self._steps: dict[Hashable, _CapturedStep] = {}
+        # One pool of memory: only one step is replayed at a time.
         self._pool: Any = None
-        self._stream: Any = None  # of what comes before a recording
+        self._stream: Any = None  # of the warm-up
 
     def run(self, parts: Sequence[Batch], ranks: Ranks, mode: Hashable) -> dict[str, Tensor]:
         """Take the step of a batch. mode: all else on which its kernels depend."""
         tensors = tensors_of(parts)
         key = (mode, ranks.size, *((tensor.shape, tensor.dtype) for tensor in tensors))
-        if key not in self._recordings:
-            self._recordings[key] = self._record(parts, ranks)
-        return self._recordings[key].play(tensors, ranks)
+        if key not in self._steps:
+            self._steps[key] = self._capture(parts, ranks)
+        return self._steps[key].replay(tensors, ranks)
 
     def forget(self) -> None:
-        """Drop all recordings: what they update is no longer used."""
-        self._recordings.clear()
+        """Drop all captured steps: what they update is no longer used."""
+        self._steps.clear()
         self._pool = None  # it is freed with its last graph
 
-    def _record(self, parts: Sequence[Batch], ranks: Ranks) -> _Recording:
+    def _capture(self, parts: Sequence[Batch], ranks: Ranks) -> _CapturedStep:
         static = [changed(part, torch.clone) for part in parts]
         self._warm_up(static)
         if self._pool is None:
@@ -104,11 +104,11 @@ class Recorder(Generic[Batch]):
             if full is not None:
                 raise full
             graphs.append(graph)
-        return _Recording(tensors_of(static), graphs, exchanges, [*values], stacked)
+        return _CapturedStep(tensors_of(static), graphs, exchanges, [*values], stacked)
 
     def _warm_up(self, parts: Sequence[Batch]) -> None:
-        """What is done once (choosing kernels, compiling, making an optimiser's moments) is not to
-        be recorded."""
+        """What is done once (choosing kernels, compiling, making an optimiser's moments), so that
+        it is not captured."""
         if self._stream is None:
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._stream.wait_stream(torch.cuda.current_stream())

@@ -70,7 +70,7 @@ class ExecutionConfig:
     # float32; tf32: convolutions on a GPU round their factors; bf16: the networks round, retrieval
     # and losses do not (on a CPU slower); auto: on a GPU bf16, for sg2im tf32, on a CPU float32
     precision: Precision = "auto"
-    # graph: on a GPU steps are recorded and played back by a few launches; auto: graph on a GPU
+    # graph: on a GPU steps are captured, and replayed by a few launches; auto: graph on a GPU
     capture: Capture = "auto"
     # parts that a batch is computed in, one after the other: less memory, but the generator's
     # forward pass twice; sg2im's batch normalisation sees each part's own scenes

@@ -1,4 +1,4 @@
-"""Batches whose tensors have one of a few shapes, so that a step can be recorded for each.
+"""Batches whose tensors have one of a few shapes, so that a step can be captured for each.
 
 Objects and triples are filled up by a graph of fillers, which is in no image: one or more objects,
 and triples from the last of them to itself. `Padding.real` says which objects count.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bank.bank import Bank
 from model import checkpoint
 from model.batch import moved
-from model.capture import Recorder, records
+from model.capture import CapturedSteps, captures
 from model.config import RetrieveGANConfig, RunConfig
 from model.fixed_shapes import FixedShapes, longest_scene
 from model.loader import Collate, training_batches
@@ -33,7 +33,7 @@ from pipeline.stopping import stop_requests
 from pipeline.wording import counted
 
 GRID_SCENES = 6
-REHEARSALS = 3  # steps whose time says how long all of them will take
+DRY_RUNS = 3  # steps whose time says how long all of them will take
 
 Config = TypeVar("Config", bound=RunConfig)
 Batch = TypeVar("Batch")
@@ -64,10 +64,10 @@ class Trainer(ABC, Generic[Config, Batch]):
         self.arithmetic.apply()
         self.networks = dict(networks)
         self.updates = updates
-        self.recorder: Recorder[Batch] | None = None
+        self.captured: CapturedSteps[Batch] | None = None
         self._longest: int | None = None  # scene of the bank
-        if records(config.execution.capture, device, self.reason_against_capture):
-            self.recorder = Recorder(self.phases, self.without_effect)
+        if captures(config.execution.capture, device, self.reason_against_capture):
+            self.captured = CapturedSteps(self.phases, self.without_effect)
         for network in self.networks.values():
             network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimisers = {name: self.new_optimiser(name) for name in updates}
@@ -102,17 +102,17 @@ class Trainer(ABC, Generic[Config, Batch]):
         return moved(batch, self.device)
 
     def _run(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
-        if self.recorder is None:
+        if self.captured is None:
             return run_phases(self.phases(parts), self.ranks)
-        return self.recorder.run(parts, self.ranks, self.mode())
+        return self.captured.run(parts, self.ranks, self.mode())
 
     @property
     def reason_against_capture(self) -> str | None:
-        """Why the configuration's steps cannot be recorded."""
+        """Why the configuration's steps cannot be captured."""
         return None
 
     def mode(self) -> Hashable:
-        """All else that a recorded step depends on, beside the shapes of its batch."""
+        """All else that a captured step depends on, beside the shapes of its batch."""
         return None
 
     @contextmanager
@@ -127,18 +127,18 @@ class Trainer(ABC, Generic[Config, Batch]):
             for tensor, before in zip((self.diverged, *buffers), kept, strict=True):
                 tensor.copy_(before)
 
-    def rehearse(self, *parts: Batch) -> float:
-        """Take the step of a batch without effect, again and again; seconds of one."""
+    def dry_run(self, *parts: Batch) -> float:
+        """Take the step of a batch some times without effect; seconds of one."""
         self.prepare()
         there = [self.placed(part) for part in parts]
         with self.without_effect():
             self._run(there)
             torch.cuda.synchronize(self.device)
             started = time.perf_counter()
-            for _ in range(REHEARSALS):
+            for _ in range(DRY_RUNS):
                 self._run(there)
             torch.cuda.synchronize(self.device)
-        return (time.perf_counter() - started) / REHEARSALS
+        return (time.perf_counter() - started) / DRY_RUNS
 
     @abstractmethod
     def image_grid(self, batch: Batch) -> Image.Image:
@@ -149,13 +149,13 @@ class Trainer(ABC, Generic[Config, Batch]):
         return {}
 
     def fix_shapes(self, bank: Bank) -> None:
-        """Batches of a few shapes from now on, where steps are recorded."""
-        if self.recorder is not None:
+        """Batches of a few shapes from now on, where steps are captured."""
+        if self.captured is not None:
             self._longest = longest_scene(bank)
 
     @property
     def shapes(self) -> FixedShapes | None:
-        """Of batches, where steps are recorded."""
+        """Of batches, where steps are captured."""
         if self._longest is None:
             return None
         parts = self.ranks.size * self.config.execution.accumulate
@@ -171,7 +171,7 @@ class Trainer(ABC, Generic[Config, Batch]):
         named = [p for key in self.updates[name] for p in self.networks[key].named_parameters(key)]
         rate: float | Tensor = self._initial_rate(name)
         on_gpu = self.device.type == "cuda"
-        if on_gpu:  # a recorded step reads it where it lies, and one that is not computes the same
+        if on_gpu:  # a captured step reads it where it lies, and one that is not computes the same
             rate = torch.tensor(rate, device=self.device)
         optimiser = torch.optim.Adam(named, rate, self.config.betas, fused=True, capturable=on_gpu)
         # The kernel then changes neither weights nor moments; no step waits to know.
@@ -344,7 +344,7 @@ def _tell_needs(trainer: Trainer[Any, Batch], parts: Sequence[Batch]) -> None:
     """One line before the first step: the time and memory that it takes."""
     if trainer.ranks.leads:
         log.info("preparing the first step; kernels that were not made here before are compiled")
-    seconds = trainer.rehearse(*parts)
+    seconds = trainer.dry_run(*parts)
     config, device = trainer.config, trainer.device
     if not trainer.ranks.leads:
         return

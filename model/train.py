@@ -152,7 +152,7 @@ def train_run(options: TrainOptions, device: "torch.device", ranks: "Ranks") -> 
         ranks.lead(lambda: write_config(folder, value))
         size = sum(p.numel() for p in trainer.model.parameters())
         how = [f"{device}", trainer.arithmetic.precision]
-        how += ["steps recorded as CUDA graphs"] * (trainer.recorder is not None)
+        how += ["steps captured as CUDA graphs"] * (trainer.captured is not None)
         how += [f"{ranks.size} processes"] * (ranks.size > 1)
         log.info(f"{folder}: recipe {config.recipe}, {size:,} parameters, {', '.join(how)}")
         scores = ranks.leads and config.execution.eval_every

@@ -144,8 +144,8 @@ class Sg2ImTrainer(Trainer[Sg2ImConfig, ImageBatch]):
         if self.step_number == self.config.eval_after and not self._renewed:
             self._renewed = True
             self.optimisers["generator"] = self.new_optimiser("generator")
-            if self.recorder is not None:
-                self.recorder.forget()
+            if self.captured is not None:
+                self.captured.forget()
             self.ranks.share(self.model.buffers())
         self._set_mode()
         super().prepare()

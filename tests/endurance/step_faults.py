@@ -748,18 +748,18 @@ FAULTS = (
         "each gradient is summed twice",
     ),
     Fault(LOOP, "torch.stack(of_parts).sum(0)", "of_parts[-1]", "the last part's losses alone"),
-    # A rehearsal
+    # A dry run
     Fault(
         LOOP,
         "[b for network in self.networks.values() for b in network.buffers()]",
         "[b for network in [*self.networks.values()][:-1] for b in network.buffers()]",
-        "a rehearsal moves the spectral norms of D_obj",
+        "a dry run moves the spectral norms of D_obj",
     ),
     Fault(
         LOOP,
         "        self.diverged.fill_(1)  # so no optimiser updates anything\n",
         "",
-        "a rehearsal updates weights",
+        "a dry run updates weights",
     ),
     # bf16
     Fault(

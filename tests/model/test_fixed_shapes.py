@@ -146,13 +146,13 @@ def test_batches_of_a_bank_have_few_shapes(bank):
     assert len(after) <= len(before) // 2
 
 
-def test_a_trainer_whose_steps_are_recorded_has_batches_of_fixed_shapes(bank):
+def test_a_trainer_whose_steps_are_captured_has_batches_of_fixed_shapes(bank):
     trainer = trainer_for(small(), bank, torch.device("cpu"))
     source, part = BankSource(bank), part_of(bank, bank.scene_ids("train")[:4])
     trainer.fix_shapes(bank)
-    assert trainer.shapes is None  # nothing is recorded on a CPU
+    assert trainer.shapes is None  # nothing is captured on a CPU
     assert trainer.collate(bank, source, part).padding.real is None
-    trainer.recorder = object()
+    trainer.captured = object()
     trainer.fix_shapes(bank)
     batch = trainer.collate(bank, source, part)
     assert trainer.shapes == FixedShapes.of(4, longest_scene(bank))

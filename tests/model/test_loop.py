@@ -545,7 +545,7 @@ def test_the_first_line_tells_what_the_steps_will_need(bank, card, monkeypatch, 
     trainer = trainer_of(bank, small(steps=4001))
     trainer.step_number = 1
     given = []
-    trainer.rehearse = lambda *parts: given.append(parts) or 0.045
+    trainer.dry_run = lambda *parts: given.append(parts) or 0.045
     loop._tell_needs(trainer, ["one", "other"])
     assert given == [("one", "other")]
     preparing, needs = capsys.readouterr().out.splitlines()
@@ -555,6 +555,6 @@ def test_the_first_line_tells_what_the_steps_will_need(bank, card, monkeypatch, 
         "steps"
     )
     trainer.ranks = Ranks(1, 2)
-    loop._tell_needs(trainer, ["one"])  # all rehearse, one speaks
+    loop._tell_needs(trainer, ["one"])  # all take it, one speaks
     assert len(given) == 2
     assert capsys.readouterr().out == ""

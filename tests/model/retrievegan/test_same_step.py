@@ -1,4 +1,4 @@
-"""What may not change a step: its parts, the form of its sums, a rehearsal before it."""
+"""What may not change a step: its parts, the form of its sums, a dry run before it."""
 
 import numpy as np
 import pytest
@@ -170,14 +170,14 @@ def test_without_effect_a_step_changes_no_weight_moment_count_or_buffer(batch):
     )
 
 
-def test_a_rehearsal_changes_nothing_of_the_first_step(batch, monkeypatch):
+def test_a_dry_run_changes_nothing_of_the_first_step(batch, monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
-    rehearsed, other = (small_trainer(steps=3, decay_from=0.0) for _ in range(2))
-    assert rehearsed.rehearse(batch) > 0
-    assert rehearsed.step_number == 0
+    after_dry_run, other = (small_trainer(steps=3, decay_from=0.0) for _ in range(2))
+    assert after_dry_run.dry_run(batch) > 0
+    assert after_dry_run.step_number == 0
     for _ in range(2):
-        assert rehearsed.step(batch) == other.step(batch)
-        assert same(everything_of(rehearsed), everything_of(other))
+        assert after_dry_run.step(batch) == other.step(batch)
+        assert same(everything_of(after_dry_run), everything_of(other))
 
 
 def test_a_run_that_has_diverged_stays_so_after_a_rehearsal(batch):

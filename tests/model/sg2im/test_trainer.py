@@ -360,7 +360,7 @@ def test_fillers_count_for_nothing_in_a_step(bank, batch, case):
 
 class Waits(TorchDispatchMode):
     """Names of operations of which the host must know a value, or how large a result is: a GPU is
-    waited for, and they cannot be recorded."""
+    waited for, and they cannot be captured."""
 
     def __init__(self):
         super().__init__()
@@ -482,18 +482,18 @@ def test_an_update_takes_no_gradient_of_another_networks_weights(bank, batch):
 
 
 @pytest.mark.parametrize("eval_after", [0, 4])
-def test_a_rehearsal_changes_nothing_of_the_first_step(bank, batch, monkeypatch, eval_after):
+def test_a_dry_run_changes_nothing_of_the_first_step(bank, batch, monkeypatch, eval_after):
     """Also of the running means."""
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
     config = small(eval_after=eval_after)
-    rehearsed, other = (Sg2ImTrainer(config, bank.vocabulary) for _ in range(2))
-    before = [weights_of(network) for network in rehearsed.networks.values()]
-    rehearsed.rehearse(batch)
-    for network, was in zip(rehearsed.networks.values(), before, strict=True):
+    after_dry_run, other = (Sg2ImTrainer(config, bank.vocabulary) for _ in range(2))
+    before = [weights_of(network) for network in after_dry_run.networks.values()]
+    after_dry_run.dry_run(batch)
+    for network, was in zip(after_dry_run.networks.values(), before, strict=True):
         assert not moved(network, was)
     for _ in range(2):
-        assert rehearsed.step(batch) == other.step(batch)
-    for ours, theirs in zip(rehearsed.networks.values(), other.networks.values(), strict=True):
+        assert after_dry_run.step(batch) == other.step(batch)
+    for ours, theirs in zip(after_dry_run.networks.values(), other.networks.values(), strict=True):
         assert not moved(ours, weights_of(theirs))
 
 
@@ -511,7 +511,7 @@ def test_a_new_optimiser_needs_new_recordings(bank, batch):
             forgotten.append(trainer.step_number)
 
     trainer.new_optimiser = lambda name: trainer.optimisers[name]  # a capturable one needs a GPU
-    trainer.recorder = Watched()
+    trainer.captured = Watched()
     for _ in range(4):
         trainer.step(batch)
     assert forgotten == [2]
@@ -519,11 +519,11 @@ def test_a_new_optimiser_needs_new_recordings(bank, batch):
     assert modes[1] != modes[2]
 
 
-def test_batches_are_filled_where_steps_are_recorded(bank, batch):
+def test_batches_are_filled_where_steps_are_captured(bank, batch):
     config = small(execution=ExecutionConfig(accumulate=3))
     assert Sg2ImTrainer.for_bank(config, bank, CPU).collate is image_batch
     trainer = Sg2ImTrainer(config, bank.vocabulary)
-    trainer.recorder = object()
+    trainer.captured = object()
     trainer.fix_shapes(bank)
     part = part_of(bank, bank.scene_ids("train")[:3])
     filled = trainer.collate(bank, BankSource(bank), part)
@@ -532,7 +532,7 @@ def test_batches_are_filled_where_steps_are_recorded(bank, batch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_recorded_step_is_the_step_itself(bank, precision, deterministic):
+def test_a_captured_step_is_the_step_itself(bank, precision, deterministic):
     """Bit for bit: over several shapes, and before and after `eval_after`."""
 
     def run(capture):
@@ -547,10 +547,10 @@ def test_a_recorded_step_is_the_step_itself(bank, precision, deterministic):
     fill = FixedShapes.of(3, longest_scene(bank)).images
     batches = [fill(image_batch(bank, BankSource(bank), part)) for part in parts]
     assert len({tuple(t.shape for t in tensors_of(batch)) for batch in batches}) > 1
-    recorded, its_states, trainer = run("graph")
+    captured, its_states, trainer = run("graph")
     eager, states, _ = run("off")
-    assert trainer.recorder is not None
-    assert torch.equal(recorded, eager)
+    assert trainer.captured is not None
+    assert torch.equal(captured, eager)
     for ours, theirs in zip(its_states, states, strict=True):
         for name, value in theirs.items():
             assert torch.equal(ours[name], value), name
