@@ -53,7 +53,7 @@ class _CapturedStep:
 
 
 class CapturedSteps(Generic[Batch]):
-    """Replays the step that was captured for a batch's shape; the first batch of one captures it."""
+    """A step for each shape of a batch: captured with the first such batch, then replayed."""
 
     def __init__(
         self,

@@ -554,7 +554,10 @@ def test_the_first_line_tells_what_the_steps_will_need(bank, card, monkeypatch, 
         "a step of 4 scenes takes 45 ms and 9.3 of the 80 GB of NVIDIA H100: about 3 min for 4,000 "
         "steps"
     )
+    trainer.ranks = Ranks(0, 2)
+    loop._tell_needs(trainer, ["one"])
+    assert "a step of 2 scenes takes" in capsys.readouterr().out  # those of this process
     trainer.ranks = Ranks(1, 2)
     loop._tell_needs(trainer, ["one"])  # all take it, one speaks
-    assert len(given) == 2
+    assert len(given) == 3
     assert capsys.readouterr().out == ""

@@ -167,6 +167,17 @@ def test_a_line_tells_speed_waiting_memory_losses_and_what_is_left(clock):
     assert last.endswith("1.23 GB of memory")
 
 
+def test_time_before_the_start_counts_for_nothing(clock):
+    pace = Pace(100, 500, 12, CPU)
+    with pace.waiting():
+        clock.now += 60  # as kernels are compiled
+    pace.start()
+    clock.now += 20
+    tick = pace.tick(110)
+    assert tick == {"speed/images_per_s": 6, "speed/data_wait": 0}
+    assert pace.seconds == 20
+
+
 def test_a_line_is_due_at_the_first_step_and_the_last_and_every_ten_seconds(clock):
     pace = Pace(5, 100, 4, CPU)
     assert [pace.is_due(step) for step in (5, 6, 99)] == [True, False, True]

@@ -154,6 +154,13 @@ def test_a_gpu_computes_in_bf16_where_that_was_shown_to_be_as_good_and_it_can(mo
         assert Arithmetic.of("float32", gpu, "bf16").precision == "float32"
 
 
+def test_a_trainer_computes_in_its_precision(monkeypatch):
+    applied = []
+    monkeypatch.setattr(Arithmetic, "apply", lambda self: applied.append(self.precision))
+    small_trainer(execution=BF16)
+    assert applied == ["bf16"]
+
+
 def test_convolutions_of_a_gpu_are_exact_in_float32_alone():
     cudnn = torch.backends.cudnn
     for precision, kept in (("float32", "ieee"), ("bf16", "tf32"), ("tf32", "tf32")):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import rows
+from model import loop, rows
 from model.batch import scene_batch
 from model.boxes import crop
 from model.fixed_shapes import FixedShapes
@@ -180,7 +180,26 @@ def test_a_dry_run_changes_nothing_of_the_first_step(batch, monkeypatch):
         assert same(everything_of(after_dry_run), everything_of(other))
 
 
-def test_a_run_that_has_diverged_stays_so_after_a_rehearsal(batch):
+def test_the_seconds_of_a_dry_run_are_those_of_one_step_at_the_rates_of_the_step(
+    batch, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    times = iter((100.0, 112.0))  # of three steps, after one that is not timed
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(times))
+    trainer, rates = small_trainer(steps=4, decay_from=0.0), []
+    trainer.step_number = 2
+
+    def phases(_):
+        rates.append(trainer.optimisers["generator"].param_groups[0]["lr"])
+        yield []
+        return {}
+
+    trainer.phases = phases
+    assert trainer.dry_run(batch) == 4
+    assert rates == [trainer.config.lr_generator / 2] * 4
+
+
+def test_a_run_that_has_diverged_stays_so_after_a_dry_run(batch):
     trainer = small_trainer()
     trainer.diverged.fill_(1)
     with trainer.without_effect():
