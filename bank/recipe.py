@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pipeline.datasets import (
@@ -10,6 +11,7 @@ from pipeline.datasets import (
     DatasetRules,
     FormatName,
     Rules,
+    default_folder,
     flag_of,
     format_name,
     rules_of,
@@ -57,6 +59,10 @@ class BankSettings:
     toy_format: Annotated[
         FormatName, option("toy: whose files the photos come with, and which reader reads them")
     ] = "coco"
+    toy_photos: Annotated[
+        int | None,
+        option("toy: so many photos in all, 4/7 of them for training; default 2,800"),
+    ] = None
     limit: Annotated[
         int | None,
         option("so many photos at most: of each of COCO's files, of VG's train and of its others"),
@@ -71,8 +77,10 @@ def recipe_of(settings: BankSettings, quarantine: Sequence[int] = ()) -> dict[st
     """
     recipe = {f.name: getattr(settings, f.name) for f in fields(BankSettings) if f.name != "rules"}
     if settings.dataset != "toy":
-        del recipe["toy_format"]
-    recipe |= _by_flag(rules_of(settings.dataset, settings.rules, settings.toy_format))
+        del recipe["toy_format"], recipe["toy_photos"]
+    recipe |= _by_flag(
+        rules_of(settings.dataset, settings.rules, settings.toy_format, settings.toy_photos)
+    )
     if quarantine:
         recipe["quarantine"] = list(quarantine)
     return {**recipe, "seed": SEED}
@@ -84,13 +92,22 @@ def complete_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     The rules are those of the bank's dataset, which every bank names.
     """
     dataset: Any = recipe.get("dataset")
-    toy_format = recipe.get("toy_format", "coco")
+    toy_format, toy_photos = recipe.get("toy_format", "coco"), recipe.get("toy_photos")
     defaults = {f.name: f.default for f in fields(BankSettings) if f.default is not MISSING}
     if dataset != "toy":
-        del defaults["toy_format"]
+        del defaults["toy_format"], defaults["toy_photos"]
     if format_name(dataset, toy_format) in FORMATS:
-        defaults |= _by_flag(rules_of(dataset, DatasetRules(), toy_format))
+        defaults |= _by_flag(rules_of(dataset, DatasetRules(), toy_format, toy_photos))
     return {**defaults, "seed": SEED, **recipe}
+
+
+def folder_of(recipe: Mapping[str, Any]) -> Path:
+    """Where the photos of a bank of this recipe lie when no folder is named.
+
+    Not by the manifest's `dataset`: in older toy banks that says coco.
+    """
+    toy_format, toy_photos = recipe.get("toy_format", "coco"), recipe.get("toy_photos")
+    return default_folder(recipe.get("dataset", ""), toy_format, toy_photos)
 
 
 def _by_flag(rules: Rules) -> dict[str, Any]:

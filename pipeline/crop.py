@@ -74,6 +74,15 @@ def read_photo(folder: DataFolder, file: str, never_there: Collection[str] = ())
         ) from error
 
 
+def photo_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a photo file's pixels as they are stored, from its header; PhotoError
+    where it has none, or they are too many to decode."""
+    with _opened(data) as image:
+        size = _unturned_size(image)
+        _check_size(data, *size, size)
+        return size
+
+
 def decode_photo(data: bytes, size_wh: tuple[int, int]) -> Pixels:
     """A photo file's bytes as (H, W, 3) uint8 RGB; PhotoError where it is not what its annotation
     says.

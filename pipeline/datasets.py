@@ -19,6 +19,7 @@ from pipeline.errors import DatasetError
 from pipeline.options import option
 from pipeline.toy.coco import write_toy
 from pipeline.toy.visual_genome import TOY_RULES, write_toy_visual_genome
+from pipeline.toy.world import check_photos, shares
 from pipeline.visual_genome.reader import read_visual_genome
 from pipeline.visual_genome.rules import VisualGenomeRules
 from pipeline.visual_genome.rules import flag as vg_flag
@@ -38,7 +39,8 @@ class Format(NamedTuple):
     toy_folder: str  # default, under data/
     toy_file: str  # whose presence says that the toy folder is written
     toy_rules: Rules
-    write_toy: Callable[[Path], None]
+    sized_toy_rules: Rules  # where the number of toy photos is given: half the others are for test
+    write_toy: Callable[..., None]  # folder, and how many photos of each kind
 
 
 FORMATS: Mapping[FormatName, Format] = {
@@ -50,6 +52,7 @@ FORMATS: Mapping[FormatName, Format] = {
         toy_folder="toy",
         toy_file="annotations",
         toy_rules=CocoRules(),
+        sized_toy_rules=CocoRules(test_rule="half"),
         write_toy=write_toy,
     ),
     "vg": Format(
@@ -60,6 +63,7 @@ FORMATS: Mapping[FormatName, Format] = {
         toy_folder="toy-vg",
         toy_file="objects.json",
         toy_rules=TOY_RULES,  # sg2im's thresholds are for a hundred times as many photos
+        sized_toy_rules=TOY_RULES,  # its file of splits says who is for test
         write_toy=write_toy_visual_genome,
     ),
 }
@@ -78,12 +82,19 @@ def format_name(dataset: DatasetName, toy_format: FormatName = "coco") -> Format
     return toy_format if dataset == "toy" else dataset
 
 
-def rules_of(dataset: DatasetName, rules: DatasetRules, toy_format: FormatName = "coco") -> Rules:
+def rules_of(
+    dataset: DatasetName,
+    rules: DatasetRules,
+    toy_format: FormatName = "coco",
+    toy_photos: int | None = None,
+) -> Rules:
     """Those that the dataset goes by: the toy world's own where none is changed."""
     name = format_name(dataset, toy_format)
+    form = FORMATS[name]
     asked: Rules = getattr(rules, name)
-    unchanged = asked == FORMATS[name].rules()
-    return FORMATS[name].toy_rules if dataset == "toy" and unchanged else asked
+    if dataset != "toy" or asked != form.rules():
+        return asked
+    return form.toy_rules if toy_photos is None else form.sized_toy_rules
 
 
 def format_of(rules: Rules) -> Format:
@@ -96,24 +107,38 @@ def flag_of(rules: Rules, rule: str) -> str:
     return format_of(rules).flag(rule)
 
 
-def default_folder(dataset: str, toy_format: FormatName = "coco") -> Path:
-    """Where a dataset is looked for when no folder is named."""
+def default_folder(
+    dataset: str, toy_format: FormatName = "coco", toy_photos: int | None = None
+) -> Path:
+    """Where a dataset is looked for when no folder is named: toy worlds of other sizes than the
+    default stand beside it."""
     if dataset == "toy":
-        return Path("data") / FORMATS[toy_format].toy_folder
+        return _toy_folder(FORMATS[toy_format], toy_photos)
     return Path("data") / dataset
 
 
+def _toy_folder(form: Format, toy_photos: int | None) -> Path:
+    size = "" if toy_photos is None else f"-{toy_photos}"
+    return Path("data") / f"{form.toy_folder}{size}"
+
+
 def read_dataset(
-    dataset: DatasetName, data: Path | None, rules: Rules, limit: int | None
+    dataset: DatasetName,
+    data: Path | None,
+    rules: Rules,
+    limit: int | None,
+    toy_photos: int | None = None,
 ) -> Dataset:
     """The dataset in `data`. The toy world is drawn first, but a folder that was named and has
-    annotations is taken as it is."""
+    annotations is taken as it is: DatasetError if it has not the `toy_photos` asked for."""
     form = format_of(rules)
     if dataset != "toy":
         return form.read(DataFolder(data or default_folder(dataset)), rules, limit)
-    folder = data or Path("data") / form.toy_folder
+    folder = data or _toy_folder(form, toy_photos)
     if data is None or not (folder / form.toy_file).exists():
-        form.write_toy(folder)
+        form.write_toy(folder, **({} if toy_photos is None else shares(toy_photos)))
+    elif toy_photos is not None:
+        check_photos(folder, toy_photos)
     if not (folder / "styles.json").is_file():
         raise DatasetError(
             f"{folder} holds no toy world (it has no styles.json): read real photos with "

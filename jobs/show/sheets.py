@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from bank.bank import Bank
+from bank.recipe import folder_of
 from bank.table import read_table
 from pipeline.checks import clip, stays_inside
 from pipeline.crop import PhotoError, Pixels, decode_photo, read_photo
 from pipeline.data_folder import DataFolder
-from pipeline.datasets import default_folder
 from pipeline.errors import DatasetError, UserError
 
 CELL = 96  # px, side of a patch in a sheet
@@ -71,8 +71,7 @@ def photos_folder(bank: Bank, data: Path | None) -> Path | None:
     """`data`, or by default the folder of the bank's dataset; None if that is not on this disk."""
     if data is not None and not data.is_dir():
         raise UserError(f"--data {data}: there is no such folder; leave it out, or name another")
-    toy_format = bank.manifest.recipe.get("toy_format", "coco")
-    folder = data or default_folder(bank.manifest.dataset, toy_format)
+    folder = data or folder_of(bank.manifest.recipe)
     return folder if folder.is_dir() else None
 
 

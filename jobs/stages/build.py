@@ -39,8 +39,9 @@ def build(options: BuildBank) -> None:
     known = read_known(options.bank) if is_finished(options.bank) else None
     if known is None and options.mode == "extend":
         raise BankError(f"{options.bank} is no finished bank yet: build it without --mode extend")
-    rules = rules_of(options.dataset, options.rules, options.toy_format)
-    dataset = read_dataset(options.dataset, options.data, rules, options.limit)
+    toy_photos = options.toy_photos
+    rules = rules_of(options.dataset, options.rules, options.toy_format, toy_photos)
+    dataset = read_dataset(options.dataset, options.data, rules, options.limit, toy_photos)
     log.info("\n".join(protocol.lines(dataset.protocol)))
     print_codec(options.resizer, known)
     quarantine = quarantine_of(options, dataset, known)

@@ -8,6 +8,7 @@ from bank.recipe import BankSettings
 from jobs.stages.workforce import Workforce
 from pipeline.datasets import FORMATS, FormatName, Rules, default_folder, flag_of, format_name
 from pipeline.options import option
+from pipeline.toy.world import shares
 
 Mode = Literal["resume", "overwrite", "extend"]
 
@@ -17,10 +18,12 @@ class BuildBank(Workforce, BankSettings):
     """What shapes the bank, and how the work is done."""
 
     data: Annotated[
-        Path | None, option("folder of the dataset; default data/<dataset>, or data/toy-vg")
+        Path | None,
+        option("folder of the dataset; default data/<dataset>; toy: data/toy, toy-vg, toy-7000"),
     ] = None
     out: Annotated[
-        Path | None, option("folder of the bank; default bank/<dataset>, or bank/toy-vg")
+        Path | None,
+        option("folder of the bank; default bank/<dataset>; toy: bank/toy, toy-vg, toy-7000"),
     ] = None
     mode: Annotated[
         Mode,
@@ -39,6 +42,8 @@ class BuildBank(Workforce, BankSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.toy_photos is not None:
+            shares(self.toy_photos)  # refuses too few and too many
         least = {"workers": 0, "max_failures": 0}
         for name, value in asdict(self).items():
             if type(value) is int and value < least.get(name, 1):
@@ -48,8 +53,12 @@ class BuildBank(Workforce, BankSettings):
             raise ValueError("--image-size and --patch-size may be at most 4096 pixels")
         if self.retry_failed and self.mode == "overwrite":
             raise ValueError("--mode overwrite tries every photo again: leave out --retry-failed")
-        if self.dataset != "toy" and self.toy_format != "coco":
-            raise ValueError(f"--toy-format is for --dataset toy, not {self.dataset}")
+        for name, given in (
+            ("format", self.toy_format != "coco"),
+            ("photos", self.toy_photos is not None),
+        ):
+            if given and self.dataset != "toy":
+                raise ValueError(f"--toy-{name} is for --dataset toy, not {self.dataset}")
         asked = FORMATS[self.format_name]
         for name, other in FORMATS.items():
             rules = getattr(self.rules, name)
@@ -61,8 +70,12 @@ class BuildBank(Workforce, BankSettings):
         return format_name(self.dataset, self.toy_format)
 
     @property
+    def default_data(self) -> Path:
+        return default_folder(self.dataset, self.toy_format, self.toy_photos)
+
+    @property
     def bank(self) -> Path:
-        return self.out or Path("bank") / default_folder(self.dataset, self.toy_format).name
+        return self.out or Path("bank") / self.default_data.name
 
 
 def _changed(rules: Rules) -> str:

@@ -50,7 +50,7 @@ VALIDATION_PHOTOS = 1024  # the first of val2017 that pass
 TEST_PHOTOS = 2048  # the last, by one of the two readings
 
 Edition = Literal["full", "deprecated-40k"]
-TestRule = Literal["remainder", "last-2048"]
+TestRule = Literal["remainder", "last-2048", "half"]
 
 # What others counted after the same filter.
 LITERATURE: dict[Edition, dict[str, tuple[int, str]]] = {
@@ -77,7 +77,10 @@ class CocoRules:
     ] = "full"
     test_rule: Annotated[
         TestRule,
-        option("COCO: test photos are all but the first 1,024 of val2017, or its last 2,048"),
+        option(
+            "COCO: test photos are all but the first 1,024 of val2017, or its last 2,048; or the "
+            "second half by id, of which the first half is for validation"
+        ),
     ] = "remainder"
     licences: Annotated[
         tuple[str, ...],
@@ -216,8 +219,8 @@ def _split(
 
 def _halves(held_out: list[Gathered], rule: TestRule) -> tuple[list[Gathered], list[Gathered]]:
     """Validation and test photos."""
-    if len(held_out) < 2 * VALIDATION_PHOTOS:
-        # A small set: half each, the same halves whatever the order in the file.
+    if rule == "half" or len(held_out) < 2 * VALIDATION_PHOTOS:
+        # A small set is halved too. The halves are the same whatever the order in the file.
         held_out = sorted(held_out, key=_image_id)
         middle = (len(held_out) + 1) // 2
         return held_out[:middle], held_out[middle:]
@@ -273,11 +276,17 @@ def _protocol(
 
 
 def _official_rules(rules: CocoRules) -> dict[str, Any]:
-    test = "its others" if rules.test_rule == "remainder" else f"its last {TEST_PHOTOS:,}"
+    if rules.test_rule == "half":
+        split = {"validation": "the first half by id of val2017", "test": "the second half"}
+    else:
+        split = _first_photos(rules.test_rule)
+    return {"edition": rules.edition, "category_left_out": LEFT_OUT_CATEGORY, **split}
+
+
+def _first_photos(rule: TestRule) -> dict[str, str]:
+    test = "its others" if rule == "remainder" else f"its last {TEST_PHOTOS:,}"
     few = f"with fewer than {2 * VALIDATION_PHOTOS:,}"
     return {
-        "edition": rules.edition,
-        "category_left_out": LEFT_OUT_CATEGORY,
         "validation": f"the first {VALIDATION_PHOTOS:,} of val2017 that pass, in file order; "
         f"{few}, the first half by id",
         "test": f"{test} that pass; {few}, the second half",
@@ -303,6 +312,8 @@ def _why_not_compared(rules: CocoRules, limit: int | None, official: bool) -> st
         return "photos without stuff are in (--no-require-stuff)"
     if rules.licences:
         return "only some licences are in (--licences)"
+    if rules.test_rule == "half":
+        return "half of val2017 is for validation (--test-rule half)"
     return "" if limit is None else "only the first photos are in (--limit)"
 
 

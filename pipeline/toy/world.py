@@ -29,6 +29,7 @@ Folder = Literal["train", "val"]
 WORLD = 1  # raise when the same arguments are to give other bytes
 JPEG_QUALITY = 92
 MOST_IMAGE_ID = 600_000  # ids are drawn from below this, as COCO's are
+LEAST_PHOTOS = 3  # one each for training, validation and test
 LICENCES = 2  # each photo is under one of so many
 
 # COCO-Stuff's 'other' is never drawn, but has had its place here from the first world on.
@@ -64,6 +65,27 @@ class DrawnPhoto:
     objects: tuple[Placed, ...]  # in file order
     style: int
     licence: int  # from 1
+
+
+def shares(photos: int) -> dict[str, int]:
+    """How many of so many photos are for training, and how many are not: 4 : 3, as by default."""
+    if not LEAST_PHOTOS <= photos <= MOST_IMAGE_ID:
+        raise ValueError(
+            f"--toy-photos is {photos:,}; it must be from {LEAST_PHOTOS} (one each for training, "
+            f"validation and test) to {MOST_IMAGE_ID:,}"
+        )
+    train_photos = photos * 4 // 7
+    return {"train_photos": train_photos, "val_photos": photos - train_photos}
+
+
+def check_photos(folder: Path, photos: int) -> None:
+    """DatasetError where the toy world in `folder` is not one of so many photos."""
+    there = _parameters(folder)
+    if any(there.get(name) != count for name, count in shares(photos).items()):
+        raise DatasetError(
+            f"{folder} holds a toy world of another size than --toy-photos {photos}: name another "
+            f"folder for this one, or leave out --toy-photos and take what is there"
+        )
 
 
 def write_world(
@@ -102,15 +124,19 @@ def _is_of(folder: Path, world: World) -> bool:
     """Whether `folder` was drawn with these arguments; refuses one that is no toy world at all."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
+    return _parameters(folder) == asdict(world)
+
+
+def _parameters(folder: Path) -> dict[str, Any]:
+    """What the toy world in `folder` was drawn with; DatasetError where there is none."""
     try:
         side = json.loads((folder / "styles.json").read_text("utf-8"))
-        parameters: Any = side["parameters"]
+        return dict(side["parameters"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DatasetError(
             f"{folder} holds something that is not a toy world (no readable styles.json): "
             "name another folder for it, or empty this one"
         ) from None
-    return bool(parameters == asdict(world))
 
 
 def draw_photos(world: World, split: Folder) -> Iterator[DrawnPhoto]:

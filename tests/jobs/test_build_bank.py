@@ -179,7 +179,7 @@ def test_every_option_but_those_that_say_how_the_work_is_done_is_in_the_recipe(b
     assert set(read_manifest(built.bank).recipe) == names | rules | {"seed"}
 
 
-OLDER = ("resizer", "toy_format", "licences", "test_rule", "seed", "cooccurrence")
+OLDER = ("resizer", "toy_format", "toy_photos", "licences", "test_rule", "seed", "cooccurrence")
 
 
 def without_options(bank, names):
@@ -458,6 +458,39 @@ def test_a_toy_bank_says_that_it_is_of_the_toy_world(toy_bank):
     assert read_manifest(toy_bank).dataset == "toy"
 
 
+@pytest.mark.parametrize(
+    ("toy_format", "toy_photos", "name"),
+    [
+        ("coco", None, "toy"),
+        ("vg", None, "toy-vg"),
+        ("coco", 7000, "toy-7000"),
+        ("vg", 7, "toy-vg-7"),
+    ],
+)
+def test_each_toy_bank_has_a_folder_of_its_own(toy_format, toy_photos, name):
+    options = BuildBank(dataset="toy", toy_format=toy_format, toy_photos=toy_photos)
+    assert options.bank == Path("bank") / name
+
+
+def test_a_toy_bank_of_another_size_says_so_and_is_not_taken_for_the_default(
+    toy_bank, tmp_path, capsys
+):
+    given = {n: str(toy_bank / f"{n}.safetensors") for n in ("graph_encoder", "cooccurrence")}
+    small = {"data": tmp_path / "data", "out": tmp_path / "bank", "image_size": 32}
+    sized = BuildBank(dataset="toy", toy_photos=9, candidates=2, **small, **given)
+    main(sized)
+    bank = Bank.open(sized.bank)
+    assert [len(bank.scene_ids(s)) for s in ("train", "val", "test")] == [5, 2, 2]
+    assert (bank.manifest.recipe["toy_photos"], bank.manifest.recipe["test_rule"]) == (9, "half")
+    capsys.readouterr()
+    main(sized)
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(BankError, match="--toy-photos was 9, asked for is None"):
+        main(replace(sized, toy_photos=None))
+    with pytest.raises(ValueError, match="--toy-photos is 2; it must be from 3"):
+        replace(sized, toy_photos=2)
+
+
 # Protocols
 
 
@@ -547,6 +580,7 @@ def test_photos_and_annotations_in_zips_give_the_same_content(options, digests, 
             "--vg-min-box-px is for Visual",
         ),
         ({"dataset": "coco", "toy_format": "vg"}, "--toy-format is for --dataset toy"),
+        ({"dataset": "vg", "toy_photos": 7}, "--toy-photos is for --dataset toy, not vg"),
     ],
 )
 def test_a_flag_of_the_other_dataset_is_refused_and_not_ignored(options, change, flag):

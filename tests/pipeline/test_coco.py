@@ -329,6 +329,20 @@ def test_the_test_photos_are_the_others_or_the_last_2048(tmp_path, rule, first):
     assert known == {"train": False, "val": True, "test": rule == "last-2048"}
 
 
+def test_by_the_rule_half_the_halves_are_those_by_id_however_many_photos_there_are(tmp_path):
+    order = [3, *range(10, 3180), 7]
+    put(tmp_path, files_of(train_ids=(9000,), val_ids=order))
+
+    dataset = read_coco(tmp_path, CocoRules(test_rule="half"))
+
+    assert (ids(dataset, "val"), ids(dataset, "test")) == (
+        [3, 7, *range(10, 1594)],
+        [*range(1594, 3180)],
+    )
+    assert dataset.protocol.rules["test"] == "the second half"
+    assert "--test-rule half" in dataset.protocol.not_compared
+
+
 def test_only_photos_under_accepted_licences_are_kept(tmp_path, files):
     instances = files["instances_train2017"]
     instances["licenses"] = [

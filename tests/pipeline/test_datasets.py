@@ -24,6 +24,7 @@ from pipeline.toy.visual_genome import TOY_RULES
 from pipeline.visual_genome.rules import VisualGenomeRules
 
 COCO, VG = CocoRules(), VisualGenomeRules()
+SIZED = CocoRules(test_rule="half")
 
 
 def test_the_name_and_the_toy_world_s_format_say_which_rules_are_meant():
@@ -31,7 +32,9 @@ def test_the_name_and_the_toy_world_s_format_say_which_rules_are_meant():
     assert rules_of("coco", rules) is COCO
     assert rules_of("vg", rules) is VG
     assert rules_of("toy", rules) == COCO
-    assert rules_of("toy", rules, "vg") is TOY_RULES
+    assert rules_of("toy", rules, "vg") is rules_of("toy", rules, "vg", 700) is TOY_RULES
+    assert rules_of("toy", rules, "coco", 700) == SIZED
+    assert rules_of("coco", rules, toy_photos=700) is COCO
     own = DatasetRules(vg=replace(VG, min_object_count=3))
     assert rules_of("toy", own, "vg") is own.vg
 
@@ -67,6 +70,9 @@ def test_each_has_a_folder_of_its_own():
     folders = [default_folder("coco"), default_folder("vg"), default_folder("toy")]
     assert folders == [Path("data/coco"), Path("data/vg"), Path("data/toy")]
     assert default_folder("toy", "vg") == Path("data/toy-vg")
+    assert default_folder("toy", "coco", 7000) == Path("data/toy-7000")
+    assert default_folder("toy", "vg", 7000) == Path("data/toy-vg-7000")
+    assert default_folder("vg", toy_photos=7000) == Path("data/vg")
 
 
 def test_a_flag_says_whose_threshold_it_is():
@@ -96,6 +102,38 @@ def test_a_toy_world_that_is_not_there_is_drawn_as_the_rules_reader_wants_it(
     with pytest.raises(DatasetError, match="no toy world"):  # nothing was drawn, after all
         read_dataset("toy", tmp_path / "new", rules, None)
     assert drawn == [("vg" if rules is TOY_RULES else "coco", tmp_path / "new")]
+
+
+def test_a_toy_world_has_as_many_photos_as_asked_for_in_the_default_shares(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (None, tmp_path / "named"):
+        dataset = read_dataset("toy", folder, SIZED, None, 17)
+        splits = [p.photo.split for p in dataset.photos]
+        assert [splits.count(s) for s in ("train", "val", "test")] == [9, 4, 4]
+    assert read_dataset("toy", tmp_path / "named", COCO, None, 17).inputs == dataset.inputs
+    assert len(list(Path("data/toy-17").rglob("*.jpg"))) == 17
+
+
+def test_both_formats_of_the_toy_world_are_drawn_in_the_size_that_is_asked_for(
+    tmp_path, monkeypatch
+):
+    drawn = []
+    for name, known in FORMATS.items():
+        note = known._replace(write_toy=lambda _, **photos: drawn.append(photos))
+        monkeypatch.setitem(FORMATS, name, note)
+    for rules in (COCO, TOY_RULES):
+        with pytest.raises(DatasetError, match="no toy world"):
+            read_dataset("toy", tmp_path / "new", rules, None, 7000)
+    assert drawn == [{"train_photos": 4000, "val_photos": 3000}] * 2
+
+
+def test_a_toy_world_of_another_size_is_neither_taken_nor_replaced(tmp_path):
+    write_toy(tmp_path / "toy", train_photos=4, val_photos=3)
+    assert len(read_dataset("toy", tmp_path / "toy", SIZED, None, 7).photos) == 7
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DatasetError, match="another size than --toy-photos 8"):
+        read_dataset("toy", tmp_path / "toy", SIZED, None, 8)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_real_photos_are_not_taken_for_the_toy_world(tmp_path):

@@ -19,7 +19,8 @@ from pipeline.toy.coco import write_toy
 from pipeline.toy.scenes import HEIGHT, WIDTH
 from pipeline.toy.shapes import MARKS, SHAPES
 from pipeline.toy.styles import STYLES
-from pipeline.toy.world import held_out_mark
+from pipeline.toy.visual_genome import write_toy_visual_genome
+from pipeline.toy.world import held_out_mark, shares
 from tests.pipeline.style_classifier import CHANCE, accuracy, is_chance
 
 TRAIN, VAL = 400, 260
@@ -246,6 +247,25 @@ def test_what_an_interrupted_run_left_does_not_matter(tmp_path: Path) -> None:
     write_toy(tmp_path / "toy", train_photos=4, val_photos=2)
     assert len(list((tmp_path / "toy" / "train2017").iterdir())) == 4
     assert not (tmp_path / "toy.1.partial").exists()
+
+
+@pytest.mark.parametrize("write", [write_toy, write_toy_visual_genome])
+def test_the_default_size_has_the_shares_of_every_other(write: Any) -> None:
+    assert shares(2800).items() <= write.__kwdefaults__.items()
+
+
+@pytest.mark.parametrize("photos", [3, 4, 5, 6, 7, 600_000])
+def test_every_size_has_photos_for_training_validation_and_test(photos: int) -> None:
+    train, others = shares(photos).values()
+    assert train >= 1
+    assert others >= 2
+    assert train + others == photos
+
+
+@pytest.mark.parametrize("photos", [-1, 0, 2, 600_001])
+def test_a_size_that_cannot_be_drawn_is_refused(photos: int) -> None:
+    with pytest.raises(ValueError, match=f"--toy-photos is {photos:,}; it must be from 3"):
+        shares(photos)
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """Which picture of a photo is shown, and how a sheet is filled."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
 from bank.bank import Bank
-from jobs.show.sheets import BOX_COLOUR, CELL, _wrapped, patch_sheet, sources_of
+from bank.manifest import read_manifest, write_manifest
+from jobs.show.sheets import BOX_COLOUR, CELL, _wrapped, patch_sheet, photos_folder, sources_of
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,18 @@ def test_the_photos_of_a_bank_that_has_no_digests_of_them_are_not_shown(
     (older / "photos.arrow").unlink()
     (shown,) = sources_of(bank, [patch], toy_data)
     assert not shown.original
+
+
+def test_photos_are_looked_for_where_the_bank_s_build_did(toy_bank, tmp_path, monkeypatch):
+    other = shutil.copytree(toy_bank, tmp_path / "bank")
+    manifest = read_manifest(other)
+    write_manifest(other, replace(manifest, recipe={**manifest.recipe, "toy_photos": 100}))
+    monkeypatch.chdir(tmp_path)
+    Path("data/toy").mkdir(parents=True)
+    assert photos_folder(Bank.open(other), None) is None
+    Path("data/toy-100").mkdir()
+    assert photos_folder(Bank.open(other), None) == Path("data/toy-100")
+    assert photos_folder(Bank.open(toy_bank), None) == Path("data/toy")
 
 
 def test_a_sheet_holds_every_patch_in_rows():
