@@ -35,7 +35,7 @@ from bank.table import column, read_table
 from bank.tasks import Place, Results, check_visible, contents_at, here
 from pipeline.address import Address, Location
 from pipeline.progress import progress
-from pipeline.scene import IMAGE, SPLITS, image_of
+from pipeline.scene import IMAGE, SPLITS, Split, image_of
 
 BLOCK = 1024  # patches read at once: 12 MB of pixels
 EXAMPLES = 3  # failures shown for each reason
@@ -151,9 +151,7 @@ def _check_recorded(bank: Bank, name: str) -> None:
 def collect_statistics(bank: Bank, results: Results = here) -> Statistics:
     """Reads every patch once; `results` has the shards read."""
     table, size = bank.table, len(bank)
-    images = image_of(bank.patch_ids)
-    train = _equal(table, "split", "train")
-    groups = Groups(_codes(table, "pixels_sha256"), images, train)
+    groups = _groups(bank)
     fingerprints = read_fingerprints(bank, results)
     alike, examples = groups.alike(near_duplicates(fingerprints.take(groups.first)))
     fallback, valid = read_fallback(bank)
@@ -164,7 +162,7 @@ def collect_statistics(bank: Bank, results: Results = here) -> Statistics:
     failures = count_failures(bank)
     return Statistics(
         patches=size,
-        photos=len(np.unique(images)),
+        photos=len(np.unique(groups.images)),
         splits=_by_split(table),
         categories=_categories(bank, sides, fallback, valid, alike, masks),
         sizes=_sizes(shorter, longer),
@@ -172,7 +170,7 @@ def collect_statistics(bank: Bank, results: Results = here) -> Statistics:
         wholly_enlarged=float((longer < bank.patch_size).mean()),
         side_px=tuple(np.quantile(sides, (0.1, 0.5, 0.9)).tolist()),
         mask_shares=_mask_shares(masks),
-        licences=_licences(table, images),
+        licences=_licences(table, groups.images),
         equal=_count(groups.equal()),
         alike=_count(alike),
         flat=int(fingerprints.flat.sum()),
@@ -182,6 +180,28 @@ def collect_statistics(bank: Bank, results: Results = here) -> Statistics:
         failures=failures,
         left_out=sum(failure.times for failure in failures),
     )
+
+
+def scenes_like_training(bank: Bank, split: Split, results: Results = here) -> NDArray[np.int64]:
+    """Image ids, rising, of the scenes of a held-out split that look like training photos.
+
+    A scene does where one of its patches is equal to a training patch or a near duplicate of one,
+    and where its photo's file is a training photo's as well. Reads every patch once; `results` has
+    the shards read.
+    """
+    groups = _groups(bank)
+    fingerprints = read_fingerprints(bank, results).take(groups.first)
+    alike, _ = groups.alike(near_duplicates(fingerprints))
+    files = bank.contents.photos_of_patches
+    same_file = np.isin(files, files[groups.train])
+    asked = _equal(bank.table, "split", split)
+    return np.unique(groups.images[asked & (alike.in_training | same_file)])
+
+
+def _groups(bank: Bank) -> Groups:
+    """The bank's patches by their pixels."""
+    train = _equal(bank.table, "split", "train")
+    return Groups(_codes(bank.table, "pixels_sha256"), image_of(bank.patch_ids), train)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,18 @@ from bank.files import file_digest
 from bank.manifest import Manifest, write_manifest
 from bank.quality import QUALITY
 from bank.shards import map_size, write_patches
-from bank.statistics import EXAMPLES, collect_statistics, open_checked, read_recalls
+from bank.statistics import (
+    EXAMPLES,
+    collect_statistics,
+    open_checked,
+    read_recalls,
+    scenes_like_training,
+)
 from bank.table import PATCHES, SCENES, read_table, write_table
+from jobs.build_bank import BuildBank
+from jobs.build_bank import main as build_bank
 from pipeline.scene import IMAGE, IN_IMAGE, Vocabulary, patch_id
+from pipeline.toy.coco import write_toy
 
 WIDTH, HEIGHT = 640, 480  # px, of every photo
 K = 2
@@ -202,6 +211,46 @@ def test_duplicates_are_counted_by_where_the_other_is(statistics):
     assert statistics.pairs == ((patch_id(3, 0), patch_id(6, 0)),)
     alike = {c.name: c.alike for c in statistics.categories}
     assert alike == {"sea": 1, "boat": 1, "sky": 0, "kite": 0, "bus": 0}
+
+
+def test_held_out_scenes_with_a_patch_like_a_training_one_are_named(folder):
+    bank = open_checked(folder)
+    assert scenes_like_training(bank, "val").tolist() == [6]  # its patch is a noisy training patch
+    assert scenes_like_training(bank, "test").tolist() == []
+
+
+def test_a_held_out_patch_equal_to_a_training_one_names_its_scene_though_it_is_flat(
+    tmp_path, monkeypatch
+):
+    *others, ((image_id, *of_photo), objects) = PHOTOS
+    sky = ("sky", 9, 9, np.full((64, 64, 3), 9), 0)
+    monkeypatch.setitem(globals(), "PHOTOS", (*others, ((image_id, *of_photo), [*objects, sky])))
+    bank = open_checked(write_bank(tmp_path / "bank"))
+    assert scenes_like_training(bank, "test").tolist() == [image_id]
+
+
+def test_held_out_scenes_that_look_like_one_another_are_not_named(tmp_path, monkeypatch):
+    kite = ("kite", 9, 9, picture(77), 0)
+    more = [(of, [*objects, kite] if of[1] != "train" else objects) for of, objects in PHOTOS]
+    monkeypatch.setitem(globals(), "PHOTOS", more)
+    bank = open_checked(write_bank(tmp_path / "bank"))
+    assert scenes_like_training(bank, "test").tolist() == []
+
+
+def test_held_out_scenes_whose_photo_is_a_copy_of_a_training_photo_are_named(toy_bank, tmp_path):
+    data = tmp_path / "data"
+    write_toy(data, train_photos=6, val_photos=8)
+    source = min((data / "train2017").iterdir())
+    held_out = sorted((data / "val2017").iterdir())
+    copied = {"val": held_out[2], "test": held_out[5]}
+    for path in copied.values():
+        path.write_bytes(source.read_bytes())  # its objects are still where they were
+    given = {n: str(toy_bank / f"{n}.safetensors") for n in ("graph_encoder", "cooccurrence")}
+    out = tmp_path / "bank"
+    build_bank(BuildBank(dataset="toy", data=data, out=out, image_size=32, candidates=2, **given))
+    bank = open_checked(out)
+    for split, path in copied.items():
+        assert scenes_like_training(bank, split).tolist() == [int(path.stem)]
 
 
 def test_fallback_is_a_fraction_of_the_candidates_that_there_are(statistics):
