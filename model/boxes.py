@@ -78,6 +78,15 @@ def covered(boxes: Tensor, side: int) -> Tensor:
     return y * x.mT
 
 
+def overlaps(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (..., 4), broadcast against each other -> areas (...) of intersection and of union."""
+    low = torch.maximum(left[..., :2], right[..., :2])
+    high = torch.minimum(left[..., 2:], right[..., 2:])
+    intersection = (high - low).clamp_min(0).prod(-1)
+    areas = [(box[..., 2:] - box[..., :2]).prod(-1) for box in (left, right)]
+    return intersection, areas[0] + areas[1] - intersection
+
+
 def _sides(boxes: Tensor, least: float | None) -> tuple[Tensor, Tensor]:
     """The low and the high ends (B, 1, 2) of boxes, where need be widened around their centres."""
     low, high = boxes[:, None, :2], boxes[:, None, 2:]

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model.boxes import overlaps
+
 # Boxes of one photo above this IoU are taken for the same crop. Among 1,398 objects of 50 Visual
 # Genome photos, pairs of equal name fall into two groups: side by side (IoU below 0.35) and the
 # same object annotated twice (0.5 to 0.95), with 7 of 82 pairs in between.
@@ -20,11 +22,7 @@ class Crops(NamedTuple):
 
 def same_crop(left: Crops, right: Crops) -> Tensor:
     """True where two crops, broadcast against each other, are of one photo with IoU above 0.5."""
-    low = torch.maximum(left.box[..., :2], right.box[..., :2])
-    high = torch.minimum(left.box[..., 2:], right.box[..., 2:])
-    intersection = (high - low).clamp_min(0).prod(-1)
-    areas = [(crop.box[..., 2:] - crop.box[..., :2]).prod(-1) for crop in (left, right)]
-    union = areas[0] + areas[1] - intersection
+    intersection, union = overlaps(left.box, right.box)
     same: Tensor = (left.photo == right.photo) & (intersection > SAME_CROP_IOU * union)
     return same
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.boxes import covered, crop, paste
+from model.boxes import covered, crop, overlaps, paste
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 BOXES = torch.tensor(
@@ -193,3 +193,10 @@ def test_the_type_of_the_pixels_is_kept():
     for align_corners in (True, False):
         cut = crop(images, box, torch.tensor([0]), 2, align_corners=align_corners)
         assert cut.dtype == paste(images, box, 2, align_corners=align_corners).dtype == images.dtype
+
+
+def test_overlaps_are_areas_of_intersection_and_union():
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0.5, 0, 1.5, 1], [2, 2, 3, 3]])
+    intersection, union = overlaps(boxes[:, None], boxes)
+    assert intersection.tolist() == [[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]]
+    assert union.tolist() == [[1, 1.5, 2], [1.5, 1, 2], [2, 2, 1]]
