@@ -19,6 +19,13 @@ RetrievalMode = Literal["learned", "predefined", "random"]
 Relaxation = Literal["straight-through", "soft"]
 Start = Literal["random", "medoid", "best"]
 Which = Literal["last", "best"]  # of a run's checkpoints
+# What can be scored, of which pictures, by what.
+ScoreKind = Literal["retrieval", "images", "canvas"]
+BoxesFrom = Literal["predicted", "gt"]
+ImageFormat = Literal["png", "jpg"]
+Deprocessing = Literal["clip", "min-max"]
+ExtractorName = Literal["efficientnet-lite0", "squeezenet", "inception", "dinov2"]
+JudgeName = Literal[ExtractorName, "lpips"]  # that distance is of pairs of pictures
 Loader = Literal["auto", "stream", "resident"]
 Precision = Literal["auto", "float32", "tf32", "bf16"]
 Capture = Literal["auto", "off", "graph"]

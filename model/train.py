@@ -113,7 +113,7 @@ def train_run(options: TrainOptions, device: "torch.device", ranks: "Ranks") -> 
     from bank.bank import Bank
     from model import checkpoint
     from model.loop import restore, train
-    from model.scores.retrieval import validation_score
+    from model.scores.validation import validation_score
     from model.trainers import trainer_for
 
     check_parts(options, ranks)

@@ -1,33 +1,18 @@
-"""Retrieval scores of embeddings and choices as plain functions, and their intervals."""
+"""What retrieval scores count, as plain functions of embeddings and choices."""
 
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.config import Start
-from model.draws import OneStream
+from model.draws import OneStream, Uniforms
 from model.padding import Padding
-from model.retrieval.choice import ChoiceDraws, draw_order, draw_start, is_drawn, start_slot
-from model.retrieval.crops import Crops
-from model.retrieval.greedy import (
-    Selection,
-    add_truth,
-    distances,
-    retrieve,
-    retrieve_best,
-    start_feature,
-)
+from model.retrieval.choice import draw_order
+from model.retrieval.crops import Crops, same_crop
+from model.retrieval.greedy import add_truth, distances
 from pipeline.scene import image_of
-
-RESAMPLES = 1000
-LEVEL = 0.95
-# Between unlike styles. It outweighs both the tie-breaking noise below and every soft exclusion
-# (at least log of the smallest float32, -87), so the oracle's greedy choice is exact.
-STYLE_DISTANCE = 1e4
 
 
 class GroundTruthPairs(NamedTuple):
@@ -59,21 +44,6 @@ class PatchStyles(NamedTuple):
         return PatchStyles(*(part[rows, index] for part in self))
 
 
-class SceneSums(NamedTuple):
-    """A score before division: the sum over a scene's pairs, and how many there were."""
-
-    totals: NDArray[np.float64]  # (S,)
-    weights: NDArray[np.float64]  # (S,)
-
-
-class Interval(NamedTuple):
-    """A score and its 95 % interval over scenes."""
-
-    value: float
-    low: float
-    high: float
-
-
 def pairs_of(object_image: Tensor) -> tuple[Tensor, Tensor]:
     """Ordered pairs (Q,), (Q,) of unlike objects of the same image; object_image (O,)."""
     same = object_image[:, None] == object_image[None]
@@ -95,23 +65,23 @@ def ground_truth_pairs(
     valid: Tensor,
     object_image: Tensor,
     boxes: Tensor,
-    generator: torch.Generator | None = None,
+    uniforms: Uniforms | None = None,
 ) -> GroundTruthPairs:
     """Is the true patch of one object the nearest of its candidates to another's true patch?
 
     truth         (O, E)     E_p of the true patches
     candidates    (O, K, E)  E_p of the candidates
-    valid         (O, K)
+    valid         (O, K)     a target that has none is left out
     object_image  (O,)
     boxes         (O, 4)     pairs whose true crops share pixels are left out
 
     The ground-truth selection of section 2.2 as a score. Ties earn 1 / (number tied), so that a
     constant E_p earns exactly the chance.
     """
-    order = draw_order(valid, OneStream(generator)).to(valid.device)
+    order = draw_order(valid, uniforms or OneStream()).to(valid.device)
     joined, allowed, slot = add_truth(candidates, valid, truth, order)
     query, target = pairs_of(object_image)
-    counted = ~overlapping(boxes[query], boxes[target])
+    counted = valid.any(1)[target] & ~overlapping(boxes[query], boxes[target])
     query, target = query[counted], target[counted]
     distance = distances(truth[query].double(), joined[target].double())  # (Q, K + 1)
     distance = distance.masked_fill(~allowed[target], torch.inf)
@@ -167,66 +137,80 @@ def _same_pixels(left: PatchStyles, first: Tensor, right: PatchStyles, second: T
     return same_photo & overlapping(left.boxes[first], right.boxes[second])
 
 
-def oracle_choice(
-    styles: Tensor,
-    valid: Tensor,
-    padding: Padding,
-    generator: torch.Generator | None,
-    *,
-    num_styles: int,
-    start: Start,
-    features: Tensor,
-    crops: Crops | None = None,
-) -> Selection:
-    """The greedy retrieval with the true styles as features: the choice of a perfect E_p.
+def same_choice(selected: Sequence[Tensor], padding: Padding) -> Tensor:
+    """Whether two draws give every object of an image the same candidate: (N, D, D).
 
-    styles    (O, K)
-    valid     (O, K)
-    features  (O, K, E)  the run's E_p: a start that follows from features is found by these
-
-    crops     (O, K)     as for `retrieve`; None: the same patch twice is allowed
-
-    A random start is the one that a run's own choice without noise draws from a generator in the
-    same state. Ties between candidates are broken evenly.
+    selected  (O,) of each of D draws
     """
-    one_hot = F.one_hot(styles.clamp_min(0), num_styles).float() * STYLE_DISTANCE
-    if start == "best":
-        return retrieve_best(one_hot, valid, padding, noise=None, temperature=1.0, crops=crops)
-    drawn = (
-        draw_start(valid, padding, OneStream(generator)).to(valid.device)
-        if is_drawn(start)
-        else None
-    )
-    slot = start_slot(start, features, valid, padding, ChoiceDraws(start=drawn))
-    query = start_feature(one_hot, padding, slot)
-    tie_breaks = torch.rand(valid.shape, generator=generator).to(valid.device)
-    return retrieve(one_hot, valid, padding, query, noise=tie_breaks, temperature=1.0, crops=crops)
+    padded = padding.pad(torch.stack([*selected], 1))  # (N, M, D)
+    same: Tensor = (padded[:, :, :, None] == padded[:, :, None]).all(1)
+    return same
 
 
-def sum_by_scene(scores: Tensor, weights: Tensor, image: Tensor, num_images: int) -> SceneSums:
-    """scores, weights, image (Q,) -> sums over each image's pairs, (N,)."""
-    images = image.cpu().numpy()
-
-    def summed(values: Tensor) -> NDArray[np.float64]:
-        sums: NDArray[Any] = np.bincount(images, values.double().cpu().numpy(), num_images)
-        return sums.astype(np.float64)  # without a single pair, numpy counts in integers
-
-    return SceneSums(summed(scores), summed(weights))
+def distinct_choices(selected: Sequence[Tensor], padding: Padding) -> Tensor:
+    """How many of D draws, each (O,), are unlike all before them: (N,) int64."""
+    repeated = same_choice(selected, padding).tril(-1).any(2)
+    return (~repeated).sum(1)
 
 
-def bootstrap_interval(sums: SceneSums, seed: int) -> Interval:
-    """The mean over pairs and its 95 % interval by resampling scenes, not pairs.
+def styles_shown(styles: Sequence[Tensor], num_styles: int, padding: Padding) -> Tensor:
+    """In how many styles the draws show an image: (N,) int64.
 
-    Pairs of one scene are not independent, so the scene is the unit (Efron's percentile bootstrap).
+    styles  (O,) of the patches selected by each of D draws
+
+    A draw shows the style that more than half of the image's patches have, if there is one.
     """
-    has_pairs = sums.weights > 0
-    totals, weights = sums.totals[has_pairs], sums.weights[has_pairs]
-    if not len(totals):
-        raise ValueError("no scene has a pair to score")
-    scenes = len(totals)
-    times = np.random.default_rng(seed).multinomial(
-        scenes, np.full(scenes, 1 / scenes), size=RESAMPLES
-    )
-    means = (times @ totals) / (times @ weights)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(totals.sum() / weights.sum()), float(low), float(high))
+    one_hot = F.one_hot(torch.stack([*styles], 1), num_styles)  # (O, D, number of styles)
+    patches = padding.pad(one_hot).sum(1)
+    shown = 2 * patches > padding.present.sum(1)[:, None, None]
+    return shown.any(1).sum(1)
+
+
+def repeats_a_crop(crops: Crops, padding: Padding) -> Tensor:
+    """(N,) True for images in which two of the selected crops (O,) are the same."""
+    photo, box = (padding.pad(part) for part in crops)
+    same = same_crop(Crops(photo[:, :, None], box[:, :, None]), Crops(photo[:, None], box[:, None]))
+    repeated: Tensor = same.tril(-1).any((1, 2))
+    return repeated
+
+
+def crop_labels(crops: Crops) -> Tensor:
+    """Of one scene: (n, K) equal where crops are the same, or joined by others that are the same
+    as the next, each."""
+    photo, box = crops.photo.flatten(), crops.box.flatten(0, 1)
+    same = same_crop(Crops(photo[:, None], box[:, None]), Crops(photo, box))
+    labels = torch.arange(len(photo), device=photo.device)
+    while True:
+        lowest = torch.where(same, labels, len(photo)).amin(1).minimum(labels)
+        if torch.equal(lowest, labels):
+            return labels.view_as(crops.photo)
+        labels = lowest
+
+
+def can_be_distinct(crops: Crops, valid: Tensor) -> bool:
+    """Whether each object of a scene can be given a crop that none of its others has.
+
+    crops, valid  (n, K)
+    """
+    labels = crop_labels(crops)
+    offers = [own[ok].tolist() for own, ok in zip(labels, valid, strict=True)]
+    return len(distinct_items(offers)) == len(offers)
+
+
+def distinct_items(offers: Sequence[Collection[int]]) -> dict[int, int]:
+    """One item each, none twice, for as many as possible: place -> item (a maximum matching, by
+    augmenting paths)."""
+    holder: dict[int, int] = {}
+
+    def assign(place: int, tried: set[int]) -> bool:
+        for item in offers[place]:
+            if item not in tried:
+                tried.add(item)
+                if item not in holder or assign(holder[item], tried):
+                    holder[item] = place
+                    return True
+        return False
+
+    for place in range(len(offers)):
+        assign(place, set())
+    return {place: item for item, place in holder.items()}

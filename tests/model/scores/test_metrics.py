@@ -1,24 +1,28 @@
-"""Retrieval scores: what earns credit, what does not count, how wide the intervals are."""
+"""Retrieval scores: what earns credit, what does not count."""
+
+from itertools import product
 
 import numpy as np
-import pytest
 import torch
 
 from model.draws import OneStream
 from model.padding import padding_of
-from model.retrieval.choice import draw_start
+from model.retrieval.crops import Crops, same_crop
 from model.retrieval.embedding import PatchEmbedding
-from model.retrieval.greedy import start_feature
+from model.scores.intervals import sum_by_scene
 from model.scores.metrics import (
     PatchStyles,
-    SceneSums,
-    bootstrap_interval,
+    can_be_distinct,
     compatibility,
+    crop_labels,
+    distinct_choices,
+    distinct_items,
     expected_compatibility,
     ground_truth_pairs,
-    oracle_choice,
     overlapping,
-    sum_by_scene,
+    repeats_a_crop,
+    same_choice,
+    styles_shown,
 )
 
 O, K, E = 5, 4, 3
@@ -38,6 +42,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def uniforms(seed=0):
+    return OneStream(generator(seed))
+
+
 def patch(image_id, object_index=0):
     return image_id << 16 | object_index
 
@@ -52,7 +60,7 @@ def patches(ids, styles, boxes=None):
 def test_a_constant_embedding_earns_exactly_the_chance():
     constant = torch.full((O, E), 0.3)
     pairs = ground_truth_pairs(
-        constant, constant[:, None].expand(O, K, E), VALID, OBJECT_IMAGE, APART, generator()
+        constant, constant[:, None].expand(O, K, E), VALID, OBJECT_IMAGE, APART, uniforms()
     )
     assert torch.equal(pairs.credit, pairs.chance)
     assert sorted((1 / pairs.chance).round().int().tolist()) == [3, 3, 4, 4, 5, 5, 5, 5]
@@ -67,7 +75,7 @@ def test_a_network_whose_head_is_zeroed_earns_exactly_the_chance():
         with torch.no_grad():
             embedded = network(patches).reshape(O, K + 1, E)
         return ground_truth_pairs(
-            embedded[:, K], embedded[:, :K], VALID, OBJECT_IMAGE, APART, generator()
+            embedded[:, K], embedded[:, :K], VALID, OBJECT_IMAGE, APART, uniforms()
         )
 
     assert not torch.equal(scores().credit, scores().chance)
@@ -79,7 +87,7 @@ def test_a_network_whose_head_is_zeroed_earns_exactly_the_chance():
 def test_an_embedding_by_which_a_scene_is_one_point_earns_everything():
     place = torch.tensor([[0.0, 0, 0], [9.0, 0, 0]])[OBJECT_IMAGE]
     candidates = place[:, None] + 1 + drawn(2, O, K, E).abs()
-    pairs = ground_truth_pairs(place, candidates, VALID, OBJECT_IMAGE, APART, generator())
+    pairs = ground_truth_pairs(place, candidates, VALID, OBJECT_IMAGE, APART, uniforms())
     assert pairs.credit.tolist() == [1.0] * 8
     assert pairs.image.tolist() == [0] * 6 + [1] * 2
 
@@ -95,7 +103,7 @@ def test_a_candidate_as_near_as_the_truth_halves_the_credit_and_a_nearer_one_tak
     valid = torch.ones(2, K, dtype=torch.bool)
 
     def credit():
-        pairs = ground_truth_pairs(truth, candidates, valid, image, APART[:2], generator())
+        pairs = ground_truth_pairs(truth, candidates, valid, image, APART[:2], uniforms())
         return pairs.credit.tolist()
 
     # Query 0 for target 1: its truth is nearest. Query 1 for target 0: slot 2 is nearer.
@@ -112,9 +120,20 @@ def test_padding_takes_no_credit_however_near_it_is():
     candidates[:, 3] = 0.0
     valid = torch.tensor([[True, True, True, False]] * 2)
     image = torch.zeros(2, dtype=torch.long)
-    pairs = ground_truth_pairs(truth, candidates, valid, image, APART[:2], generator())
+    pairs = ground_truth_pairs(truth, candidates, valid, image, APART[:2], uniforms())
     assert pairs.credit.tolist() == [1.0, 1.0]
     assert pairs.chance.tolist() == [0.25, 0.25]
+
+
+def test_a_target_that_is_offered_nothing_is_left_out():
+    valid = VALID.clone()
+    valid[1] = False
+    pairs = ground_truth_pairs(drawn(0, O, E), drawn(1, O, K, E), valid, OBJECT_IMAGE, APART)
+    every = ground_truth_pairs(drawn(0, O, E), drawn(1, O, K, E), VALID, OBJECT_IMAGE, APART)
+    targets = [1, 2, 0, 2, 0, 1, 4, 3]
+    kept = torch.tensor([target != 1 for target in targets])
+    for part, of_every in zip(pairs, every, strict=True):
+        assert torch.equal(part, of_every[kept])
 
 
 def test_pairs_whose_crops_share_pixels_are_left_out_and_touching_ones_are_not():
@@ -131,7 +150,7 @@ def test_pairs_whose_crops_share_pixels_are_left_out_and_touching_ones_are_not()
 def test_the_slot_of_the_truth_changes_no_score():
     truth, candidates = drawn(3, O, E), drawn(4, O, K, E)
     one, other = (
-        ground_truth_pairs(truth, candidates, VALID, OBJECT_IMAGE, APART, generator(seed)).credit
+        ground_truth_pairs(truth, candidates, VALID, OBJECT_IMAGE, APART, uniforms(seed)).credit
         for seed in (1, 2)
     )
     assert torch.equal(one, other)
@@ -185,79 +204,103 @@ def test_expected_compatibility_sees_no_padding():
     assert (pairs.agree.item(), pairs.counted.item()) == (0.0, 1.0)
 
 
-def test_the_oracle_gives_every_object_the_style_of_the_start_where_there_is_one():
-    """Candidates in styles 0..3 for every object, in another order for each: any start will do."""
-    styles = torch.stack([torch.arange(4).roll(o) for o in range(O)])
+def test_draws_are_alike_where_every_object_of_the_image_has_the_same_candidate():
+    draws = [[0, 1, 2, 3, 3], [0, 1, 2, 3, 1], [0, 1, 1, 3, 3], [0, 1, 2, 3, 1]]
+    selected = [torch.tensor(draw) for draw in draws]
     padding = padding_of(OBJECT_IMAGE, 2)
-    valid = torch.ones(O, 4, dtype=torch.bool)
-    for seed in range(8):
-        one_hot = torch.nn.functional.one_hot(styles).float()
-        slot = draw_start(valid, padding, OneStream(generator(seed)))
-        start = start_feature(one_hot, padding, slot).argmax(-1)
-        selection = oracle_choice(
-            styles, valid, padding, generator(seed), num_styles=4, start="random", features=one_hot
-        )
-        assert styles[torch.arange(O), selection.selected].tolist() == start[OBJECT_IMAGE].tolist()
+    same = same_choice(selected, padding)
+    assert same.shape == (2, 4, 4)
+    for image, members in ((0, slice(0, 3)), (1, slice(3, 5))):
+        expected = [[a[members] == b[members] for b in draws] for a in draws]
+        assert same[image].tolist() == expected
+    assert distinct_choices(selected, padding).tolist() == [2, 2]
+    assert distinct_choices(selected[:1], padding).tolist() == [1, 1]
+    assert distinct_choices(selected[1:2] * 4, padding).tolist() == [1, 1]
 
 
-def test_the_oracle_joins_the_majority_when_the_start_s_style_runs_out():
-    """Objects 0 to 2 have the start's style; object 3 offers two others, object 4 one of these."""
-    styles = torch.tensor([[0, 0], [0, 0], [0, 0], [1, 2], [2, 2]])
-    padding = padding_of(torch.zeros(5, dtype=torch.long), 1)
-    valid = torch.ones(5, 2, dtype=torch.bool)
-    second = []
-    for seed in range(200):
-        selection = oracle_choice(
-            styles, valid, padding, generator(seed), num_styles=3, start="medoid",
-            features=torch.zeros(5, 2, 1),
-        )  # fmt: skip
-        assert set(selection.step[:3].tolist()) == {0, 1, 2}
-        second.append(int(selection.selected[3]) if selection.step[3] < selection.step[4] else -1)
-        if selection.step[4] < selection.step[3]:
-            assert selection.selected[3] == 1  # style 2 is there already
-    # Four candidates tie for the fourth step, two of each object: none is favoured.
-    taken = [second.count(place) for place in (0, 1)]
-    assert sum(taken) == pytest.approx(100, abs=25)
-    assert taken[0] == pytest.approx(taken[1], abs=25)
+def test_a_draw_shows_the_style_of_more_than_half_of_the_patches_and_a_style_counts_once():
+    draws = [[5, 5, 0, 1, 1], [5, 0, 5, 1, 2], [0, 0, 5, 2, 2], [1, 2, 3, 0, 1]]
+    styles = [torch.tensor(draw) for draw in draws]
+    padding = padding_of(OBJECT_IMAGE, 2)
+    # Image 0: 5, 5, 0, none. Image 1: 1, none (half is not more than half), 2, none.
+    assert styles_shown(styles, 6, padding).tolist() == [2, 2]
+    assert styles_shown(styles[3:], 6, padding).tolist() == [0, 0]
+    assert styles_shown(styles[:2], 6, padding).tolist() == [1, 1]
 
 
-def test_the_oracle_starts_at_the_medoid_of_the_run_s_features():
-    styles = torch.tensor([[0, 1], [1, 0]])
-    features = torch.tensor([[[9.0], [0.0]], [[1.0], [-9.0]]])  # the middle: object 0's second
-    padding = padding_of(torch.zeros(2, dtype=torch.long), 1)
-    selection = oracle_choice(
-        styles, torch.ones(2, 2, dtype=torch.bool), padding, generator(), num_styles=2,
-        start="medoid", features=features,
-    )  # fmt: skip
-    assert selection.selected.tolist() == [1, 0]
+WHOLE, LOWER, HALF = [0.0, 0.0, 1.0, 1.0], [0.0, 0.3, 1.0, 1.0], [0.0, 0.5, 1.0, 1.0]
 
 
-def test_the_oracle_with_the_best_start_finds_the_one_style_that_all_can_have():
-    styles = torch.tensor([[0, 3, 1], [2, 3, 0], [1, 2, 3]])
-    padding = padding_of(torch.zeros(3, dtype=torch.long), 1)
-    selection = oracle_choice(
-        styles, torch.ones(3, 3, dtype=torch.bool), padding, None, num_styles=4, start="best",
-        features=torch.zeros(3, 3, 1),
-    )  # fmt: skip
-    assert selection.selected.tolist() == [1, 1, 2]
+def crops_of(photos, boxes=None):
+    photo = torch.tensor(photos)
+    box = torch.tensor(WHOLE).expand(*photo.shape, 4) if boxes is None else torch.tensor(boxes)
+    return Crops(photo, box)
 
 
-def test_the_interval_covers_the_true_mean_as_often_as_it_says():
+def test_a_crop_is_repeated_within_an_image_and_not_across_images():
+    padding = padding_of(OBJECT_IMAGE, 2)
+
+    def repeated(photos, boxes=None):
+        return repeats_a_crop(crops_of(photos, boxes), padding).tolist()
+
+    assert repeated([1, 2, 3, 1, 2]) == [False, False]
+    assert repeated([1, 2, 1, 1, 2]) == [True, False]
+    assert repeated([1, 2, 3, 1, 1]) == [False, True]
+    nearly = [WHOLE, LOWER, HALF, WHOLE, HALF]
+    assert repeated([0, 0, 1, 1, 1], nearly) == [True, False]  # photo 0 is no padding
+
+
+def test_crops_have_one_label_where_they_are_the_same_or_joined_by_such():
+    crops = crops_of([[4, 7, 4], [4, 5, 4]], [[WHOLE, WHOLE, HALF], [LOWER, WHOLE, WHOLE]])
+    labels = crop_labels(crops)
+    assert labels.shape == (2, 3)
+    assert not same_crop(
+        crops_of([4], [WHOLE]), crops_of([4], [HALF])
+    )  # both are the same as LOWER
+    assert labels[0, 0] == labels[0, 2] == labels[1, 0] == labels[1, 2]
+    assert len(labels.unique()) == 3
+
+
+def test_crops_without_area_and_padding_are_the_same_as_no_other():
+    nothing = [0.0, 0.0, 0.0, 0.0]
+    assert len(crop_labels(crops_of([[-1, -1, 3, 3]], [[nothing] * 4])).unique()) == 4
+
+
+def test_as_many_as_possible_are_given_distinct_items():
+    """Against every way of giving items, on all that three are offered of three, and at random."""
+    random = np.random.default_rng(0)
+    some = [random.random((n, m)) < 0.4 for n, m in random.integers(1, 6, (200, 2))]
+    every = [np.array(x).reshape(3, 3) for x in product([False, True], repeat=9)]
+    for table in [*every, *some]:
+        offers = [np.flatnonzero(row).tolist() for row in table]
+        given = distinct_items(offers)
+        assert all(item in offers[place] for place, item in given.items())
+        assert len(set(given.values())) == len(given)
+        ways = product(*([*own, None] for own in offers))
+        sizes = [len(held) for way in ways if (held := most_distinct(way)) is not None]
+        assert len(given) == max(sizes), offers
+
+
+def most_distinct(way):
+    held = [item for item in way if item is not None]
+    return held if len(set(held)) == len(held) else None
+
+
+def test_a_scene_can_be_distinct_where_some_choice_has_no_crop_twice():
+    """Against every choice."""
     random = np.random.default_rng(1)
-    covered = 0
-    for trial in range(100):
-        weights = random.integers(1, 8, 120).astype(float)
-        rate = random.beta(2, 3, 120)  # pairs of one scene go together: mean 0.4
-        totals = random.binomial(weights.astype(int), rate).astype(float)
-        found = bootstrap_interval(SceneSums(totals, weights), trial)
-        assert found.low < found.value < found.high
-        covered += found.low <= 0.4 <= found.high
-    assert 88 <= covered <= 100
-
-
-def test_a_scene_counts_by_its_pairs_and_one_without_any_not_at_all():
-    sums = SceneSums(np.array([3.0, 0.0, 0.0]), np.array([3.0, 1.0, 0.0]))
-    assert bootstrap_interval(sums, 0).value == 0.75
-    assert bootstrap_interval(sums, 0) == bootstrap_interval(sums, 0)
-    with pytest.raises(ValueError, match="no scene"):
-        bootstrap_interval(SceneSums(np.zeros(2), np.zeros(2)), 0)
+    found = []
+    for _ in range(200):
+        photos = random.integers(0, 2, (3, 3))
+        boxes = [[[WHOLE, HALF][int(i)] for i in row] for row in random.integers(0, 2, (3, 3))]
+        crops, valid = crops_of(photos.tolist(), boxes), torch.tensor(random.random((3, 3)) < 0.6)
+        valid[:, 0] = True
+        choices = [c for c in product(range(3), repeat=3) if valid[range(3), c].all()]
+        image = padding_of(torch.zeros(3, dtype=torch.long), 1)
+        distinct = [
+            not repeats_a_crop(Crops(*(part[range(3), c] for part in crops)), image).item()
+            for c in choices
+        ]
+        assert can_be_distinct(crops, valid) == any(distinct)
+        found.append(any(distinct))
+    assert 20 < sum(found) < 180  # of either kind
