@@ -123,7 +123,7 @@ class RetrieveGANRun:
         exclude_images  image ids whose patches no object may be given. For the graph of a training
                 scene give its image id: the bank's stored candidates leave it out too
         """
-        rule = self._rule(mode)
+        rule = self.rule(mode)
         learned = rule.mode == "learned"
         candidates = self._candidates(
             graph,
@@ -203,7 +203,7 @@ class RetrieveGANRun:
         k: int | None = None,
     ) -> bool:
         """Whether `retrieve`, asked so, depends on its seed, where an object is not pinned."""
-        rule = self._rule(mode)
+        rule = self.rule(mode)
         noise = noise_by_default(rule) if noise is None else noise
         return (k or self.bank.num_candidates) > 1 and draws_differ(rule, noise)
 
@@ -213,7 +213,7 @@ class RetrieveGANRun:
         pair = (graph.objects, graph.relations)
         return graph_tensors([pair], self.bank.vocabulary)
 
-    def _rule(self, mode: RetrievalMode | None) -> RetrievalConfig:
+    def rule(self, mode: RetrievalMode | None) -> RetrievalConfig:
         """The run's rule of choosing, or another mode of it; no crop is chosen twice in a scene."""
         rule = replace(self.model.config.retrieval, same_patch_allowed=False)
         if mode is None or mode == rule.mode:
