@@ -1,0 +1,51 @@
+"""A protocol card comes back as it was written, and says what is no longer so."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from model.scores.protocol import Judge, Photos, Protocol, ScoredRun, differences, read_protocol
+from pipeline.errors import UserError
+from pipeline.options import write_json
+
+IDS = (3, 7)
+RUN = ScoredRun(path="runs/demo", sha256="3" * 64, checkpoint="best", step=5, noise=False)
+PHOTOS = Photos(split="test", image_ids=IDS, pixels={"64": "4" * 64})
+JUDGE = Judge(name="squeezenet", weights="s.h5", described={"width": 512})
+CARD = Protocol(
+    scores=("retrieval", "images"), bank="bank/toy", content_digest="1" * 64,
+    derived_digest="2" * 64, split="test", image_ids=IDS, near_duplicates_left_out=None,
+    runs=(RUN,), folders=(), real=None, reference=PHOTOS, boxes=("gt",), per_graph=2,
+    image_format="png", deprocessing="clip", judges=(JUDGE,), candidates=20, draws=4, styles=None,
+    seed=0, device="cpu", threads=2, versions={"torch": "2.13.0"},
+)  # fmt: skip
+
+
+def test_it_comes_back_as_it_was_written(tmp_path):
+    write_json(tmp_path / "card.json", CARD)
+    read = read_protocol(tmp_path / "card.json")
+    assert read == CARD
+    assert read.digest == CARD.digest != replace(CARD, seed=1).digest
+    assert differences(CARD, read) == []
+
+
+def test_each_part_that_differs_is_named():
+    other = replace(CARD, seed=1, versions={"torch": "2.12.0"})
+    assert differences(CARD, other) == ["seed", "versions"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format": 2}, "is of format 2, this version reads 1"),
+        ({"split": "holdout"}, "Invalid enum value"),
+        ({"seed": "0"}, "seed"),
+    ],
+)
+def test_another_card_is_refused_by_what_is_wrong_with_it(tmp_path, change, says):
+    write_json(tmp_path / "card.json", CARD)
+    card = json.loads((tmp_path / "card.json").read_text())
+    (tmp_path / "card.json").write_text(json.dumps(card | change))
+    with pytest.raises(UserError, match=says):
+        read_protocol(tmp_path / "card.json")
