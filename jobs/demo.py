@@ -97,7 +97,8 @@ def main(options: DemoOptions) -> None:
         train_demo(options)
     run_flags = ("--run", options.out, "--bank", options.bank)
     with times.stage("scores"):
-        run_command("jobs.evaluate", *run_flags, "--styles", options.data / "styles.json")
+        flags = ("--styles", options.data / "styles.json", "--scores", "retrieval")
+        run_command("jobs.evaluate", *run_flags, *flags)
     draws = ("--draws", options.draws, "--data", options.data)
     with times.stage("samples"):
         run_command("jobs.sample", *run_flags, "--graph", *graphs, *draws)

@@ -1,9 +1,13 @@
-"""Score a run's retrieval: does it find the true patches, do the patches it chooses go together?
+"""Score runs: their pictures (the paper's Table 1), and the patches that they choose (Figure 4).
 
-python -m jobs.evaluate --run runs/00001-coco             the run's own bank, its val scenes
-python -m jobs.evaluate --run runs/demo --split test      the toy world: compatibility as well
+python -m jobs.evaluate --run runs/00001-coco --split test --real --extractor inception lpips
+python -m jobs.evaluate --run runs/demo runs/predefined runs/sg2im-demo     one table of three
+python -m jobs.evaluate --images attngan --bank bank/coco --split test    pictures made elsewhere
+python -m jobs.evaluate --protocol runs/demo/scores/test-5b1c0e9a/protocol.json      once more
 
-Prints a Markdown table and adds one JSON line per score to RUN/metrics.jsonl.
+Writes a Markdown table, a JSON line per score, a protocol card that says all that the numbers
+depend on, and how long each took; adds the lines to RUN/metrics.jsonl. Settings are chosen on val,
+scores are told on test.
 """
 
 from jobs.show.options import Evaluate

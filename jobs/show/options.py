@@ -1,13 +1,23 @@
 """The options of `jobs.sample` and `jobs.evaluate`: a module that loads in no time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from model.config import Device, RetrievalMode, Which
+from model.config import (
+    BoxesFrom,
+    Deprocessing,
+    Device,
+    ImageFormat,
+    JudgeName,
+    RetrievalMode,
+    ScoreKind,
+    Which,
+)
 from pipeline.options import BankLocation, option
 
 MOST_DRAWS = 1000
+STAND_IN = ("efficientnet-lite0",)  # an extractor that needs no download
 MOST_ROWS = 20  # draws of a graph in a comparison or a report
 
 
@@ -20,7 +30,10 @@ class SampleOptions:
     split: Annotated[
         Literal["val", "test"] | None, option("instead: held-out scenes of the run's bank")
     ] = None
-    scenes: Annotated[int, option("with --split: so many scenes, the first by image id")] = 8
+    scenes: Annotated[
+        int | None,
+        option("with --split: so many scenes, the first by image id; default 8, with --out all"),
+    ] = None
     draws: Annotated[int, option("images per graph, each with its own choice of patches")] = 1
     seed: Annotated[int, option("of the first draw; the next has the next seed")] = 0
     beside: Annotated[
@@ -61,13 +74,25 @@ class SampleOptions:
         Path | None,
         option(
             "folder to write, of several graph files a folder in it for each; by default "
-            "RUN/samples/<graph file's name or split>"
+            "RUN/samples/<graph file's name or split>. With --split and without --beside: plain "
+            "files <image id>[_<draw>].png of all its scenes, for jobs.evaluate --images"
         ),
     ] = None
+    boxes: Annotated[
+        BoxesFrom, option("with --split and --out: the scenes' own boxes, or predicted ones")
+    ] = "gt"
+    deprocessing: Annotated[
+        Deprocessing, option("with --split and --out, of sg2im: as jobs.evaluate's")
+    ] = "clip"
     checkpoint: Annotated[
         Which, option("of the run: its last, or the one that scored best while it was trained")
     ] = "last"
     device: Device = "auto"
+
+    @property
+    def plain_files(self) -> bool:
+        """Whether a split's pictures are written as plain files."""
+        return self.split is not None and self.out is not None and not self.beside
 
     def __post_init__(self) -> None:
         if (not self.graph) == (self.split is None):
@@ -78,6 +103,12 @@ class SampleOptions:
             raise ValueError(f"--beside shows at most {MOST_ROWS} draws, not {self.draws}")
         if self.as_text and (self.beside or self.pin or self.ban or self.out):
             raise ValueError("--as-text only prints: leave out --beside, --pin, --ban and --out")
+        if self.plain_files and (self.pin or self.ban):
+            raise ValueError("--split with --out: leave out --pin and --ban, or --out")
+        for name in ("boxes", "deprocessing"):
+            default = SampleOptions.__dataclass_fields__[name].default
+            if getattr(self, name) != default and not self.plain_files:
+                raise ValueError(f"--{name} is for --split with --out, without --beside")
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, but is {self.seed}")
         for name, value in (("candidates", self.candidates), ("scenes", self.scenes)):
@@ -94,27 +125,122 @@ class SampleOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    run: Annotated[Path, option("run folder")]
-    bank: Annotated[BankLocation | None, option("where the run's bank lies, if it has moved")] = (
-        None
-    )
+    run: Annotated[
+        tuple[Path, ...],
+        option("run folders, or sg2im's published .pt: several make one table"),
+    ] = ()
+    images: Annotated[
+        tuple[Path, ...],
+        option(
+            "folders of pictures that something else made of the same graphs, boxes predicted or "
+            "none: files <image id>[_<draw>].png"
+        ),
+    ] = ()
+    images_gt: Annotated[
+        tuple[Path, ...], option("the same, of pictures made with the true boxes")
+    ] = ()
+    real: Annotated[bool, option("a row of real photos: those of the other held-out split")] = False
+    protocol: Annotated[
+        Path | None,
+        option(
+            "a protocol card: measure exactly that again, and compare; no other option but --out"
+        ),
+    ] = None
+    bank: Annotated[
+        BankLocation | None, option("where the runs' bank lies, if it has moved or there is no run")
+    ] = None
     split: Annotated[Literal["val", "test"], option("scenes to score")] = "val"
-    scenes: Annotated[int, option("at most so many scenes, drawn evenly")] = 600
+    num: Annotated[int | None, option("at most so many scenes, drawn evenly; default: all")] = None
+    leave_out_near_duplicates: Annotated[
+        bool, option("leave out scenes that look like training photos")
+    ] = False
+    scores: Annotated[
+        tuple[ScoreKind, ...],
+        option(
+            "retrieval: of the choice of patches; images: of pictures; canvas: of the chosen "
+            "patches pasted without a generator; default: all, without extra scores retrieval"
+        ),
+    ] = ()
+    boxes: Annotated[BoxesFrom | None, option("of pictures; default: both, a block each")] = None
+    per_graph: Annotated[int, option("pictures of each scene's graph")] = 2
+    extractor: Annotated[
+        tuple[str, ...],
+        option(
+            "what pictures are looked at by, each with the path of its weights where it needs one: "
+            "efficientnet-lite0, squeezenet PATH (stand-ins), inception (FID, KID, IS), dinov2 "
+            "(FD-DINOv2), lpips (DS)"
+        ),
+    ] = STAND_IN
+    image_format: Annotated[
+        ImageFormat, option("in which a run's pictures are saved before they are scored")
+    ] = "png"
+    deprocessing: Annotated[
+        Deprocessing,
+        option(
+            "of sg2im's pictures: cut off what is out of range; or stretch each to the full range, "
+            "as its authors' sampling does"
+        ),
+    ] = "clip"
     candidates: Annotated[
         int | None, option("candidates per object; default 20, or as many as the bank has")
     ] = None
+    draws: Annotated[int, option("choices of patches per scene, for the scores of retrieval")] = 4
     styles: Annotated[
         Path | None, option("each photo's hidden style, toy only; default the toy world's")
     ] = None
-    seed: Annotated[int, option("decides scenes, starts, noise and intervals")] = 0
+    seed: Annotated[int, option("decides scenes, starts and noise")] = 0
     checkpoint: Annotated[
-        Which, option("of the run: its last, or the one that scored best while it was trained")
+        Which,
+        option(
+            "of the run: its last, or the one that scored best while it was trained; sg2im's last"
+        ),
     ] = "last"
+    out: Annotated[
+        Path | None,
+        option(
+            "folder for the table, its protocol card and its times; default: "
+            "scores/<split>-<protocol> in the first run's folder, or here"
+        ),
+    ] = None
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        for name, value in (("scenes", self.scenes), ("candidates", self.candidates)):
+        if self.protocol is not None:
+            if others := self._given(but=("protocol", "out")):
+                raise ValueError(f"--protocol says all that is measured: leave out {others[0]}")
+            return
+        if not (self.run or self.images or self.images_gt or self.real):
+            raise ValueError("nothing to score: give --run, --images, --real, or --protocol FILE")
+        if not self.run and self.bank is None:
+            raise ValueError("without --run, give --bank: the bank whose scenes were generated")
+        for name in ("num", "candidates", "per_graph", "draws"):
+            value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1, not {value}")
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         if self.seed < 0:
             raise ValueError(f"--seed must be at least 0, not {self.seed}")
+        _ = self.judges
+
+    @property
+    def judges(self) -> tuple[tuple[JudgeName, Path | None], ...]:
+        """Names, each with the path that follows it."""
+        pairs: list[tuple[JudgeName, Path | None]] = []
+        names = get_args(JudgeName)
+        for word in self.extractor:
+            if word in names:
+                pairs.append((word, None))  # type: ignore[arg-type]
+            elif pairs and pairs[-1][1] is None:
+                pairs[-1] = (pairs[-1][0], Path(word))
+            else:
+                raise ValueError(
+                    f"--extractor {word}: give {', '.join(names)}, each with at most one path"
+                )
+        return tuple(pairs)
+
+    def _given(self, but: tuple[str, ...]) -> list[str]:
+        """Flags whose value is not the default."""
+        return [
+            "--" + field.name.replace("_", "-")
+            for field in fields(self)
+            if field.name not in but and getattr(self, field.name) != field.default
+        ]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from jobs.show.page import EmbeddedImage, environment, jpeg, png
 from jobs.show.sheets import Source, sources_of
 from model.config import RetrievalMode
 from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
+from model.scores.intervals import Score
 from pipeline.errors import UserError
 from pipeline.output import log
 from pipeline.progress import progress
@@ -24,7 +26,7 @@ from pipeline.scene_graph import read_scene_graphs
 PER_CATEGORY = 10  # patches of a category in the contact sheet
 MOST_CATEGORIES = 40
 # Fields of a line in metrics.jsonl that are its score; all others are the protocol.
-SCORE = ("metric", "choice", "value", "low", "high", "scenes", "pairs")
+SCORE = tuple(field.name for field in fields(Score))
 PHOTO_ROWS = 5  # photos shown with all their patches
 # Name, meaning, noise: without it predefined takes the nearest in every draw.
 MODES: tuple[tuple[RetrievalMode, str, bool | None], ...] = (
@@ -255,8 +257,11 @@ def last_scores(lines: Sequence[Mapping[str, Any]]) -> Scores | None:
         if _protocol(line) == protocol:
             low, high = line.get("low"), line.get("high")
             interval = f"{_text(low)} to {_text(high)}" if low is not None else ""
-            name, choice = _text(line.get("metric")), _text(line.get("choice"))
-            rows.append((name, choice, _text(line.get("value")), interval))
+            choice = _text(line.get("choice"))
+            if boxes := line.get("boxes"):
+                choice += f", {_text(boxes)} boxes"
+            name, value = _text(line.get("metric")), _text(line.get("value"))
+            rows.append((name, choice, value, interval))
     latest = {row[:2]: row for row in rows}  # of two for one row, the later
     text = "; ".join(f"{key} {_text(value)}" for key, value in protocol.items())
     return Scores(tuple(latest.values()), text)

@@ -15,6 +15,7 @@ from jobs.show.methods import (
 )
 from jobs.show.options import SampleOptions
 from jobs.show.samples import NamedGraph, describe_graph, graph_of_scene, sample_graph
+from jobs.show.scene_pictures import write_scene_pictures
 from model.device import choose_device
 from model.graph.vocabularies import check_names
 from model.retrievegan.run import RetrieveGANRun
@@ -26,10 +27,16 @@ from pipeline.scene_graph import read_scene_graphs
 from pipeline.sentences import sentences
 from pipeline.wording import counted
 
+FEW_SCENES = 8
+
 
 def sample(options: SampleOptions) -> None:
     device = choose_device(options.device)
     opened = open_run(options.run, options.bank, device, options.checkpoint)
+    if options.plain_files:
+        bank = open_bank(opened, options.run, options.bank)
+        write_scene_pictures(options, opened, bank, device)
+        return
     targets = read_graphs(options, opened)
     graphs = [named for named, _ in targets]
     if options.as_text:
@@ -88,7 +95,7 @@ def with_folders(graphs: Sequence[NamedGraph], folder: Path) -> list[tuple[Named
 def scenes_of_split(options: SampleOptions, opened: RetrieveGANRun | Sg2ImRun) -> list[NamedGraph]:
     assert options.split is not None
     bank = open_bank(opened, options.run, options.bank)
-    image_ids = bank.scene_ids(options.split)[: options.scenes]
+    image_ids = bank.scene_ids(options.split)[: options.scenes or FEW_SCENES]
     if not len(image_ids):
         raise UserError(f"{bank.path} has no {options.split} scenes; give --graph FILE")
     return [graph_of_scene(bank, int(image_id)) for image_id in image_ids]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,16 @@ import torch
 from bank.bank import Bank
 from bank.errors import BankError
 from jobs.evaluate import Evaluate, main
+from jobs.sample import SampleOptions
+from jobs.sample import main as sample
+from jobs.show import scoring
 from jobs.show.scoring import scenes_to_score
+from model import checkpoint
 from model.loop import save
-from model.recipes import demo
+from model.recipes import demo, sg2im_demo
 from model.retrievegan.run import bank_of, load_network
-from model.scores import retrieval as evaluation
+from model.scores import references, style
+from model.scores import scenes as evaluation
 from model.trainers import trainer_for
 from pipeline.errors import UserError
 from pipeline.options import write_json
@@ -27,6 +33,12 @@ K = 4
 def elsewhere(tmp_path, monkeypatch):
     """No data/toy in sight."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch):
+    """The style classifier need not be good here."""
+    monkeypatch.setattr(style, "STEPS", 10)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +75,19 @@ def saved(bank, tmp_path):
     return write
 
 
+@pytest.fixture(scope="module")
+def sg2im_run(bank, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "sg2im"
+    folder.mkdir()
+    write_json(folder / "config.json", {"bank": str(bank.path), "train": sg2im_demo()})
+    save(trainer_for(sg2im_demo(), bank, CPU), bank, folder)
+    return folder
+
+
 def evaluate(run, **options):
-    """Scores by (metric, choice)."""
+    """Scores of retrieval by (metric, choice)."""
     before = len(lines_of(run))
-    main(Evaluate(run=run, **{"scenes": 6, "candidates": K, **options}))
+    main(Evaluate(run=(run,), **{"num": 6, "candidates": K, "scores": ("retrieval",), **options}))
     return {(s["metric"], s["choice"]): s for s in lines_of(run)[before:]}
 
 
@@ -86,7 +107,7 @@ def test_a_run_before_its_first_step_scores_as_the_untrained_network(saved, styl
     assert numbers(scores[together, "learned"]) == numbers(scores[together, "untrained"])
     assert [choice for metric, choice in scores if metric == together] == [
         "learned", "learned, noise on", "untrained", "predefined", "random",
-        "start-conditioned oracle", "chance",
+        "start-conditioned oracle", "global oracle", "chance",
     ]  # fmt: skip
     oracle, chance = (
         scores[together, choice]["value"] for choice in ("start-conditioned oracle", "chance")
@@ -101,7 +122,7 @@ def test_training_that_moved_the_embedding_shows(saved):
             weight = model.embedding.head.weight
             weight.copy_(torch.randn(weight.shape, generator=generator))
 
-    scores = evaluate(saved(move), scenes=20)
+    scores = evaluate(saved(move), num=20)
     selection = "ground-truth selection"
     assert scores[selection, "trained"]["value"] != scores[selection, "untrained"]["value"]
 
@@ -122,7 +143,7 @@ def test_a_network_whose_embedding_head_is_zeroed_scores_exactly_the_chance(save
 def test_noise_is_on_in_its_own_row_alone(saved, styles):
     """Without noise a network that tells no patches apart takes the first of them, the nearest."""
     run = saved(lambda model: torch.nn.init.zeros_(model.embedding.head.weight))
-    scores = evaluate(run, styles=styles(lambda i: i % 3), scenes=20)
+    scores = evaluate(run, styles=styles(lambda i: i % 3), num=20)
     rows = ("learned", "learned, noise on", "predefined")
     quiet, noisy, nearest = (numbers(scores["compatibility", row]) for row in rows)
     assert quiet == nearest != noisy
@@ -131,8 +152,8 @@ def test_noise_is_on_in_its_own_row_alone(saved, styles):
 def test_where_every_photo_has_one_style_every_choice_is_compatible(saved, styles):
     scores = evaluate(saved(start="medoid"), styles=styles(lambda i: 2))
     together = [s for (metric, _), s in scores.items() if metric == "compatibility"]
-    assert len(together) == 7
-    assert all(numbers(s)[:3] == [1.0, 1.0, 1.0] for s in together)
+    assert len(together) == 8
+    assert all((s["value"], s["high"]) == (1.0, 1.0) for s in together)
 
 
 def test_scores_do_not_depend_on_how_many_scenes_go_together(saved, monkeypatch):
@@ -151,10 +172,10 @@ def test_the_protocol_stands_beside_the_numbers(saved, bank, capsys):
         assert (score["split"], score["num_scenes"], score["candidates"]) == ("val", 6, K)
         assert (score["seed"], score["step"], score["bank"]) == (3, 0, bank.content_digest)
     out = capsys.readouterr().out
-    assert f"split val, 6 scenes, K = {K}" in out
+    assert f"Split val, 6 scenes, K = {K}" in out
     assert f"seed 3, bank {bank.content_digest[:12]}" in out
-    assert "| ground-truth selection | trained |" in out
-    assert "styles of this bank's photos are not known" in out
+    assert "| trained | " in out
+    assert "the styles of this bank's photos are not known" in out
 
 
 def test_scores_are_added_to_those_of_earlier_calls(saved):
@@ -171,14 +192,11 @@ def test_a_run_without_learned_retrieval_claims_no_trained_embedding(saved, styl
     assert "retrieval is predefined in this run" in capsys.readouterr().out
 
 
-def test_scenes_are_drawn_by_seed_from_the_split_alone(bank, tmp_path):
-    drawn = [
-        scenes_to_score(bank, Evaluate(run=tmp_path, scenes=5, seed=seed)).tolist()
-        for seed in (0, 0, 1)
-    ]
+def test_scenes_are_drawn_by_seed_from_the_split_alone(bank):
+    drawn = [scenes_to_score(bank, "val", 5, seed).tolist() for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert set(drawn[0]) <= set(bank.scene_ids("val").tolist())
-    every = scenes_to_score(bank, Evaluate(run=tmp_path, split="test", scenes=10**6))
+    every = scenes_to_score(bank, "test", None, 0)
     assert every.tolist() == bank.scene_ids("test").tolist()
 
 
@@ -245,3 +263,223 @@ def test_a_loaded_run_has_the_weights_it_was_saved_with_and_is_in_evaluation_mod
     assert state.step == 0
     for name, value in model.state_dict().items():
         assert torch.equal(value, saved_model[name]), name
+
+
+def score_pictures(tmp_path, name="out", **options):
+    """A small evaluation with pictures; its scores by (metric, choice, boxes), and its folder."""
+    out = tmp_path / name
+    main(Evaluate(**{"num": 5, "candidates": K, "draws": 2, "out": out, **options}))
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {(s["metric"], s["choice"], s["boxes"]): s for s in lines}, out
+
+
+FRECHET = "Fréchet distance (efficientnet-lite0)"
+
+
+def test_several_runs_make_one_table_of_both_blocks(saved, sg2im_run, bank, tmp_path, capsys):
+    run = saved()
+    scores, out = score_pictures(tmp_path, run=(run, sg2im_run), real=True, scores=("images",))
+    assert {(choice, boxes) for _, choice, boxes in scores} == {
+        *((name, boxes) for name in ("run", "sg2im") for boxes in ("predicted", "gt")),
+        ("real photos", ""),
+    }
+    assert {name for name, *_ in scores if name.startswith(("F", "K", "I", "D"))} == {FRECHET}
+    assert all(scores[FRECHET, name, "gt"]["pictures"] == 10 for name in ("run", "sg2im"))
+    assert scores[FRECHET, "real photos", ""]["pictures"] == 5
+    assert ("layout IoU", "run", "predicted") in scores
+    assert ("layout IoU", "run", "gt") not in scores
+    table = (out / "table.md").read_text()
+    assert table in capsys.readouterr().out + "\n"
+    assert (
+        table.index("predicted by each model") < table.index("True boxes") < table.index("Photos")
+    )
+    assert "unreliable: 5 pictures for 1,280 dimensions" in table
+
+
+def test_a_card_measures_the_same_again_to_the_last_bit(saved, styles, tmp_path, caplog):
+    run = saved()
+    options = {"run": (run,), "styles": styles(lambda i: i % 3), "real": True}
+    first, out = score_pictures(tmp_path, **options)
+    appended = lines_of(run)
+    again = tmp_path / "again"
+    main(Evaluate(protocol=out / "protocol.json", out=again))
+    assert f"{len(first)} scores, each equal to the last bit" in caplog.text
+    for name in ("metrics.jsonl", "table.md", "protocol.json"):
+        assert (again / name).read_bytes() == (out / name).read_bytes(), name
+    assert lines_of(run) == appended  # measured again, not anew
+    costs = json.loads((out / "costs.json").read_text())
+    assert {"making pictures", "features, efficientnet-lite0"} < costs.keys()
+    assert all(part["seconds"] >= 0 for part in costs.values())
+
+
+def test_numbers_that_differ_from_the_card_s_are_an_error(saved, tmp_path):
+    _, out = score_pictures(tmp_path, run=(saved(),), scores=("retrieval",))
+    lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    other = json.loads(lines[1])
+    other["value"] = np.nextafter(other["value"], 2)
+    (out / "metrics.jsonl").write_text("".join([lines[0], json.dumps(other) + "\n", *lines[2:]]))
+    with pytest.raises(UserError, match=f"1 score of {len(lines)} came out otherwise"):
+        main(Evaluate(protocol=out / "protocol.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"content_digest": "0" * 64}, "content_digest"),
+        ({"runs": []}, "runs"),
+        ({"styles_sha256": "0" * 64}, "styles_sha256"),
+    ],
+)
+def test_a_card_whose_subject_is_another_now_is_refused(saved, styles, tmp_path, change, named):
+    options = {"styles": styles(lambda i: i % 3), "scores": ("retrieval",)}
+    _, out = score_pictures(tmp_path, run=(saved(),), **options)
+    card = json.loads((out / "protocol.json").read_text())
+    if named == "runs":
+        card["runs"][0]["sha256"] = "0" * 64
+    else:
+        card |= change
+    (out / "protocol.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match=f"{named} is no longer as it was"):
+        main(Evaluate(protocol=out / "protocol.json"))
+
+
+def test_another_version_of_a_package_is_a_warning(saved, tmp_path, caplog):
+    _, out = score_pictures(tmp_path, run=(saved(),), scores=("retrieval",))
+    card = json.loads((out / "protocol.json").read_text())
+    card["versions"]["torch"] = "1.0"
+    (out / "protocol.json").write_text(json.dumps(card))
+    main(Evaluate(protocol=out / "protocol.json"))
+    assert "other versions than the card's: last bits may differ" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "cannot be read"),
+        ("{}", "missing required field"),
+        ("[" * 20_000, "give a protocol.json"),
+        ('{"format": 2}', "give a protocol.json"),
+    ],
+)
+def test_a_card_that_cannot_be_used_is_one_clear_line(tmp_path, text, says):
+    path = tmp_path / "card.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=says):
+        main(Evaluate(protocol=path))
+
+
+def test_a_run_s_pictures_score_the_same_from_their_files(saved, sg2im_run, bank, tmp_path):
+    """What jobs.sample writes is what jobs.evaluate scores."""
+    run = saved()
+    folders = []
+    for source in (run, sg2im_run):
+        folders.append(tmp_path / f"{source.name}-files")
+        sample(SampleOptions(run=source, split="val", out=folders[-1], draws=2, boxes="predicted"))
+    options = {"num": None, "candidates": None, "scores": ("images",), "boxes": "predicted"}
+    scores, _ = score_pictures(
+        tmp_path, run=(run, sg2im_run), images=tuple(folders), bank=bank.path, **options
+    )
+    metrics = {metric for metric, *_ in scores} - {"layout IoU"}
+    assert len(metrics) == 6
+    for metric in metrics - {"diversity (efficientnet-lite0)"}:
+        for name in ("run", sg2im_run.name):
+            own, read = (scores[metric, each, "predicted"] for each in (name, f"{name}-files"))
+            assert own["value"] == read["value"], metric
+
+
+def test_the_best_checkpoint_is_scored_beside_sg2im_which_has_none(
+    saved, sg2im_run, bank, tmp_path
+):
+    run = saved()
+    path = checkpoint.last(run) / "state.json"
+    state = json.loads(path.read_text()) | {"best": {"step": 0, "score": 0.5}}
+    path.write_text(json.dumps(state))
+    options = {"scores": ("images",), "boxes": "gt", "checkpoint": "best"}
+    _, out = score_pictures(tmp_path, run=(run, sg2im_run), **options)
+    card = json.loads((out / "protocol.json").read_text())
+    assert [each["checkpoint"] for each in card["runs"]] == ["best", "last"]
+    main(Evaluate(protocol=out / "protocol.json"))
+
+
+def test_missing_and_extra_pictures_are_counted_and_named(saved, bank, tmp_path, caplog):
+    folder = tmp_path / "made"
+    sample(SampleOptions(run=saved(), split="val", out=folder))
+    first, second, *_ = bank.scene_ids("val").tolist()
+    (folder / f"{first}.png").unlink()
+    (folder / f"{second}.png").rename(folder / "7.png")
+    scores, _ = score_pictures(
+        tmp_path, images_gt=(folder,), bank=bank.path, scores=("images",), num=None
+    )
+    assert f"missing: 2 scenes ({first}, {second})" in caplog.text
+    assert "extra: 1 file ('7.png')" in caplog.text
+    assert scores[FRECHET, "made", "gt"]["pictures"] == 18
+    assert ("diversity (efficientnet-lite0)", "made", "gt") not in scores  # a picture per scene
+
+
+def test_jpeg_moves_the_scores(saved, tmp_path):
+    run = saved()
+    options = {"run": (run,), "scores": ("images",), "boxes": "gt"}
+    png, jpg = (
+        score_pictures(tmp_path, name, image_format=name, **options)[0][FRECHET, "run", "gt"]
+        for name in ("png", "jpg")
+    )
+    assert png["value"] != jpg["value"]
+
+
+def test_sg2im_s_min_max_is_offered_and_no_default(sg2im_run, tmp_path):
+    options = {"run": (sg2im_run,), "scores": ("images",), "boxes": "gt"}
+    by_default, clipped, stretched = (
+        score_pictures(tmp_path, name, **options, **given)[0][FRECHET, "sg2im", "gt"]["value"]
+        for name, given in (
+            ("default", {}),
+            ("clip", {"deprocessing": "clip"}),
+            ("min-max", {"deprocessing": "min-max"}),
+        )
+    )
+    assert by_default == clipped != stretched
+
+
+def test_scenes_like_training_photos_can_be_left_out(saved, bank, tmp_path, monkeypatch, capsys):
+    alike = bank.scene_ids("val")[:2]
+    monkeypatch.setattr(scoring, "scenes_like_training", lambda bank, split: alike)
+    options = {"run": (saved(),), "scores": ("retrieval",), "num": None}
+    _, out = score_pictures(tmp_path, leave_out_near_duplicates=True, **options)
+    card = json.loads((out / "protocol.json").read_text())
+    assert card["image_ids"] == bank.scene_ids("val")[2:].tolist()
+    assert card["near_duplicates_left_out"] == 2
+    assert "18 scenes, 2 that look like training photos left out" in capsys.readouterr().out
+
+
+def test_reference_features_are_kept_by_the_hash_of_what_they_follow_from(
+    saved, tmp_path, monkeypatch
+):
+    run = saved()
+    options = {"run": (run,), "scores": ("images",), "boxes": "gt", "per_graph": 1}
+    first, _ = score_pictures(tmp_path, "first", **options)
+    monkeypatch.setattr(references, "photos", lambda *_: np.zeros((5, 64, 64, 3), np.uint8))
+    with pytest.raises(UserError, match="reference is no longer"):
+        main(Evaluate(protocol=tmp_path / "first" / "protocol.json"))
+    blank, _ = score_pictures(tmp_path, "blank", **options)
+    assert blank[FRECHET, "run", "gt"]["value"] != first[FRECHET, "run", "gt"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "nothing to score"),
+        ({"real": True}, "without --run, give --bank"),
+        ({"run": ("r",), "extractor": ("vgg",)}, "--extractor vgg: give efficientnet-lite0"),
+        ({"run": ("r",), "extractor": ("lpips", "a", "b")}, "each with at most one path"),
+        ({"run": ("r",), "protocol": "p"}, "leave out --run"),
+        ({"run": ("r",), "per_graph": 0}, "--per-graph must be at least 1"),
+    ],
+)
+def test_options_that_make_no_sense_together_are_refused(given, says):
+    with pytest.raises(ValueError, match=says):
+        Evaluate(**given)
+
+
+def test_each_extractor_takes_the_path_behind_it():
+    options = Evaluate(run=("r",), extractor=("squeezenet", "s.h5", "efficientnet-lite0"))
+    assert options.judges == (("squeezenet", Path("s.h5")), ("efficientnet-lite0", None))

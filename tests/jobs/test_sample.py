@@ -344,3 +344,45 @@ def test_several_graph_files_each_get_a_folder_of_their_name(run, graph, tmp_pat
     main(SampleOptions(run=run, graph=(graph, other), out=tmp_path / "out"))
     images = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("image-0.png")}
     assert images == {f"{graph.stem}/image-0.png", "other/000/image-0.png", "other/001/image-0.png"}
+
+
+def test_a_split_is_written_as_plain_files_with_their_credits(run, sg2im_run, bank, tmp_path):
+    out = tmp_path / "out"
+
+    def names():
+        return {path.name for path in out.iterdir()} - {"credits.jsonl"}
+
+    main(SampleOptions(run=run, split="test", out=out, draws=2))
+    ids = bank.scene_ids("test").tolist()
+    assert names() == {f"{image_id}_{draw}.png" for image_id in ids for draw in (0, 1)}
+    credits = [json.loads(line) for line in (out / "credits.jsonl").read_text().splitlines()]
+    assert [line["picture"] for line in credits] == [
+        f"{i}_{draw}.png" for i in ids for draw in (0, 1)
+    ]
+    first = credits[0]["patches"]
+    assert len(first) == len(bank.scene(ids[0]).objects)
+    assert {"patch_id", "file", "licence", "source_url"} <= first[0].keys()
+    some = (out / f"{ids[0]}_0.png").read_bytes()
+    main(SampleOptions(run=run, split="test", out=out, scenes=3))  # leaves none of the earlier ones
+    assert names() == {f"{image_id}.png" for image_id in ids[:3]}
+    assert (out / f"{ids[0]}.png").read_bytes() == some
+    main(SampleOptions(run=sg2im_run, split="test", out=out, scenes=3))
+    assert names() == {f"{image_id}.png" for image_id in ids[:3]}
+    assert (out / f"{ids[0]}.png").read_bytes() != some
+    assert (out / "credits.jsonl").read_text() == ""
+
+
+def test_pictures_that_something_else_made_are_not_taken_away(run, tmp_path):
+    (tmp_path / "7.png").write_bytes(b"not ours")
+    with pytest.raises(UserError, match=r"holds pictures already, 7\.png: name another"):
+        main(SampleOptions(run=run, split="test", out=tmp_path))
+    assert (tmp_path / "7.png").read_bytes() == b"not ours"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"boxes": "predicted"}, {"deprocessing": "min-max"}, {"out": "out", "pin": ("0=1",)}],
+)
+def test_options_of_plain_files_are_refused_elsewhere_and_pins_with_them(given):
+    with pytest.raises(ValueError, match="--split with --out"):
+        SampleOptions(run="run", split="val", **given)

@@ -1,0 +1,105 @@
+"""A run's pictures of a split's scenes as plain files, which jobs.evaluate --images scores."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bank.bank import Bank
+from jobs.show.options import SampleOptions
+from model.retrievegan.run import RetrieveGANRun
+from model.scores.picture_folder import CREDITS, NAME, picture_name, write_picture
+from model.scores.pictures import ChosenPatches, PictureSet, run_pictures
+from model.scores.retriever import Retriever, draws_with_noise
+from model.scores.scenes import Scenes, scene_batches
+from model.sg2im.run import Sg2ImRun
+from pipeline.errors import UserError
+from pipeline.output import log
+from pipeline.progress import progress
+from pipeline.wording import counted
+
+
+def write_scene_pictures(
+    options: SampleOptions, opened: RetrieveGANRun | Sg2ImRun, bank: Bank, device: torch.device
+) -> None:
+    """<image id>[_<draw>].png for every scene, and what each picture's patches are."""
+    assert options.out is not None
+    assert options.split is not None
+    image_ids = bank.scene_ids(options.split)[: options.scenes]
+    if not len(image_ids):
+        raise UserError(f"{bank.path} has no {options.split} scenes; give --graph FILE")
+    k = options.candidates or bank.num_candidates
+    batches = scene_batches(bank, image_ids, k, device)
+    pictures, chosen = pictures_of(options, opened, bank, batches)
+    empty(options.out)
+    lines = []
+    for place in progress(
+        range(len(batches)), "pictures", len(image_ids), "scene",
+        size=lambda place: batches[place].num_images,
+    ):  # fmt: skip
+        scenes = batches[place]
+        for image_id, draws in zip(scenes.image_ids, pictures.block(place), strict=True):
+            for draw, pixels in enumerate(draws):
+                write_picture(options.out, image_id, draw, options.draws, pixels)
+        if chosen is not None:
+            lines += credits_of(bank, scenes, chosen.of_batch(place), options.draws)
+    (options.out / CREDITS).write_text("".join(lines), "utf-8")
+    log.info(
+        f"{counted(len(image_ids) * options.draws, 'picture')} of "
+        f"{counted(len(image_ids), 'scene')}: {options.out}/"
+    )
+
+
+def empty(folder: Path) -> None:
+    """Make the folder, or take an earlier run's pictures out of it: their names may differ.
+    UserError where it holds pictures that something else made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
+    if earlier and not (folder / CREDITS).is_file():
+        raise UserError(f"--out {folder} holds pictures already, {earlier[0].name}: name another")
+    for path in earlier:
+        path.unlink()
+
+
+def pictures_of(
+    options: SampleOptions,
+    opened: RetrieveGANRun | Sg2ImRun,
+    bank: Bank,
+    batches: Sequence[Scenes],
+) -> tuple[PictureSet, ChosenPatches | None]:
+    """The pictures, and the patches that they are of."""
+    seeds = [options.seed + draw for draw in range(options.draws)]
+    chosen = None
+    if isinstance(opened, RetrieveGANRun):
+        rule = opened.rule(options.retrieval)
+        noise = options.noise
+        if noise is None:
+            noise = draws_with_noise(rule, options.draws)
+        retriever = Retriever(opened.model, bank, batches, rule, noise=noise)
+        chosen = ChosenPatches(bank, batches, retriever.method, seeds)
+    name = options.run.resolve().name
+    pictures = run_pictures(
+        name, opened.model, batches, seeds, options.boxes, options.deprocessing, chosen
+    )
+    return pictures, chosen
+
+
+def credits_of(
+    bank: Bank, scenes: Scenes, ids: np.ndarray[tuple[int, int], np.dtype[np.int64]], draws: int
+) -> list[str]:
+    """A JSON line for each picture: its patches, one of each object, and their photos' licences.
+
+    ids  (M, O)
+    """
+    lines = []
+    ends = np.cumsum([len(objects) for objects, _ in scenes.graphs])
+    for image_id, of_scene in zip(scenes.image_ids, np.split(ids, ends[:-1], axis=1), strict=True):
+        for draw, patches in enumerate(of_scene):
+            line = {
+                "picture": picture_name(image_id, draw, draws),
+                "patches": bank.credits(patches.tolist()),
+            }
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    return lines

@@ -1,0 +1,105 @@
+"""What the tables of scores say, and what they never call by a published name."""
+
+import pytest
+
+from jobs.show.score_tables import PAPER, cell, group_of, offer, picture_tables, retrieval_tables
+from model.scores.intervals import Score
+from model.scores.retrieval import Offered
+
+
+def score(metric, choice="ours", value=0.5, **more):
+    return Score(**{"metric": metric, "choice": choice, "value": value, "scenes": 9, **more})
+
+
+def rows_of(table):
+    return [
+        [part.strip() for part in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("|")
+    ]
+
+
+def test_the_paper_s_rows_stand_below_ours_in_their_blocks():
+    scores = [
+        score("FID", boxes="predicted", value=51.23, pictures=100),
+        score("IS", boxes="predicted", value=9.5, spread=0.25, pictures=100),
+        score("FID", boxes="gt", value=44.0, pictures=100),
+    ]
+    rows = rows_of(picture_tables(scores, "coco"))
+    assert rows[0] == ["", "DS ↑", "FID ↓", "IS ↑", "pictures"]
+    names = [row[0] for row in rows[2:]]
+    assert names == [
+        "*Boxes predicted by each model*", "ours",
+        *(f"*{name}, the paper*" for name in ("sg2im", "AttnGAN", "PasteGAN", "RetrieveGAN")),
+        "*True boxes given*", "ours",
+        *(f"*{name}, the paper*" for name in ("sg2im", "layout2im", "PasteGAN", "RetrieveGAN")),
+        "*Photos*", "*real data, the paper*",
+    ]  # fmt: skip
+    assert rows[3] == ["ours", "-", "51.2", "9.500 ± 0.250", "100"]
+    assert rows[7] == ["*RetrieveGAN, the paper*", "0.34 ± 0.1", "43.2", "10.6 ± 0.6", ""]
+
+
+def test_the_paper_s_rows_are_there_where_only_a_stand_in_has_looked():
+    scores = [score("Fréchet distance (squeezenet)", boxes="gt", value=88.8, pictures=10)]
+    text = picture_tables(scores, "vg")
+    published, stand_in = text.split("**Pictures, by squeezenet")
+    assert "70.3" in published
+    assert "88.8" not in published
+    assert "a stand-in, so no FID, KID, IS, DS" in stand_in
+    assert "the paper" not in stand_in
+    assert "the paper" not in picture_tables(scores, "toy")
+
+
+def test_the_paper_s_table_is_complete():
+    """42.7 and 46.3, 6.8 and 6.9 are the best FIDs of each dataset, and those of real data."""
+    for dataset, best, real in (("coco", "42.7", "6.8"), ("vg", "44.0", "6.9")):
+        rows = [row for block in ("predicted", "gt") for row in PAPER[dataset][block]]
+        assert len(rows) == 8
+        assert min((row.fid for row in rows), key=float) == best
+        assert PAPER[dataset][""][0].fid == real
+
+
+@pytest.mark.parametrize(
+    ("metric", "group"),
+    [
+        ("FID", "published"), ("DS", "published"), ("FD-DINOv2", "published"),
+        ("recall (squeezenet)", "squeezenet"), ("layout IoU", "objects"),
+        ("kernel distance (inception, weights 01234567)", "inception, weights 01234567"),
+    ],
+)  # fmt: skip
+def test_each_extractor_has_a_table_of_its_own(metric, group):
+    assert group_of(metric) == group
+
+
+def test_what_is_unreliable_is_marked_and_says_why():
+    marked = score("FID", boxes="gt", note="9 pictures for 2,048 dimensions", pictures=9)
+    text = picture_tables([marked], "toy")
+    assert "| 0.500* |" in text
+    assert "\\* unreliable: 9 pictures for 2,048 dimensions" in text
+
+
+def test_a_value_carries_its_deviation_or_its_interval():
+    assert cell(score("m", value=12.345)) == "12.3"
+    assert cell(score("m", value=0.1234, low=0.1, high=0.2)) == "0.123 (0.100 to 0.200)"
+    assert cell(score("m", value=0.5, spread=0.1, low=0.4, high=0.6)) == "0.500 ± 0.100"
+
+
+def test_retrieval_has_a_row_for_each_embedding_and_each_way_of_choosing():
+    scores = [
+        score("ground-truth selection", "trained", pairs=20.0),
+        score("compatibility", "learned", value=0.6, pairs=12.0),
+        score("compatibility", "chance", value=0.1, pairs=12.5),
+        score("repeated crop", "learned", value=0.0, pairs=9.0),
+    ]
+    rows = rows_of(retrieval_tables("demo", scores))
+    assert rows == [
+        ["embedding", "ground-truth selection ↑, 20 pairs"], ["---", "---:"], ["trained", "0.500"],
+        ["way of choosing", "compatibility ↑, 12 pairs", "repeated crop ↓, 9 scenes"],
+        ["---", "---:", "---:"], ["learned", "0.600", "0.000"], ["chance", "0.100", "-"],
+    ]  # fmt: skip
+
+
+def test_the_header_says_what_was_offered_and_left_out():
+    text = offer(Offered(40, 7.25, 3.0, 5, 60, 11, 0.196))
+    for part in ("7.2 candidates", "3 the median", "5 of 40 objects", "0.196", "11 of 60 pairs"):
+        assert part in text
