@@ -154,28 +154,41 @@ def kernel_distance(
     Below 0 where the sets are nearer than two of one distribution are on average.
     """
     x, y = first.double(), second.double()
-    if min(len(x), len(y)) <= size:
-        return Spread(_mmd2(x, y), None)
+    chosen, other_chosen = _subsets(len(x), len(y), seed, subsets, size)
+    n, m = chosen.sum(0), other_chosen.sum(0)
+    within = _sums_of_others(x, chosen) / (n * (n - 1))
+    within_other = _sums_of_others(y, other_chosen) / (m * (m - 1))
+    across = _kernel_sums(x, y, chosen, other_chosen) / (n * m)
+    values = within + within_other - 2 * across
+    deviation = float(values.std(correction=0)) if len(values) > 1 else None
+    return Spread(float(values.mean()), deviation)
+
+
+def _subsets(n: int, m: int, seed: int, subsets: int, size: int) -> tuple[Tensor, Tensor]:
+    """(n, S) and (m, S): 1 for what is in a subset, else 0."""
+    if min(n, m) <= size:
+        return torch.ones(n, 1).double(), torch.ones(m, 1).double()
+    chosen = np.zeros((n, subsets)), np.zeros((m, subsets))
     random = np.random.RandomState(seed)
-    values = [
-        _mmd2(*(v[random.choice(len(v), size, replace=False)] for v in (x, y)))
-        for _ in progress(range(subsets), "kernel distance", subsets, "subset")
-    ]
-    return Spread(float(np.mean(values)), float(np.std(values)))
+    for subset in range(subsets):
+        for of_set in chosen:
+            of_set[random.choice(len(of_set), size, replace=False), subset] = 1
+    return torch.from_numpy(chosen[0]), torch.from_numpy(chosen[1])
 
 
-def _mmd2(x: Tensor, y: Tensor) -> float:
-    n, m = len(x), len(y)
-    within = _kernel_sum(x, x) - _kernel(x.square().sum(1) / x.shape[1]).sum()
-    within_other = _kernel_sum(y, y) - _kernel(y.square().sum(1) / y.shape[1]).sum()
-    across = _kernel_sum(x, y)
-    return float(within / (n * (n - 1)) + within_other / (m * (m - 1)) - 2 * across / (n * m))
+def _kernel_sums(x: Tensor, y: Tensor, chosen: Tensor, other_chosen: Tensor) -> Tensor:
+    """Over all pairs of a subset of x (n, D), by chosen (n, S), and the one of y: (S,)."""
+    sums = torch.zeros(chosen.shape[1], dtype=torch.float64)
+    weights = torch.split(chosen, ROWS_AT_ONCE)
+    for rows, weight in zip(_blocks(x, "kernel distance"), weights, strict=True):
+        sums += (weight * (_kernel(rows @ y.T / x.shape[1]) @ other_chosen)).sum(0)
+    return sums
 
 
-def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    """Over all pairs."""
-    sums = [_kernel(rows @ y.T / x.shape[1]).sum() for rows in torch.split(x, ROWS_AT_ONCE)]
-    return torch.stack(sums).sum()
+def _sums_of_others(x: Tensor, chosen: Tensor) -> Tensor:
+    """Over all pairs of two of a subset: (S,)."""
+    with_itself = _kernel(x.square().sum(1) / x.shape[1]) @ chosen
+    return _kernel_sums(x, x, chosen, chosen) - with_itself
 
 
 def _kernel(products: Tensor) -> Tensor:
