@@ -15,6 +15,7 @@ from pipeline.scene import Split
 
 FORMAT = 1
 CARD = "protocol.json"
+PLACES = ("path", "bank", "styles", "weights")  # fields that say where something lies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +95,8 @@ class Protocol:
 
     @property
     def digest(self) -> str:
-        """64 hex digits that stand for the card."""
-        return json_digest(to_json(self))
+        """64 hex digits that stand for the card, wherever what it names lies."""
+        return json_digest(_without_places(to_json(self)))
 
 
 # Parts of a card by which only the last bits of its numbers can differ.
@@ -108,6 +109,13 @@ def differences(card: Protocol, now: Protocol) -> list[str]:
         part.name for part in fields(Protocol)
         if getattr(card, part.name) != getattr(now, part.name)
     ]  # fmt: skip
+
+
+def _without_places(value: Any) -> Any:
+    """Of a card as JSON, all but paths."""
+    if isinstance(value, dict):
+        return {k: _without_places(v) for k, v in value.items() if k not in PLACES}
+    return [_without_places(v) for v in value] if isinstance(value, list) else value
 
 
 def read_protocol(path: Path) -> Protocol:

@@ -1244,20 +1244,20 @@ UNCHANGED: tuple[Unchanged, ...] = (
     ),
     Unchanged(
         "which of two crops stands left plays no part",
-        CROPS,
-        "same_crop",
+        BOXES,
+        "overlaps",
         (
             (
-                "low = torch.maximum(left.box[..., :2], right.box[..., :2])",
-                "low = torch.maximum(right.box[..., :2], left.box[..., :2])",
+                "low = torch.maximum(left[..., :2], right[..., :2])",
+                "low = torch.maximum(right[..., :2], left[..., :2])",
             ),
             (
-                "high = torch.minimum(left.box[..., 2:], right.box[..., 2:])",
-                "high = torch.minimum(right.box[..., 2:], left.box[..., 2:])",
+                "high = torch.minimum(left[..., 2:], right[..., 2:])",
+                "high = torch.minimum(right[..., 2:], left[..., 2:])",
             ),
             (
-                "areas = [(crop.box[..., 2:] - crop.box[..., :2]).prod(-1) for crop in (left, right)]",
-                "areas = [(crop.box[..., 2:] - crop.box[..., :2]).prod(-1) for crop in (right, left)]",
+                "areas = [(box[..., 2:] - box[..., :2]).prod(-1) for box in (left, right)]",
+                "areas = [(box[..., 2:] - box[..., :2]).prod(-1) for box in (right, left)]",
             ),
         ),
     ),

@@ -50,7 +50,8 @@ def trained(place: object, run: str, *more: object) -> Path:
 
 def scores(run: Path, capsys) -> str:
     capsys.readouterr()
-    evaluate.main(parse(Evaluate, ["--run", str(run), "--scenes", "5", "--device", "cpu"]))
+    asked = ["--run", str(run), "--num", "5", "--scores", "retrieval", "--device", "cpu"]
+    evaluate.main(parse(Evaluate, asked))
     return capsys.readouterr().out.replace(run.name, "RUN")
 
 

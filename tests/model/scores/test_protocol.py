@@ -30,6 +30,16 @@ def test_it_comes_back_as_it_was_written(tmp_path):
     assert differences(CARD, read) == []
 
 
+def test_its_digest_does_not_follow_from_where_things_lie():
+    elsewhere = replace(
+        CARD, bank="https://example.org/toy", runs=(replace(RUN, path="other"),), styles="there",
+        judges=(replace(JUDGE, weights=None),),
+    )  # fmt: skip
+    assert elsewhere.digest == CARD.digest
+    assert replace(CARD, runs=(replace(RUN, sha256="5" * 64),)).digest != CARD.digest
+    assert replace(CARD, styles_sha256="6" * 64).digest != CARD.digest
+
+
 def test_each_part_that_differs_is_named():
     other = replace(CARD, seed=1, versions={"torch": "2.12.0"})
     assert differences(CARD, other) == ["seed", "versions"]

@@ -157,7 +157,8 @@ def few_steps(monkeypatch, tmp_path):
     """A cache of its own, and a count of trainings, each of a single step."""
     trained = []
 
-    def train(objects):
+    def train(objects, steps):
+        assert steps == style.STEPS
         trained.append(objects.images.shape[1])
         return train_classifier(objects, steps=1)
 
