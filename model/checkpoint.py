@@ -164,9 +164,14 @@ def last(run: Path) -> Path:
     return folder
 
 
-def chosen(run: Path, which: Which) -> Path:
-    """The folder of the run's last checkpoint, or of the one that scored best; RunError where there
-    is none."""
+def chosen(run: Path, which: Which | int) -> Path:
+    """The folder of the run's last checkpoint, of the one that scored best, or of that step;
+    RunError where there is none."""
+    if isinstance(which, int):
+        folder = _folder(run, which)
+        if not is_whole(folder):
+            raise RunError(f"{run} no longer has its checkpoint of step {which:,}")
+        return folder
     folder = last(run)
     if which == "last":
         return folder

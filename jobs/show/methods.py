@@ -104,14 +104,14 @@ def share_options(method: Method, own: Method) -> Method:
 
 
 def open_run(
-    source: Path, bank: Location | None, device: torch.device, which: Which = "last"
+    source: Path, bank: Location | None, device: torch.device, which: Which | int = "last"
 ) -> RetrieveGANRun | Sg2ImRun:
     """Open a run folder of either kind, or sg2im's published checkpoint. `bank`: the new place of
     the bank, where the run is one that retrieves and its bank has moved."""
     if is_published(source) or isinstance(read_run(source)[0], Sg2ImConfig):
         if which == "best":
             raise UserError(f"--checkpoint best: {source} is of sg2im, which is not scored")
-        opened = Sg2ImRun.open(source, device)
+        opened = Sg2ImRun.open(source, device, which)
         if opened.ignored:
             log.warning(ignored_note(source, opened.ignored))
         return opened

@@ -60,7 +60,8 @@ class SampleOptions:
         option(
             "on: patches are drawn by how well they go together, or among the three nearest; off: "
             "the most compatible from each draw's start, or the nearest; default: on for runs "
-            "with start medoid, whose draws would all be alike, else off"
+            "with start medoid, whose draws would all be alike, and for plain files of several "
+            "draws that would be; else off"
         ),
     ] = None
     candidates: Annotated[
@@ -235,6 +236,8 @@ class Evaluate:
                 raise ValueError(
                     f"--extractor {word}: give {', '.join(names)}, each with at most one path"
                 )
+            if [name for name, _ in pairs].count(pairs[-1][0]) > 1:
+                raise ValueError(f"--extractor {word}: give each once")
         return tuple(pairs)
 
     def _given(self, but: tuple[str, ...]) -> list[str]:

@@ -1,11 +1,13 @@
 """A run's pictures of a split's scenes as plain files, which jobs.evaluate --images scores."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bank.bank import Bank
 from jobs.show.options import SampleOptions
@@ -13,7 +15,7 @@ from model.retrievegan.run import RetrieveGANRun
 from model.scores.picture_folder import CREDITS, NAME, picture_name, write_picture
 from model.scores.pictures import ChosenPatches, PictureSet, run_pictures
 from model.scores.retriever import Retriever, draws_with_noise
-from model.scores.scenes import Scenes, scene_batches
+from model.scores.scenes import CANDIDATES, Scenes, scene_batches
 from model.sg2im.run import Sg2ImRun
 from pipeline.errors import UserError
 from pipeline.output import log
@@ -30,22 +32,26 @@ def write_scene_pictures(
     image_ids = bank.scene_ids(options.split)[: options.scenes]
     if not len(image_ids):
         raise UserError(f"{bank.path} has no {options.split} scenes; give --graph FILE")
-    k = options.candidates or bank.num_candidates
+    k = options.candidates or min(CANDIDATES, bank.num_candidates)
     batches = scene_batches(bank, image_ids, k, device)
     pictures, chosen = pictures_of(options, opened, bank, batches)
     empty(options.out)
-    lines = []
-    for place in progress(
-        range(len(batches)), "pictures", len(image_ids), "scene",
+    places = progress(
+        range(len(batches)),
+        "pictures",
+        len(image_ids),
+        "scene",
         size=lambda place: batches[place].num_images,
-    ):  # fmt: skip
-        scenes = batches[place]
-        for image_id, draws in zip(scenes.image_ids, pictures.block(place), strict=True):
-            for draw, pixels in enumerate(draws):
-                write_picture(options.out, image_id, draw, options.draws, pixels)
-        if chosen is not None:
-            lines += credits_of(bank, scenes, chosen.of_batch(place), options.draws)
-    (options.out / CREDITS).write_text("".join(lines), "utf-8")
+    )
+    with (options.out / CREDITS).open("w", encoding="utf-8") as credits:  # marks the folder as ours
+        for place in places:
+            scenes, block = batches[place], pictures.block(place)
+            for image_id, draws in zip(scenes.image_ids, block, strict=True):
+                for draw, pixels in enumerate(draws):
+                    write_picture(options.out, image_id, draw, options.draws, pixels)
+            ids = None if chosen is None else chosen.of_batch(place)
+            for line in credits_of(bank, scenes, ids, options):
+                credits.write(json.dumps(line, ensure_ascii=False) + "\n")
     log.info(
         f"{counted(len(image_ids) * options.draws, 'picture')} of "
         f"{counted(len(image_ids), 'scene')}: {options.out}/"
@@ -87,19 +93,18 @@ def pictures_of(
 
 
 def credits_of(
-    bank: Bank, scenes: Scenes, ids: np.ndarray[tuple[int, int], np.dtype[np.int64]], draws: int
-) -> list[str]:
-    """A JSON line for each picture: its patches, one of each object, and their photos' licences.
+    bank: Bank, scenes: Scenes, ids: NDArray[np.int64] | None, options: SampleOptions
+) -> Iterator[dict[str, Any]]:
+    """Of each picture its boxes, and its patches with their photos' licences, one of each object.
 
-    ids  (M, O)
+    ids  (M, O) of the patches; None: it is made of none
     """
-    lines = []
-    ends = np.cumsum([len(objects) for objects, _ in scenes.graphs])
-    for image_id, of_scene in zip(scenes.image_ids, np.split(ids, ends[:-1], axis=1), strict=True):
-        for draw, patches in enumerate(of_scene):
-            line = {
-                "picture": picture_name(image_id, draw, draws),
-                "patches": bank.credits(patches.tolist()),
+    ends = np.cumsum([len(objects) for objects, _ in scenes.graphs])[:-1]
+    of_scenes = [None] * scenes.num_images if ids is None else np.split(ids, ends, axis=1)
+    for image_id, patches in zip(scenes.image_ids, of_scenes, strict=True):
+        for draw in range(options.draws):
+            yield {
+                "picture": picture_name(image_id, draw, options.draws),
+                "boxes": options.boxes,
+                "patches": [] if patches is None else bank.credits(patches[draw].tolist()),
             }
-            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    return lines

@@ -20,6 +20,7 @@ from model.scores.retrieval import (
 from pipeline.wording import counted
 
 PER_SCENE = (REPEATED_CROP, STYLES_SHOWN, UNLIKE_CHOICES)  # a value per scene, not per pair
+STAND_INS = ("efficientnet-lite0", "squeezenet")
 # Smaller is better; of all others larger is.
 SMALLER = ("FID", "KID", "FD-DINOv2", "Fréchet distance", "kernel distance", REPEATED_CROP)
 BLOCKS = {
@@ -72,6 +73,7 @@ PAPER = {
     },
 }
 PAPER_COLUMNS = ("FID", "IS", "DS")
+OF_OBJECTS = (STYLE, LAYOUT, STYLE_ACCURACY)
 PUBLISHED, OBJECTS = "published", "objects"  # tables that are of no stand-in
 
 
@@ -85,7 +87,9 @@ def score_tables(protocol: Protocol, bank: Bank, found: Measurement) -> str:
     for run in dict.fromkeys(each.run for each in retrieval):
         parts.append(retrieval_tables(run, [each.score for each in retrieval if each.run == run]))
     if pictured:
-        parts.append(picture_tables([each.score for each in pictured], bank.manifest.dataset))
+        dataset = bank.manifest.recipe["dataset"]
+        parts.append(picture_tables([each.score for each in pictured], dataset))
+        parts += [noise_note(protocol)] * any(run.noise for run in protocol.runs)
     return "\n\n".join(parts)
 
 
@@ -106,14 +110,24 @@ def headline(protocol: Protocol) -> str:
     return "; ".join([", ".join(parts), *runs])
 
 
+def noise_note(protocol: Protocol) -> str:
+    """Which runs' pictures are not of the patches that they would choose without noise."""
+    noisy = ", ".join(run.path for run in protocol.runs if run.noise)
+    return (
+        f"Patches of the pictures drawn with noise (predefined: one of the three nearest), since "
+        f"all of a graph would be alike without: {noisy}"
+    )
+
+
 def offer(offered: Offered) -> str:
     """What there was to choose from."""
     return (
         f"Offered: {offered.mean_candidates:.1f} candidates per object on average, "
         f"{offered.median_candidates:g} the median; {offered.without_own_category:,} of "
         f"{counted(offered.objects, 'object')} have none of their own category; chance of "
-        f"ground-truth selection {offered.chance:.3f}. {offered.overlapping_pairs:,} of "
-        f"{counted(offered.pairs, 'pair')} of objects are left out of it: their true crops overlap."
+        f"ground-truth selection {offered.chance:.3f}, of which {offered.overlapping_pairs:,} of "
+        f"{counted(offered.pairs, 'pair')} of objects are left out: their true crops overlap. "
+        f"(Each pair counts twice in it, once with either as the query.)"
     )
 
 
@@ -136,12 +150,14 @@ def retrieval_tables(run: str | None, scores: Sequence[Score]) -> str:
 def _retrieval_table(rows_are: str, scores: Sequence[Score]) -> str:
     metrics = list(dict.fromkeys(s.metric for s in scores))
     by_place = {(s.choice, s.metric): s for s in scores}
-    pairs = {m: max(s.pairs or 0 for s in scores if s.metric == m) for m in metrics}
-    heads = [f"{m} {_arrow(m)}, {pairs[m]:,.0f} {_unit(m)}" for m in metrics]
-    lines = [[rows_are, *heads], ["---", *["---:"] * len(metrics)]]
+    heads = [head for m in metrics for head in (f"{m} {_arrow(m)}", f"{_unit(m)}")]
+    lines = [[rows_are, *heads], ["---", *["---:"] * len(heads)]]
     for choice in _names(scores):
-        found = [by_place.get((choice, metric)) for metric in metrics]
-        lines.append([choice, *("-" if score is None else cell(score) for score in found)])
+        line = [choice]
+        for metric in metrics:
+            score = by_place.get((choice, metric))
+            line += ["-", ""] if score is None else [cell(score), f"{score.pairs or 0:,.0f}"]
+        lines.append(line)
     return _markdown(lines)
 
 
@@ -173,7 +189,7 @@ def picture_tables(scores: Sequence[Score], dataset: str) -> str:
 
 def group_of(metric: str) -> str:
     """Which table a score stands in: `recall (squeezenet)` in that of squeezenet."""
-    if metric in (LAYOUT, STYLE, STYLE_ACCURACY):
+    if metric in OF_OBJECTS:
         return OBJECTS
     _, bracket, rest = metric.partition(" (")
     return rest.removesuffix(")") if bracket else PUBLISHED
@@ -194,8 +210,11 @@ def picture_table(
         block = [_row(name, of_block, metrics, notes) for name in _names(of_block)]
         block += [_paper_row(row, metrics) for row in paper.get(boxes, ())]
         if block:
-            rows += [[f"*{title}*", *[""] * (len(metrics) + 1)], *block]
-    lines = [["", *arrows, "pictures"], ["---", *["---:"] * (len(metrics) + 1)], *rows]
+            rows += [[f"*{title}*"], *block]
+    paired = any(s.pairs and s.metric not in OF_OBJECTS for s in scores)
+    counts = ["pictures", *["unlike pairs"] * paired]
+    lines = [["", *arrows, *counts], ["---", *["---:"] * (len(metrics) + len(counts))], *rows]
+    lines = [line + [""] * (len(lines[0]) - len(line)) for line in lines]
     if paper:
         notes.append(
             "The paper's rows are of its Table 1, at 128 px, by a protocol that it does not state."
@@ -208,7 +227,9 @@ def title_of(group: str) -> str:
         return "Pictures, by the published networks"
     if group == OBJECTS:
         return "Objects in the pictures"
-    return f"Pictures, by {group}: a stand-in, so no FID, KID, IS, DS"
+    if group in STAND_INS:
+        return f"Pictures, by {group}: a stand-in, so no FID, KID, IS, DS"
+    return f"Pictures, by {group}"
 
 
 def _names(scores: Sequence[Score]) -> list[str]:
@@ -226,12 +247,13 @@ def _row(name: str, scores: Sequence[Score], metrics: Sequence[str], notes: list
         if score.note:
             notes.append(f"\\* unreliable: {score.note}")
     pictures = max((s.pictures or 0 for s in by_metric.values()), default=0)
-    return [name, *cells, f"{pictures:,}" if pictures else ""]
+    pairs = [s.pairs for s in by_metric.values() if s.pairs and s.metric not in OF_OBJECTS]
+    return [name, *cells, f"{pictures:,}", *(f"{n:,.0f}" for n in pairs[:1])]
 
 
 def _paper_row(row: PaperRow, metrics: Sequence[str]) -> list[str]:
     values = dict(zip(PAPER_COLUMNS, row[1:], strict=True))
-    return [f"*{row.model}, the paper*", *(values.get(m, "-") for m in metrics), ""]
+    return [f"*{row.model}, the paper*", *(values.get(m, "-") for m in metrics)]
 
 
 def cell(score: Score) -> str:

@@ -53,7 +53,7 @@ class RetrievedPatches(NamedTuple):
 
 
 def load_network(
-    run: Path, bank: Bank, device: torch.device, which: Which = "last"
+    run: Path, bank: Bank, device: torch.device, which: Which | int = "last"
 ) -> tuple[RetrieveGAN, checkpoint.State]:
     """A run's network in evaluation mode, and the state of its last checkpoint or its best.
 
@@ -91,10 +91,10 @@ class RetrieveGANRun:
         run: Path | str,
         bank: Location | str | None = None,
         device: torch.device | str = "cpu",
-        which: Which = "last",
+        which: Which | int = "last",
     ) -> Self:
-        """A run folder, at its last checkpoint or its best; `bank` where the bank it was trained on
-        has moved."""
+        """A run folder, at its last checkpoint, its best, or that of a step; `bank` where the bank
+        it was trained on has moved."""
         opened = bank_of(Path(run), None if bank is None else location(bank))
         model, _ = load_network(Path(run), opened, torch.device(device), which)
         return cls(model, opened, torch.device(device))

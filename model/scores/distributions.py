@@ -53,9 +53,16 @@ class NamedValue:
 
 
 def distribution_scores(
-    extractor: Extractor, reference: PictureFeatures, pictures: PictureFeatures, seed: int
+    extractor: Extractor,
+    reference: PictureFeatures,
+    pictures: PictureFeatures,
+    seed: int,
+    per_scene: int = 1,
 ) -> list[NamedValue]:
     """All scores of a set of pictures against a reference set, in the order of a table.
+
+    per_scene  pictures of each scene, which follow each other. Precision and recall are of the
+               first of each: with a few alike, a picture's neighbours are those of its own scene
 
     The names of the literature are for its networks with its weights alone. UserError where a set
     has too few pictures.
@@ -69,7 +76,7 @@ def distribution_scores(
     names = names_of(extractor)
     few = _too_few_for_covariance(reference.vectors, pictures.vectors)
     kernel = kernel_distance(pictures.vectors, reference.vectors, seed)
-    manifolds = precision_recall(reference.vectors, pictures.vectors)
+    manifolds = precision_recall(reference.vectors, pictures.vectors[::per_scene])
     distance = frechet_distance(reference.vectors, pictures.vectors)
     scores = [
         NamedValue(names.frechet, distance, unreliable=few),

@@ -1,6 +1,6 @@
 """A protocol card, a bank and opened runs in; all scores that the card asks for out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bank.bank import Bank
 from model.config import BoxesFrom, RetrievalConfig
+from model.retrieval.choice import NEAREST
 from model.retrievegan.network import RetrieveGAN
 from model.retrievegan.run import RetrieveGANRun
 from model.scores.choices import (
@@ -48,7 +49,6 @@ from model.scores.style import (
     StyleClassifier,
     style_accuracy,
     style_agreement,
-    style_classifier,
 )
 from model.sg2im.run import Sg2ImRun
 
@@ -90,6 +90,38 @@ class OpenedFolder:
     pictures: PictureFolder
 
 
+@dataclass(frozen=True)
+class Subjects:
+    """All that is opened for a measurement."""
+
+    bank: Bank
+    device: torch.device
+    runs: Sequence[OpenedRun]
+    folders: Sequence[OpenedFolder]
+    extractors: Sequence[Extractor]
+    lpips: Sequence[Lpips]  # none, or one
+    # Of the photos of the bank's patches, in the order of `bank.patch_ids`; None: not known.
+    styles: NDArray[np.int64] | None
+    classifiers: Mapping[int, StyleClassifier]  # by the side of pictures, px
+
+    @property
+    def retrieving(self) -> list[OpenedRun]:
+        """The runs that choose patches."""
+        return [run for run in self.runs if isinstance(run.opened, RetrieveGANRun)]
+
+    def scenes(self, image_ids: Sequence[int], k: int) -> list[Scenes]:
+        """With K candidates for each object."""
+        return scene_batches(self.bank, np.array(image_ids, np.int64), k, self.device)
+
+
+def sides_of(
+    bank: Bank, runs: Sequence[OpenedRun], folders: Sequence[OpenedFolder]
+) -> tuple[int, ...]:
+    """The sides of all pictures, px, rising; of photos alone the bank's."""
+    sides = {run.px for run in runs} | {folder.pictures.width for folder in folders}
+    return tuple(sorted(sides or {bank.image_size}))
+
+
 class Measurement(NamedTuple):
     offered: Offered | None  # None where no score of retrieval is asked for
     scores: list[Measured]
@@ -121,31 +153,17 @@ def scores_of_retriever(
     return retrieval_scores(bank, batches, embeddings, choices, styles, seed)
 
 
-def measure(
-    protocol: Protocol,
-    bank: Bank,
-    runs: Sequence[OpenedRun],
-    folders: Sequence[OpenedFolder],
-    extractors: Sequence[Extractor],
-    lpips: Sequence[Lpips],
-    styles: NDArray[np.int64] | None,
-    device: torch.device,
-    costs: Costs,
-) -> Measurement:
-    """
-    styles  of the photos of the bank's patches, in the order of `bank.patch_ids`; None: not known
-    costs   is told how long each part takes
-    """
-    scenes = partial(_scenes, bank, protocol.candidates, device)
-    batches = scenes(protocol.image_ids)
+def measure(protocol: Protocol, subjects: Subjects, costs: Costs) -> Measurement:
+    """`costs` is told how long each part takes."""
+    batches = subjects.scenes(protocol.image_ids, protocol.candidates)
     retrievers = {}
-    for run in runs:
-        if isinstance(model := run.opened.model, RetrieveGAN):
-            noise = bool(run.source.noise)
-            with costs.of("embedding patches"):
-                retrievers[run.name] = Retriever(
-                    model, bank, batches, model.config.retrieval, noise=noise
-                )
+    for run in subjects.retrieving:
+        with costs.of("embedding patches"):
+            model = run.opened.model
+            assert isinstance(model, RetrieveGAN)
+            retrievers[run.name] = Retriever(
+                model, subjects.bank, batches, model.config.retrieval, noise=bool(run.source.noise)
+            )
     measured = []
     choices = None
     if "retrieval" in protocol.scores and retrievers:
@@ -153,84 +171,61 @@ def measure(
         for name, retriever in retrievers.items():
             with costs.of("retrieval scores"):
                 scores = scores_of_retriever(
-                    retriever, batches, styles, draws=protocol.draws, seed=protocol.seed
+                    retriever, batches, subjects.styles, draws=protocol.draws, seed=protocol.seed
                 )
             measured += [Measured(name, score) for score in scores]
-    judges = Panel(protocol, bank, extractors, lpips, styles, costs)
+    judges: dict[int, Judges] = {}
     rows = chain(
-        run_rows(protocol, bank, runs, retrievers, batches),
-        canvas_rows(protocol, bank, runs, retrievers, batches),
-        folder_rows(protocol, folders, scenes),
-        real_rows(protocol, bank, scenes),
+        run_rows(protocol, subjects, retrievers, batches),
+        canvas_rows(protocol, subjects, retrievers, batches),
+        folder_rows(protocol, subjects),
+        real_rows(protocol, subjects),
     )
     for row in rows:
-        found = score_pictures(row.pictures, judges.at(row.px), protocol.seed, costs)
+        if row.px not in judges:
+            judges[row.px] = judges_of(protocol, subjects, row.px, costs)
+        found = score_pictures(row.pictures, judges[row.px], protocol.seed, costs)
         measured += [Measured(row.run, score) for score in found]
-    measured += [Measured(None, score) for score in judges.own_scores(batches)]
+    if judges:
+        measured += [Measured(None, score) for score in classifier_scores(subjects, batches)]
     return Measurement(choices, measured)
 
 
-def _scenes(bank: Bank, k: int, device: torch.device, image_ids: Sequence[int]) -> list[Scenes]:
-    return scene_batches(bank, np.array(image_ids, np.int64), k, device)
+def judges_of(protocol: Protocol, subjects: Subjects, px: int, costs: Costs) -> Judges:
+    """What looks at pictures of that side."""
+    reference = protocol.reference
+    assert reference is not None
+    digest = reference.pixels[str(px)]
+    with costs.of("features of reference photos"):
+        features: dict[str, PictureFeatures] = {
+            each.name: photo_features(subjects.bank, reference.image_ids, px, digest, each)
+            for each in subjects.extractors
+        }
+    classifier = subjects.classifiers.get(px)
+    style = None if classifier is None else partial(agreement, classifier)
+    return Judges(subjects.extractors, features, subjects.lpips, style)
 
 
-class Panel:
-    """What looks at pictures, for each side in px that they have."""
-
-    def __init__(
-        self,
-        protocol: Protocol,
-        bank: Bank,
-        extractors: Sequence[Extractor],
-        lpips: Sequence[Lpips],
-        styles: NDArray[np.int64] | None,
-        costs: Costs,
-    ) -> None:
-        self.reference, self.bank, self.costs = protocol.reference, bank, costs
-        self.extractors, self.lpips, self.styles = extractors, lpips, styles
-        self.by_side: dict[int, Judges] = {}
-        self.classifiers: dict[int, StyleClassifier] = {}
-
-    def at(self, px: int) -> Judges:
-        if px not in self.by_side:
-            self.by_side[px] = self._gathered(px)
-        return self.by_side[px]
-
-    def _gathered(self, px: int) -> Judges:
-        reference, bank = self.reference, self.bank
-        assert reference is not None
-        digest = reference.pixels[str(px)]
-        with self.costs.of("features of reference photos"):
-            features: dict[str, PictureFeatures] = {
-                each.name: photo_features(bank, reference.image_ids, px, digest, each)
-                for each in self.extractors
-            }
-        style = None
-        if self.styles is not None:
-            with self.costs.of("style classifier"):
-                self.classifiers[px] = style_classifier(bank, self.styles, px)
-            style = partial(agreement, self.classifiers[px])
-        return Judges(self.extractors, features, self.lpips, style)
-
-    def own_scores(self, batches: Sequence[Scenes]) -> list[Score]:
-        """Of the style classifier itself, on the photos of the scenes: how often it is right, and
-        the agreement that it finds, which no generated picture can be expected to exceed."""
-        scores = []
-        for px, classifier in self.classifiers.items():
-            assert self.styles is not None
-            name = f"the scenes' own photos, {px} px"
-            right, agree, pictures = [], [], 0
-            for scenes in batches:
-                block = photos(self.bank, scenes.image_ids, px)[:, None]
-                own = torch.from_numpy(self.styles[self.bank.rows(scenes.patch_ids.numpy())])
-                right.append(accuracy(classifier, block, scenes, own))
-                agree.append(agreement(classifier, block, scenes, scenes.boxes))
-                pictures += len(block)
-            scores += [
-                replace(score_of(metric, name, sums), pictures=pictures)
-                for metric, sums in ((STYLE, agree), (STYLE_ACCURACY, right))
-            ]
-        return scores
+def classifier_scores(subjects: Subjects, batches: Sequence[Scenes]) -> list[Score]:
+    """Of the style classifiers, on the photos of the scenes: how often each is right, and the
+    agreement that it finds, which no generated picture can be expected to exceed."""
+    bank, scores = subjects.bank, []
+    for px, classifier in subjects.classifiers.items():
+        assert subjects.styles is not None
+        name = f"the scenes' own photos, {px} px"
+        right, agree, pictures = [], [], 0
+        for scenes in batches:
+            block = photos(bank, scenes.image_ids, px)[:, None]
+            own = torch.from_numpy(subjects.styles[bank.rows(scenes.patch_ids.numpy())])
+            right.append(accuracy(classifier, block, scenes, own))
+            agree.append(agreement(classifier, block, scenes, scenes.boxes))
+            pictures += len(block)
+        scores += [
+            replace(score_of(metric, name, sums), pictures=pictures)
+            for metric, sums in ((STYLE, agree), (STYLE_ACCURACY, right))
+            if any(part.weights.any() for part in sums)
+        ]
+    return scores
 
 
 def agreement(
@@ -250,18 +245,17 @@ def accuracy(
 
 def run_rows(
     protocol: Protocol,
-    bank: Bank,
-    runs: Sequence[OpenedRun],
+    subjects: Subjects,
     retrievers: Mapping[str, Retriever],
     batches: Sequence[Scenes],
 ) -> Iterator[Row]:
     """What runs make of the scenes, block by block of the table."""
     for boxes_from in protocol.boxes if "images" in protocol.scores else ():
-        for run in runs:
+        for run in subjects.runs:
             chosen = None
             if run.name in retrievers:
                 method = retrievers[run.name].method
-                chosen = ChosenPatches(bank, batches, method, protocol.seeds)
+                chosen = ChosenPatches(subjects.bank, batches, method, protocol.seeds)
             pictures = run_pictures(
                 run.name,
                 run.opened.model,
@@ -276,49 +270,44 @@ def run_rows(
 
 def canvas_rows(
     protocol: Protocol,
-    bank: Bank,
-    runs: Sequence[OpenedRun],
+    subjects: Subjects,
     retrievers: Mapping[str, Retriever],
     batches: Sequence[Scenes],
 ) -> Iterator[Row]:
-    """The patches that each run chooses, and those of predefined and random retrieval."""
+    """The patches that each run chooses; and, for comparison, the nearest and random ones."""
     if "canvas" not in protocol.scores or not retrievers:
         return
-    px = next(run.px for run in runs if run.name in retrievers)
-    methods: dict[str, tuple[str | None, SelectionMethod]] = {
-        name: (name, retriever.method) for name, retriever in retrievers.items()
-    }
+    runs = subjects.retrieving
+    methods: list[tuple[str | None, str, int, SelectionMethod]] = [
+        (run.name, f"canvas, {run.name}", run.px, retrievers[run.name].method) for run in runs
+    ]
     for mode in ("predefined", "random"):
         rule = RetrievalConfig(mode=mode)
         noise = draws_with_noise(rule, protocol.per_graph)
-        methods.setdefault(mode, (None, by_rule(rule, None, noise=noise)))
-    for name, (run, method) in methods.items():
-        chosen = ChosenPatches(bank, batches, method, protocol.seeds)
-        pictures = canvas_pictures(f"canvas, {name}", chosen, px)
+        nearest = f"one of the {NEAREST} nearest" if noise else "the nearest"
+        patches = nearest if mode == "predefined" else "random"
+        methods.append((None, f"canvas: {patches}", runs[0].px, by_rule(rule, None, noise=noise)))
+    for run, name, px, method in methods:
+        chosen = ChosenPatches(subjects.bank, batches, method, protocol.seeds)
+        pictures = canvas_pictures(name, chosen, px)
         yield Row(run, px, saved_as(pictures, protocol.image_format))
 
 
-def folder_rows(
-    protocol: Protocol,
-    folders: Sequence[OpenedFolder],
-    scenes: Callable[[Sequence[int]], list[Scenes]],
-) -> Iterator[Row]:
+def folder_rows(protocol: Protocol, subjects: Subjects) -> Iterator[Row]:
     """Pictures that something else made, of the scenes of which it made enough."""
-    for folder in folders if "images" in protocol.scores else ():
+    for folder in subjects.folders if "images" in protocol.scores else ():
         own, draws = folder.pictures, folder.draws
-        batches = scenes(own.scenes(draws).tolist())
+        batches = subjects.scenes(own.scenes(draws).tolist(), protocol.candidates)
         pictures = folder_pictures(folder.name, own, folder.boxes, batches, draws)
         yield Row(None, own.width, pictures)
 
 
-def real_rows(
-    protocol: Protocol, bank: Bank, scenes: Callable[[Sequence[int]], list[Scenes]]
-) -> Iterator[Row]:
+def real_rows(protocol: Protocol, subjects: Subjects) -> Iterator[Row]:
     """The photos of another split, at each side that pictures have."""
     if protocol.real is None or "images" not in protocol.scores:
         return
-    batches = scenes(protocol.real.image_ids)
+    batches = subjects.scenes(protocol.real.image_ids, protocol.candidates)
     sides = sorted(map(int, protocol.real.pixels))
     for px in sides:
         name = REAL if len(sides) == 1 else f"{REAL}, {px} px"
-        yield Row(None, px, photo_pictures(name, bank, batches, px))
+        yield Row(None, px, photo_pictures(name, subjects.bank, batches, px))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +41,8 @@ class Seen:
     features: dict[str, list[PictureFeatures]] = field(default_factory=dict)
     distances: dict[str, list[Tensor]] = field(default_factory=dict)  # (n, pairs)
     pictures: int = 0
-    unlike: list[Tensor] = field(default_factory=list)  # (n, pairs) True: not of the same patches
+    unlike: list[Tensor] = field(default_factory=list)  # (n, pairs) True: not the same picture
+    per_scene: int = 1  # M
     layout: list[SceneSums] = field(default_factory=list)
     style: list[SceneSums] = field(default_factory=list)
 
@@ -53,7 +55,7 @@ def score_pictures(pictures: PictureSet, judges: Judges, seed: int, costs: Costs
         features = all_features(seen.features[extractor.name])
         with costs.of(f"distribution scores, {extractor.name}"):
             values = distribution_scores(
-                extractor, judges.references[extractor.name], features, seed
+                extractor, judges.references[extractor.name], features, seed, seen.per_scene
             )
         scores += [
             Score(
@@ -92,6 +94,7 @@ def look_at(pictures: PictureSet, judges: Judges, costs: Costs) -> Seen:
             block = pictures.block(place)
         scene_count, per_scene = block.shape[:2]
         seen.pictures += scene_count * per_scene
+        seen.per_scene = per_scene
         pairs = per_scene * (per_scene - 1) // 2
         for extractor in judges.extractors:
             with costs.of(f"features, {extractor.name}"):
@@ -102,9 +105,7 @@ def look_at(pictures: PictureSet, judges: Judges, costs: Costs) -> Seen:
                 name = names_of(extractor).diversity
                 seen.distances.setdefault(name, []).append(pair_distances(vectors))
         if pairs:
-            alike = pictures.same_patches and pictures.same_patches(place)
-            none = torch.zeros(scene_count, pairs, dtype=torch.bool)
-            seen.unlike.append(~(none if alike is None else alike))
+            seen.unlike.append(unlike_pairs(block))
             for lpips in judges.lpips:
                 with costs.of("LPIPS"):
                     seen.distances.setdefault(lpips.name, []).append(lpips.pair_distances(block))
@@ -118,14 +119,21 @@ def look_at(pictures: PictureSet, judges: Judges, costs: Costs) -> Seen:
     return seen
 
 
+def unlike_pairs(block: Block) -> Tensor:
+    """Pictures (n, M, H, W, 3) -> (n, M(M-1)/2) True for pairs that differ somewhere: a network
+    makes the same picture of the same patches."""
+    first, second = np.triu_indices(block.shape[1], 1)
+    return torch.from_numpy((block[:, first] != block[:, second]).any((2, 3, 4)))
+
+
 def diversity(
     name: str,
     pictures: PictureSet,
     distances: Sequence[Tensor],
     unlike: Sequence[Tensor],
 ) -> Score | None:
-    """The mean distance of a scene's pictures that are not of the same patches, and its standard
-    deviation over pairs, as the papers give it; None where there is no such pair."""
+    """The mean distance of a scene's pictures that are not the same, and its standard deviation
+    over pairs, as the papers give it; None where there is no such pair."""
     values, counted = torch.cat([*distances]).double(), torch.cat([*unlike]).double()
     if not counted.any():
         return None

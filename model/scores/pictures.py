@@ -30,6 +30,7 @@ from model.sg2im.network import Sg2Im
 from model.sg2im.run import WHOLE
 
 Block = NDArray[np.uint8]
+JPEG_QUALITY = 75  # Pillow's default, and so many a saved picture's
 BATCHES_KEPT = 2  # whose choice of patches is kept
 
 
@@ -43,8 +44,6 @@ class PictureSet:
     block: Callable[[int], Block]  # the pictures of the batch in that place
     # Where the pictures of a batch show its objects, (O, 4); None: that is not known.
     object_boxes: Callable[[Scenes], Tensor] | None = None
-    # (n, M(M-1)/2) True for a batch's pairs of pictures of the same patches; None: without patches.
-    same_patches: Callable[[int], Tensor] | None = None
 
     @property
     def num_scenes(self) -> int:
@@ -69,14 +68,6 @@ class ChosenPatches:
         """Of each draw, (O, P, P, 3) uint8 on the scenes' device."""
         device = self.batches[place].boxes.device
         return [torch.from_numpy(self.bank.patches(ids)).to(device) for ids in self.of_batch(place)]
-
-    def same(self, place: int) -> Tensor:
-        """(n, M(M-1)/2) True for the pairs of draws that give every object the same patch."""
-        scenes = self.batches[place]
-        ids = torch.from_numpy(self.of_batch(place))  # (M, O)
-        first, second = torch.triu_indices(len(ids), len(ids), offset=1)
-        unlike = scenes.padding.pad((ids[first] != ids[second]).T.to(scenes.boxes.device))
-        return ~unlike.any(1).cpu()
 
 
 def run_pictures(
@@ -125,7 +116,7 @@ def composed_pictures(
             for pixels in chosen.pixels(place)
         )
 
-    return PictureSet(name, boxes_from, chosen.batches, block, object_boxes, chosen.same)
+    return PictureSet(name, boxes_from, chosen.batches, block, object_boxes)
 
 
 def canvas_pictures(name: str, chosen: ChosenPatches, px: int) -> PictureSet:
@@ -137,7 +128,7 @@ def canvas_pictures(name: str, chosen: ChosenPatches, px: int) -> PictureSet:
             paste(pixels, scenes.boxes, scenes.padding, px) for pixels in chosen.pixels(place)
         )
 
-    return PictureSet(name, "gt", chosen.batches, block, lambda scenes: scenes.boxes, chosen.same)
+    return PictureSet(name, "gt", chosen.batches, block, lambda scenes: scenes.boxes)
 
 
 def sg2im_pictures(
@@ -218,14 +209,14 @@ def saved_as(pictures: PictureSet, image_format: ImageFormat) -> PictureSet:
 
 
 def through_jpeg(block: Block) -> Block:
-    """Each picture as Pillow by default (quality 75) writes it, and reads it again."""
+    """Each picture as Pillow writes it, by its default quality, and reads it again."""
     pictures = block.reshape(-1, *block.shape[2:])
     return np.stack([_through_jpeg(picture) for picture in pictures]).reshape(block.shape)
 
 
 def _through_jpeg(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG")
+    Image.fromarray(picture).save(file, "JPEG", quality=JPEG_QUALITY)
     return np.asarray(Image.open(file))
 
 

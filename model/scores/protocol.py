@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from bank.files import json_digest
-from model.config import BoxesFrom, Deprocessing, ImageFormat, JudgeName, ScoreKind, Which
+from model.config import BoxesFrom, Deprocessing, ImageFormat, JudgeName, ScoreKind
 from pipeline.errors import UserError
 from pipeline.options import to_json
 from pipeline.scene import Split
@@ -24,8 +24,8 @@ class ScoredRun:
 
     path: str
     sha256: str  # of the file with its weights
-    checkpoint: Which
-    step: int | None  # None of a published checkpoint
+    config_sha256: str | None  # of its config.json; None of a published checkpoint
+    step: int | None  # of its checkpoint; None of a published one
     noise: bool | None  # whether its patches were drawn with noise; None: it draws none
 
 
@@ -83,6 +83,8 @@ class Protocol:
     draws: int
     styles: str | None  # path of the file of hidden styles
     styles_sha256: str | None = None
+    style_classifiers: dict[str, str] = field(default_factory=dict)  # side in px -> its weights
+    settings: dict[str, int] = field(default_factory=dict)  # of the scores, which have no flags
     seed: int
     device: str = ""
     threads: int = 0
@@ -99,8 +101,8 @@ class Protocol:
         return json_digest(_without_places(to_json(self)))
 
 
-# Parts of a card by which only the last bits of its numbers can differ.
-LAST_BITS = ("versions", "threads")
+# Parts of a card that may be others on another machine: then numbers may differ.
+OF_THE_MACHINE = ("versions", "threads")
 
 
 def differences(card: Protocol, now: Protocol) -> list[str]:

@@ -51,9 +51,10 @@ def offered(batches: Sequence[Scenes]) -> Offered:
     for batch in batches:
         query, target = metrics.pairs_of(batch.padding.image)
         left_out = metrics.overlapping(batch.boxes[query], batch.boxes[target])
+        counted = batch.valid.any(1)[target] & ~left_out
         pairs += len(query) // 2
         overlapping += int(left_out.sum()) // 2
-        chances.append(1 / (batch.valid.sum(1).double() + 1)[target[~left_out]])
+        chances.append(1 / (batch.valid.sum(1).double() + 1)[target[counted]])
     return Offered(
         objects=len(candidates),
         mean_candidates=float(candidates.mean()),

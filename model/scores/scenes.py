@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.scene import Relation
 
+CANDIDATES = 20  # K, where a bank stores as many
 SCENES_AT_ONCE = 64
 PATCHES_AT_ONCE = 512
 

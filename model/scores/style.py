@@ -124,6 +124,8 @@ def _key(bank: Bank, styles: NDArray[np.int64], side: int) -> str:
         "bank": bank.content_digest,
         "styles": hashlib.sha256(styles.astype("<i8").tobytes()).hexdigest(),
         "sizes": (side, CROP_PX, WIDTH, STEPS, CROPS_PER_STEP),
+        "rates": (LEARNING_RATE, WEIGHT_DECAY),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -163,6 +165,14 @@ def train_classifier(objects: StyledObjects, steps: int) -> StyleClassifier:
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return network.eval().requires_grad_(False)
+
+
+def weights_digest(classifier: StyleClassifier) -> str:
+    """SHA-256 of its weights."""
+    digest = hashlib.sha256()
+    for tensor in classifier.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def style_agreement(

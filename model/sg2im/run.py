@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from model import checkpoint
-from model.config import Sg2ImConfig
+from model.config import Sg2ImConfig, Which
 from model.graph.network import GraphBatch, GraphEncoder, GraphEncoding, graph_tensors
 from model.graph.vocabularies import check_names
 from model.run_folder import read_config
@@ -23,10 +23,10 @@ from pipeline.wording import counted
 WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 
 
-def load_network(run: Path, device: torch.device) -> Sg2Im:
+def load_network(run: Path, device: torch.device, which: Which | int = "last") -> Sg2Im:
     """The network of an sg2im run, in evaluation mode; the bank is not needed."""
     config, _ = read_config(run, Sg2ImConfig)
-    folder = checkpoint.last(run)
+    folder = checkpoint.chosen(run, which)
     model = Sg2Im(checkpoint.read_state(folder).vocabulary, **config.sizes)
     checkpoint.fill_model(folder, model)
     return model.to(device).eval()
@@ -66,14 +66,19 @@ class Sg2ImRun:
         self.ignored = tuple(ignored)  # parts of a published checkpoint that are not used
 
     @classmethod
-    def open(cls, source: Path | str, device: torch.device | str = "cpu") -> Self:
+    def open(
+        cls,
+        source: Path | str,
+        device: torch.device | str = "cpu",
+        which: Which | int = "last",
+    ) -> Self:
         """The folder of a run of an sg2im recipe (its bank is not needed), or a `.pt` file in the
         published layout."""
         path = Path(source)
         if is_published(path):
             network, ignored = load_published_sg2im(path)
             return cls(network, device, path, ignored)
-        return cls(load_network(path, torch.device(device)), device, path)
+        return cls(load_network(path, torch.device(device), which), device, path)
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -1,6 +1,7 @@
 """jobs.evaluate on runs whose scores are known beforehand."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,15 @@ from bank.errors import BankError
 from jobs.evaluate import Evaluate, main
 from jobs.sample import SampleOptions
 from jobs.sample import main as sample
-from jobs.show import scoring
-from jobs.show.scoring import scenes_to_score
+from jobs.show import cards
+from jobs.show.cards import scenes_to_score
 from model import checkpoint
 from model.loop import save
 from model.recipes import demo, sg2im_demo
 from model.retrievegan.run import bank_of, load_network
 from model.scores import references, style
 from model.scores import scenes as evaluation
+from model.scores.picture_folder import write_picture
 from model.trainers import trainer_for
 from pipeline.errors import UserError
 from pipeline.options import write_json
@@ -63,7 +65,8 @@ def saved(bank, tmp_path):
     """A run that was saved before its first step, after `change(model)`."""
 
     def write(change=lambda model: None, mode="learned", start="random"):
-        config = replace(demo(), retrieval=replace(demo().retrieval, mode=mode, start=start))
+        rule = replace(demo().retrieval, mode=mode, start=start)
+        config = replace(demo(), retrieval=rule, seed=5)  # its networks begin from that seed
         trainer = trainer_for(config, bank, CPU)
         change(trainer.model)
         run = tmp_path / "run"
@@ -293,7 +296,13 @@ def test_several_runs_make_one_table_of_both_blocks(saved, sg2im_run, bank, tmp_
     assert (
         table.index("predicted by each model") < table.index("True boxes") < table.index("Photos")
     )
-    assert "unreliable: 5 pictures for 1,280 dimensions" in table
+    assert "unreliable: 10 pictures for 1,280 dimensions" in table
+    card = json.loads((out / "protocol.json").read_text())
+    splits = [card["split"], *(card[some]["split"] for some in ("reference", "real"))]
+    assert splits == ["val", "val", "test"]
+    assert len(card["image_ids"]) == 5
+    assert card["reference"]["image_ids"] == bank.scene_ids("val").tolist()
+    assert {*card["real"]["image_ids"]} <= {*bank.scene_ids("test").tolist()}
 
 
 def test_a_card_measures_the_same_again_to_the_last_bit(saved, styles, tmp_path, caplog):
@@ -349,7 +358,7 @@ def test_another_version_of_a_package_is_a_warning(saved, tmp_path, caplog):
     card["versions"]["torch"] = "1.0"
     (out / "protocol.json").write_text(json.dumps(card))
     main(Evaluate(protocol=out / "protocol.json"))
-    assert "other versions than the card's: last bits may differ" in caplog.text
+    assert "other versions than the card's: numbers may differ" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -382,10 +391,11 @@ def test_a_run_s_pictures_score_the_same_from_their_files(saved, sg2im_run, bank
     )
     metrics = {metric for metric, *_ in scores} - {"layout IoU"}
     assert len(metrics) == 6
-    for metric in metrics - {"diversity (efficientnet-lite0)"}:
+    for metric in metrics:
         for name in ("run", sg2im_run.name):
             own, read = (scores[metric, each, "predicted"] for each in (name, f"{name}-files"))
             assert own["value"] == read["value"], metric
+            assert own["pairs"] == read["pairs"], metric
 
 
 def test_the_best_checkpoint_is_scored_beside_sg2im_which_has_none(
@@ -398,13 +408,15 @@ def test_the_best_checkpoint_is_scored_beside_sg2im_which_has_none(
     options = {"scores": ("images",), "boxes": "gt", "checkpoint": "best"}
     _, out = score_pictures(tmp_path, run=(run, sg2im_run), **options)
     card = json.loads((out / "protocol.json").read_text())
-    assert [each["checkpoint"] for each in card["runs"]] == ["best", "last"]
+    assert [each["step"] for each in card["runs"]] == [0, 0]
     main(Evaluate(protocol=out / "protocol.json"))
 
 
 def test_missing_and_extra_pictures_are_counted_and_named(saved, bank, tmp_path, caplog):
     folder = tmp_path / "made"
     sample(SampleOptions(run=saved(), split="val", out=folder))
+    with pytest.raises(UserError, match="made with gt boxes; give --images-gt"):
+        score_pictures(tmp_path, images=(folder,), bank=bank.path, scores=("images",))
     first, second, *_ = bank.scene_ids("val").tolist()
     (folder / f"{first}.png").unlink()
     (folder / f"{second}.png").rename(folder / "7.png")
@@ -442,13 +454,18 @@ def test_sg2im_s_min_max_is_offered_and_no_default(sg2im_run, tmp_path):
 
 def test_scenes_like_training_photos_can_be_left_out(saved, bank, tmp_path, monkeypatch, capsys):
     alike = bank.scene_ids("val")[:2]
-    monkeypatch.setattr(scoring, "scenes_like_training", lambda bank, split: alike)
+    monkeypatch.setattr(cards, "scenes_like_training", lambda bank, split: alike)
     options = {"run": (saved(),), "scores": ("retrieval",), "num": None}
     _, out = score_pictures(tmp_path, leave_out_near_duplicates=True, **options)
     card = json.loads((out / "protocol.json").read_text())
     assert card["image_ids"] == bank.scene_ids("val")[2:].tolist()
     assert card["near_duplicates_left_out"] == 2
     assert "18 scenes, 2 that look like training photos left out" in capsys.readouterr().out
+    options |= {"scores": ("images",), "real": True, "num": 5}
+    _, out = score_pictures(tmp_path, "images", leave_out_near_duplicates=True, **options)
+    card = json.loads((out / "protocol.json").read_text())
+    for some in ("reference", "real"):
+        assert not {*card[some]["image_ids"]} & {*alike.tolist()}
 
 
 def test_reference_features_are_kept_by_the_hash_of_what_they_follow_from(
@@ -457,7 +474,8 @@ def test_reference_features_are_kept_by_the_hash_of_what_they_follow_from(
     run = saved()
     options = {"run": (run,), "scores": ("images",), "boxes": "gt", "per_graph": 1}
     first, _ = score_pictures(tmp_path, "first", **options)
-    monkeypatch.setattr(references, "photos", lambda *_: np.zeros((5, 64, 64, 3), np.uint8))
+    blank_photos = lambda _, ids, px: np.zeros((len(ids), px, px, 3), np.uint8)  # noqa: E731
+    monkeypatch.setattr(references, "photos", blank_photos)
     with pytest.raises(UserError, match="reference is no longer"):
         main(Evaluate(protocol=tmp_path / "first" / "protocol.json"))
     blank, _ = score_pictures(tmp_path, "blank", **options)
@@ -471,6 +489,7 @@ def test_reference_features_are_kept_by_the_hash_of_what_they_follow_from(
         ({"real": True}, "without --run, give --bank"),
         ({"run": ("r",), "extractor": ("vgg",)}, "--extractor vgg: give efficientnet-lite0"),
         ({"run": ("r",), "extractor": ("lpips", "a", "b")}, "each with at most one path"),
+        ({"run": ("r",), "extractor": ("squeezenet", "a", "squeezenet")}, "give each once"),
         ({"run": ("r",), "protocol": "p"}, "leave out --run"),
         ({"run": ("r",), "per_graph": 0}, "--per-graph must be at least 1"),
     ],
@@ -483,3 +502,128 @@ def test_options_that_make_no_sense_together_are_refused(given, says):
 def test_each_extractor_takes_the_path_behind_it():
     options = Evaluate(run=("r",), extractor=("squeezenet", "s.h5", "efficientnet-lite0"))
     assert options.judges == (("squeezenet", Path("s.h5")), ("efficientnet-lite0", None))
+
+
+def test_the_chosen_patches_are_also_scored_on_a_canvas_beside_nearest_and_random_ones(
+    saved, tmp_path
+):
+    options = {"run": (saved(mode="predefined"),), "draws": 3, "per_graph": 2}
+    scores, out = score_pictures(tmp_path, scores=("canvas", "images"), boxes="gt", **options)
+    names = {choice for metric, choice, _ in scores if metric == FRECHET}
+    assert names == {"run", "canvas, run", "canvas: one of the 3 nearest", "canvas: random"}
+    own, nearest = (
+        scores[FRECHET, n, "gt"] for n in ("canvas, run", "canvas: one of the 3 nearest")
+    )
+    assert own["value"] == nearest["value"]  # the run's own way is that of predefined retrieval
+    for name in names:  # with noise, or its draws would be alike
+        assert scores["diversity (efficientnet-lite0)", name, "gt"]["pairs"] > 0
+    assert "drawn with noise" in (out / "table.md").read_text()
+    nearest, _ = score_pictures(tmp_path, "one", scores=("canvas",), **(options | {"per_graph": 1}))
+    assert (FRECHET, "canvas: the nearest", "gt") in nearest
+
+
+def test_draws_of_retrieval_are_not_the_pictures_of_a_graph(saved, styles, tmp_path):
+    options = {"styles": styles(lambda i: i % 3), "scores": ("retrieval",)}
+    scores, _ = score_pictures(tmp_path, run=(saved(),), draws=3, per_graph=2, **options)
+    alike = scores["unlike choices over draws", "predefined", ""]
+    assert alike["value"] == pytest.approx(1 / 3)
+
+
+def test_the_classifier_s_accuracy_and_what_it_agrees_on_are_told_apart(
+    saved, styles, bank, tmp_path, monkeypatch
+):
+    def first_style(classifier, pictures, boxes, object_image):
+        return torch.zeros(pictures.shape[1], len(boxes), dtype=torch.long)
+
+    monkeypatch.setattr(style, "classify", first_style)
+    options = {"run": (saved(),), "styles": styles(lambda i: i % 3), "scores": ("images",)}
+    scores, out = score_pictures(tmp_path, boxes="gt", num=None, **options)
+    name = "the scenes' own photos, 64 px"
+    rows = [bank.scene(int(i)).patch_ids for i in bank.scene_ids("val")]
+    right = np.concatenate([np.full(len(ids), int(ids[0] >> 16) % 3 == 0) for ids in rows])
+    assert scores["accuracy of the style classifier", name, ""]["value"] == pytest.approx(
+        right.mean()
+    )
+    assert scores["style agreement", name, ""]["value"] == 1
+    card = json.loads((out / "protocol.json").read_text())
+    assert card["style_classifiers"].keys() == {"64"}
+    monkeypatch.setattr(style, "STEPS", 11)
+    with pytest.raises(UserError, match="style_classifiers is no longer as it was"):
+        main(Evaluate(protocol=out / "protocol.json"))
+
+
+def test_rows_of_one_name_are_told_apart_and_none_is_given_twice(saved, bank, tmp_path):
+    run = saved()
+    folders = [tmp_path / each / "run" for each in ("a", "b")]
+    for folder in folders:
+        sample(SampleOptions(run=run, split="val", out=folder, seed=len(folder.parent.name)))
+    options = {"bank": bank.path, "scores": ("images",), "boxes": "gt", "per_graph": 1}
+    scores, _ = score_pictures(tmp_path, run=(run,), images_gt=tuple(folders), **options)
+    names = {choice for metric, choice, _ in scores if metric == FRECHET}
+    assert names == {"run", *map(str, folders)}
+    with pytest.raises(UserError, match="is given twice"):
+        score_pictures(tmp_path, run=(run, run), **options)
+    with pytest.raises(UserError, match="is given twice"):
+        score_pictures(tmp_path, images_gt=(folders[0], folders[0]), **options)
+
+
+def test_a_run_s_own_scores_are_never_replaced_by_a_table(saved):
+    run = saved()
+    evaluate(run)
+    before = lines_of(run)
+    with pytest.raises(UserError, match="is a run, which has scores of its own"):
+        main(Evaluate(run=(run,), scores=("retrieval",), out=run))
+    assert lines_of(run) == before
+
+
+def test_pictures_larger_than_the_bank_s_photos_are_refused(bank, tmp_path):
+    for image_id in bank.scene_ids("val"):
+        write_picture(tmp_path / "large", image_id, 0, 1, np.zeros((256, 256, 3), np.uint8))
+    with pytest.raises(UserError, match="256 px a side, the bank's photos 128 px"):
+        score_pictures(tmp_path, images=(tmp_path / "large",), bank=bank.path, scores=("images",))
+
+
+def test_one_picture_too_many_leaves_no_scene_out_and_too_few_are_refused(bank, tmp_path):
+    ids = bank.scene_ids("val").tolist()
+    for image_id in ids:
+        write_picture(tmp_path / "made", image_id, 0, 1, np.zeros((64, 64, 3), np.uint8))
+    (tmp_path / "made" / f"{ids[0]}_1.png").write_bytes(
+        (tmp_path / "made" / f"{ids[1]}.png").read_bytes()
+    )
+    options = {
+        "images": (tmp_path / "made",),
+        "bank": bank.path,
+        "scores": ("images",),
+        "num": None,
+    }
+    scores, _ = score_pictures(tmp_path, **options)
+    assert scores[FRECHET, "made", "predicted"]["pictures"] == len(ids)
+    for image_id in ids[3:]:
+        (tmp_path / "made" / f"{image_id}.png").unlink()
+    with pytest.raises(UserError, match="pictures of 3 scenes; scores of sets need at least 4"):
+        score_pictures(tmp_path, **options)
+    with pytest.raises(UserError, match="3 test scenes: scores of pictures need at least 4"):
+        score_pictures(tmp_path, real=True, bank=bank.path, num=3)
+
+
+def test_a_card_is_measured_again_by_its_own_checkpoint_and_threads(saved, bank, tmp_path):
+    run = saved()
+    threads = torch.get_num_threads()
+    _, out = score_pictures(tmp_path, run=(run,), scores=("retrieval",))
+    trained = checkpoint.last(run).parent / "step-000007"
+    shutil.copytree(checkpoint.last(run), trained)
+    state = json.loads((trained / "state.json").read_text())
+    (trained / "state.json").write_text(json.dumps(state | {"step": 7}))
+    card = json.loads((out / "protocol.json").read_text())
+    (out / "protocol.json").write_text(json.dumps(card | {"threads": threads + 1}))
+    try:
+        main(Evaluate(protocol=out / "protocol.json"))
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+    shutil.rmtree(trained.parent / "step-000000")
+    with pytest.raises(UserError, match="no longer has its checkpoint of step 0"):
+        main(Evaluate(protocol=out / "protocol.json"))
+    (out / "protocol.json").write_text(json.dumps(card | {"device": "cuda:77"}))
+    with pytest.raises(UserError, match="cuda:77"):
+        main(Evaluate(protocol=out / "protocol.json"))

@@ -369,7 +369,8 @@ def test_a_split_is_written_as_plain_files_with_their_credits(run, sg2im_run, ba
     main(SampleOptions(run=sg2im_run, split="test", out=out, scenes=3))
     assert names() == {f"{image_id}.png" for image_id in ids[:3]}
     assert (out / f"{ids[0]}.png").read_bytes() != some
-    assert (out / "credits.jsonl").read_text() == ""
+    line = json.loads((out / "credits.jsonl").read_text().splitlines()[0])
+    assert line == {"picture": f"{ids[0]}.png", "boxes": "gt", "patches": []}
 
 
 def test_pictures_that_something_else_made_are_not_taken_away(run, tmp_path):

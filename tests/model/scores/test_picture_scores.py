@@ -1,5 +1,6 @@
 """What is counted of a set of pictures, and of which pairs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,8 @@ def test_a_set_is_scored_as_a_whole_and_its_objects_by_scene(batches):
     )
     scores, costs = scored(pictures, style=style)
     assert scores["Fréchet distance (squeezenet)"].value == pytest.approx(0, abs=1e-9)
-    assert scores["precision (squeezenet)"].value == scores["recall (squeezenet)"].value == 1
+    assert scores["precision (squeezenet)"].value == 1
+    assert 0 < scores["recall (squeezenet)"].value < 1  # of the first picture of each scene
     assert scores[LAYOUT].value == pytest.approx(1)
     assert scores[STYLE].value == 0.5
     assert seen == [((N, M, SIDE, SIDE, 3), True)]
@@ -94,16 +96,39 @@ def test_objects_that_all_overlap_agree_on_nothing(batches):
     assert STYLE not in scores
 
 
-def test_pairs_of_the_same_patches_are_no_diversity(batches):
-    def with_same(*same):
-        alike = torch.tensor([[*same]]).expand(N, 3)
-        pictures = PictureSet("made", "gt", batches, lambda _: block_of(2), None, lambda _: alike)
+def test_pairs_of_equal_pictures_are_no_diversity(batches):
+    def with_equal(*equal):
+        block = block_of(2)
+        for draw in equal:
+            block[:, draw] = block[:, 0]
+        pictures = PictureSet("made", "gt", batches, lambda _: block)
         return scored(pictures)[0].get("diversity (squeezenet)")
 
-    every, one = with_same(False, False, False), with_same(True, True, False)
-    assert (every.pairs, one.pairs) == (3 * N, N)
-    assert every.value != one.value
-    assert with_same(True, True, True) is None
+    every, two = with_equal(), with_equal(1)
+    assert (every.pairs, two.pairs) == (3 * N, 2 * N)
+    assert two.value > 0
+    assert with_equal(1, 2) is None
+
+
+def test_a_published_network_gives_no_diversity_in_its_features(batches):
+    published = replace(EXTRACTOR, name="dinov2", published=True)
+    pictures = PictureSet("made", "gt", batches, lambda _: block_of(2))
+    judges = Judges([published], {"dinov2": reference()["squeezenet"]})
+    metrics = {score.metric for score in score_pictures(pictures, judges, 0, Costs())}
+    assert "FD-DINOv2" in metrics
+    assert not [metric for metric in metrics if metric.startswith("diversity")]
+
+
+def test_neighbours_among_a_scene_s_own_draws_do_not_change_recall(batches):
+    """Recall is that of one picture of each scene, however alike its further draws are."""
+    block = block_of(2)
+    alike = np.repeat(block[:, :1], M, axis=1)
+    one, many = (
+        scored(PictureSet("made", "gt", batches, lambda _, some=some: some))[0]
+        for some in (block[:, :1], alike)
+    )
+    for metric in ("recall (squeezenet)", "precision (squeezenet)"):
+        assert one[metric].value == many[metric].value
 
 
 def test_diversity_is_the_mean_over_pairs_with_their_deviation(batches):

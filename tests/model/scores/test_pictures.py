@@ -10,6 +10,7 @@ from model.draws import normal_maps
 from model.recipes import demo, sg2im_demo
 from model.retrievegan.run import RetrieveGANRun
 from model.scores import scenes
+from model.scores.choices import by_rule, choose_all
 from model.scores.pictures import (
     ChosenPatches,
     canvas_pictures,
@@ -19,6 +20,7 @@ from model.scores.pictures import (
     sg2im_pictures,
     through_jpeg,
 )
+from model.scores.retrieval import repeated_crop_scores
 from model.scores.retriever import Retriever, draws_with_noise
 from model.scores.scenes import scene_batches
 from model.sg2im.run import Sg2ImRun
@@ -122,18 +124,6 @@ def test_pictures_do_not_depend_on_how_many_scenes_go_together(
         assert near(left, right)
 
 
-def test_draws_of_the_same_patches_are_told_from_others(bank, ids, model):
-    batches = scene_batches(bank, ids, K, CPU)
-    chosen = chosen_of(model, bank, batches)
-    patches = chosen.of_batch(0)
-    image = batches[0].padding.image.numpy()
-    unlike = np.bincount(image, patches[0] != patches[1]) > 0
-    assert np.array_equal(chosen.same(0)[:, 0].numpy(), ~unlike)
-    assert unlike.any()
-    alike = ChosenPatches(bank, batches, chosen.method, (3, 3))
-    assert alike.same(0).all()
-
-
 def test_draws_that_would_be_alike_are_drawn_with_noise_and_others_without():
     rule = demo().retrieval
     assert not draws_with_noise(rule, 2)
@@ -143,12 +133,16 @@ def test_draws_that_would_be_alike_are_drawn_with_noise_and_others_without():
     assert not draws_with_noise(replace(rule, mode="random"), 2)
 
 
-def test_no_crop_serves_two_objects_of_a_picture(bank, ids, model):
-    batches = scene_batches(bank, ids, K, CPU)
-    chosen = chosen_of(model, bank, batches, mode="random", same_patch_allowed=True)
-    image = batches[0].padding.image.numpy()
-    for ids_of_draw in chosen.of_batch(0):
-        assert len({*zip(image.tolist(), ids_of_draw.tolist(), strict=True)}) == len(image)
+def test_no_crop_serves_two_objects_of_a_picture(bank, model):
+    """Of two candidates for each object, which objects of one category share."""
+    batches = scene_batches(bank, bank.scene_ids("val"), 2, CPU)
+    rule = replace(model.config.retrieval, mode="random", same_patch_allowed=True)
+    own = Retriever(model, bank, batches, rule, noise=False).method
+    methods = {"by the rule": by_rule(rule, None, noise=False), "of pictures": own}
+    choices = choose_all(batches, methods, 4, 0)
+    repeats = {s.choice: s.value for s in repeated_crop_scores(batches, choices)}
+    assert repeats["by the rule"] > 0
+    assert repeats["of pictures"] == 0
 
 
 def test_photos_are_the_bank_s_at_the_side_asked_for(bank, ids):

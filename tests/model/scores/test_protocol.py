@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.options import write_json
 
 IDS = (3, 7)
-RUN = ScoredRun(path="runs/demo", sha256="3" * 64, checkpoint="best", step=5, noise=False)
+RUN = ScoredRun(path="runs/demo", sha256="3" * 64, config_sha256="7" * 64, step=5, noise=False)
 PHOTOS = Photos(split="test", image_ids=IDS, pixels={"64": "4" * 64})
 JUDGE = Judge(name="squeezenet", weights="s.h5", described={"width": 512})
 CARD = Protocol(
