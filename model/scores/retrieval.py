@@ -17,6 +17,7 @@ from model.scores.choices import Choices, patch_styles
 from model.scores.intervals import SceneSums, Score, mean_of_draws, score_of, sum_by_scene
 from model.scores.metrics import PatchStyles
 from model.scores.scenes import Features, Scenes, constant, distinct_patches
+from pipeline.progress import Bar
 
 GROUND_TRUTH = "ground-truth selection"
 OWN_CATEGORY = "ground-truth selection, own category"
@@ -101,17 +102,23 @@ def ground_truth_scores(
     Those of a constant E_p and the chance, which must be equal, come last.
     """
     embeddings = {**embeddings, "constant E_p": constant(distinct_patches(batches))}
+    metrics_of = {GROUND_TRUTH: False, OWN_CATEGORY: True}
+    scenes = sum(batch.num_images for batch in batches)
     scores: list[Score] = []
-    for metric in (GROUND_TRUTH, OWN_CATEGORY):
-        own_category = metric == OWN_CATEGORY
-        for name, features in embeddings.items():
-            pairs = [ground_truth(b, features, seed, own_category=own_category) for b in batches]
-            if own_category and not sum(len(p.image) for p in pairs):
-                return scores
-            credits = [_sums(p.credit, p.image, b) for p, b in zip(pairs, batches, strict=True)]
-            scores.append(score_of(metric, name, credits))
-        chance = [_sums(p.chance, p.image, b) for p, b in zip(pairs, batches, strict=True)]
-        scores.append(score_of(metric, "chance", chance))
+    with Bar(GROUND_TRUTH, len(metrics_of) * len(embeddings) * scenes, "scene") as bar:
+        for metric, own_category in metrics_of.items():
+            chance: list[SceneSums] = []
+            for name, features in embeddings.items():
+                credits, chance = [], []
+                for batch in batches:
+                    pairs = ground_truth(batch, features, seed, own_category=own_category)
+                    credits.append(_sums(pairs.credit, pairs.image, batch))
+                    chance.append(_sums(pairs.chance, pairs.image, batch))
+                    bar.advance(batch.num_images)
+                if own_category and not any(part.weights.any() for part in credits):
+                    return scores
+                scores.append(score_of(metric, name, credits))
+            scores.append(score_of(metric, "chance", chance))
     return scores
 
 

@@ -210,3 +210,19 @@ def test_without_a_pair_there_is_nothing_to_score():
     alone = scenes([[1, 2, 3]], [1])
     with pytest.raises(UserError, match="no scene has two objects"):
         ground_truth_scores([alone], {}, 0)
+
+
+def test_candidates_of_another_category_are_told_from_those_of_the_own(bank, monkeypatch):
+    stored = bank.candidates
+
+    def with_fallback(ids, k):
+        found = stored(ids, k)
+        fallback = found.fallback.copy()
+        fallback[0] = True  # the first object has none of its own category
+        return found._replace(fallback=fallback)
+
+    monkeypatch.setattr(bank, "candidates", with_fallback)
+    (batch,) = scene_batches(bank, bank.scene_ids("val")[:3], 4, torch.device("cpu"))
+    assert batch.valid[0].any()
+    assert not batch.own_category[0].any()
+    assert torch.equal(batch.own_category[1:], batch.valid[1:])
