@@ -181,14 +181,27 @@ def check_same(card: Protocol, now: Protocol, path: Path) -> None:
     another machine's."""
     differing = differences(card, now)
     if other := [name for name in differing if name not in OF_THE_MACHINE]:
-        raise _other(path, other)
+        raise _other(path, [_named(name, card, now) for name in other])
     if differing:
         log.warning(f"note: other {', '.join(differing)} than the card's: numbers may differ")
+
+
+def _named(part: str, card: Protocol, now: Protocol) -> str:
+    """A part of a card that differs; of several runs, folders or judges those that do."""
+    before, after = getattr(card, part), getattr(now, part)
+    if part not in ("runs", "folders", "judges"):
+        return part
+    which = [
+        getattr(old, "path", None) or old.name
+        for old, new in zip(before, after, strict=True)
+        if old != new
+    ]
+    return f"{part} ({', '.join(which)})"
 
 
 def _other(path: Path, names: list[str]) -> UserError:
     return UserError(
         f"--protocol {path} cannot be measured again: "
-        f"{', '.join(f'{name} is no longer as it was' for name in names)}; bring back what the "
-        f"card names, or measure anew without --protocol"
+        f"no longer as on the card: {', '.join(names)}; bring back what it names, or measure anew "
+        f"without --protocol"
     )

@@ -76,7 +76,8 @@ class SampleOptions:
         option(
             "folder to write, of several graph files a folder in it for each; by default "
             "RUN/samples/<graph file's name or split>. With --split and without --beside: plain "
-            "files <image id>[_<draw>].png of all its scenes, for jobs.evaluate --images"
+            "files <image id>[_<draw>].png of all its scenes, for jobs.evaluate --images, in place "
+            "of those that an earlier call wrote there"
         ),
     ] = None
     boxes: Annotated[
@@ -144,7 +145,7 @@ class Evaluate:
     protocol: Annotated[
         Path | None,
         option(
-            "a protocol card: measure exactly that again, and compare; no other option but --out"
+            "a protocol card: measure exactly that again, and compare; with --out, write it too"
         ),
     ] = None
     bank: Annotated[
@@ -200,14 +201,15 @@ class Evaluate:
         Path | None,
         option(
             "folder for the table, its protocol card and its times; default: "
-            "scores/<split>-<protocol> in the first run's folder, or here"
+            "scores/<split>-<protocol> in the first run's folder, or here, and a line per score in "
+            "metrics.jsonl of each run"
         ),
     ] = None
     device: Device = "auto"
 
     def __post_init__(self) -> None:
         if self.protocol is not None:
-            if others := self._given(but=("protocol", "out")):
+            if others := self._given(but=("protocol", "out", "bank")):
                 raise ValueError(f"--protocol says all that is measured: leave out {others[0]}")
             return
         if not (self.run or self.images or self.images_gt or self.real):
@@ -220,7 +222,13 @@ class Evaluate:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         if self.seed < 0:
             raise ValueError(f"--seed must be at least 0, not {self.seed}")
+        if not self.extractor:
+            raise ValueError("--extractor: give at least one")
         _ = self.judges
+        if self.scores == ("retrieval",):
+            of_pictures = ("real", "images", "images_gt", "boxes", "extractor", "image_format")
+            if others := self._given(only=(*of_pictures, "deprocessing", "per_graph")):
+                raise ValueError(f"{others[0]} is of pictures, which --scores retrieval leaves out")
 
     @property
     def judges(self) -> tuple[tuple[JudgeName, Path | None], ...]:
@@ -240,10 +248,12 @@ class Evaluate:
                 raise ValueError(f"--extractor {word}: give each once")
         return tuple(pairs)
 
-    def _given(self, but: tuple[str, ...]) -> list[str]:
-        """Flags whose value is not the default."""
+    def _given(self, *, but: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> list[str]:
+        """Flags whose value is not the default, of some fields or of all but some."""
         return [
             "--" + field.name.replace("_", "-")
             for field in fields(self)
-            if field.name not in but and getattr(self, field.name) != field.default
+            if field.name not in but
+            and (not only or field.name in only)
+            and getattr(self, field.name) != field.default
         ]

@@ -257,6 +257,10 @@ def last_scores(lines: Sequence[Mapping[str, Any]]) -> Scores | None:
         if _protocol(line) == protocol:
             low, high = line.get("low"), line.get("high")
             interval = f"{_text(low)} to {_text(high)}" if low is not None else ""
+            if spread := line.get("spread"):
+                interval = f"± {_text(spread)}"
+            if note := line.get("note"):
+                interval = f"unreliable: {_text(note)}"
             choice = _text(line.get("choice"))
             if boxes := line.get("boxes"):
                 choice += f", {_text(boxes)} boxes"

@@ -102,12 +102,17 @@ def headline(protocol: Protocol) -> str:
         *([] if alike is None else [f"{alike:,} that look like training photos left out"]),
         f"K = {protocol.candidates}",
         f"{counted(protocol.draws, 'draw')} per scene",
-        f"{counted(protocol.per_graph, 'picture')} per graph",
+        f"{counted(protocol.per_graph, 'picture')} per graph"
+        + (" through JPEG" if protocol.image_format == "jpg" else ""),
         f"seed {protocol.seed}",
         f"bank {protocol.content_digest[:12]}",
         f"protocol {protocol.digest[:8]}",
     ]
-    return "; ".join([", ".join(parts), *runs])
+    legend = (
+        "In brackets 95 % intervals over scenes; ± is the standard deviation over subsets (kernel "
+        "distance), splits (IS, classifier score) or pairs (DS, diversity)."
+    )
+    return "; ".join([", ".join(parts), *runs]) + f".\n\n{legend}"
 
 
 def noise_note(protocol: Protocol) -> str:
@@ -212,7 +217,7 @@ def picture_table(
         if block:
             rows += [[f"*{title}*"], *block]
     paired = any(s.pairs and s.metric not in OF_OBJECTS for s in scores)
-    counts = ["pictures", *["unlike pairs"] * paired]
+    counts = ["scenes", "pictures", *["unlike pairs"] * paired]
     lines = [["", *arrows, *counts], ["---", *["---:"] * (len(metrics) + len(counts))], *rows]
     lines = [line + [""] * (len(lines[0]) - len(line)) for line in lines]
     if paper:
@@ -248,7 +253,8 @@ def _row(name: str, scores: Sequence[Score], metrics: Sequence[str], notes: list
             notes.append(f"\\* unreliable: {score.note}")
     pictures = max((s.pictures or 0 for s in by_metric.values()), default=0)
     pairs = [s.pairs for s in by_metric.values() if s.pairs and s.metric not in OF_OBJECTS]
-    return [name, *cells, f"{pictures:,}", *(f"{n:,.0f}" for n in pairs[:1])]
+    scenes = max((s.scenes for s in by_metric.values()), default=0)
+    return [name, *cells, f"{scenes:,}", f"{pictures:,}", *(f"{n:,.0f}" for n in pairs[:1])]
 
 
 def _paper_row(row: PaperRow, metrics: Sequence[str]) -> list[str]:
@@ -259,7 +265,7 @@ def _paper_row(row: PaperRow, metrics: Sequence[str]) -> list[str]:
 def cell(score: Score) -> str:
     """The value, with what is known of how far it can be trusted."""
     digits = 1 if abs(score.value) >= 10 else 3
-    text = f"{score.value:.{digits}f}"
+    text = f"{score.value:z.{digits}f}"
     if score.spread is not None:
         return f"{text} ± {score.spread:.{digits}f}"
     return text if score.low is None else f"{text} ({score.low:.3f} to {score.high:.3f})"

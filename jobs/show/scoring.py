@@ -19,7 +19,7 @@ from model.scores.costs import Costs
 from model.scores.measure import Measured, OpenedRun, Subjects, measure
 from model.scores.protocol import CARD, Protocol, read_protocol
 from model.sg2im.published import is_published
-from pipeline.address import location
+from pipeline.address import Location, location
 from pipeline.errors import UserError
 from pipeline.files import write_bytes
 from pipeline.options import write_json
@@ -31,10 +31,12 @@ METRICS, TABLE, COSTS = "metrics.jsonl", "table.md", "costs.json"
 
 def score(options: Evaluate) -> None:
     """Measure what is asked for; or what a card says, once more."""
-    if options.out is not None and (options.out / CONFIG).is_file():
-        raise UserError(f"--out {options.out} is a run, which has scores of its own: name another")
+    if options.out is not None:
+        if (options.out / CONFIG).is_file():
+            raise UserError(f"--out {options.out} is a run, which has its own scores: name another")
+        options.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     if options.protocol is not None:
-        measure_again(options.protocol, options.out)
+        measure_again(options.protocol, options.out, options.bank)
         return
     device = choose_device(options.device)
     paths = [(path, checkpoint_of(path, options.checkpoint)) for path in options.run]
@@ -44,20 +46,24 @@ def score(options: Evaluate) -> None:
     subjects = open_subjects(asked, bank, runs, device, costs)
     protocol = with_facts(asked, subjects)
     measured, text = measured_and_shown(protocol, subjects, costs)
-    append_to_runs(protocol, runs, measured)
+    if options.out is None:
+        append_to_runs(protocol, runs, measured)
     explain_missing(protocol, subjects)
     write(options.out or default_out(options, protocol), protocol, measured, text, costs)
 
 
-def measure_again(path: Path, out: Path | None) -> None:
-    """Measure what the card says, and compare; UserError where a number is another one."""
+def measure_again(path: Path, out: Path | None, place: Location | None) -> None:
+    """Measure what the card says, and compare; UserError where a number is another one.
+
+    place  of the bank, where it has moved
+    """
     card = read_protocol(path)
     torch.set_num_threads(card.threads)
     device = choose_device(card.device)
     paths: list[tuple[Path, Which | int]] = [
         (Path(run.path), "last" if run.step is None else run.step) for run in card.runs
     ]
-    bank, runs = open_runs(paths, location(card.bank), device, card.per_graph)
+    bank, runs = open_runs(paths, place or location(card.bank), device, card.per_graph)
     check_bank(card, bank, path)
     costs = Costs()
     subjects = open_subjects(card, bank, runs, device, costs)
@@ -116,7 +122,7 @@ def write(
     write_bytes(out / METRICS, "".join(lines).encode())
     write_json(out / COSTS, costs.to_json())
     write_json(out / CARD, protocol)
-    log.info(f"\n{out}/: {TABLE}, {METRICS}, {CARD}, {COSTS}")
+    print(f"\n{out}/: {TABLE}, {METRICS}, {CARD}, {COSTS}")
 
 
 def append_to_runs(
@@ -165,4 +171,4 @@ def compare(path: Path, measured: Sequence[Measured]) -> None:
             f"{path}: {counted(len(differing), 'score')} of {len(before):,} came out otherwise, "
             f"the first {some['metric']}, {some['choice']}"
         )
-    log.info(f"\n{counted(len(now), 'score')}, each equal to the last bit to that in {path}")
+    print(f"\n{counted(len(now), 'score')}, each equal to the last bit to that in {path}")

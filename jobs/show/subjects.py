@@ -155,7 +155,7 @@ def open_folder(
         )
     check_boxes(pictures, source)
     for note in pictures.notes():
-        log.info(note)
+        log.warning(note)
     counts = sorted(map(len, pictures.files.values()))
     draws = min(per_graph, counts[len(counts) // 2])  # what half of the scenes have
     enough = len(pictures.scenes(draws))
@@ -165,7 +165,9 @@ def open_folder(
             f"{NEIGHBOURS + 1}"
         )
     if few := len(pictures.files) - enough:
-        log.info(f"left out: {counted(few, 'scene')} with fewer than {counted(draws, 'picture')}")
+        log.warning(
+            f"left out: {counted(few, 'scene')} with fewer than {counted(draws, 'picture')}"
+        )
     return OpenedFolder(name, source.boxes, draws, pictures)
 
 

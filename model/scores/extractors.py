@@ -167,6 +167,7 @@ def _open_squeezenet(place: Path | None, device: torch.device) -> Extractor:
 
 
 def _open_inception(place: Path | None, device: torch.device) -> Extractor:
+    published.library_of("torch_fidelity")  # before its weights are fetched
     weights = published.WEIGHTS.open(place)
     return Extractor(
         name="inception",

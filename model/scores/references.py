@@ -12,8 +12,10 @@ from bank.files import json_digest
 from model.scores.extractors import Extractor, PictureFeatures
 from model.scores.pictures import photos
 from model.scores.scenes import SCENES_AT_ONCE
-from pipeline.cache import cache_folder
+from pipeline.cache import VARIABLE, cache_folder
+from pipeline.errors import UserError
 from pipeline.files import write_bytes
+from pipeline.output import log
 from pipeline.progress import progress
 
 
@@ -49,8 +51,10 @@ def photo_features(
     ]
     features = all_features(parts)
     named = {name: each for name, each in features._asdict().items() if each is not None}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, save(named))
+    try:
+        write_bytes(path, save(named))
+    except (OSError, UserError) as error:
+        log.warning(f"features of photos are not kept in the cache (${VARIABLE}): {error}")
     return features
 
 

@@ -30,9 +30,10 @@ from model.frozen import (
 from model.pixels import to_float, to_uint8
 from model.scores.intervals import SceneSums, sum_by_scene
 from model.scores.metrics import overlapping, pairs_of
-from pipeline.cache import cache_folder
+from pipeline.cache import VARIABLE, cache_folder
 from pipeline.crop import Pixels
 from pipeline.errors import UserError
+from pipeline.output import log
 from pipeline.progress import progress
 
 KIND = "toy style classifier, format 1"
@@ -112,7 +113,10 @@ def style_classifier(bank: Bank, styles: NDArray[np.int64], side: int) -> StyleC
         return StyleClassifier.load(path)
     except UserError:  # not there, or damaged
         classifier = train_classifier(training_objects(bank, styles, side), STEPS)
-    classifier.save(path)
+    try:
+        classifier.save(path)
+    except (OSError, UserError) as error:
+        log.warning(f"the style classifier is not kept in the cache (${VARIABLE}): {error}")
     return classifier
 
 

@@ -305,14 +305,17 @@ def test_several_runs_make_one_table_of_both_blocks(saved, sg2im_run, bank, tmp_
     assert {*card["real"]["image_ids"]} <= {*bank.scene_ids("test").tolist()}
 
 
-def test_a_card_measures_the_same_again_to_the_last_bit(saved, styles, tmp_path, caplog):
+def test_a_card_measures_the_same_again_to_the_last_bit(saved, styles, tmp_path, capsys):
     run = saved()
     options = {"run": (run,), "styles": styles(lambda i: i % 3), "real": True}
-    first, out = score_pictures(tmp_path, **options)
+    main(Evaluate(num=5, candidates=K, draws=2, **options))
     appended = lines_of(run)
+    (out,) = (run / "scores").iterdir()
+    capsys.readouterr()
     again = tmp_path / "again"
     main(Evaluate(protocol=out / "protocol.json", out=again))
-    assert f"{len(first)} scores, each equal to the last bit" in caplog.text
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    assert f"{len(lines)} scores, each equal to the last bit" in capsys.readouterr().out
     for name in ("metrics.jsonl", "table.md", "protocol.json"):
         assert (again / name).read_bytes() == (out / name).read_bytes(), name
     assert lines_of(run) == appended  # measured again, not anew
@@ -345,10 +348,11 @@ def test_a_card_whose_subject_is_another_now_is_refused(saved, styles, tmp_path,
     card = json.loads((out / "protocol.json").read_text())
     if named == "runs":
         card["runs"][0]["sha256"] = "0" * 64
+        named = rf"runs \({tmp_path}/run\)"
     else:
         card |= change
     (out / "protocol.json").write_text(json.dumps(card))
-    with pytest.raises(UserError, match=f"{named} is no longer as it was"):
+    with pytest.raises(UserError, match=f"no longer as on the card: {named}"):
         main(Evaluate(protocol=out / "protocol.json"))
 
 
@@ -476,7 +480,7 @@ def test_reference_features_are_kept_by_the_hash_of_what_they_follow_from(
     first, _ = score_pictures(tmp_path, "first", **options)
     blank_photos = lambda _, ids, px: np.zeros((len(ids), px, px, 3), np.uint8)  # noqa: E731
     monkeypatch.setattr(references, "photos", blank_photos)
-    with pytest.raises(UserError, match="reference is no longer"):
+    with pytest.raises(UserError, match="no longer as on the card: reference"):
         main(Evaluate(protocol=tmp_path / "first" / "protocol.json"))
     blank, _ = score_pictures(tmp_path, "blank", **options)
     assert blank[FRECHET, "run", "gt"]["value"] != first[FRECHET, "run", "gt"]["value"]
@@ -491,6 +495,9 @@ def test_reference_features_are_kept_by_the_hash_of_what_they_follow_from(
         ({"run": ("r",), "extractor": ("lpips", "a", "b")}, "each with at most one path"),
         ({"run": ("r",), "extractor": ("squeezenet", "a", "squeezenet")}, "give each once"),
         ({"run": ("r",), "protocol": "p"}, "leave out --run"),
+        ({"run": ("r",), "extractor": ()}, "--extractor: give at least one"),
+        ({"run": ("r",), "scores": ("retrieval",), "real": True}, "--real is of pictures"),
+        ({"run": ("r",), "scores": ("retrieval",), "boxes": "gt"}, "--boxes is of pictures"),
         ({"run": ("r",), "per_graph": 0}, "--per-graph must be at least 1"),
     ],
 )
@@ -548,7 +555,7 @@ def test_the_classifier_s_accuracy_and_what_it_agrees_on_are_told_apart(
     card = json.loads((out / "protocol.json").read_text())
     assert card["style_classifiers"].keys() == {"64"}
     monkeypatch.setattr(style, "STEPS", 11)
-    with pytest.raises(UserError, match="style_classifiers is no longer as it was"):
+    with pytest.raises(UserError, match="no longer as on the card: style_classifiers"):
         main(Evaluate(protocol=out / "protocol.json"))
 
 
@@ -571,7 +578,7 @@ def test_a_run_s_own_scores_are_never_replaced_by_a_table(saved):
     run = saved()
     evaluate(run)
     before = lines_of(run)
-    with pytest.raises(UserError, match="is a run, which has scores of its own"):
+    with pytest.raises(UserError, match="is a run, which has its own scores"):
         main(Evaluate(run=(run,), scores=("retrieval",), out=run))
     assert lines_of(run) == before
 
@@ -627,3 +634,41 @@ def test_a_card_is_measured_again_by_its_own_checkpoint_and_threads(saved, bank,
     (out / "protocol.json").write_text(json.dumps(card | {"device": "cuda:77"}))
     with pytest.raises(UserError, match="cuda:77"):
         main(Evaluate(protocol=out / "protocol.json"))
+
+
+def test_a_bank_that_has_moved_is_named_for_a_card(saved, bank, tmp_path, capsys):
+    _, out = score_pictures(tmp_path, run=(saved(),), scores=("retrieval",))
+    card = json.loads((out / "protocol.json").read_text())
+    (out / "protocol.json").write_text(json.dumps(card | {"bank": str(tmp_path / "gone")}))
+    with pytest.raises(UserError, match="gone"):
+        main(Evaluate(protocol=out / "protocol.json"))
+    main(Evaluate(protocol=out / "protocol.json", bank=bank.path))
+    assert "each equal to the last bit" in capsys.readouterr().out
+
+
+def test_a_table_elsewhere_adds_nothing_to_the_run(saved, tmp_path):
+    run = saved()
+    score_pictures(tmp_path, run=(run,), scores=("retrieval",))
+    assert not (run / "metrics.jsonl").exists()
+    assert not (run / "scores").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(saved, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        score_pictures(tmp_path, "file", run=(saved(),), scores=("retrieval",))
+    assert "Retrieval" not in capsys.readouterr().out
+
+
+def test_without_a_place_for_a_cache_scores_are_the_same(
+    saved, styles, tmp_path, monkeypatch, caplog
+):
+    options = {"run": (saved(),), "scores": ("images",), "boxes": "gt"}
+    options["styles"] = styles(lambda i: i % 3)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RETRIEVEGAN_CACHE", str(tmp_path / "file" / "cache"))
+    without, _ = score_pictures(tmp_path, "without", **options)
+    assert caplog.text.count("not kept in the cache ($RETRIEVEGAN_CACHE)") == 2
+    monkeypatch.setenv("RETRIEVEGAN_CACHE", str(tmp_path / "cache"))
+    kept, _ = score_pictures(tmp_path, "kept", **options)
+    assert kept == without

@@ -32,3 +32,14 @@ def test_a_log_cut_short_is_read_up_to_there_and_a_damaged_one_is_refused(tmp_pa
     with pytest.raises(UserError, match="line 2: not valid JSON"):
         read_json_lines(path)
     assert read_json_lines(tmp_path / "nothing.jsonl") == []
+
+
+def test_what_is_unreliable_or_has_a_deviation_says_so_on_the_page():
+    lines = [
+        {"metric": "FID", "choice": "r", "boxes": "gt", "value": 9.0, "note": "9 pictures"},
+        {"metric": "IS", "choice": "r", "boxes": "gt", "value": 2.0, "spread": 0.25},
+    ]
+    assert last_scores(lines).rows == (
+        ("FID", "r, gt boxes", "9.000", "unreliable: 9 pictures"),
+        ("IS", "r, gt boxes", "2.000", "± 0.250"),
+    )
