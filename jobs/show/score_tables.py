@@ -129,10 +129,10 @@ def offer(offered: Offered) -> str:
     return (
         f"Offered: {offered.mean_candidates:.1f} candidates per object on average, "
         f"{offered.median_candidates:g} the median; {offered.without_own_category:,} of "
-        f"{counted(offered.objects, 'object')} have none of their own category; chance of "
-        f"ground-truth selection {offered.chance:.3f}, of which {offered.overlapping_pairs:,} of "
-        f"{counted(offered.pairs, 'pair')} of objects are left out: their true crops overlap. "
-        f"(Each pair counts twice in it, once with either as the query.)"
+        f"{counted(offered.objects, 'object')} have none of their own category. In ground-truth "
+        f"selection chance is {offered.chance:.3f}; {offered.overlapping_pairs:,} of "
+        f"{counted(offered.pairs, 'pair')} of objects are left out, since their true crops overlap, "
+        f"and the others count twice, with either object as the query."
     )
 
 
