@@ -131,8 +131,8 @@ def offer(offered: Offered) -> str:
         f"{offered.median_candidates:g} the median; {offered.without_own_category:,} of "
         f"{counted(offered.objects, 'object')} have none of their own category. In ground-truth "
         f"selection chance is {offered.chance:.3f}; {offered.overlapping_pairs:,} of "
-        f"{counted(offered.pairs, 'pair')} of objects are left out, since their true crops overlap, "
-        f"and the others count twice, with either object as the query."
+        f"{counted(offered.pairs, 'pair')} of objects are left out, since their true crops "
+        "overlap, and the others count twice, with either object as the query."
     )
 
 

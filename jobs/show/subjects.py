@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from bank.bank import Bank
-from bank.files import file_digest
+from bank.files import file_digest, json_digest
 from jobs.show.methods import open_bank, open_run
 from jobs.show.styles import read_styles
 from model import checkpoint
-from model.config import Which
+from model.config import ExecutionConfig, Which
 from model.retrievegan.run import RetrieveGANRun
-from model.run_folder import CONFIG
+from model.run_folder import read_run
 from model.scores.costs import Costs
 from model.scores.distributions import NEIGHBOURS
 from model.scores.extractors import Extractor, open_extractor
@@ -29,6 +30,7 @@ from model.sg2im.published import is_published
 from model.sg2im.run import Sg2ImRun
 from pipeline.address import Location
 from pipeline.errors import UserError
+from pipeline.options import to_json
 from pipeline.output import log
 from pipeline.wording import counted
 
@@ -84,13 +86,15 @@ def source_of(
     folder = checkpoint.chosen(path, which)
     state = checkpoint.read_state(folder)
     checkpoint.check_bank(state, bank, path)
+    # How it was executed changes no network; nor does where its bank lies.
+    learned_from = replace(read_run(path)[0], execution=ExecutionConfig())
     noise = None
     if isinstance(opened, RetrieveGANRun):
         noise = draws_with_noise(opened.model.config.retrieval, per_graph)
     return ScoredRun(
         path=str(path),
         sha256=file_digest(folder / checkpoint.MODEL).sha256,
-        config_sha256=file_digest(path / CONFIG).sha256,
+        config_sha256=json_digest(to_json(learned_from)),
         step=state.step,
         noise=noise,
     )

@@ -24,7 +24,7 @@ class ScoredRun:
 
     path: str
     sha256: str  # of the file with its weights
-    config_sha256: str | None  # of its config.json; None of a published checkpoint
+    config_sha256: str | None  # of what it learned from; None of a published checkpoint
     step: int | None  # of its checkpoint; None of a published one
     noise: bool | None  # whether its patches were drawn with noise; None: it draws none
 

@@ -43,7 +43,7 @@ from bank.manifest import read_manifest
 from bank.verify import verify
 from jobs.build_bank import BuildBank
 from jobs.build_bank import main as build_bank
-from jobs.show.scoring import read_styles
+from jobs.show.styles import read_styles
 from jobs.stages.cutting import CropOptions, cut_photo, usable_scene
 from model.graph.frozen_encoder import GraphEncoder
 from model.retrieval.cooccurrence import CooccurrenceNetwork
