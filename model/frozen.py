@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -87,6 +87,30 @@ def repeatable(seed: int) -> Iterator[None]:
 def rng_of_step(seed: int, step: int) -> np.random.Generator:
     """The random choices of one training step: the same whatever came before it."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+
+
+class SizedNetwork(nn.Module):
+    """A network that its sizes alone describe, kept in a file with them."""
+
+    KIND: ClassVar[str]  # what a file of it says that it holds
+
+    def __init__(self, **sizes: int) -> None:
+        """sizes  the arguments of the network's own `__init__`"""
+        super().__init__()
+        self.sizes = sizes
+
+    def save(self, path: Path) -> None:
+        """Weights, with the sizes in the file's own header."""
+        write_network(path, self, self.KIND, {"sizes": self.sizes})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Frozen, in evaluation mode, on the CPU."""
+        weights, about = read_network(path, cls.KIND)
+        with built_from(path):
+            network = cls(**about["sizes"])
+            network.load_state_dict(weights)
+        return network.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)

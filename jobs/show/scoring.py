@@ -13,7 +13,6 @@ from jobs.show.score_tables import score_tables
 from jobs.show.subjects import open_runs, open_subjects
 from model.config import Sg2ImConfig, Which
 from model.device import choose_device
-from model.retrievegan.run import RetrieveGANRun
 from model.run_folder import CONFIG, read_run
 from model.scores.costs import Costs
 from model.scores.measure import Measured, OpenedRun, Subjects, measure
@@ -94,11 +93,10 @@ def checkpoint_of(run: Path, which: Which) -> Which:
 
 def explain_missing(protocol: Protocol, subjects: Subjects) -> None:
     """Say why rows that one may look for are not there."""
-    for run in subjects.retrieving if "retrieval" in protocol.scores else ():
-        if isinstance(run.opened, RetrieveGANRun):
-            mode = run.opened.model.config.retrieval.mode
-            if mode != "learned":
-                log.info(f"\n{run.name}: retrieval is {mode} in this run: its E_p is untrained")
+    for run in subjects.runs if "retrieval" in protocol.scores else ():
+        mode = "learned" if run.retrieving is None else run.retrieving.config.retrieval.mode
+        if mode != "learned":
+            log.info(f"\n{run.name}: retrieval is {mode} in this run: its E_p is untrained")
     if protocol.styles is None and subjects.bank.manifest.recipe.get("dataset") == "toy":
         log.info(
             "\nno compatibility, no style agreement: the styles of this bank's photos are not "

@@ -2,8 +2,6 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -14,16 +12,12 @@ from torch.nn import functional as F
 from bank.rounding import rounded
 from model.frozen import (
     SavedTraining,
-    built_from,
-    read_network,
+    SizedNetwork,
     repeatable,
     rng_of_step,
     training_steps,
-    write_network,
 )
 from pipeline.errors import UserError
-
-KIND = "co-occurrence network, format 1"
 
 PATCH_PX = 32  # side to which a patch is averaged: enough for light, colour and texture
 PHOTOS_PER_STEP = 48
@@ -32,12 +26,13 @@ LEARNING_RATE = 2e-3
 PATCHES_AT_ONCE = 64  # while embedding: 512 take twice as long, outside the cache
 
 
-class CooccurrenceNetwork(nn.Module):
+class CooccurrenceNetwork(SizedNetwork):
     """A small CNN; its l2 distance is the d of the paper's co-occurrence loss."""
 
+    KIND = "co-occurrence network, format 1"
+
     def __init__(self, width: int = 32, features: int = 64) -> None:
-        super().__init__()
-        self.sizes = {"width": width, "features": features}
+        super().__init__(width=width, features=features)
         self.trunk = nn.Sequential(
             nn.Conv2d(3, width, 4, stride=2, padding=1),
             nn.ReLU(),
@@ -61,19 +56,6 @@ class CooccurrenceNetwork(nn.Module):
         maps = self.trunk(pixels)  # (B, 2 * width, PATCH_PX / 4, PATCH_PX / 4)
         statistics = [*_mean_and_std(pixels), *_mean_and_std(maps)]
         return F.normalize(self.head(torch.cat(statistics, dim=1)), dim=1)
-
-    def save(self, path: Path) -> None:
-        """Weights, with their sizes in the file's own header."""
-        write_network(path, self, KIND, {"sizes": self.sizes})
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Frozen, in evaluation mode, on the CPU."""
-        weights, about = read_network(path, KIND)
-        with built_from(path):
-            network = cls(**about["sizes"])
-            network.load_state_dict(weights)
-        return network.eval().requires_grad_(False)
 
 
 def _mean_and_std(maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,12 @@ class OpenedRun:
     source: ScoredRun
 
     @property
+    def retrieving(self) -> RetrieveGAN | None:
+        """Its network, if it chooses patches."""
+        model = self.opened.model
+        return model if isinstance(model, RetrieveGAN) else None
+
+    @property
     def px(self) -> int:
         """Side of its pictures."""
         model = self.opened.model
@@ -103,11 +109,6 @@ class Subjects:
     # Of the photos of the bank's patches, in the order of `bank.patch_ids`; None: not known.
     styles: NDArray[np.int64] | None
     classifiers: Mapping[int, StyleClassifier]  # by the side of pictures, px
-
-    @property
-    def retrieving(self) -> list[OpenedRun]:
-        """The runs that choose patches."""
-        return [run for run in self.runs if isinstance(run.opened, RetrieveGANRun)]
 
     def scenes(self, image_ids: Sequence[int], k: int) -> list[Scenes]:
         """With K candidates for each object."""
@@ -157,10 +158,10 @@ def measure(protocol: Protocol, subjects: Subjects, costs: Costs) -> Measurement
     """`costs` is told how long each part takes."""
     batches = subjects.scenes(protocol.image_ids, protocol.candidates)
     retrievers = {}
-    for run in subjects.retrieving:
+    for run in subjects.runs:
+        if (model := run.retrieving) is None:
+            continue
         with costs.of("embedding patches"):
-            model = run.opened.model
-            assert isinstance(model, RetrieveGAN)
             retrievers[run.name] = Retriever(
                 model, subjects.bank, batches, model.config.retrieval, noise=bool(run.source.noise)
             )
@@ -277,7 +278,7 @@ def canvas_rows(
     """The patches that each run chooses; and, for comparison, the nearest and random ones."""
     if "canvas" not in protocol.scores or not retrievers:
         return
-    runs = subjects.retrieving
+    runs = [run for run in subjects.runs if run.name in retrievers]
     methods: list[tuple[str | None, str, int, SelectionMethod]] = [
         (run.name, f"canvas, {run.name}", run.px, retrievers[run.name].method) for run in runs
     ]

@@ -8,8 +8,7 @@ can be expected to exceed. Scores alone read the styles: nothing that trains a m
 
 import hashlib
 import json
-from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +19,10 @@ from torch.nn import functional as F
 from bank.bank import Bank
 from model.boxes import crop
 from model.frozen import (
-    built_from,
-    read_network,
+    SizedNetwork,
     repeatable,
     rng_of_step,
     training_steps,
-    write_network,
 )
 from model.pixels import to_float, to_uint8
 from model.scores.intervals import SceneSums, sum_by_scene
@@ -36,7 +33,6 @@ from pipeline.errors import UserError
 from pipeline.output import log
 from pipeline.progress import progress
 
-KIND = "toy style classifier, format 1"
 VERSION = 1  # raise when the same bank and styles are to give another classifier
 
 CROP_PX = 32  # side to which an object is cut
@@ -49,12 +45,13 @@ SEED = 0
 AT_ONCE = 256  # scenes while reading, crops while classifying
 
 
-class StyleClassifier(nn.Module):
+class StyleClassifier(SizedNetwork):
     """A small CNN: texture, light and palette as statistics of pixels and maps, without where."""
 
+    KIND = "toy style classifier, format 1"
+
     def __init__(self, num_styles: int, side: int, width: int = WIDTH) -> None:
-        super().__init__()
-        self.sizes = {"num_styles": num_styles, "side": side, "width": width}
+        super().__init__(num_styles=num_styles, side=side, width=width)
         self.side = side  # px, of the pictures that crops are cut from
         self.trunk = nn.Sequential(
             *_layer(3, width, 4, stride=2),
@@ -73,19 +70,6 @@ class StyleClassifier(nn.Module):
         statistics = [s for some in (crops, maps) for s in (some.mean((2, 3)), some.var((2, 3)))]
         logits: Tensor = self.head(torch.cat(statistics, dim=1))
         return logits
-
-    def save(self, path: Path) -> None:
-        """Weights, with their sizes in the file's own header."""
-        write_network(path, self, KIND, {"sizes": self.sizes})
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Frozen, in evaluation mode, on the CPU."""
-        weights, about = read_network(path, KIND)
-        with built_from(path):
-            network = cls(**about["sizes"])
-            network.load_state_dict(weights)
-        return network.eval().requires_grad_(False)
 
 
 def _layer(before: int, after: int, kernel: int, stride: int) -> tuple[nn.Module, ...]:

@@ -5,7 +5,6 @@ from safetensors.torch import save_file
 
 from model.frozen import write_network
 from model.retrieval.cooccurrence import (
-    KIND,
     CooccurrenceNetwork,
     embed_patches,
     train_cooccurrence,
@@ -129,7 +128,7 @@ def test_a_file_that_is_not_what_its_header_says_is_one_clear_line(tmp_path):
     path = tmp_path / "cooccurrence.safetensors"
     network = CooccurrenceNetwork(width=4, features=8)
     for about in ({}, {"sizes": 3}, {"sizes": {"width": 5}}, {"sizes": {"depth": 5}}):
-        write_network(path, network, KIND, about)
+        write_network(path, network, CooccurrenceNetwork.KIND, about)
         with pytest.raises(UserError, match="does not hold the network its header promises") as e:
             CooccurrenceNetwork.load(path)
         assert "\n" not in str(e.value)
