@@ -1,5 +1,6 @@
 """jobs.evaluate on runs whose scores are known beforehand."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -337,7 +338,7 @@ def test_numbers_that_differ_from_the_card_s_are_an_error(saved, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"content_digest": "0" * 64}, "content_digest"),
+        ({"content_digest": "0" * 64, "image_ids": [3]}, "content_digest"),
         ({"runs": []}, "runs"),
         ({"styles_sha256": "0" * 64}, "styles_sha256"),
     ],
@@ -346,6 +347,8 @@ def test_a_card_whose_subject_is_another_now_is_refused(saved, styles, tmp_path,
     options = {"styles": styles(lambda i: i % 3), "scores": ("retrieval",)}
     _, out = score_pictures(tmp_path, run=(saved(),), **options)
     card = json.loads((out / "protocol.json").read_text())
+    styles_of_card = (tmp_path / "styles.json").read_bytes()
+    assert card["styles_sha256"] == hashlib.sha256(styles_of_card).hexdigest()
     if named == "runs":
         card["runs"][0]["sha256"] = "0" * 64
         named = rf"runs \({tmp_path}/run\)"
@@ -457,19 +460,21 @@ def test_sg2im_s_min_max_is_offered_and_no_default(sg2im_run, tmp_path):
 
 
 def test_scenes_like_training_photos_can_be_left_out(saved, bank, tmp_path, monkeypatch, capsys):
-    alike = bank.scene_ids("val")[:2]
-    monkeypatch.setattr(cards, "scenes_like_training", lambda bank, split: alike)
+    monkeypatch.setattr(
+        cards, "scenes_like_training", lambda bank, split: bank.scene_ids(split)[:2]
+    )
     options = {"run": (saved(),), "scores": ("retrieval",), "num": None}
     _, out = score_pictures(tmp_path, leave_out_near_duplicates=True, **options)
     card = json.loads((out / "protocol.json").read_text())
     assert card["image_ids"] == bank.scene_ids("val")[2:].tolist()
     assert card["near_duplicates_left_out"] == 2
     assert "18 scenes, 2 that look like training photos left out" in capsys.readouterr().out
-    options |= {"scores": ("images",), "real": True, "num": 5}
+    options |= {"scores": ("images",), "real": True, "num": 18}
     _, out = score_pictures(tmp_path, "images", leave_out_near_duplicates=True, **options)
     card = json.loads((out / "protocol.json").read_text())
     for some in ("reference", "real"):
-        assert not {*card[some]["image_ids"]} & {*alike.tolist()}
+        left_out = bank.scene_ids(card[some]["split"])[:2].tolist()
+        assert not {*card[some]["image_ids"]} & {*left_out}
 
 
 def test_reference_features_are_kept_by_the_hash_of_what_they_follow_from(
@@ -672,3 +677,16 @@ def test_without_a_place_for_a_cache_scores_are_the_same(
     monkeypatch.setenv("RETRIEVEGAN_CACHE", str(tmp_path / "cache"))
     kept, _ = score_pictures(tmp_path, "kept", **options)
     assert kept == without
+
+
+def test_a_run_that_learned_by_other_settings_is_another(saved, tmp_path):
+    run = saved()
+    _, out = score_pictures(tmp_path, run=(run,), scores=("retrieval",))
+    config = json.loads((run / "config.json").read_text())
+    config["train"]["execution"]["log_every"] = 3
+    (run / "config.json").write_text(json.dumps(config))
+    main(Evaluate(protocol=out / "protocol.json"))  # how it was executed plays no part
+    config["train"]["seed"] += 1
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="no longer as on the card: runs"):
+        main(Evaluate(protocol=out / "protocol.json"))

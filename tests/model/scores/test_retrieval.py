@@ -226,3 +226,11 @@ def test_candidates_of_another_category_are_told_from_those_of_the_own(bank, mon
     assert batch.valid[0].any()
     assert not batch.own_category[0].any()
     assert torch.equal(batch.own_category[1:], batch.valid[1:])
+
+
+def test_the_chance_told_beforehand_is_that_of_the_scores():
+    """An object without a candidate is no target."""
+    batch = scenes([[1, 2, 3], [4, 5, -1], [-1, -1, -1]], [3])
+    chance = next(s for s in ground_truth_scores([batch], {}, 0) if s.choice == "chance")
+    assert offered([batch]).chance == pytest.approx(chance.value)
+    assert chance.value == pytest.approx((2 / 4 + 2 / 3) / 4)
