@@ -302,6 +302,10 @@ def test_several_runs_make_one_table_of_both_blocks(saved, sg2im_run, bank, tmp_
     splits = [card["split"], *(card[some]["split"] for some in ("reference", "real"))]
     assert splits == ["val", "val", "test"]
     assert len(card["image_ids"]) == 5
+    assert card["settings"] == {
+        "kernel_distance_subsets": 100, "kernel_distance_subset_size": 1000,
+        "inception_score_splits": 10, "precision_recall_neighbours": 3, "jpeg_quality": 75,
+    }  # fmt: skip
     assert card["reference"]["image_ids"] == bank.scene_ids("val").tolist()
     assert {*card["real"]["image_ids"]} <= {*bank.scene_ids("test").tolist()}
 
@@ -689,4 +693,15 @@ def test_a_run_that_learned_by_other_settings_is_another(saved, tmp_path):
     config["train"]["seed"] += 1
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="no longer as on the card: runs"):
+        main(Evaluate(protocol=out / "protocol.json"))
+
+
+def test_another_bank_is_named_before_the_scenes_that_it_lacks(saved, tmp_path):
+    options = {"scores": ("images",), "boxes": "gt", "per_graph": 1}
+    _, out = score_pictures(tmp_path, run=(saved(),), **options)
+    card = json.loads((out / "protocol.json").read_text())
+    card |= {"content_digest": "0" * 64, "image_ids": [3] * 5}
+    card["reference"]["image_ids"] = [3] * 5
+    (out / "protocol.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="no longer as on the card: content_digest"):
         main(Evaluate(protocol=out / "protocol.json"))
