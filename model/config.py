@@ -16,7 +16,8 @@ from pipeline.errors import UserError
 from pipeline.options import option
 
 RetrievalMode = Literal["learned", "predefined", "random"]
-Relaxation = Literal["straight-through", "soft"]
+Relaxation = Literal["straight-through", "soft", "marginal"]
+Query = Literal["updated", "fixed"]
 Start = Literal["random", "medoid", "best"]
 Which = Literal["last", "best"]  # of a run's checkpoints
 # What can be scored, of which pictures, by what.
@@ -55,13 +56,15 @@ class RetrievalConfig:
     channels: tuple[int, ...] = (64, 128, 256, 256)  # of E_p
     width: int = 128  # E, of E_p's output
     temperature: float = 1.0  # at 1, L_gt trains the very distribution that Gumbel noise draws from
-    # the selected patch, or a soft mixture of all
+    # straight-through: the selected patch, with the gradient of a soft mixture; soft: that mixture;
+    # marginal: the selected patch, with the gradient of the mixture without noise at temperature 1
     relaxation: Annotated[Relaxation, option("", also="--relaxation")] = "straight-through"
     # where the generation pass starts
     start: Annotated[Start, option("", also="--start")] = "random"
     same_patch_allowed: bool = False  # two objects of a scene may be given one crop, as by eq. 2
     # the generation pass may select the true patch, as in the paper
     gt_in_candidates: Annotated[bool, option("", also="--gt-in-candidates")] = False
+    query: Query = "updated"  # by what was chosen, or fixed: the start's feature throughout
 
 
 @dataclass(frozen=True, kw_only=True)

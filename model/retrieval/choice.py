@@ -119,14 +119,14 @@ def choose(
     if rule.start == "best":
         return retrieve_best(
             features, valid, padding, noise=draws.noise, temperature=rule.temperature,
-            relaxation=rule.relaxation, crops=unlike,
+            relaxation=rule.relaxation, query_rule=rule.query, crops=unlike,
         )  # fmt: skip
     query = start_feature(
         features, padding, start_slot(rule.start, features, valid, padding, draws)
     )
     return retrieve(
         features, valid, padding, query, noise=draws.noise, temperature=rule.temperature,
-        relaxation=rule.relaxation, crops=unlike,
+        relaxation=rule.relaxation, query_rule=rule.query, crops=unlike,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.config import Relaxation
+from model.config import Query, Relaxation
 from model.padding import Padding, padding_of
 from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrieval.relaxation import log_exclusion, one_hot_of_largest, straight_through
@@ -44,14 +44,18 @@ def retrieve(
     noise: Tensor | None,
     temperature: float,
     relaxation: Relaxation = "straight-through",
+    query_rule: Query = "updated",
     crops: Crops | None = None,
 ) -> Selection:
     """Assign one candidate to every object, the most compatible first (eqs. 1 and 2, Fig. 2b).
 
     features  (O, K, E)  patch embeddings of the candidates, not normalised
     valid     (O, K)     True for what may be selected, at least once per object
-    query     (N, E)     where each image starts
+    query     (N, E)     where each image starts, and with query_rule "fixed" stays
     noise     (O, K)     Gumbel noise, one value per candidate kept over the steps; None for none
+    relaxation           by which the weights are given a gradient; "marginal" is that of the logits
+                         without noise, exclusions included, at temperature 1. The gradient of
+                         which object wins a step is dropped by all of them
     crops     (O, K)     of the candidates: once one is selected, all slots of its image that show
                          the same crop are closed, unless an object has no other. None: eq. 2 as it
                          is, by which a scene can be given the same patch twice
@@ -62,6 +66,7 @@ def retrieve(
     padded_crops = None if crops is None else Crops(*(padding.pad(part) for part in crops))
     images, places, k = allowed.shape
     bias = padding.pad(noise) if noise is not None else torch.zeros_like(padded[..., 0])
+    noiseless_bias = torch.zeros_like(bias)
     unassigned = padding.present  # (N, M) the hard mask
     weights = torch.zeros_like(bias)
     selected = torch.zeros_like(unassigned, dtype=torch.long)
@@ -72,17 +77,21 @@ def retrieve(
     feature_sum = torch.zeros_like(query)
     for step in range(places):
         active = unassigned.any(1)
-        logits = bias - distances(query, padded)
+        reach = distances(query, padded)
         closed = ~(open_slots(allowed, taken) & unassigned[:, :, None])
-        logits = logits.masked_fill(closed, MASKED)
-        flat = logits.flatten(1)
-        probabilities = torch.softmax(flat / temperature, dim=-1).view_as(logits)
-        winner = flat.argmax(-1) // k  # (N,) the object assigned at this step
+        logits = (bias - reach).masked_fill(closed, MASKED)
+        bias = bias + log_exclusion(_probabilities(logits, temperature))
+        winner = logits.flatten(1).argmax(-1) // k  # (N,) the object assigned at this step
         winning = F.one_hot(winner, places)
         own = _of_winner(logits, winning)  # (N, K)
-        own_weights = torch.softmax(own / temperature, dim=-1)
+        if relaxation == "marginal":
+            noiseless = (noiseless_bias - reach).masked_fill(closed, MASKED)
+            noiseless_bias = noiseless_bias + log_exclusion(_probabilities(noiseless, 1.0))
+            own_weights = torch.softmax(_of_winner(noiseless, winning), dim=-1)
+        else:
+            own_weights = torch.softmax(own / temperature, dim=-1)
         own_entropy = torch.special.entr(own_weights.detach()).sum(-1)
-        if relaxation == "straight-through":
+        if relaxation != "soft":
             own_weights = straight_through(own_weights, one_hot_of_largest(own))
         assigned = winning.bool() & active[:, None]  # (N, M)
         weights = weights + assigned[:, :, None] * own_weights[:, None]
@@ -91,14 +100,19 @@ def retrieve(
         entropy = torch.where(assigned, own_entropy[:, None], entropy)
         feature = torch.einsum("nk,nke->ne", own_weights, _of_winner(padded, winning))
         feature_sum = feature_sum + active[:, None] * feature
-        query = feature_sum / (step + 1)
-        bias = bias + log_exclusion(probabilities)
+        if query_rule == "updated":
+            query = feature_sum / (step + 1)
         if padded_crops is not None:
             winner_slot = (every_image, winner, own.argmax(-1))
             crop = Crops(*(part[winner_slot][:, None, None] for part in padded_crops))
             taken = taken | same_crop(crop, padded_crops)
         unassigned = unassigned & ~assigned
     return Selection(*map(padding.unpad, (weights, selected, steps, entropy)))
+
+
+def _probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """logits (N, M, K) -> their softmax over all candidates of an image, (N, M, K)."""
+    return torch.softmax(logits.flatten(1) / temperature, dim=-1).view_as(logits)
 
 
 def _of_winner(values: Tensor, one_hot: Tensor) -> Tensor:
@@ -141,6 +155,7 @@ def retrieve_best(
     noise: Tensor | None,
     temperature: float,
     relaxation: Relaxation = "straight-through",
+    query_rule: Query = "updated",
     crops: Crops | None = None,
 ) -> Selection:
     """`retrieve` from every candidate as the start; each image's set with the smallest summed
@@ -156,7 +171,7 @@ def retrieve_best(
         selection = retrieve(
             own.repeat(trials, 1, 1), allowed.repeat(trials, 1), all_trials, starts,
             noise=None if noise is None else noise[members].repeat(trials, 1),
-            temperature=temperature, relaxation=relaxation,
+            temperature=temperature, relaxation=relaxation, query_rule=query_rule,
             crops=None if crops is None else Crops(
                 crops.photo[members].repeat(trials, 1), crops.box[members].repeat(trials, 1, 1)
             ),

@@ -389,8 +389,8 @@ FAULTS = (
     # Choice
     Fault(
         GREEDY,
-        "torch.softmax(flat / temperature, dim=-1)",
-        "torch.softmax(flat, dim=-1)",
+        "torch.softmax(logits.flatten(1) / temperature, dim=-1)",
+        "torch.softmax(logits.flatten(1), dim=-1)",
         "temperature ignored in the exclusion",
     ),
     Fault(
@@ -401,15 +401,60 @@ FAULTS = (
     ),
     Fault(
         GREEDY,
-        "        bias = bias + log_exclusion(probabilities)\n",
+        "        bias = bias + log_exclusion(_probabilities(logits, temperature))\n",
         "",
         "eq. 2's exclusion left out",
     ),
     Fault(
         GREEDY,
-        "bias = bias + log_exclusion(probabilities)",
-        "bias = bias + log_exclusion(probabilities.detach())",
+        " bias = bias + log_exclusion(_probabilities(logits, temperature))",
+        " bias = bias + log_exclusion(_probabilities(logits, temperature).detach())",
         "no gradient through the exclusion",
+    ),
+    Fault(
+        GREEDY,
+        "noiseless_bias = noiseless_bias + log_exclusion(_probabilities(noiseless, 1.0))",
+        "noiseless_bias = noiseless_bias + log_exclusion(_probabilities(logits, 1.0))",
+        "the exclusions of `marginal` from logits with noise",
+    ),
+    Fault(
+        GREEDY,
+        "            noiseless_bias = noiseless_bias + log_exclusion(_probabilities(noiseless, 1.0))\n",
+        "",
+        "`marginal` without exclusions",
+    ),
+    Fault(
+        GREEDY,
+        "(noiseless_bias - reach).masked_fill(closed, MASKED)",
+        "(bias - reach).masked_fill(closed, MASKED)",
+        "the gradient of `marginal` with noise",
+    ),
+    Fault(
+        GREEDY,
+        'if relaxation != "soft":',
+        'if relaxation == "straight-through":',
+        "`marginal` shows a mixture",
+    ),
+    Fault(
+        GREEDY,
+        """\
+        if query_rule == "updated":
+            query = feature_sum / (step + 1)
+""",
+        "        query = feature_sum / (step + 1)\n",
+        "a fixed query is updated",
+    ),
+    Fault(
+        CHOICE,
+        """\
+        features, valid, padding, query, noise=draws.noise, temperature=rule.temperature,
+        relaxation=rule.relaxation, query_rule=rule.query, crops=unlike,
+""",
+        """\
+        features, valid, padding, query, noise=draws.noise, temperature=rule.temperature,
+        relaxation=rule.relaxation, crops=unlike,
+""",
+        "the rule's query ignored",
     ),
     Fault(
         GREEDY,
@@ -1044,6 +1089,10 @@ UNCHANGED: tuple[Unchanged, ...] = (
             (
                 "bias = padding.pad(noise) if noise is not None else torch.zeros_like(padded[..., 0])",
                 "bias = padding.pad(noise) if noise is not None else torch.zeros_like(padded[..., (-1)])",
+            ),
+            (
+                "noiseless_bias = torch.zeros_like(bias)",
+                "noiseless_bias = torch.ones_like(bias)",
             ),
         ),
     ),

@@ -97,7 +97,7 @@ def test_the_paper_recipe_has_the_papers_numbers():
     assert to_json(config.retrieval) == {
         "mode": "learned", "candidates": 5, "patch_px": 32, "channels": [64, 128, 256, 256],
         "width": 128, "temperature": 1.0, "relaxation": "straight-through", "start": "random",
-        "same_patch_allowed": True, "gt_in_candidates": False,
+        "same_patch_allowed": True, "gt_in_candidates": False, "query": "updated",
     }  # fmt: skip
     assert to_json(config.graph) == {"width": 128, "hidden": 512, "layers": 5}
     assert config.generator.patch_px == 64

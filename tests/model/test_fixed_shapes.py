@@ -54,6 +54,7 @@ def filled_with_anything(batch):
     [
         {},
         {"relaxation": "soft", "temperature": 0.7},
+        {"relaxation": "marginal", "query": "fixed"},
         {"gt_in_candidates": True},
         {"start": "medoid"},
         {"same_patch_allowed": True, "relaxation": "soft", "gt_in_candidates": True},

@@ -128,20 +128,23 @@ def test_an_object_with_a_single_candidate_is_given_it(mode):
 
 
 @pytest.mark.parametrize("start", ["random", "medoid", "best"])
-@pytest.mark.parametrize("relaxation", ["straight-through", "soft"])
-def test_learned_retrieval_follows_every_setting_of_the_rule(start, relaxation):
+@pytest.mark.parametrize("relaxation", ["straight-through", "soft", "marginal"])
+@pytest.mark.parametrize("query", ["updated", "fixed"])
+def test_learned_retrieval_follows_every_setting_of_the_rule(start, relaxation, query):
     torch.manual_seed(0)
     features = torch.randn(O, K, E)
-    given = rule(start=start, relaxation=relaxation, temperature=0.7)
+    given = rule(start=start, relaxation=relaxation, query=query, temperature=0.7)
     draws = draws_of(given, 5)
     selection = choose(given, features, VALID, PADDING, draws, CROPS)
-    settings = {"noise": draws.noise, "temperature": 0.7, "relaxation": relaxation}
+    settings = {
+        "noise": draws.noise, "temperature": 0.7, "relaxation": relaxation, "query_rule": query,
+    }  # fmt: skip
     if start == "best":
         expected = retrieve_best(features, VALID, PADDING, **settings)
     else:
         slot = draws.start if start == "random" else medoid_start(features, VALID, PADDING)
-        query = start_feature(features, PADDING, slot)
-        expected = retrieve(features, VALID, PADDING, query, **settings)
+        first = start_feature(features, PADDING, slot)
+        expected = retrieve(features, VALID, PADDING, first, **settings)
     for field, value in zip(selection, expected, strict=True):
         assert torch.equal(field, value)
     other = choose(given, features, VALID, PADDING, draws._replace(noise=draws.noise * 0), CROPS)

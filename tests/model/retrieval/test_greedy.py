@@ -21,7 +21,8 @@ from model.retrieval.greedy import (
 from model.retrieval.relaxation import gumbel
 
 N, O, K, E = 3, 9, 4, 6
-RELAXATIONS = ("soft", "straight-through")
+RELAXATIONS = ("soft", "straight-through", "marginal")
+QUERIES = ("updated", "fixed")
 OBJECT_IMAGE = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2])
 
 
@@ -68,7 +69,7 @@ def test_padding_is_never_chosen_however_well_it_matches():
 
 
 def test_weights_sum_to_one_over_an_objects_own_candidates(scene):
-    for relaxation in ("straight-through", "soft"):
+    for relaxation in RELAXATIONS:
         selection = select(scene, relaxation=relaxation)
         torch.testing.assert_close(selection.weights.sum(-1), torch.ones(O))
         assert (selection.weights[~scene[1]] == 0).all()
@@ -81,7 +82,7 @@ def test_straight_through_shows_one_patch_and_soft_a_mixture(scene):
     assert (soft.weights.amax(-1) < 0.999).any()
 
 
-@pytest.mark.parametrize("relaxation", ["straight-through", "soft"])
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
 def test_the_gradient_reaches_the_features_of_patches_that_were_not_chosen(scene, relaxation):
     features, valid, padding = scene
     features = features.clone().requires_grad_()
@@ -122,7 +123,7 @@ def test_the_query_that_is_a_candidate_gives_no_nan_gradient(scene):
     assert torch.isfinite(features.grad).all()
 
 
-def by_hand(features, valid, query, noise, tau, relaxation):
+def by_hand(features, valid, query, noise, tau, relaxation, query_rule):
     """One image, step by step as the paper writes it: lists and numbers, no masks, no batches."""
     objects, k = len(features), len(features[0])
     taken, gathered, weights = [], [], {}
@@ -146,7 +147,8 @@ def by_hand(features, valid, query, noise, tau, relaxation):
                 for dim in zip(*features[best], strict=True)
             ]
         )
-        query = [sum(column) / len(gathered) for column in zip(*gathered, strict=True)]
+        if query_rule == "updated":
+            query = [sum(column) / len(gathered) for column in zip(*gathered, strict=True)]
         for key, value in logit.items():
             penalty[key] += math.log(max(1 - math.exp(value / tau) / total, 1.2e-38))
         weights[best] = mix
@@ -154,9 +156,10 @@ def by_hand(features, valid, query, noise, tau, relaxation):
     return [weights[o] for o in range(objects)], [taken.index(o) for o in range(objects)]
 
 
-@pytest.mark.parametrize("relaxation", ["straight-through", "soft"])
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
 @pytest.mark.parametrize("temperature", [0.4, 1.7])
-def test_every_weight_is_what_the_equations_give_by_hand(relaxation, temperature):
+@pytest.mark.parametrize("query_rule", QUERIES)
+def test_every_weight_is_what_the_equations_give_by_hand(relaxation, temperature, query_rule):
     """Four objects, so that sum, mean and last feature differ and so do their exclusions."""
     for seed in range(8):
         torch.manual_seed(seed)
@@ -165,41 +168,51 @@ def test_every_weight_is_what_the_equations_give_by_hand(relaxation, temperature
         query = torch.randn(2)
         selection = retrieve(
             features, valid, padding_of(torch.zeros(4, dtype=torch.long), 1), query[None],
-            noise=noise, temperature=temperature, relaxation=relaxation,
+            noise=noise, temperature=temperature, relaxation=relaxation, query_rule=query_rule,
         )  # fmt: skip
         weights, steps = by_hand(
             features.tolist(), valid.tolist(), query.tolist(), noise.tolist(),
-            temperature, relaxation,
+            temperature, relaxation, query_rule,
         )  # fmt: skip
         assert selection.step.tolist() == steps
         torch.testing.assert_close(selection.weights, torch.tensor(weights), atol=1e-4, rtol=1e-4)
 
 
-def differentiable_by_hand(features, query, noise, tau, relaxation):
+def differentiable_by_hand(features, query, noise, tau, relaxation, query_rule):
     """`by_hand` for valid candidates in tensors, so that its gradient can be taken."""
+    marginal = relaxation == "marginal"
     objects, k = features.shape[:2]
     taken, selected_features, weights = [], [], [None] * objects
-    bias = noise
+    bias, without_noise = noise, torch.zeros_like(noise)
+
+    def excluded(logits, rest, tau):
+        terms = torch.zeros_like(logits)
+        terms[rest] = torch.log(1 - torch.softmax(logits[rest].flatten() / tau, 0)).view(-1, k)
+        return terms
+
     for _ in range(objects):
-        logits = bias - (query - features).norm(dim=-1)  # (n, K)
+        distance = (query - features).norm(dim=-1)  # (n, K)
+        logits = bias - distance
+        learned = without_noise - distance if marginal else logits / tau
         rest = [o for o in range(objects) if o not in taken]
         best = max(rest, key=lambda o: logits[o].max().item())
-        probabilities = torch.softmax(logits[rest].flatten() / tau, 0).reshape(len(rest), k)
-        soft = torch.softmax(logits[best] / tau, 0)
-        hard = torch.eye(k)[soft.argmax()]
+        soft = torch.softmax(learned[best], 0)
+        hard = torch.eye(k)[logits[best].argmax()]
         weights[best] = soft if relaxation == "soft" else hard + soft - soft.detach()
         selected_features.append(weights[best] @ features[best])
-        query = torch.stack(selected_features).mean(0)
-        exclusion = torch.zeros(objects, k)
-        exclusion[rest] = torch.log(1 - probabilities)
-        bias = bias + exclusion
+        bias = bias + excluded(logits, rest, tau)
+        without_noise = without_noise + excluded(without_noise - distance, rest, 1.0)
+        if query_rule == "updated":
+            query = torch.stack(selected_features).mean(0)
         taken.append(best)
     return torch.stack(weights)
 
 
-@pytest.mark.parametrize("relaxation", ["straight-through", "soft"])
-def test_every_gradient_is_that_of_the_equations_by_hand(relaxation):
-    """To features, noise and the first query, through the choices before and their exclusions."""
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
+@pytest.mark.parametrize("query_rule", QUERIES)
+def test_every_gradient_is_that_of_the_equations_by_hand(relaxation, query_rule):
+    """To features, noise and the first query, through the choices before and their exclusions.
+    None reaches the noise of `marginal`."""
     torch.manual_seed(3)
     given = [torch.randn(4, 3, 2), torch.randn(2), torch.randn(4, 3)]
     loss_weights = torch.randn(4, 3)
@@ -210,15 +223,47 @@ def test_every_gradient_is_that_of_the_equations_by_hand(relaxation):
             weights = retrieve(
                 features, torch.ones(4, 3, dtype=torch.bool),
                 padding_of(torch.zeros(4, dtype=torch.long), 1), query[None],
-                noise=noise, temperature=0.9, relaxation=relaxation,
+                noise=noise, temperature=0.9, relaxation=relaxation, query_rule=query_rule,
             ).weights  # fmt: skip
         else:
-            weights = differentiable_by_hand(features, query, noise, 0.9, relaxation)
+            weights = differentiable_by_hand(features, query, noise, 0.9, relaxation, query_rule)
         (weights * loss_weights).sum().backward()
-        gradients.append((features.grad, query.grad, noise.grad))
+        assert (noise.grad is None) == (relaxation == "marginal")
+        gradients.append([t.grad for t in (features, query, noise) if t.grad is not None])
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
         assert ours.abs().sum() > 0
+
+
+def test_marginal_chooses_bit_for_bit_as_straight_through(scene):
+    """At every temperature: its own exclusions, without noise, play no part in the choice."""
+    for seed in range(30):
+        for temperature in (0.3, 1.0, 3.0):
+            one, other = (
+                select(scene, seed, temperature, relaxation)
+                for relaxation in ("marginal", "straight-through")
+            )
+            assert torch.equal(one.weights, other.weights)
+            assert torch.equal(one.selected, other.selected)
+            assert torch.equal(one.step, other.step)
+
+
+def test_for_one_object_and_a_linear_loss_the_marginal_gradient_is_exact_at_every_draw():
+    """Of the expected loss, by enumeration: Gumbel noise draws from the softmax at temperature 1.
+    The straight-through gradient is another at every draw."""
+    torch.manual_seed(0)
+    features, query, cost = torch.randn(1, 3, 2).requires_grad_(), torch.randn(1, 2), torch.randn(3)
+    probabilities = torch.softmax(-(query - features[0]).norm(dim=-1), 0)
+    (exact,) = torch.autograd.grad((probabilities * cost).sum(), features)
+    for _ in range(20):
+        noise = gumbel(torch.rand(1, 3))
+        for relaxation in ("marginal", "straight-through"):
+            weights = retrieve(
+                features, torch.ones(1, 3, dtype=torch.bool), padding_of(torch.tensor([0]), 1),
+                query, noise=noise, temperature=0.6, relaxation=relaxation,
+            ).weights  # fmt: skip
+            (ours,) = torch.autograd.grad((weights * cost).sum(), features)
+            assert torch.allclose(ours, exact, atol=1e-6) == (relaxation == "marginal")
 
 
 def test_a_batch_gives_each_image_what_it_would_get_alone(scene):
@@ -414,10 +459,19 @@ def test_the_entropy_of_a_choice_is_that_of_its_soft_weights(scene):
     features, valid, padding = scene
     valid[4] = torch.tensor([False, True, False, False])
     features.requires_grad_()
-    soft, hard = (select((features, valid, padding), relaxation=r) for r in RELAXATIONS)
+    soft, hard, marginal = (select((features, valid, padding), relaxation=r) for r in RELAXATIONS)
     expected = -(soft.weights * soft.weights.clamp_min(1e-30).log()).sum(-1).detach()
     torch.testing.assert_close(soft.entropy, expected)
     first = hard.step == 0
     torch.testing.assert_close(hard.entropy[first], expected[first])
-    assert soft.entropy[4] == hard.entropy[4] == 0
-    assert not soft.entropy.requires_grad
+    assert soft.entropy[4] == hard.entropy[4] == marginal.entropy[4] == 0
+    for selection in (soft, hard, marginal):
+        assert not selection.entropy.requires_grad
+    query = torch.zeros(N, E)
+    soft, hard, marginal = (
+        retrieve(
+            features, valid, padding, query, noise=None, temperature=1.0, relaxation=relaxation
+        )
+        for relaxation in RELAXATIONS
+    )
+    torch.testing.assert_close(marginal.entropy, hard.entropy)

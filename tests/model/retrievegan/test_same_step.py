@@ -69,6 +69,7 @@ def test_a_banks_batch_in_parts_has_the_losses_gradients_and_spectral_norms_of_i
     [
         {"gt_in_candidates": True},
         {"relaxation": "soft"},
+        {"relaxation": "marginal"},
         {"start": "best"},
         {"mode": "predefined"},
         {"mode": "random"},

@@ -221,7 +221,7 @@ def test_the_discriminators_are_updated_first_and_then_judge_for_the_generator(b
         ("object_class", {*GENERATOR_PARTS}),
     ],
 )
-@pytest.mark.parametrize("relaxation", ["straight-through", "soft"])
+@pytest.mark.parametrize("relaxation", ["straight-through", "soft", "marginal"])
 def test_each_loss_reaches_the_parts_that_it_should_teach_and_no_others(
     batch, loss, parts, relaxation
 ):
