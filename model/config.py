@@ -18,6 +18,8 @@ from pipeline.options import option
 RetrievalMode = Literal["learned", "predefined", "random"]
 Relaxation = Literal["straight-through", "soft", "marginal"]
 Query = Literal["updated", "fixed"]
+Pooling = Literal["last", "all"]
+Objective = Literal["path", "pairs"]
 Start = Literal["random", "medoid", "best"]
 Which = Literal["last", "best"]  # of a run's checkpoints
 # What can be scored, of which pictures, by what.
@@ -55,6 +57,12 @@ class RetrievalConfig:
     patch_px: int = 32  # side to which a patch of the bank is resized for E_p
     channels: tuple[int, ...] = (64, 128, 256, 256)  # of E_p
     width: int = 128  # E, of E_p's output
+    stem_stride: int = 2  # of E_p's first layer; 4: a patch of 64 px is looked at whole, cheaply
+    # the layers whose maps' means and deviations make the feature; all: brought to one scale first
+    pooling: Pooling = "last"
+    # of L_gt: along one path through the image, as in the paper; or all pairs of its patches, also
+    # against the true patches of the same category elsewhere in the batch
+    objective: Objective = "path"
     temperature: float = 1.0  # at 1, L_gt trains the very distribution that Gumbel noise draws from
     # straight-through: the selected patch, with the gradient of a soft mixture; soft: that mixture;
     # marginal: the selected patch, with the gradient of the mixture without noise at temperature 1
@@ -64,6 +72,7 @@ class RetrievalConfig:
     same_patch_allowed: bool = False  # two objects of a scene may be given one crop, as by eq. 2
     # the generation pass may select the true patch, as in the paper
     gt_in_candidates: Annotated[bool, option("", also="--gt-in-candidates")] = False
+    passes: int = 1  # from start best: how often each patch is chosen once more, given the others
     query: Query = "updated"  # by what was chosen, or fixed: the start's feature throughout
 
 
@@ -147,8 +156,8 @@ class RunConfig:
 
 # Whole numbers of which none may be asked for.
 MAY_BE_ZERO = ("--seed", "--loader-workers", "--log-every", "--generator.noise",
-               "--generator.refine-layers", "--generator.residual-blocks", "--eval-after",
-               "--eval-every")  # fmt: skip
+               "--generator.refine-layers", "--generator.residual-blocks", "--retrieval.passes",
+               "--eval-after", "--eval-every")  # fmt: skip
 
 
 def flags_of(config: RunConfig) -> dict[str, Any]:
@@ -248,6 +257,11 @@ class RetrieveGANConfig(RunConfig):
         self._check_side(2 ** (len(self.generator.decoder) - 1))
         if self.retrieval.temperature == 0:
             raise ValueError("--retrieval.temperature must be above 0")
+        if self.retrieval.start == "best" and self.retrieval.query == "fixed":
+            raise ValueError(
+                "--retrieval.query fixed: from start best patches are compared with one another, "
+                "not with a query; leave one of the two out"
+            )
         _check_sides(self.image_px, self.discriminator, lambda side, layers: side >> layers)
 
 

@@ -46,7 +46,16 @@ def demo() -> RetrieveGANConfig:
         decay_from=0.4,
         execution=ExecutionConfig(grid_every=100, checkpoint_every=250, eval_every=100),
         graph=GraphConfig(width=48, hidden=96, layers=3),
-        retrieval=RetrievalConfig(candidates=6, channels=(24, 48, 96), width=32),
+        retrieval=RetrievalConfig(
+            candidates=3,
+            patch_px=64,
+            channels=(48, 48, 96),
+            width=32,
+            stem_stride=4,
+            pooling="all",
+            objective="pairs",
+            start="best",
+        ),
         generator=GeneratorConfig(
             patch_px=32,
             crop_channels=(24, 48),

@@ -14,10 +14,10 @@ from model.retrieval.greedy import (
     Selection,
     medoid_start,
     retrieve,
-    retrieve_best,
     start_feature,
 )
 from model.retrieval.relaxation import gumbel
+from model.retrieval.search import retrieve_tightest
 
 NEAREST = 3  # in training `predefined` draws one of this many nearest, as PasteGAN does
 
@@ -117,9 +117,9 @@ def choose(
     assert features is not None
     unlike = None if rule.same_patch_allowed else crops
     if rule.start == "best":
-        return retrieve_best(
+        return retrieve_tightest(
             features, valid, padding, noise=draws.noise, temperature=rule.temperature,
-            relaxation=rule.relaxation, query_rule=rule.query, crops=unlike,
+            relaxation=rule.relaxation, passes=rule.passes, crops=unlike,
         )  # fmt: skip
     query = start_feature(
         features, padding, start_slot(rule.start, features, valid, padding, draws)

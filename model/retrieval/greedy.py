@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.config import Query, Relaxation
-from model.padding import Padding, padding_of
+from model.padding import Padding
 from model.retrieval.crops import Crops, open_slots, same_crop
+from model.retrieval.distance import between, distances
 from model.retrieval.relaxation import log_exclusion, one_hot_of_largest, straight_through
-from model.rows import Places, move
 
 MASKED = -1e30  # the logit of what may not be chosen; finite, so that no row gives NaN
 
@@ -26,13 +26,6 @@ class Selection(NamedTuple):
     selected: Tensor  # (O,) the selected candidate
     step: Tensor  # (O,) when its object was assigned, from 0
     entropy: Tensor  # (O,) nats, of the soft weights; no gradient
-
-
-def distances(query: Tensor, features: Tensor) -> Tensor:
-    """l2 distance of query (N, E) to features (N, ..., E) -> (N, ...); its gradient at 0 is 0."""
-    shape = (query.shape[0],) + (1,) * (features.dim() - 2) + (query.shape[-1],)
-    norms: Tensor = torch.linalg.vector_norm(query.reshape(shape) - features, dim=-1)
-    return norms
 
 
 def retrieve(
@@ -83,11 +76,11 @@ def retrieve(
         bias = bias + log_exclusion(_probabilities(logits, temperature))
         winner = logits.flatten(1).argmax(-1) // k  # (N,) the object assigned at this step
         winning = F.one_hot(winner, places)
-        own = _of_winner(logits, winning)  # (N, K)
+        own = of_winner(logits, winning)  # (N, K)
         if relaxation == "marginal":
             noiseless = (noiseless_bias - reach).masked_fill(closed, MASKED)
             noiseless_bias = noiseless_bias + log_exclusion(_probabilities(noiseless, 1.0))
-            own_weights = torch.softmax(_of_winner(noiseless, winning), dim=-1)
+            own_weights = torch.softmax(of_winner(noiseless, winning), dim=-1)
         else:
             own_weights = torch.softmax(own / temperature, dim=-1)
         own_entropy = torch.special.entr(own_weights.detach()).sum(-1)
@@ -98,7 +91,7 @@ def retrieve(
         selected = torch.where(assigned, own.argmax(-1)[:, None], selected)
         steps = torch.where(assigned, step, steps)
         entropy = torch.where(assigned, own_entropy[:, None], entropy)
-        feature = torch.einsum("nk,nke->ne", own_weights, _of_winner(padded, winning))
+        feature = torch.einsum("nk,nke->ne", own_weights, of_winner(padded, winning))
         feature_sum = feature_sum + active[:, None] * feature
         if query_rule == "updated":
             query = feature_sum / (step + 1)
@@ -115,7 +108,7 @@ def _probabilities(logits: Tensor, temperature: float) -> Tensor:
     return torch.softmax(logits.flatten(1) / temperature, dim=-1).view_as(logits)
 
 
-def _of_winner(values: Tensor, one_hot: Tensor) -> Tensor:
+def of_winner(values: Tensor, one_hot: Tensor) -> Tensor:
     """values (N, M, ...) -> (N, ...) of the object that one_hot (N, M) names. A sum, since the
     gradient of an index is slow on a GPU."""
     return (values * one_hot.reshape(*one_hot.shape, *[1] * (values.dim() - 2))).sum(1)
@@ -124,124 +117,12 @@ def _of_winner(values: Tensor, one_hot: Tensor) -> Tensor:
 def start_feature(features: Tensor, padding: Padding, start: Tensor) -> Tensor:
     """features (O, K, E), start (N,) a slot in each image's M * K candidates -> (N, E)."""
     padded = padding.pad(features.float()).flatten(1, 2)
-    return _of_winner(padded, F.one_hot(start, padded.shape[1]))
+    return of_winner(padded, F.one_hot(start, padded.shape[1]))
 
 
 def medoid_start(features: Tensor, valid: Tensor, padding: Padding) -> Tensor:
     """The slot of the candidate with the smallest summed distance to its image's others: (N,)."""
     padded = padding.pad(features.float()).flatten(1, 2)  # (N, M * K, E)
     allowed = padding.pad(valid).flatten(1)
-    total = (_distances_between(padded) * allowed[:, None]).sum(-1)
+    total = (between(padded, padded) * allowed[:, None]).sum(-1)
     return total.masked_fill(~allowed, torch.inf).argmin(-1)
-
-
-def summed_distances(features: Tensor, padding: Padding) -> Tensor:
-    """Summed distance over the pairs of each image's patches, (O, E) -> (N,)."""
-    padded = padding.pad(features.float())
-    pairs = padding.present[:, :, None] & padding.present[:, None]
-    return (_distances_between(padded) * pairs).sum((1, 2)) / 2
-
-
-def _distances_between(features: Tensor) -> Tensor:
-    """(..., n, E) -> (..., n, n). Not by matrix products, which put equal features apart."""
-    return torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def retrieve_best(
-    features: Tensor,
-    valid: Tensor,
-    padding: Padding,
-    *,
-    noise: Tensor | None,
-    temperature: float,
-    relaxation: Relaxation = "straight-through",
-    query_rule: Query = "updated",
-    crops: Crops | None = None,
-) -> Selection:
-    """`retrieve` from every candidate as the start; each image's set with the smallest summed
-    distance is kept."""
-    kept: list[Selection] = []
-    for image in range(padding.num_images):
-        members = padding.image == image
-        own, allowed = features[members].float(), valid[members]
-        starts = own[allowed]  # (R, E)
-        trials, objects = len(starts), len(own)
-        trial = torch.arange(trials, device=own.device).repeat_interleave(objects)
-        all_trials = padding_of(trial, trials)
-        selection = retrieve(
-            own.repeat(trials, 1, 1), allowed.repeat(trials, 1), all_trials, starts,
-            noise=None if noise is None else noise[members].repeat(trials, 1),
-            temperature=temperature, relaxation=relaxation, query_rule=query_rule,
-            crops=None if crops is None else Crops(
-                crops.photo[members].repeat(trials, 1), crops.box[members].repeat(trials, 1, 1)
-            ),
-        )  # fmt: skip
-        chosen = torch.einsum("ok,oke->oe", selection.weights, own.repeat(trials, 1, 1))
-        tightest = trial == summed_distances(chosen, all_trials).argmin()
-        kept.append(Selection(*(field[tightest] for field in selection)))
-    return Selection(*(torch.cat(fields) for fields in zip(*kept, strict=True)))
-
-
-def add_truth(
-    features: Tensor, valid: Tensor, truth: Tensor, order: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Put each object's true patch among its candidates, in the given order.
-
-    features  (O, K, E)
-    valid     (O, K)
-    truth     (O, E)
-    order     (O, K + 1)  a permutation of 0 to K per object; K stands for the true patch
-
-    Returns features (O, K + 1, E), valid (O, K + 1), slot (O,) of the true patch. The order is
-    drawn at random, so that no tie rule can favour the true patch.
-    """
-    joined = torch.cat([features, truth[:, None]], 1)
-    allowed = torch.cat([valid, torch.ones_like(valid[:, :1])], 1)
-    first = torch.arange(len(order), device=order.device)[:, None] * order.shape[1]
-    there, back = ((first + to).flatten() for to in (order, order.argsort()))
-    joined = move(joined.flatten(0, 1), Places(there), Places(back)).view_as(joined)
-    return joined, allowed.gather(1, order), (order == valid.shape[1]).int().argmax(-1)
-
-
-def ground_truth_selection(
-    features: Tensor,
-    valid: Tensor,
-    truth: Tensor,
-    slot: Tensor,
-    padding: Padding,
-    first: Tensor,
-    temperature: float,
-) -> Tensor:
-    """-log probability of the true patch for every object but the first (section 2.2).
-
-    features  (O, K + 1, E)  candidates with the true patch among them
-    truth     (O, E)         the true patches' embeddings
-    slot      (O,)           where the true patch stands
-    first     (N,)           place of the object whose true patch is the first query
-
-    Returns (O,), zero at the first objects. Teacher-forced: later queries are the means of the
-    true features of the objects assigned so far; the object assigned next is the one that has the
-    candidate nearest to the query.
-    """
-    padded, allowed = padding.pad(features.float()), padding.pad(valid)
-    true = padding.pad(truth.float())
-    true_slot = F.one_hot(padding.pad(slot), allowed.shape[-1])  # (N, M, K + 1)
-    places = padding.present.shape[1]
-    started = F.one_hot(first, places)
-    query = feature_sum = _of_winner(true, started)
-    unassigned = padding.present & ~started.bool()
-    losses = torch.zeros_like(true[..., 0])
-    for step in range(places - 1):
-        active = unassigned.any(1)
-        logits = (-distances(query, padded) / temperature).masked_fill(~allowed, MASKED)
-        highest = logits.detach().amax(-1).masked_fill(~unassigned, MASKED)
-        winner = highest.argmax(-1)
-        winning = F.one_hot(winner, places)
-        log_probabilities = torch.log_softmax(_of_winner(logits, winning), dim=-1)
-        loss = -(log_probabilities * _of_winner(true_slot, winning)).sum(-1)
-        assigned = winning.bool() & active[:, None]
-        losses = losses + assigned * loss[:, None]
-        feature_sum = feature_sum + active[:, None] * _of_winner(true, winning)
-        query = feature_sum / (step + 2)
-        unassigned = unassigned & ~assigned
-    return padding.unpad(losses)

@@ -13,9 +13,10 @@ from model.graph.network import GraphBatch, GraphEncoder, twice
 from model.padding import Padding
 from model.pixels import to_float
 from model.precision import in_float32
-from model.retrieval.choice import TruthDraws, choose
+from model.retrieval.choice import choose
 from model.retrieval.embedding import PatchEmbedding
-from model.retrieval.greedy import Selection, add_truth, ground_truth_selection
+from model.retrieval.greedy import Selection
+from model.retrieval.truth import add_truth, all_pairs, ground_truth_selection
 from model.retrievegan.composition import CropEncoder, CropRefinement, Fuser, Nodes
 from model.retrievegan.decoder import CascadedDecoder, ResidualBlock
 from model.rows import gather
@@ -59,7 +60,13 @@ class RetrieveGAN(nn.Module):
             layers=config.graph.layers,
             masks=False,
         )
-        self.embedding = PatchEmbedding(config.retrieval.channels, config.retrieval.width)
+        of_patches = config.retrieval
+        self.embedding = PatchEmbedding(
+            of_patches.channels,
+            of_patches.width,
+            stem_stride=of_patches.stem_stride,
+            pooling=of_patches.pooling,
+        )
         self.crop_encoder = CropEncoder(sizes.crop_channels, sizes.crop_width)
         self.predicates = nn.Embedding(len(vocabulary.predicates), sizes.crop_width)
         self.refinement = nn.ModuleList(
@@ -114,12 +121,9 @@ class RetrieveGAN(nn.Module):
                 rule, None, candidates.valid, padding, draws.choice, candidates.crops
             )
             return Retrieved(None, candidates, selection, None)
-        assert draws.truth is not None
         joined_features = self.embed_pixels(pixels(rule.patch_px))  # (O, K + 1, E)
         features, true_features = joined_features[:, :-1], joined_features[:, -1]
-        gt_selection = self.ground_truth_pass(
-            features, candidates.valid, true_features, padding, draws.truth
-        )
+        gt_selection = self.ground_truth_pass(features, true_features, batch)
         if rule.gt_in_candidates:
             candidates, features = joined, joined_features
         selection = choose(
@@ -141,18 +145,21 @@ class RetrieveGAN(nn.Module):
         flat: Tensor = self.embedding(pixels.flatten(0, -4))
         return flat.reshape(*pixels.shape[:-3], -1)
 
-    def ground_truth_pass(
-        self, features: Tensor, valid: Tensor, truth: Tensor, padding: Padding, draws: TruthDraws
-    ) -> Tensor:
-        """The ground-truth pass: how probable the true patches are, teacher-forced (section 2.2).
+    def ground_truth_pass(self, features: Tensor, truth: Tensor, batch: SceneBatch) -> Tensor:
+        """How probable the true patches are, as the loss of section 2.2 sees it: (O,).
 
         features  (O, K, E)  of the candidates
-        valid     (O, K)
         truth     (O, E)     of the true patches
         """
+        rule, padding, valid = self.config.retrieval, batch.padding, batch.candidates.valid
+        if rule.objective == "pairs":
+            categories = batch.graph.nodes[: len(truth)]
+            return all_pairs(features, valid, truth, categories, padding, rule.temperature)
+        draws = batch.draws.truth
+        assert draws is not None
         joined, allowed, slot = add_truth(features, valid, truth, draws.order)
         return ground_truth_selection(
-            joined, allowed, truth, slot, padding, draws.first, self.config.retrieval.temperature
+            joined, allowed, truth, slot, padding, draws.first, rule.temperature
         )
 
     def generate(

@@ -11,7 +11,8 @@ from model.draws import OneStream, Uniforms
 from model.padding import Padding
 from model.retrieval.choice import draw_order
 from model.retrieval.crops import Crops, same_crop
-from model.retrieval.greedy import add_truth, distances
+from model.retrieval.distance import distances
+from model.retrieval.truth import add_truth
 from pipeline.scene import image_of
 
 

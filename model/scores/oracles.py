@@ -12,7 +12,8 @@ from model.draws import Uniforms
 from model.padding import Padding
 from model.retrieval.choice import ChoiceDraws, draw_start, is_drawn, start_slot
 from model.retrieval.crops import Crops
-from model.retrieval.greedy import Selection, retrieve, retrieve_best, start_feature
+from model.retrieval.greedy import Selection, retrieve, start_feature
+from model.retrieval.search import retrieve_tightest
 from model.scores.metrics import distinct_items
 
 # Between unlike styles. It outweighs both the tie-breaking noise below and every soft exclusion
@@ -44,7 +45,7 @@ def oracle_choice(
     """
     one_hot = F.one_hot(styles.clamp_min(0), num_styles).float() * STYLE_DISTANCE
     if start == "best":
-        return retrieve_best(one_hot, valid, padding, noise=None, temperature=1.0, crops=crops)
+        return retrieve_tightest(one_hot, valid, padding, noise=None, temperature=1.0, crops=crops)
     drawn = draw_start(valid, padding, uniforms).to(valid.device) if is_drawn(start) else None
     slot = start_slot(start, features, valid, padding, ChoiceDraws(start=drawn))
     query = start_feature(one_hot, padding, slot)

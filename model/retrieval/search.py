@@ -1,0 +1,178 @@
+"""The tightest set of patches: one candidate per object, all close to one another.
+
+Every candidate of an image is the start of a set, which grows greedily by whatever lies closest to
+all that is in it; then each of its patches is chosen once more, given the others. The tightest set
+is kept. All sets of all images grow together.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.config import Relaxation
+from model.padding import Padding
+from model.retrieval.crops import Crops, open_slots, same_crop
+from model.retrieval.distance import between
+from model.retrieval.greedy import MASKED, Selection
+from model.retrieval.relaxation import straight_through
+
+
+class Offer(NamedTuple):
+    """What sets are chosen from, for N images: S = M * K slots, K for each of M places."""
+
+    apart: Tensor  # (N, S, S) distances between slots
+    bonus: Tensor  # (N, S) Gumbel noise
+    allowed: Tensor  # (N, M, K)
+    same: Tensor | None  # (N, S, S) True where two slots show the same crop; None: both may serve
+    present: Tensor  # (N, M)
+
+    def cost(self, sets: Tensor, chosen: Tensor) -> Tensor:
+        """How far each slot lies on average from the chosen patches of a set, less its noise:
+        (N, G, S), infinite where it may not be chosen.
+
+        sets    (N, G, M) slots
+        chosen  (N, G, M) which of them count
+        """
+        summed = torch.zeros_like(self.bonus[:, None]).expand(-1, sets.shape[1], -1)
+        taken = torch.zeros_like(summed, dtype=torch.bool)
+        for slots, counts in zip(sets.unbind(2), chosen[..., None].unbind(2), strict=True):
+            summed = summed + counts * rows(self.apart, slots)
+            if self.same is not None:
+                taken = taken | (counts & rows(self.same, slots))
+        mean = summed / chosen.sum(2, keepdim=True).clamp_min(1)
+        by_place = taken.reshape(*taken.shape[:2], *self.allowed.shape[1:])
+        shut = ~open_slots(self.allowed[:, None], by_place).flatten(2)
+        return (mean - self.bonus[:, None]).masked_fill(shut, torch.inf)
+
+
+class Sets(NamedTuple):
+    """G sets of patches for each of N images."""
+
+    slots: Tensor  # (N, G, M)
+    steps: Tensor  # (N, G, M) when each was assigned, from 0
+
+
+def rows(values: Tensor, index: Tensor) -> Tensor:
+    """values (N, S, T), index (N, G) -> (N, G, T)."""
+    return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def grown_sets(offer: Offer) -> Sets:
+    """A set from each slot (G = S), whether it may be chosen or not."""
+    images, places, k = offer.allowed.shape
+    every = torch.arange(places * k, device=offer.apart.device)
+    slots = torch.zeros(images, places * k, places, dtype=torch.long, device=every.device)
+    steps = torch.zeros_like(slots)
+    present = offer.present[:, None].expand_as(slots)
+    waiting = present  # for a patch
+    winner = every.expand(images, -1)
+    for step in range(places):
+        if step:
+            cost = offer.cost(slots, present & ~waiting)
+            winner = cost.masked_fill(~waiting.repeat_interleave(k, 2), torch.inf).argmin(2)
+        wins = F.one_hot(winner // k, places).bool() & waiting
+        slots = torch.where(wins, winner[..., None], slots)
+        steps = torch.where(wins, step, steps)
+        waiting = waiting & ~wins
+    return Sets(slots, steps)
+
+
+def refined(offer: Offer, sets: Sets) -> Sets:
+    """Each patch chosen once more, given the others of its set: one place after the other."""
+    k = offer.allowed.shape[2]
+    slots = sets.slots
+    places = torch.arange(slots.shape[2], device=slots.device)
+    for place in places.tolist():
+        cost = offer.cost(slots, offer.present[:, None] & (places != place).expand_as(slots))
+        again = cost[..., place * k : (place + 1) * k].argmin(2, keepdim=True) + place * k
+        slots = torch.where(places == place, again, slots)
+    return sets._replace(slots=slots)
+
+
+def spread(offer: Offer, slots: Tensor) -> Tensor:
+    """Summed distance over the pairs of a set, divided by the number of an object's pairs, less the
+    noise: (N, G), infinite where a patch may not be chosen.
+
+    slots  (N, G, M)
+    """
+    pairs = torch.stack([rows(offer.apart, one).gather(2, slots) for one in slots.unbind(2)], 3)
+    present = offer.present[:, None].expand_as(slots)
+    both = present[..., None] & present[..., None, :]
+    partners = (offer.present.sum(1, keepdim=True) - 1).clamp_min(1)
+    noise = (offer.bonus[:, None].expand(-1, slots.shape[1], -1).gather(2, slots) * present).sum(2)
+    valid = offer.allowed.flatten(1)[:, None].expand(-1, slots.shape[1], -1).gather(2, slots)
+    total = (pairs * both).sum((2, 3)) / 2 / partners - noise
+    return total.masked_fill(~(valid | ~present).all(2), torch.inf)
+
+
+def tightest(offer: Offer, passes: int) -> Sets:
+    """The set of each image with the smallest spread: (N, M)."""
+    sets = grown_sets(offer)
+    for _ in range(passes):
+        sets = refined(offer, sets)
+    best = spread(offer, sets.slots).argmin(1, keepdim=True)
+    return Sets(*(rows(part, best)[:, 0] for part in sets))
+
+
+def retrieve_tightest(
+    features: Tensor,
+    valid: Tensor,
+    padding: Padding,
+    *,
+    noise: Tensor | None,
+    temperature: float,
+    relaxation: Relaxation = "straight-through",
+    passes: int = 1,
+    crops: Crops | None = None,
+) -> Selection:
+    """The candidates that lie closest to one another, of all sets that are tried.
+
+    features, valid, noise, relaxation, crops  as for `retrieve`
+    passes  how often the patches of a set are chosen once more
+
+    The noise counts as much as the mean distance to the other patches of the set (perturb and MAP;
+    Papandreou and Yuille 2011). An object's weights, and their gradient, are those of its choice
+    given the other patches.
+    """
+    padded = padding.pad(features.float()).flatten(1, 2)
+    apart = between(padded, padded)
+    offer = offer_of(apart.detach(), noise, valid, padding, crops)
+    with torch.no_grad():
+        slots, steps = tightest(offer, passes)
+        # (N, M, M): the others of each patch
+        others = offer.present[:, None] & ~torch.eye(slots.shape[1], device=slots.device).bool()
+        shut = own_slots(offer.cost(slots[:, None].expand_as(others), others), offer).isinf()
+    from_chosen = F.one_hot(slots, apart.shape[1]).to(apart.dtype) @ apart  # (N, M, S)
+    mean = others.to(apart.dtype) @ from_chosen / others.sum(2, keepdim=True).clamp_min(1)
+    noiseless = (-own_slots(mean, offer)).masked_fill(shut, MASKED)  # (N, M, K)
+    logits = noiseless + offer.bonus.view_as(noiseless)
+    chosen = F.one_hot(slots % offer.allowed.shape[2], offer.allowed.shape[2]).to(apart.dtype)
+    soft = torch.softmax(logits / temperature, dim=-1)
+    entropy = torch.special.entr(soft.detach()).sum(-1)
+    if relaxation == "marginal":
+        soft = torch.softmax(noiseless, dim=-1)
+    weights = soft if relaxation == "soft" else straight_through(soft, chosen)
+    parts = (weights, slots % offer.allowed.shape[2], steps, entropy)
+    return Selection(*map(padding.unpad, parts))
+
+
+def offer_of(
+    apart: Tensor, noise: Tensor | None, valid: Tensor, padding: Padding, crops: Crops | None
+) -> Offer:
+    """apart (N, S, S), noise (O, K), valid (O, K), crops (O, K)"""
+    bonus = torch.zeros_like(apart[:, 0]) if noise is None else padding.pad(noise).flatten(1)
+    same = None
+    if crops is not None:
+        photo, box = padding.pad(crops.photo).flatten(1), padding.pad(crops.box).flatten(1, 2)
+        each, other = ((photo[:, :, None], box[:, :, None]), (photo[:, None], box[:, None]))
+        same = same_crop(Crops(*each), Crops(*other))
+    return Offer(apart, bonus, padding.pad(valid), same, padding.present)
+
+
+def own_slots(values: Tensor, offer: Offer) -> Tensor:
+    """Of a row for each place (N, M, S), what is there for the place's own slots: (N, M, K)."""
+    by_place = values.reshape(*values.shape[:2], *offer.allowed.shape[1:])  # (N, M, M, K)
+    own: Tensor = by_place.diagonal(dim1=1, dim2=2).movedim(-1, 1)
+    return own
