@@ -150,9 +150,10 @@ class RetrieveGAN(nn.Module):
         valid     (O, K)
         truth     (O, E)     of the true patches
         """
+        rule = self.config.retrieval
         joined, allowed, slot = add_truth(features, valid, truth, draws.order)
         return ground_truth_selection(
-            joined, allowed, truth, slot, padding, draws.first, self.config.retrieval.temperature
+            joined, allowed, truth, slot, padding, draws.first, rule.temperature, rule.query
         )
 
     def generate(
