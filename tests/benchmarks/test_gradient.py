@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.gradient import (
     AVERAGED,
+    Comparison,
     E,
     K,
     by_differences,
@@ -64,6 +65,25 @@ def test_the_expected_losses_are_those_of_many_draws(scene, rule):
     assert ((drawn.mean(-1) - expected_losses(scene, rule)).abs() < 4 * error).all()
     held = expected_losses(scene, rule, winners_held=True)
     torch.testing.assert_close(held, expected_losses(scene, rule))
+
+
+def test_the_pairs_are_linear_in_each_objects_weights_and_the_square_is_not(scene):
+    one, other = torch.eye(K)[torch.tensor([[0, 1, 2], [2, 1, 2]])][:, : len(scene.features)]
+    ends = (losses(scene, one) + losses(scene, other)) / 2
+    pairs, squared = losses(scene, (one + other) / 2) - ends  # the first object's weights differ
+    assert abs(pairs) < 1e-4
+    assert squared < -0.1
+
+
+def test_a_comparison_tells_bias_and_deviation_in_lengths_of_the_true_gradient():
+    true = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    draws = torch.tensor([[[6.0, 8.0], [6.0, 8.0]], [[0.0, 1.0], [0.0, -1.0]]])
+    comparison = Comparison()
+    comparison.add(draws.repeat(1, 5000, 1), true)
+    assert comparison.cells() == "1.00 | 1.00 | 0.00 | 1.00 | 1.00 | 0.00 | 1.00 | 0.00"
+    exact = Comparison()
+    exact.add(true[:, None] * 1.5, true)
+    assert exact.cells() == "0.50 | 1.00 |  |  | 0.50 | 1.00 |  | "
 
 
 def test_holding_the_winners_leaves_a_gradient_out(scene):
