@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.config import Query
 from model.padding import Padding
 from model.retrieval.distance import between, distances
 from model.retrieval.greedy import MASKED, of_winner
@@ -39,6 +40,7 @@ def ground_truth_selection(
     padding: Padding,
     first: Tensor,
     temperature: float,
+    query_rule: Query = "updated",
 ) -> Tensor:
     """-log probability of the true patch for every object but the first (section 2.2).
 
@@ -48,8 +50,8 @@ def ground_truth_selection(
     first     (N,)           place of the object whose true patch is the first query
 
     Returns (O,), zero at the first objects. Teacher-forced: later queries are the means of the
-    true features of the objects assigned so far; the object assigned next is the one that has the
-    candidate nearest to the query.
+    true features of the objects assigned so far, or with query_rule "fixed" the first one; the
+    object assigned next is the one that has the candidate nearest to the query.
     """
     padded, allowed = padding.pad(features.float()), padding.pad(valid)
     true = padding.pad(truth.float())
@@ -70,7 +72,8 @@ def ground_truth_selection(
         assigned = winning.bool() & active[:, None]
         losses = losses + assigned * loss[:, None]
         feature_sum = feature_sum + active[:, None] * of_winner(true, winning)
-        query = feature_sum / (step + 2)
+        if query_rule == "updated":
+            query = feature_sum / (step + 2)
         unassigned = unassigned & ~assigned
     return padding.unpad(losses)
 

@@ -159,7 +159,7 @@ class RetrieveGAN(nn.Module):
         assert draws is not None
         joined, allowed, slot = add_truth(features, valid, truth, draws.order)
         return ground_truth_selection(
-            joined, allowed, truth, slot, padding, draws.first, rule.temperature
+            joined, allowed, truth, slot, padding, draws.first, rule.temperature, rule.query
         )
 
     def generate(

@@ -352,9 +352,15 @@ FAULTS = (
     ),
     Fault(
         NETWORK,
-        "padding, draws.first, self.config.retrieval.temperature",
+        "padding, draws.first, rule.temperature",
         "padding, draws.first, 1.0",
         "temperature ignored in L_gt",
+    ),
+    Fault(
+        NETWORK,
+        "rule.temperature, rule.query\n",
+        "rule.temperature\n",
+        "L_gt always updates its query",
     ),
     Fault(
         NETWORK,

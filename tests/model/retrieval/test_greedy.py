@@ -403,15 +403,17 @@ def test_ground_truth_selection_of_a_constant_embedding_is_the_log_of_what_is_of
     torch.testing.assert_close(loss, expected)
 
 
-def test_ground_truth_selection_is_teacher_forced_to_the_mean_of_true_features():
-    """Two objects: the second's loss is a softmax over distances to the first's true feature."""
+@pytest.mark.parametrize("query_rule", QUERIES)
+def test_ground_truth_selection_is_teacher_forced_to_the_mean_of_true_features(query_rule):
+    """The second object's loss is a softmax over distances to the first's true feature, which a
+    fixed query stays."""
     padding = padding_of(torch.zeros(3, dtype=torch.long), 1)
     features, truth = torch.randn(3, K, E), torch.randn(3, E)
     valid = torch.ones(3, K, dtype=torch.bool)
     order = draw_order(valid, seeded(0))
     joined, allowed, slot = add_truth(features, valid, truth, order)
     loss = ground_truth_selection(
-        joined, allowed, truth, slot, padding, torch.tensor([1]), temperature=0.7
+        joined, allowed, truth, slot, padding, torch.tensor([1]), 0.7, query_rule
     )
 
     def term(query, o):
@@ -421,7 +423,8 @@ def test_ground_truth_selection_is_teacher_forced_to_the_mean_of_true_features()
     reach = [torch.linalg.vector_norm(truth[1] - joined[o], dim=-1).min() for o in (0, 2)]
     second, third = (0, 2) if reach[0] < reach[1] else (2, 0)
     torch.testing.assert_close(loss[second], term(truth[1], second))
-    torch.testing.assert_close(loss[third], term((truth[1] + truth[second]) / 2, third))
+    query = truth[1] if query_rule == "fixed" else (truth[1] + truth[second]) / 2
+    torch.testing.assert_close(loss[third], term(query, third))
     assert loss[1] == 0
 
 

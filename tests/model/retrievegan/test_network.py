@@ -115,9 +115,11 @@ def test_the_generation_pass_chooses_by_the_equations_among_the_candidates(batch
     assert output.candidates is batch.candidates
 
 
-def test_the_ground_truth_pass_is_teacher_forced_by_the_true_patches(batch):
-    """Section 2.2 by hand: K + 1 candidates per object, the mean of true features as the query."""
-    network = small_network(retrieval={"temperature": 0.6})
+@pytest.mark.parametrize("query_rule", ["updated", "fixed"])
+def test_the_ground_truth_pass_is_teacher_forced_by_the_true_patches(batch, query_rule):
+    """Section 2.2 by hand: K + 1 candidates per object, the mean of true features as the query, or
+    the first."""
+    network = small_network(retrieval={"temperature": 0.6, "query": query_rule})
     output = network(batch._replace(draws=some_draws(network)))
     candidates, truth = (
         network.embed(patches) for patches in (batch.candidates.patches, batch.true_patches)
@@ -128,7 +130,7 @@ def test_the_ground_truth_pass_is_teacher_forced_by_the_true_patches(batch):
         first = own[FIRST[image]]
         done, rest = [first], [o for o in own if o != first]
         while rest:
-            query = truth[done].mean(0)
+            query = truth[first] if query_rule == "fixed" else truth[done].mean(0)
             distance = {
                 o: torch.cat([(query - candidates[o]).norm(dim=-1)[batch.candidates.valid[o]],
                               (query - truth[o]).norm()[None]])
