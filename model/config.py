@@ -236,6 +236,12 @@ class LossWeights:
     boxes: float = 10.0
     object_class: float = 0.0  # PasteGAN's auxiliary classifier, not in eq. 5; 0 leaves it out
 
+    @property
+    def of_images(self) -> bool:
+        """Whether any loss looks at the generator's images; where none does, none are made."""
+        weights = (self.adversarial_image, self.adversarial_object, self.reconstruction)
+        return any((*weights, self.object_class))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrieveGANConfig(RunConfig):

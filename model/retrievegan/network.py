@@ -34,6 +34,13 @@ class Retrieved(NamedTuple):
     cooccurrence: Tensor | None  # (O, F) of the selected patches; None unless retrieval is learned
 
 
+class Images(NamedTuple):
+    """Of each scene, about [-1, 1]."""
+
+    composed: Tensor  # (N, 3, H, W) from the selected patches
+    rebuilt: Tensor  # (N, 3, H, W) from the true patches
+
+
 class Output(NamedTuple):
     """What one forward pass makes of a batch. Objects are placed by their true boxes."""
 
@@ -42,8 +49,7 @@ class Output(NamedTuple):
     candidates: CandidateBatch
     selection: Selection
     cooccurrence: Tensor | None
-    composed: Tensor  # (N, 3, H, W) image from the selected patches, about [-1, 1]
-    rebuilt: Tensor  # (N, 3, H, W) image from the true patches
+    images: Images | None  # None while training where no loss looks at them
 
 
 class RetrieveGAN(nn.Module):
@@ -92,10 +98,12 @@ class RetrieveGAN(nn.Module):
             joined = with_truth(batch)
             pixels = cache(partial(to_float, joined.patches))  # (O, K + 1, 3, P, P) for each side P
             retrieved = self.retrieve(batch, joined, pixels)
+            box_sides = self.graph.box_sides(vectors[:objects])
+            if self.training and not self.config.losses.of_images:
+                return Output(box_sides, *retrieved, images=None)
             of_patches = pixels(self.config.generator.patch_px)
             selected = mixed(of_patches, retrieved.selection.weights)
             patches = torch.cat([selected, of_patches[:, -1]])
-            box_sides = self.graph.box_sides(vectors[:objects])
         images = self.generate(
             torch.cat([vectors[:objects]] * 2 + [vectors[objects:]] * 2),
             twice(graph),
@@ -103,8 +111,7 @@ class RetrieveGAN(nn.Module):
             patches,
             torch.cat([batch.boxes, batch.boxes]),
         )
-        composed, rebuilt = images.chunk(2)
-        return Output(box_sides, *retrieved, composed, rebuilt)
+        return Output(box_sides, *retrieved, Images(*images.chunk(2)))
 
     def retrieve(
         self, batch: SceneBatch, joined: CandidateBatch, pixels: Callable[[int], Tensor]

@@ -26,7 +26,7 @@ from model.pixels import to_float, to_uint8
 from model.precision import in_float32
 from model.retrievegan.discriminators import ImageDiscriminator, ObjectDiscriminator
 from model.retrievegan.layers import fuse_norms
-from model.retrievegan.network import Output, RetrieveGAN
+from model.retrievegan.network import Images, Output, RetrieveGAN
 from model.run_folder import RunError
 from model.sources import BankSource, part_of
 from pipeline.scene import Vocabulary
@@ -89,6 +89,8 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
 
     def phases(self, parts: Sequence[SceneBatch]) -> Phases:
         """The discriminators' update, then the generator's; every loss by its name."""
+        if not self.config.losses.of_images:
+            return (yield from self.update("generator", parts, self.of_retrieval))
         whole = len(parts) == 1
         outputs: list[Output] = []  # of the whole batch, for both updates
 
@@ -98,20 +100,28 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
             if whole:
                 outputs.append(output)
             with self._weights_once(part is parts[0]):
-                terms = self.discriminator_terms(part, output)
+                terms = self.discriminator_terms(part, images_of(output))
             return torch.stack([*terms.values()]).sum(), terms
 
         def of_generator(part: SceneBatch) -> Losses:
             output = outputs.pop() if whole else self.model(part)
             with self._weights_once(part is parts[0]):
-                adversarial = self.adversarial_terms(part, output)
-            terms = self.generator_terms(part, output) | adversarial
-            total = losses.weighted(self.config.losses, terms)
-            return total, terms | {"total": total, **self.measured(part, output)}
+                of_images = self.image_terms(part, images_of(output))
+            return self.weighted(part, output, self.retrieval_terms(part, output) | of_images)
 
         of_both = yield from self.update("discriminator", parts, of_discriminators)
         values = yield from self.update("generator", parts, of_generator)
         return values | of_both
+
+    def of_retrieval(self, part: SceneBatch) -> Losses:
+        """The losses of a step that makes no images."""
+        output: Output = self.model(part)
+        return self.weighted(part, output, self.retrieval_terms(part, output))
+
+    def weighted(self, part: SceneBatch, output: Output, terms: dict[str, Tensor]) -> Losses:
+        """The generator's loss, and all that is logged of it."""
+        total = losses.weighted(self.config.losses, terms)
+        return total, terms | {"total": total, **self.measured(part, output)}
 
     @contextmanager
     def _weights_once(self, first: bool) -> Iterator[None]:
@@ -135,8 +145,8 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         """The temperature of the choice."""
         return {"selection/temperature": self.config.retrieval.temperature}
 
-    def generator_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
-        """The terms of eq. 5 that need no discriminator."""
+    def retrieval_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
+        """The terms of eq. 5 that look at no image."""
         counts, real = batch.counts, batch.padding.real
         terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes, counts.objects, real)}
         if output.gt_selection is not None:
@@ -146,18 +156,18 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
             terms["cooccurrence"] = losses.cooccurrence(
                 padding.pad(output.cooccurrence), padding.present, counts.images
             )
-        terms["reconstruction"] = losses.reconstruction(
-            output.rebuilt, self._real(batch), counts.images
-        )
         return terms
 
-    def adversarial_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
-        """The generator's side of eq. 4, on both its images."""
-        fake = torch.cat([output.composed, output.rebuilt])
+    def image_terms(self, batch: SceneBatch, made: Images) -> dict[str, Tensor]:
+        """Reconstruction, and the generator's side of eq. 4 on both its images."""
+        fake = torch.cat([made.composed, made.rebuilt])
         images, objects = (2 * count for count in batch.counts)
         real = batch.padding.twice().real
         logits = self.object_discriminator(self._crops(fake, batch))
         terms = {
+            "reconstruction": losses.reconstruction(
+                made.rebuilt, self._real(batch), batch.counts.images
+            ),
             "adversarial_image": losses.generator_loss(self.image_discriminator(fake), images),
             "adversarial_object": losses.generator_loss(logits.real, objects, real),
         }
@@ -168,9 +178,9 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
             )
         return terms
 
-    def discriminator_terms(self, batch: SceneBatch, output: Output) -> dict[str, Tensor]:
+    def discriminator_terms(self, batch: SceneBatch, made: Images) -> dict[str, Tensor]:
         """The discriminators' side of eq. 4: the real image against both of the generator's."""
-        images = torch.cat([self._real(batch), output.composed.detach(), output.rebuilt.detach()])
+        images = torch.cat([self._real(batch), made.composed.detach(), made.rebuilt.detach()])
         n, objects, counts = len(batch.images), len(batch.boxes), batch.counts
         real = batch.padding.real
         image_logits = self.image_discriminator(images)
@@ -203,7 +213,7 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         self.model.train()
         rows = torch.arange(len(batch.boxes), device=self.device)
         patches = output.candidates.patches[rows, output.selection.selected]
-        images = (output.composed, output.rebuilt, self._real(batch))
+        images = (*images_of(output), self._real(batch))
         return patches_and_images(
             batch.graph.object_image.tolist(),
             patches.cpu().numpy(),
@@ -225,6 +235,12 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         side, boxes = self.config.discriminator.object_px, batch.boxes.repeat(sets, 1)
         with in_float32(self.device):
             return crop(images, boxes, image, side, align_corners=False)
+
+
+def images_of(output: Output) -> Images:
+    """Those of a pass that made some."""
+    assert output.images is not None
+    return output.images
 
 
 def check_candidates(config: RetrieveGANConfig, bank: Bank) -> None:

@@ -107,14 +107,14 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "            output.rebuilt, self._real(batch), counts.images",
-        "            output.composed, self._real(batch), counts.images",
+        "                made.rebuilt, self._real(batch), batch.counts.images",
+        "                made.composed, self._real(batch), batch.counts.images",
         "reconstruction of the image from selected patches",
     ),
     Fault(
         TRAINER,
-        "output.composed.detach(), output.rebuilt.detach()]",
-        "output.composed.detach(), output.composed.detach()]",
+        "made.composed.detach(), made.rebuilt.detach()]",
+        "made.composed.detach(), made.composed.detach()]",
         "discriminators never see the image from true patches",
     ),
     Fault(
@@ -164,26 +164,26 @@ FAULTS = (
     # The step: what is trained by what
     Fault(
         TRAINER,
-        "output.composed.detach(), output.rebuilt.detach()]",
-        "output.composed, output.rebuilt]",
+        "made.composed.detach(), made.rebuilt.detach()]",
+        "made.composed, made.rebuilt]",
         "the discriminators' loss reaches the generator",
     ),
     Fault(
         TRAINER,
-        "fake = torch.cat([output.composed, output.rebuilt])",
-        "fake = torch.cat([output.composed, output.rebuilt]).detach()",
+        "fake = torch.cat([made.composed, made.rebuilt])",
+        "fake = torch.cat([made.composed, made.rebuilt]).detach()",
         "no adversarial gradient",
     ),
     Fault(
         TRAINER,
-        "fake = torch.cat([output.composed, output.rebuilt])",
-        "fake = torch.cat([output.composed.detach(), output.rebuilt])",
+        "fake = torch.cat([made.composed, made.rebuilt])",
+        "fake = torch.cat([made.composed.detach(), made.rebuilt])",
         "no adversarial gradient of the image from selected patches",
     ),
     Fault(
         TRAINER,
-        "fake = torch.cat([output.composed, output.rebuilt])",
-        "fake = torch.cat([output.rebuilt, output.rebuilt])",
+        "fake = torch.cat([made.composed, made.rebuilt])",
+        "fake = torch.cat([made.rebuilt, made.rebuilt])",
         "the generator's image loss on the rebuilt image only",
     ),
     Fault(
@@ -212,15 +212,15 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "terms = self.generator_terms(part, output) | adversarial",
-        "terms = adversarial",
-        "adversarial terms only",
+        "self.retrieval_terms(part, output) | of_images)",
+        "of_images)",
+        "the terms of images only",
     ),
     Fault(
         TRAINER,
-        "terms = self.generator_terms(part, output) | adversarial",
-        "terms = self.generator_terms(part, output)",
-        "no adversarial terms",
+        "self.retrieval_terms(part, output) | of_images)",
+        "self.retrieval_terms(part, output))",
+        "no terms of images",
     ),
     Fault(
         TRAINER,
@@ -870,15 +870,15 @@ UNCHANGED: tuple[Unchanged, ...] = (
     Unchanged(
         "l1 is the same both ways round",
         TRAINER,
-        "RetrieveGANTrainer.generator_terms",
+        "RetrieveGANTrainer.retrieval_terms",
         (
             (
                 'terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes, counts.objects, real)}',
                 'terms = {"boxes": losses.box_l1(batch.boxes, output.box_sides, counts.objects, real)}',
             ),
             (
-                "output.rebuilt, self._real(batch), counts.images",
-                "self._real(batch), output.rebuilt, counts.images",
+                "made.rebuilt, self._real(batch), batch.counts.images",
+                "self._real(batch), made.rebuilt, counts.images",
             ),
         ),
     ),

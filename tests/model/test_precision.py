@@ -44,7 +44,7 @@ def test_maps_are_bf16_and_images_float32():
         if isinstance(layer, nn.Conv2d):
             dtypes_of(convolutions, layer)
     trainer.model.register_forward_hook(
-        lambda *call: images.extend((call[2].composed.dtype, call[2].rebuilt.dtype))
+        lambda *call: images.extend((call[2].images.composed.dtype, call[2].images.rebuilt.dtype))
     )
     trainer.step(small_batch())
     assert set(convolutions) == {torch.bfloat16}
@@ -64,7 +64,7 @@ def test_retrieval_is_in_float32_to_the_last_bit():
     for ours, theirs in zip(rounded.selection, exact.selection, strict=True):
         assert ours.dtype == theirs.dtype
         assert torch.equal(ours, theirs)
-    assert not torch.equal(rounded.rebuilt, exact.rebuilt)
+    assert not torch.equal(rounded.images.rebuilt, exact.images.rebuilt)
 
 
 def test_losses_gradients_and_weights_are_float32(monkeypatch):

@@ -183,7 +183,7 @@ def test_the_soft_relaxation_mixes_pixels_and_vectors_of_all_candidates(batch):
         pixels = (weights[:, :, None, None, None] * batch.candidates.patches).sum(1)
         alone = generated(network, batch, pixels)
     torch.testing.assert_close(output.cooccurrence, vectors)
-    torch.testing.assert_close(output.composed, alone, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(output.images.composed, alone, atol=1e-4, rtol=1e-3)
 
 
 def test_the_true_patch_can_join_the_candidates_of_the_generation_pass(batch):
@@ -246,7 +246,7 @@ def test_without_learned_retrieval_the_drawn_candidates_are_composed(batch, mode
     assert torch.equal(output.selection.selected, selected)
     with torch.no_grad():
         alone = generated(network, batch, batch.candidates.patches[torch.arange(O), selected])
-    torch.testing.assert_close(output.composed, alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(output.images.composed, alone, atol=1e-5, rtol=1e-4)
     assert not calls
     assert output.gt_selection is None
     assert output.cooccurrence is None
@@ -262,8 +262,8 @@ def test_both_images_are_those_of_the_true_boxes_and_of_each_objects_own_patch(b
         output = network(batch._replace(draws=some_draws(network)))
         patches = batch.candidates.patches[torch.arange(O), output.selection.selected]
         composed, rebuilt = (generated(network, batch, p) for p in (patches, batch.true_patches))
-    torch.testing.assert_close(output.composed, composed, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(output.rebuilt, rebuilt, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(output.images.composed, composed, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(output.images.rebuilt, rebuilt, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(composed, rebuilt, atol=1e-3)
     for changed in (patches.roll(1, 0), patches.flip(0)):
         with torch.no_grad():
@@ -294,8 +294,8 @@ def test_a_batch_of_three_scenes_gives_three_images_of_each_kind(batch):
         output = network(three)
         patches = three.candidates.patches[torch.arange(7), output.selection.selected]
         alone = [generated(network, three, p) for p in (patches, three.true_patches)]
-    torch.testing.assert_close(output.composed, alone[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(output.rebuilt, alone[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(output.images.composed, alone[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(output.images.rebuilt, alone[1], atol=1e-5, rtol=1e-4)
 
 
 def test_a_scene_comes_out_the_same_alone_or_beside_another(batch):

@@ -107,7 +107,9 @@ def test_each_part_is_seen_by_both_updates_with_the_same_weights(batch):
 
 def test_a_whole_batch_goes_through_the_network_once_and_parts_twice_each(batch):
     trainer, calls = small_trainer(), []
-    trainer.model.register_forward_hook(lambda *call: calls.append(call[2].rebuilt.requires_grad))
+    trainer.model.register_forward_hook(
+        lambda *call: calls.append(call[2].images.rebuilt.requires_grad)
+    )
     trainer.step(batch)
     assert calls == [True]
     calls.clear()

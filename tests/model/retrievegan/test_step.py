@@ -106,7 +106,7 @@ def test_each_loss_of_a_step_is_what_its_equation_gives(batch):
         "boxes": (output.box_sides - batch.boxes).abs().mean(),
         "gt_selection": output.gt_selection.sum() / (O - N),
         "cooccurrence": sum((vectors[i] - vectors[j]).norm() for i, j in PAIRS) / N,
-        "reconstruction": (output.rebuilt - real).abs().mean(),
+        "reconstruction": (output.images.rebuilt - real).abs().mean(),
         "adversarial_image": F.softplus(-images_for_g).mean(),
         "adversarial_object": F.softplus(-objects_for_g.real).mean(),
         "object_class": F.cross_entropy(objects_for_g.category, categories.repeat(2)),
@@ -131,9 +131,9 @@ def test_every_loss_of_a_part_is_its_share_of_a_batch_twice_as_large(batch):
 
     def terms_of(batch):
         return {
-            **trainer.generator_terms(batch, output),
-            **trainer.adversarial_terms(batch, output),
-            **trainer.discriminator_terms(batch, output),
+            **trainer.retrieval_terms(batch, output),
+            **trainer.image_terms(batch, output.images),
+            **trainer.discriminator_terms(batch, output.images),
             **trainer.measured(batch, output),
         }
 
@@ -165,7 +165,7 @@ def test_both_discriminators_see_real_composed_and_rebuilt_and_then_the_fakes_ag
     on_images = watched_calls(trainer.image_discriminator)
     on_objects = watched_calls(trainer.object_discriminator)
     trainer.step(batch)
-    sets = [to_float(batch.images, IMAGE_PX), output.composed, output.rebuilt]
+    sets = [to_float(batch.images, IMAGE_PX), *output.images]
     assert [len(call[0]) for call in on_images] == [3 * N, 2 * N]
     assert [len(call[0]) for call in on_objects] == [3 * O, 2 * O]
     for (images, *_), (crops, *_), shown in zip(
@@ -227,7 +227,7 @@ def test_each_loss_reaches_the_parts_that_it_should_teach_and_no_others(
 ):
     trainer = small_trainer(retrieval={"relaxation": relaxation})
     output = output_of(trainer, batch)
-    terms = trainer.generator_terms(batch, output) | trainer.adversarial_terms(batch, output)
+    terms = trainer.retrieval_terms(batch, output) | trainer.image_terms(batch, output.images)
     terms[loss].backward()
     reached = {
         part for part in GENERATOR_PARTS
@@ -266,7 +266,7 @@ def test_a_steps_gradient_is_that_of_the_weighted_sum(batch):
     output = output_of(other, batch)
     for network in (other.image_discriminator, other.object_discriminator):
         network(torch.cat([to_float(batch.images, 8)] * 2))  # a power iteration, as in the step
-    terms = other.generator_terms(batch, output) | other.adversarial_terms(batch, output)
+    terms = other.retrieval_terms(batch, output) | other.image_terms(batch, output.images)
     total = sum(getattr(WEIGHTS, name) * term for name, term in terms.items())
     gradients = torch.autograd.grad(total, [*other.model.parameters()], allow_unused=True)
     for old, new, gradient in zip(before, trainer.model.parameters(), gradients, strict=True):
@@ -382,7 +382,11 @@ def test_a_grid_shows_selected_patches_then_composed_rebuilt_and_real(batch):
     selected = batch.candidates.patches[torch.arange(O), output.selection.selected]
     columns = [
         ((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).numpy()
-        for values in (output.composed, output.rebuilt, to_float(batch.images, IMAGE_PX))
+        for values in (
+            output.images.composed,
+            output.images.rebuilt,
+            to_float(batch.images, IMAGE_PX),
+        )
     ]
     expected = patches_and_images(OBJECT_IMAGE, selected.numpy(), columns)
     assert grid.tobytes() == expected.tobytes()
