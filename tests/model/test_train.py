@@ -93,6 +93,8 @@ def test_every_part_of_a_config_is_given_by_its_flag():
         (("--relaxation", "soft"), "--retrieval.relaxation", "soft"),
         (("--start=best",), "--retrieval.start", "best"),
         (("--gt-in-candidates",), "--retrieval.gt-in-candidates", True),
+        (("--min-coverage", 0.5), "--retrieval.min-coverage", 0.5),
+        (("--min-side=32",), "--retrieval.min-side", 32),
     ],
 )
 def test_a_flag_of_section_2_1_has_a_short_name(short, flag, value):
