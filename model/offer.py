@@ -27,10 +27,10 @@ class Offer(NamedTuple):
 def stored_offer(bank: Bank, patch_ids: NDArray[np.int64], k: int, minimum: MinQuality) -> Offer:
     """To the bank's own patches (O,), of all candidates that it stores for them; BankError where
     these are fewer than K."""
-    candidates = bank.candidates(patch_ids, k)
-    if minimum.asks:  # then others may take the places of some
-        candidates = bank.candidates(patch_ids)
-    return offer(bank, candidates, k, minimum)
+    nearest = bank.candidates(patch_ids, k)
+    if not minimum.asks:
+        return Offer(nearest, np.zeros(len(patch_ids), bool))
+    return offer(bank, bank.candidates(patch_ids), k, minimum)  # further ones may take their places
 
 
 def offer(bank: Bank, candidates: Candidates, k: int, minimum: MinQuality) -> Offer:

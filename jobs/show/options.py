@@ -77,7 +77,10 @@ class SampleOptions:
     ] = None
     min_side: Annotated[
         int | None,
-        option("only patches whose box has at least so many px in its photo; likewise"),
+        option(
+            "only patches whose box has a shorter side of at least so many px in its photo; by "
+            "default as the run was trained"
+        ),
     ] = None
     bank: Annotated[BankLocation | None, option("the run's bank, where it has moved")] = None
     data: Annotated[
@@ -208,7 +211,10 @@ class Evaluate:
     ] = None
     min_side: Annotated[
         int | None,
-        option("only patches whose box has at least so many px in its photo; likewise"),
+        option(
+            "only patches whose box has a shorter side of at least so many px in its photo; by "
+            "default as the runs were trained"
+        ),
     ] = None
     draws: Annotated[int, option("choices of patches per scene, for the scores of retrieval")] = 4
     styles: Annotated[
