@@ -279,7 +279,7 @@ class RetrieveGANConfig(RunConfig):
         self._check_side(2 ** (len(self.generator.decoder) - 1))
         if self.retrieval.temperature == 0:
             raise ValueError("--retrieval.temperature must be above 0")
-        _ = self.retrieval.min_quality  # makes sense
+        _ = self.retrieval.min_quality  # refuses what no patch can have
         _check_sides(self.image_px, self.discriminator, lambda side, layers: side >> layers)
 
 

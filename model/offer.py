@@ -21,7 +21,8 @@ class Offer(NamedTuple):
     """What each of O objects may be given."""
 
     candidates: Candidates  # (O, K), nearest first, then padding
-    below: NDArray[np.bool_]  # (O,) none has the quality: its one candidate comes nearest to that
+    # (O,) no candidate has the quality, and the one that comes nearest to it is offered alone
+    below: NDArray[np.bool_]
 
 
 def stored_offer(bank: Bank, patch_ids: NDArray[np.int64], k: int, minimum: MinQuality) -> Offer:

@@ -128,7 +128,7 @@ class SampleOptions:
                 raise ValueError(f"--{name} is for --split with --out, without --beside")
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, but is {self.seed}")
-        _ = asked_quality(self, MinQuality())
+        _ = asked_quality(self, MinQuality())  # refuses what no patch can have
         for name, value in (("candidates", self.candidates), ("scenes", self.scenes)):
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1, not {value}")
@@ -252,7 +252,7 @@ class Evaluate:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         if self.seed < 0:
             raise ValueError(f"--seed must be at least 0, not {self.seed}")
-        _ = asked_quality(self, MinQuality())
+        _ = asked_quality(self, MinQuality())  # refuses what no patch can have
         if not self.extractor:
             raise ValueError("--extractor: give at least one")
         _ = self.judges

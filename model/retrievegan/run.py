@@ -51,7 +51,7 @@ class RetrievedPatches(NamedTuple):
     patches: NDArray[np.uint8]  # (n, P, P, 3)
     step: NDArray[np.int64]  # (n,) when each object was assigned its patch; all 0 unless learned
     fallback: NDArray[np.bool_]  # (n,) the patch is of another category than the object
-    below: NDArray[np.bool_]  # (n,) no patch of the quality asked for was there, so this one
+    below: NDArray[np.bool_]  # (n,) the patch falls short of the quality: no better one was there
 
 
 def load_network(

@@ -39,7 +39,7 @@ class Scenes(NamedTuple):
     valid: Tensor  # (O, K) True for what may be selected
     own_category: Tensor  # (O, K) True for those of them that are of the object's own category
     crops: Crops  # (O, K)
-    below: Tensor  # (O,) True where no candidate has the quality that was asked for: one is offered
+    below: Tensor  # (O,) True where the only candidate falls short of the quality asked for
 
     @property
     def num_images(self) -> int:
