@@ -15,6 +15,7 @@ from bank.candidates import Candidates
 from model.config import RetrievalConfig
 from model.draws import ByPosition
 from model.graph.network import GraphBatch
+from model.offer import selectable, stored_offer
 from model.padding import Padding, padding_of
 from model.retrieval.choice import Draws, draw_passes, numbers_per_object
 from model.retrieval.crops import Crops
@@ -106,15 +107,6 @@ def tensors_of(part: Any) -> list[Tensor]:
     return [t for p in part for t in tensors_of(p)] if isinstance(part, tuple | list) else []
 
 
-def selectable(bank: Bank, candidates: Candidates) -> NDArray[np.bool_]:
-    """(O, K) the candidates that may be selected: those of another category (fallback) only where
-    there is none of the object's own, or where the bank was built over all categories."""
-    if bank.manifest.recipe["candidate_scope"] == "all":
-        return candidates.valid
-    own = candidates.valid & ~candidates.fallback
-    return np.where(own.any(1, keepdims=True), own, candidates.valid)
-
-
 def candidate_batch(
     bank: Bank, candidates: Candidates, patches: Callable[[NDArray[np.int64]], Tensor]
 ) -> CandidateBatch:
@@ -159,7 +151,8 @@ def scene_batch(
     graph = table.graph(bank.vocabulary)
     padding = padding_of(graph.object_image, len(table))
     ids = table.patch_ids
-    candidates = candidate_batch(bank, bank.candidates(ids, rule.candidates), source.patches)
+    offered = stored_offer(bank, ids, rule.candidates, rule.min_quality)
+    candidates = candidate_batch(bank, offered.candidates, source.patches)
     rows = bank.rows(ids)
     uniforms = ByPosition(
         seed, part.positions, table.num_objects, numbers_per_object(rule.candidates)

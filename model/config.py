@@ -48,6 +48,31 @@ def side_after(side: int, convolutions: int) -> int:
     return side
 
 
+@dataclass(frozen=True)
+class MinQuality:
+    """What a patch must have to be offered as a candidate; 0 asks for nothing."""
+
+    coverage: float = 0.0  # share of its box that its mask covers; an unknown one will do
+    side: int = 0  # px, of the shorter side of its box in the photo
+
+    def __post_init__(self) -> None:
+        """ValueError, naming the flag, for what no patch can have."""
+        if not 0 <= self.coverage <= 1:
+            raise ValueError(f"--min-coverage is a share of the box, 0 to 1, not {self.coverage}")
+        if self.side < 0:
+            raise ValueError(f"--min-side is in px, 0 or more, not {self.side}")
+
+    @property
+    def asks(self) -> bool:
+        return bool(self.coverage or self.side)
+
+    @property
+    def flags(self) -> str:
+        """As it is asked for on a command line."""
+        asked = (("--min-coverage", self.coverage), ("--min-side", self.side))
+        return " ".join(f"{flag} {value:g}" for flag, value in asked if value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig:
     """Section 2.1. What the paper leaves open is a choice of ours."""
@@ -74,6 +99,15 @@ class RetrievalConfig:
     gt_in_candidates: Annotated[bool, option("", also="--gt-in-candidates")] = False
     passes: int = 1  # from start best: how often each patch is chosen once more, given the others
     query: Query = "updated"  # by what was chosen, or fixed: the start's feature throughout
+    # of its box a candidate's mask covers at least this share; unknown passes; 0: any
+    min_coverage: Annotated[float, option("", also="--min-coverage")] = 0.0
+    # px in the photo, of the shorter side of a candidate's box, at least; 0: any
+    min_side: Annotated[int, option("", also="--min-side")] = 0
+
+    @property
+    def min_quality(self) -> MinQuality:
+        """ValueError where it makes no sense."""
+        return MinQuality(self.min_coverage, self.min_side)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +190,8 @@ class RunConfig:
 
 # Whole numbers of which none may be asked for.
 MAY_BE_ZERO = ("--seed", "--loader-workers", "--log-every", "--generator.noise",
-               "--generator.refine-layers", "--generator.residual-blocks", "--retrieval.passes",
-               "--eval-after", "--eval-every")  # fmt: skip
+               "--generator.refine-layers", "--generator.residual-blocks", "--eval-after",
+               "--eval-every", "--retrieval.passes", "--retrieval.min-side")  # fmt: skip
 
 
 def flags_of(config: RunConfig) -> dict[str, Any]:
@@ -268,6 +302,7 @@ class RetrieveGANConfig(RunConfig):
                 "--retrieval.query fixed: from start best patches are compared with one another, "
                 "not with a query; leave one of the two out"
             )
+        _ = self.retrieval.min_quality  # refuses what no patch can have
         _check_sides(self.image_px, self.discriminator, lambda side, layers: side >> layers)
 
 

@@ -113,6 +113,7 @@ def train_run(options: TrainOptions, device: "torch.device", ranks: "Ranks") -> 
     from bank.bank import Bank
     from model import checkpoint
     from model.loop import restore, train
+    from model.offer import left_out
     from model.scores.validation import validation_score
     from model.trainers import trainer_for
 
@@ -128,6 +129,8 @@ def train_run(options: TrainOptions, device: "torch.device", ranks: "Ranks") -> 
     if isinstance(config, RetrieveGANConfig):
         bank.fetch_patches("train")
         bank.fetch_patches("val")  # of grids and scores
+        if config.retrieval.min_quality.asks:
+            log.info(left_out(bank, config.retrieval))
     with ExitStack() as until_done:
         folder = ranks.lead(lambda: begin(options, bank, until_done))
         if checkpoint.newest(folder):

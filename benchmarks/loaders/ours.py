@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from bank.bank import Bank
 from benchmarks.loaders.scenes import IMAGE_NODE, Batch, SceneCopy
-from model.batch import SceneBatch, scene_batch, selectable
+from model.batch import SceneBatch, scene_batch
 from model.config import Loader
 from model.loader import training_batches
+from model.offer import selectable
 from model.recipes import paper
 from pipeline.options import write_json
 from pipeline.pack import SceneSample

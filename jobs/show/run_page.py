@@ -40,6 +40,7 @@ class Draw(NamedTuple):
     """The patches retrieved with one seed, and the image composed of them."""
 
     patches: tuple[EmbeddedImage, ...]
+    below: tuple[bool, ...]  # of each patch, whether it is of less quality than the run asks for
     image: EmbeddedImage
     distance: float  # mean, between the patches' F_occur vectors; small: as if of one photo
 
@@ -99,6 +100,7 @@ def render_run(
     """The page as HTML, with a draw per seed of every graph, or one where all would be alike;
     `photos` is the folder of the bank's photos, if there is one."""
     bank, config = opened.bank, opened.model.config
+    rule = config.retrieval
     steps = read_json_lines(run / "log.jsonl")
     alike = [mode for mode, _, noise in modes_of(opened) if not opened.draws_differ(mode, noise)]
     if graphs and len(seeds) > 1 and alike:
@@ -115,7 +117,8 @@ def render_run(
         "steps": f"{len(steps):,}",
         "image": f"{config.image_px} x {config.image_px} px",
         "parameters": f"{sum(p.numel() for p in opened.model.parameters()):,}",
-        "retrieval": f"{config.retrieval.mode}, {config.retrieval.candidates} candidates an object",
+        "retrieval": f"{rule.mode}, {rule.candidates} candidates an object",
+        **({"of which only": rule.min_quality.flags} if rule.min_quality.asks else {}),
         "patches": f"{len(bank):,}",
         "photos": f"{sum(len(bank.scene_ids(s)) for s in ('train', 'val', 'test')):,}",
         "bank": bank.content_digest[:16],
@@ -127,6 +130,7 @@ def render_run(
             run=run.resolve().name,
             dataset=bank.manifest.dataset,
             facts=facts,
+            min_quality=rule.min_quality.flags,
             graphs=cards,
             scores=last_scores(read_json_lines(run / "metrics.jsonl")),
             curves=loss_curves(steps) if steps else "",
@@ -185,6 +189,7 @@ def _draw(
     image = opened.generate(graph, retrieval.patches, boxes)
     return Draw(
         tuple(jpeg(Image.fromarray(patch)) for patch in retrieval.patches),
+        tuple(retrieval.below.tolist()),
         png(image),
         mean_distance(opened.bank.cooccurrence(retrieval.patch_ids)),
     )

@@ -10,10 +10,12 @@ from PIL import Image
 from bank.bank import Bank
 from jobs.show.methods import Method, RetrieveAndCompose, Sample
 from jobs.show.sheets import Source, patch_sheet, photos_folder, sheet, sources_of
+from model.retrievegan.run import RetrievedPatches
 from pipeline.crop import Pixels
 from pipeline.scene import Box, SceneGraph
 
 CELL = 160  # px, side of an image in a comparison
+BELOW = "of less quality than asked for"
 
 
 class ScenePhoto(NamedTuple):
@@ -59,15 +61,15 @@ def sample_graph(
         Image.fromarray(sample.image).save(out / f"image-{number}.png")
         sources = patch_sources(own, sample, data)
         if sample.retrieval is not None:
-            save_patches(out, number, graph, sample.retrieval.patches, sources)
-        credits.append(credits_text(f"image-{number}.png (seed {seed})", graph, sources))
+            save_patches(out, number, graph, sample.retrieval, sources)
+        credits.append(credits_text(f"image-{number}.png (seed {seed})", graph, sample, sources))
         if not others:
             continue
         compared = [method.generate(graph, seed) for method in others]
         rows.append([sample, *compared])
         for method, other in zip(others, compared, strict=True):
             title = f"comparison.png, {method.name} (seed {seed})"
-            credits.append(credits_text(title, graph, patch_sources(method, other, data)))
+            credits.append(credits_text(title, graph, other, patch_sources(method, other, data)))
     if others:
         save_comparison(out, named, methods, rows)
         if named.photo is not None:
@@ -92,15 +94,20 @@ def patch_sources(method: Method, sample: Sample, data: Path | None) -> list[Sou
 
 
 def save_patches(
-    out: Path, number: int, graph: SceneGraph, patches: Pixels, sources: Sequence[Source]
+    out: Path,
+    number: int,
+    graph: SceneGraph,
+    retrieval: RetrievedPatches,
+    sources: Sequence[Source],
 ) -> None:
     """Write patches-N.png and sources-N.png, N being `number`."""
     labels = [
-        name if source.category == name else f"{name} (here: {source.category})"
-        for name, source in zip(graph.objects, sources, strict=True)
+        (name if source.category == name else f"{name} (here: {source.category})")
+        + (f" ({BELOW})" if below else "")
+        for name, source, below in zip(graph.objects, sources, retrieval.below, strict=True)
     ]
     patch_sheet(
-        patches,
+        retrieval.patches,
         [f"{label}\n{source.patch_id}" for label, source in zip(labels, sources, strict=True)],
     ).save(out / f"patches-{number}.png")
     sheet(
@@ -127,16 +134,19 @@ def save_comparison(
     sheet(cells, labels, across=len(names)).save(out / "comparison.png")
 
 
-def credits_text(title: str, graph: SceneGraph, sources: Sequence[Source]) -> str:
+def credits_text(title: str, graph: SceneGraph, sample: Sample, sources: Sequence[Source]) -> str:
     """A line per object of an image: its patch, the patch's photo, the photo's licence."""
+    if sample.retrieval is None:
+        return f"{title}\n  made of no patch\n"
     lines = [title]
-    for o, (name, source) in enumerate(zip(graph.objects, sources, strict=bool(sources))):
+    for o, (name, source, below) in enumerate(
+        zip(graph.objects, sources, sample.retrieval.below, strict=True)
+    ):
         lines.append(
             f"  {o} {name}: patch {source.patch_id} ({source.category}) from {source.file}; "
             f"{_terms(source.licence, source.source_url)}"
+            + (f"; {BELOW}: no better one is there" if below else "")
         )
-    if not sources:
-        lines.append("  made of no patch")
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from jobs.show.methods import (
     open_run,
     share_options,
 )
-from jobs.show.options import SampleOptions
+from jobs.show.options import SampleOptions, asked_quality
 from jobs.show.samples import NamedGraph, describe_graph, graph_of_scene, sample_graph
 from jobs.show.scene_pictures import write_scene_pictures
 from model.device import choose_device
@@ -33,6 +33,8 @@ FEW_SCENES = 8
 def sample(options: SampleOptions) -> None:
     device = choose_device(options.device)
     opened = open_run(options.run, options.bank, device, options.checkpoint)
+    if isinstance(opened, Sg2ImRun):
+        check_sg2im(options)
     if options.plain_files:
         bank = open_bank(opened, options.run, options.bank)
         write_scene_pictures(options, opened, bank, device)
@@ -126,15 +128,22 @@ def own_method(
             options.retrieval,
             options.noise,
             options.candidates,
+            asked_quality(options, opened.model.config.retrieval.min_quality),
             pins_for(graph, opened, options),
             options.ban,
         )
         mode = options.retrieval or opened.model.config.retrieval.mode
         return RetrieveAndCompose(f"{name}, {mode}", opened, retrieval)
-    for flag in ("retrieval", "noise", "candidates", "pin", "ban"):
-        if getattr(options, flag) not in (None, ()):
-            raise UserError(f"--{flag}: {options.run} is of sg2im, which retrieves no patches")
     return method_of(opened, name)
+
+
+def check_sg2im(options: SampleOptions) -> None:
+    """UserError for an option of retrieval."""
+    of_retrieval = ("retrieval", "noise", "candidates", "min_coverage", "min_side", "pin", "ban")
+    for name in of_retrieval:
+        if getattr(options, name) not in (None, ()):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag}: {options.run} is of sg2im, which retrieves no patches")
 
 
 def pins_for(graph: SceneGraph, opened: RetrieveGANRun, options: SampleOptions) -> dict[int, int]:

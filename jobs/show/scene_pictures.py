@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from bank.bank import Bank
-from jobs.show.options import SampleOptions
+from jobs.show.options import SampleOptions, asked_quality
+from model.config import MinQuality
 from model.retrievegan.run import RetrieveGANRun
 from model.scores.picture_folder import CREDITS, NAME, picture_name, write_picture
 from model.scores.pictures import ChosenPatches, PictureSet, run_pictures
@@ -33,7 +34,11 @@ def write_scene_pictures(
     if not len(image_ids):
         raise UserError(f"{bank.path} has no {options.split} scenes; give --graph FILE")
     k = options.candidates or min(CANDIDATES, bank.num_candidates)
-    batches = scene_batches(bank, image_ids, k, device)
+    trained = MinQuality()
+    if isinstance(opened, RetrieveGANRun):
+        trained = opened.model.config.retrieval.min_quality
+    minimum = asked_quality(options, trained)
+    batches = scene_batches(bank, image_ids, k, device, minimum)
     pictures, chosen = pictures_of(options, opened, bank, batches)
     empty(options.out)
     places = progress(
@@ -52,6 +57,12 @@ def write_scene_pictures(
             ids = None if chosen is None else chosen.of_batch(place)
             for line in credits_of(bank, scenes, ids, options):
                 credits.write(json.dumps(line, ensure_ascii=False) + "\n")
+    if minimum.asks:
+        below = torch.cat([scenes.below for scenes in batches])
+        log.info(
+            f"{minimum.flags}: {int(below.sum()):,} of {counted(len(below), 'object')} are given a "
+            f"patch that falls short of it, since no better one is stored"
+        )
     log.info(
         f"{counted(len(image_ids) * options.draws, 'picture')} of "
         f"{counted(len(image_ids), 'scene')}: {options.out}/"
@@ -95,16 +106,26 @@ def pictures_of(
 def credits_of(
     bank: Bank, scenes: Scenes, ids: NDArray[np.int64] | None, options: SampleOptions
 ) -> Iterator[dict[str, Any]]:
-    """Of each picture its boxes, and its patches with their photos' licences, one of each object.
+    """Of each picture its boxes, and its patches with their photos' licences, one of each object,
+    marked where it is of less quality than was asked for.
 
     ids  (M, O) of the patches; None: it is made of none
     """
     ends = np.cumsum([len(objects) for objects, _ in scenes.graphs])[:-1]
     of_scenes = [None] * scenes.num_images if ids is None else np.split(ids, ends, axis=1)
-    for image_id, patches in zip(scenes.image_ids, of_scenes, strict=True):
+    marks = np.split(scenes.below.numpy(), ends)
+    for image_id, patches, below in zip(scenes.image_ids, of_scenes, marks, strict=True):
         for draw in range(options.draws):
             yield {
                 "picture": picture_name(image_id, draw, options.draws),
                 "boxes": options.boxes,
-                "patches": [] if patches is None else bank.credits(patches[draw].tolist()),
+                "patches": [] if patches is None else _marked(bank, patches[draw], below),
             }
+
+
+def _marked(bank: Bank, ids: NDArray[np.int64], below: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    credits = bank.credits(ids.tolist())
+    return [
+        {**credit, "below_quality": True} if mark else credit
+        for credit, mark in zip(credits, below, strict=True)
+    ]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bank.bank import Bank
+from model.config import MinQuality
 from model.scores.intervals import Score
 from model.scores.measure import STYLE_ACCURACY, Measurement
 from model.scores.picture_scores import LAYOUT, STYLE
@@ -81,7 +82,7 @@ def score_tables(protocol: Protocol, bank: Bank, found: Measurement) -> str:
     """All tables of a measurement."""
     parts = [headline(protocol)]
     if found.offered is not None:
-        parts.append(offer(found.offered))
+        parts.append(offer(found.offered, protocol.min_quality))
     pictured = [each for each in found.scores if is_of_pictures(each.score)]
     retrieval = [each for each in found.scores if each not in pictured]
     for run in dict.fromkeys(each.run for each in retrieval):
@@ -100,7 +101,7 @@ def headline(protocol: Protocol) -> str:
     parts = [
         f"Split {protocol.split}, {counted(len(protocol.image_ids), 'scene')}",
         *([] if alike is None else [f"{alike:,} that look like training photos left out"]),
-        f"K = {protocol.candidates}",
+        " ".join(filter(None, [f"K = {protocol.candidates}", protocol.min_quality.flags])),
         f"{counted(protocol.draws, 'draw')} per scene",
         f"{counted(protocol.per_graph, 'picture')} per graph"
         + (" through JPEG" if protocol.image_format == "jpg" else ""),
@@ -124,12 +125,16 @@ def noise_note(protocol: Protocol) -> str:
     )
 
 
-def offer(offered: Offered) -> str:
-    """What there was to choose from."""
+def offer(offered: Offered, minimum: MinQuality) -> str:
+    """What there was to choose from, of candidates of a quality."""
+    short = (
+        f" {offered.below:,} have none of {minimum.flags}, and are offered one that falls short."
+    )
     return (
         f"Offered: {offered.mean_candidates:.1f} candidates per object on average, "
         f"{offered.median_candidates:g} the median; {offered.without_own_category:,} of "
-        f"{counted(offered.objects, 'object')} have none of their own category. In ground-truth "
+        f"{counted(offered.objects, 'object')} have none of their own category."
+        f"{short * minimum.asks} In ground-truth "
         f"selection chance is {offered.chance:.3f}; {offered.overlapping_pairs:,} of "
         f"{counted(offered.pairs, 'pair')} of objects are left out, since their true crops "
         "overlap, and the others count twice, with either object as the query."

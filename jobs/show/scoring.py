@@ -41,7 +41,7 @@ def score(options: Evaluate) -> None:
     paths = [(path, checkpoint_of(path, options.checkpoint)) for path in options.run]
     bank, runs = open_runs(paths, options.bank, device, options.per_graph)
     costs = Costs()
-    asked = asked_of(options, bank)
+    asked = asked_of(options, bank, runs)
     subjects = open_subjects(asked, bank, runs, device, costs)
     protocol = with_facts(asked, subjects)
     measured, text = measured_and_shown(protocol, subjects, costs)
@@ -137,6 +137,8 @@ def append_to_runs(
             "split": protocol.split,
             "num_scenes": len(protocol.image_ids),
             "candidates": protocol.candidates,
+            "min_coverage": protocol.min_coverage,
+            "min_side": protocol.min_side,
             "draws": protocol.draws,
             "per_graph": protocol.per_graph,
             "seed": protocol.seed,

@@ -17,10 +17,11 @@ from bank.exact_search import PADDING
 from bank.files import json_digest
 from model import checkpoint
 from model.batch import candidate_batch, crops_of, moved
-from model.config import RetrievalConfig, RetrievalMode, RetrieveGANConfig, Which
+from model.config import MinQuality, RetrievalConfig, RetrievalMode, RetrieveGANConfig, Which
 from model.draws import ByPosition
 from model.graph.frozen_encoder import embed_graphs
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
+from model.offer import Offer, offer
 from model.padding import padding_of
 from model.pixels import to_float, to_uint8
 from model.retrieval.choice import (
@@ -50,6 +51,7 @@ class RetrievedPatches(NamedTuple):
     patches: NDArray[np.uint8]  # (n, P, P, 3)
     step: NDArray[np.int64]  # (n,) when each object was assigned its patch; all 0 unless learned
     fallback: NDArray[np.bool_]  # (n,) the patch is of another category than the object
+    below: NDArray[np.bool_]  # (n,) the patch falls short of the quality: no better one was there
 
 
 def load_network(
@@ -107,6 +109,7 @@ class RetrieveGANRun:
         noise: bool | None = None,
         mode: RetrievalMode | None = None,
         k: int | None = None,
+        minimum: MinQuality | None = None,
         pin: Mapping[int, int] | None = None,
         ban: Collection[int] = (),
         exclude_images: Collection[int] = (),
@@ -118,6 +121,7 @@ class RetrieveGANRun:
                 retrieval from start "medoid", else off
         mode    how to choose; by default as the run was trained
         k       candidates per object; by default as many as the bank stores
+        minimum  the quality that candidates must have; by default as the run was trained
         pin     object -> patch id that it must be given
         ban     patch ids that no object may be given
         exclude_images  image ids whose patches no object may be given. For the graph of a training
@@ -125,9 +129,10 @@ class RetrieveGANRun:
         """
         rule = self.rule(mode)
         learned = rule.mode == "learned"
-        candidates = self._candidates(
+        candidates, below = self._candidates(
             graph,
             k or self.bank.num_candidates,
+            rule.min_quality if minimum is None else minimum,
             pin or {},
             frozenset(ban),
             frozenset(exclude_images),
@@ -155,6 +160,7 @@ class RetrieveGANRun:
             self.bank.patches(patch_ids),
             selection.step.cpu().numpy(),
             candidates.fallback[rows, slots],
+            below,
         )
 
     def generate(
@@ -230,29 +236,33 @@ class RetrieveGANRun:
         self,
         graph: SceneGraph,
         k: int,
+        minimum: MinQuality,
         pin: Mapping[int, int],
         ban: frozenset[int],
         exclude_images: frozenset[int],
-    ) -> Candidates:
-        """K candidates per object, without banned patches and those of excluded photos; a pinned
-        object has its patch alone."""
+    ) -> Offer:
+        """K candidates per object, without banned patches and those of excluded photos, taken from
+        as many as the bank stores where a quality is asked for; a pinned object has its patch
+        alone."""
         for o, patch in pin.items():
             if reason := self.reason_against(graph, o, patch, ban, exclude_images):
                 raise UserError(f"pin {o}={patch}: {reason}")
         self.check_bans(ban)
-        candidates = self.bank.search(
+        found = self.bank.search(
             self._object_vectors(graph),
             graph.objects,
-            k + len(ban),
+            len(ban) + (max(k, self.bank.num_candidates) if minimum.asks else k),
             exclude_images=sorted(exclude_images),
         )
-        candidates = _without(candidates, ban, k)
+        allowed = found.valid & ~np.isin(found.ids, np.array(sorted(ban), np.int64))
+        candidates, below = offer(self.bank, found._replace(valid=allowed), k, minimum)
         for o, patch in pin.items():
             candidates.ids[o], candidates.ids[o, 0] = PADDING, patch
             candidates.distances[o], candidates.distances[o, 0] = np.inf, 0
             candidates.valid[o], candidates.valid[o, 0] = False, True
             category = self.bank.credits([patch])[0]["category"]
             candidates.fallback[o] = category != graph.objects[o]
+            below[o] = False
         self._close_pinned(candidates, pin)
         empty = np.flatnonzero(~candidates.valid.any(1))
         if len(empty):
@@ -262,7 +272,7 @@ class RetrieveGANRun:
                 f"{counted(len(ban), 'patch')} banned, {counted(len(exclude_images), 'photo')} "
                 f"excluded; ban or exclude fewer"
             )
-        return candidates
+        return Offer(candidates, below)
 
     def _embed(self, graph: SceneGraph) -> NDArray[np.float32]:
         """(n, D) by the bank's encoder."""
@@ -317,17 +327,3 @@ def tidy_boxes(boxes: Tensor) -> Tensor:
     first = (first - missing / 2).clamp(0, 1 - SMALLEST_SIDE)
     last = torch.maximum(last, first + SMALLEST_SIDE).clamp(max=1)
     return torch.cat([first, last], 1)
-
-
-def _without(candidates: Candidates, ban: frozenset[int], k: int) -> Candidates:
-    """The first k of each row that are not banned, in their order."""
-    keep = candidates.valid & ~np.isin(candidates.ids, np.array(sorted(ban), np.int64))
-    order = np.argsort(~keep, axis=1, kind="stable")[:, :k]  # those kept first, in their order
-    rows = np.arange(len(keep))[:, None]
-    valid = keep[rows, order]
-    return Candidates(
-        np.where(valid, candidates.ids[rows, order], PADDING),
-        np.where(valid, candidates.distances[rows, order], np.float32(np.inf)),
-        valid,
-        candidates.fallback[rows, order] & valid,
-    )

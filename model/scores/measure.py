@@ -110,9 +110,10 @@ class Subjects:
     styles: NDArray[np.int64] | None
     classifiers: Mapping[int, StyleClassifier]  # by the side of pictures, px
 
-    def scenes(self, image_ids: Sequence[int], k: int) -> list[Scenes]:
-        """With K candidates for each object."""
-        return scene_batches(self.bank, np.array(image_ids, np.int64), k, self.device)
+    def scenes(self, image_ids: Sequence[int], card: Protocol) -> list[Scenes]:
+        """With the candidates that the card says for each object."""
+        ids = np.array(image_ids, np.int64)
+        return scene_batches(self.bank, ids, card.candidates, self.device, card.min_quality)
 
 
 def sides_of(
@@ -156,7 +157,7 @@ def scores_of_retriever(
 
 def measure(protocol: Protocol, subjects: Subjects, costs: Costs) -> Measurement:
     """`costs` is told how long each part takes."""
-    batches = subjects.scenes(protocol.image_ids, protocol.candidates)
+    batches = subjects.scenes(protocol.image_ids, protocol)
     retrievers = {}
     for run in subjects.runs:
         if (model := run.retrieving) is None:
@@ -298,7 +299,7 @@ def folder_rows(protocol: Protocol, subjects: Subjects) -> Iterator[Row]:
     """Pictures that something else made, of the scenes of which it made enough."""
     for folder in subjects.folders if "images" in protocol.scores else ():
         own, draws = folder.pictures, folder.draws
-        batches = subjects.scenes(own.scenes(draws).tolist(), protocol.candidates)
+        batches = subjects.scenes(own.scenes(draws).tolist(), protocol)
         pictures = folder_pictures(folder.name, own, folder.boxes, batches, draws)
         yield Row(None, own.width, pictures)
 
@@ -307,7 +308,7 @@ def real_rows(protocol: Protocol, subjects: Subjects) -> Iterator[Row]:
     """The photos of another split, at each side that pictures have."""
     if protocol.real is None or "images" not in protocol.scores:
         return
-    batches = subjects.scenes(protocol.real.image_ids, protocol.candidates)
+    batches = subjects.scenes(protocol.real.image_ids, protocol)
     sides = sorted(map(int, protocol.real.pixels))
     for px in sides:
         name = REAL if len(sides) == 1 else f"{REAL}, {px} px"

@@ -8,7 +8,14 @@ from typing import Any
 import msgspec
 
 from bank.files import json_digest
-from model.config import BoxesFrom, Deprocessing, ImageFormat, JudgeName, ScoreKind
+from model.config import (
+    BoxesFrom,
+    Deprocessing,
+    ImageFormat,
+    JudgeName,
+    MinQuality,
+    ScoreKind,
+)
 from pipeline.errors import UserError
 from pipeline.options import to_json
 from pipeline.scene import Split
@@ -80,6 +87,8 @@ class Protocol:
     deprocessing: Deprocessing
     judges: tuple[Judge, ...]
     candidates: int
+    min_coverage: float = 0.0  # that candidates have; 0 on cards of earlier versions
+    min_side: int = 0  # px, likewise
     draws: int
     styles: str | None  # path of the file of hidden styles
     styles_sha256: str | None = None
@@ -94,6 +103,11 @@ class Protocol:
     def seeds(self) -> tuple[int, ...]:
         """Of each picture of a scene."""
         return tuple(self.seed + draw for draw in range(self.per_graph))
+
+    @property
+    def min_quality(self) -> MinQuality:
+        """Of candidates."""
+        return MinQuality(self.min_coverage, self.min_side)
 
     @property
     def digest(self) -> str:

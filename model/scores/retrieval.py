@@ -42,6 +42,7 @@ class Offered(NamedTuple):
         int  # whose true crops overlap: left out of ground-truth selection, both ways
     )
     chance: float  # of ground-truth selection
+    below: int  # objects for which no candidate has the quality asked for
 
 
 def offered(batches: Sequence[Scenes]) -> Offered:
@@ -64,6 +65,7 @@ def offered(batches: Sequence[Scenes]) -> Offered:
         pairs=pairs,
         overlapping_pairs=overlapping,
         chance=float(torch.cat(chances).mean()),
+        below=int(sum(batch.below.sum() for batch in batches)),
     )
 
 

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bank.bank import Bank
-from model.batch import crops_of, moved, selectable
+from model.batch import crops_of, moved
+from model.config import MinQuality
 from model.draws import ByPosition
+from model.offer import selectable, stored_offer
 from model.padding import Padding, padding_of
 from model.retrieval.choice import numbers_per_object
 from model.retrieval.crops import Crops
@@ -20,6 +22,7 @@ from pipeline.progress import progress
 from pipeline.scene import Relation
 
 CANDIDATES = 20  # K, where a bank stores as many
+ANY_QUALITY = MinQuality()
 SCENES_AT_ONCE = 64
 PATCHES_AT_ONCE = 512
 
@@ -36,6 +39,7 @@ class Scenes(NamedTuple):
     valid: Tensor  # (O, K) True for what may be selected
     own_category: Tensor  # (O, K) True for those of them that are of the object's own category
     crops: Crops  # (O, K)
+    below: Tensor  # (O,) True where the only candidate falls short of the quality asked for
 
     @property
     def num_images(self) -> int:
@@ -71,19 +75,25 @@ class Features:
 
 
 def scene_batches(
-    bank: Bank, image_ids: NDArray[np.int64], k: int, device: torch.device
+    bank: Bank,
+    image_ids: NDArray[np.int64],
+    k: int,
+    device: torch.device,
+    minimum: MinQuality = ANY_QUALITY,
 ) -> list[Scenes]:
-    """The given scenes, a few at a time, with K candidates per object."""
+    """The given scenes, a few at a time, with K candidates per object, of the quality asked for."""
     parts = np.array_split(image_ids, -(-len(image_ids) // SCENES_AT_ONCE))
-    return [_scenes(bank, part, k, device) for part in parts]
+    return [_scenes(bank, part, k, device, minimum) for part in parts]
 
 
-def _scenes(bank: Bank, image_ids: NDArray[np.int64], k: int, device: torch.device) -> Scenes:
+def _scenes(
+    bank: Bank, image_ids: NDArray[np.int64], k: int, device: torch.device, minimum: MinQuality
+) -> Scenes:
     samples = list(bank.contents.iterate(image_ids, image=False))
     patch_ids = np.concatenate([s.patch_ids for s in samples])
     counts = torch.tensor([len(s.patch_ids) for s in samples])
     image = torch.arange(len(samples)).repeat_interleave(counts).to(device)
-    candidates = bank.candidates(patch_ids, k)
+    candidates, below = stored_offer(bank, patch_ids, k, minimum)
     valid = selectable(bank, candidates)
     return Scenes(
         tuple(s.image_id for s in samples),
@@ -95,6 +105,7 @@ def _scenes(bank: Bank, image_ids: NDArray[np.int64], k: int, device: torch.devi
         torch.from_numpy(valid).to(device),
         torch.from_numpy(valid & ~candidates.fallback).to(device),
         moved(crops_of(bank, bank.padded_rows(candidates.ids)), device),
+        torch.from_numpy(below),
     )
 
 

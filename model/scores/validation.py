@@ -17,7 +17,7 @@ VALIDATION_SCENES = 256  # scored while a run is trained
 
 def validation_score(model: nn.Module, bank: Bank) -> Callable[[], float] | None:
     """What gives the ground-truth selection score of the network as it then is, on some val scenes
-    and with as many candidates as in training: a function of its weights and the bank.
+    and with the candidates of training: a function of its weights and the bank.
 
     None where there is nothing to score: retrieval is not learned, or no val scene has a pair.
     """
@@ -28,7 +28,8 @@ def validation_score(model: nn.Module, bank: Bank) -> Callable[[], float] | None
         return None
     some = np.random.default_rng(0).choice(ids, min(VALIDATION_SCENES, len(ids)), replace=False)
     device = next(model.parameters()).device
-    batches = scene_batches(bank, np.sort(some), model.config.retrieval.candidates, device)
+    rule = model.config.retrieval
+    batches = scene_batches(bank, np.sort(some), rule.candidates, device, rule.min_quality)
     patches = distinct_patches(batches)
 
     def score() -> float:

@@ -18,7 +18,9 @@ from jobs.sample import main as sample
 from jobs.show import cards
 from jobs.show.cards import scenes_to_score
 from model import checkpoint
+from model.config import MinQuality
 from model.loop import save
+from model.offer import stored_offer
 from model.recipes import demo, sg2im_demo
 from model.retrievegan.run import bank_of, load_network
 from model.scores import references, style
@@ -65,12 +67,12 @@ def styles(bank, tmp_path):
 def saved(bank, tmp_path):
     """A run that was saved before its first step, after `change(model)`."""
 
-    def write(change=lambda model: None, mode="learned", start="random"):
-        rule = replace(demo().retrieval, mode=mode, start=start)
+    def write(change=lambda model: None, mode="learned", start="random", name="run", **more):
+        rule = replace(demo().retrieval, mode=mode, start=start, **more)
         config = replace(demo(), retrieval=rule, seed=5)  # its networks begin from that seed
         trainer = trainer_for(config, bank, CPU)
         change(trainer.model)
-        run = tmp_path / "run"
+        run = tmp_path / name
         run.mkdir()
         write_json(run / "config.json", {"bank": str(bank.path), "train": config})
         save(trainer, bank, run)
@@ -247,6 +249,55 @@ def test_styles_that_cannot_be_used_are_one_clear_line(saved, tmp_path, text, sa
 def test_more_candidates_than_the_bank_has_are_refused(saved):
     with pytest.raises(BankError, match="asked for are 10000"):
         evaluate(saved(), candidates=10_000)
+
+
+def test_candidates_are_of_the_quality_of_the_training_unless_another_is_asked_for(
+    saved, bank, capsys
+):
+    plain, strict = saved(), saved(name="strict", min_coverage=0.8)
+    selection = ("ground-truth selection", "trained")
+    scores = evaluate(strict)
+    table = capsys.readouterr().out
+    assert f"Split val, 6 scenes, K = {K} --min-coverage 0.8, 4 draws" in table
+    ids = bank.contents.patches_of_images(scenes_to_score(bank, "val", 6, 0))
+    below = stored_offer(bank, np.concatenate(ids), K, MinQuality(0.8)).below
+    assert f" {below.sum()} have none of --min-coverage 0.8, and are offered one that" in table
+    assert {(s["min_coverage"], s["min_side"]) for s in scores.values()} == {(0.8, 0)}
+    asked = evaluate(plain, min_coverage=0.8)
+    free = evaluate(strict, min_coverage=0.0)
+    assert numbers(asked[selection]) == numbers(scores[selection])
+    assert numbers(free[selection]) == numbers(evaluate(plain)[selection])
+    assert numbers(free[selection]) != numbers(scores[selection])
+
+
+def test_a_card_holds_the_quality_and_is_measured_again_by_it(saved, tmp_path, capsys):
+    out, again = tmp_path / "out", tmp_path / "again"
+    options = {"scores": ("retrieval",), "num": 6, "candidates": K}
+    main(Evaluate(run=(saved(min_coverage=0.8),), min_side=8, out=out, **options))
+    card = json.loads((out / "protocol.json").read_text())
+    assert (card["min_coverage"], card["min_side"]) == (0.8, 8)
+    main(Evaluate(protocol=out / "protocol.json", out=again))
+    assert "each equal to the last bit" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="says all that is measured: leave out --min-coverage"):
+        Evaluate(protocol=out / "protocol.json", min_coverage=0.8)
+
+
+def test_runs_of_unlike_quality_are_compared_by_one_that_is_given(saved, sg2im_run):
+    runs = (saved(), saved(name="strict", min_coverage=0.8, min_side=8), sg2im_run)
+    options = {"run": runs, "scores": ("retrieval",), "num": 3, "candidates": K}
+    for given in ({}, {"min_side": 8}):
+        with pytest.raises(UserError, match=r"^these runs were trained .* --min-coverage and") as e:
+            main(Evaluate(**options, **given))
+        assert "strict with --min-coverage 0.8 --min-side 8)" in str(e.value)
+    main(Evaluate(**options, min_coverage=0.5, min_side=0))
+    assert {s["min_coverage"] for run in runs[:2] for s in lines_of(run)} == {0.5}
+
+
+@pytest.mark.parametrize("wrong", [{"min_coverage": -0.1}, {"min_side": -1}])
+def test_a_quality_that_no_patch_can_have_is_refused(wrong):
+    flag = next(iter(wrong)).replace("_", "-")
+    with pytest.raises(ValueError, match=f"^--{flag} is "):
+        Evaluate(run=(Path("run"),), **wrong)
 
 
 def test_an_embedding_that_is_not_finite_is_refused(saved):

@@ -15,9 +15,11 @@ from bank.bank import Bank
 from jobs.report import ReportOptions, main
 from model.loop import save
 from model.recipes import demo
+from model.retrievegan.run import RetrieveGANRun
 from model.trainers import trainer_for
 from pipeline.errors import UserError
 from pipeline.options import write_json
+from pipeline.scene import SceneGraph
 
 LOG = [{"step": step, "total": 2.0 / (step + 1), "boxes": 0.1} for step in range(30)]
 
@@ -97,6 +99,28 @@ def test_learned_draws_that_are_alike_are_shown_once_which_is_said(
         assert page.count(f"image composed of {mode} patches") == 2
     line = "nothing is random in learned draws: 1 image in place of 2 that are alike"
     assert capsys.readouterr().err.count(line) == 2 - draws
+
+
+def test_patches_that_fall_short_of_the_runs_quality_are_outlined(toy_bank, page, tmp_path):
+    bank, config = Bank.open(toy_bank), demo()
+    config = replace(config, retrieval=replace(config.retrieval, min_coverage=0.9))
+    write_json(tmp_path / "config.json", {"bank": str(bank.path), "train": config})
+    save(trainer_for(config, bank, torch.device("cpu")), bank, tmp_path)
+    (tmp_path / "tree.json").write_text('{"objects": ["tree", "grass"]}')
+    main(ReportOptions(run=tmp_path, graphs=(tmp_path / "tree.json",), draws=2))
+    strict = (tmp_path / "report.html").read_text()
+    shown = re.findall(r'<img (class="below" )?src="[^"]*" alt="\w+" title="(\w+)([^"]*)"', strict)
+    opened = RetrieveGANRun(trainer_for(config, bank, torch.device("cpu")).model, bank, "cpu")
+    short = opened.retrieve(SceneGraph(("tree", "grass"), ())).below.tolist()
+    assert sorted({*short}) == [False, True]
+    marks = {name: (bool(below), said) for below, name, said in shown}
+    for name, below in zip(("tree", "grass"), short, strict=True):
+        said = ": no patch of the quality asked for" if below else ""
+        assert marks[name] == (below, said)
+    for part in ("Outlined in red", "--min-coverage 0.9"):
+        assert part in strict
+        assert part not in page
+    assert 'class="below"' not in page
 
 
 def test_names_from_files_are_escaped(page):

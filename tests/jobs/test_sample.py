@@ -126,6 +126,29 @@ def test_pins_and_bans_are_obeyed_by_every_draw(run, graph, bank, tmp_path):
     assert f"patch {sky} " not in text
 
 
+def test_a_quality_is_asked_for_and_what_falls_short_of_it_is_marked(
+    run, graph, bank, tmp_path, capsys
+):
+    def credits(name, **options):
+        main(SampleOptions(run=run, graph=(graph,), out=tmp_path / name, **options))
+        lines = (tmp_path / name / "credits.txt").read_text().splitlines()
+        return [line for line in lines if ": patch " in line]
+
+    mark = "; of less quality than asked for: no better one is there"
+    lines = credits("asked", min_coverage=0.9, beside=("random",), draws=2)
+    assert len(lines) == 4 * len(GRAPH["objects"])
+    for line in lines:
+        share = bank.quality(np.array([int(line.split("patch ")[1].split()[0])])).mask_share[0]
+        assert line.endswith(mark) == (share < 0.9)
+    assert 0 < sum(line.endswith(mark) for line in lines) < len(lines)
+    assert not any(line.endswith(mark) for line in credits("free", beside=("random",)))
+    with (
+        Image.open(tmp_path / "asked" / "patches-0.png") as marked,
+        Image.open(tmp_path / "free" / "patches-0.png") as plain,
+    ):
+        assert marked.height > plain.height  # lines of a label
+
+
 def test_a_list_of_graphs_gets_a_folder_each(run, tmp_path):
     path = tmp_path / "two.json"
     path.write_text(json.dumps([GRAPH, {"objects": ["sea"]}]))
@@ -182,9 +205,12 @@ def test_a_data_folder_that_is_named_but_missing_is_refused(run, graph, tmp_path
         main(SampleOptions(run=run, graph=(graph,), data=tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("wrong", [{"draws": 0}, {"seed": -1}, {"candidates": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"draws": 0}, {"seed": -1}, {"candidates": 0}, {"min_coverage": 1.1}, {"min_side": -1}],
+)
 def test_options_that_make_no_sense_are_refused(run, graph, wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises(ValueError, match=f"^--{next(iter(wrong)).replace('_', '-')} "):
         SampleOptions(run=run, graph=(graph,), **wrong)
 
 
@@ -311,6 +337,7 @@ def test_as_text_prints_graphs_and_writes_nothing(run, graph, bank, capsys):
     [
         ({"retrieval": "random"}, "--retrieval: .* is of sg2im"),
         ({"pin": ("0=1",)}, "--pin: .* is of sg2im"),
+        ({"min_side": 0}, "--min-side: .* is of sg2im"),
         ({"beside": ("predefined",)}, "one of sg2im, which retrieves nothing"),
         ({"beside": ("runs/none",)}, "neither learned, predefined, random nor a run"),
     ],
@@ -371,6 +398,27 @@ def test_a_split_is_written_as_plain_files_with_their_credits(run, sg2im_run, ba
     assert (out / f"{ids[0]}.png").read_bytes() != some
     line = json.loads((out / "credits.jsonl").read_text().splitlines()[0])
     assert line == {"picture": f"{ids[0]}.png", "boxes": "gt", "patches": []}
+
+
+def test_plain_files_are_of_the_quality_asked_for_and_say_what_falls_short(
+    run, sg2im_run, bank, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    main(SampleOptions(run=run, split="test", out=out, draws=2, min_coverage=0.9))
+    patches = [
+        patch
+        for line in (out / "credits.jsonl").read_text().splitlines()
+        for patch in json.loads(line)["patches"]
+    ]
+    share = bank.quality(np.array([patch["patch_id"] for patch in patches])).mask_share
+    below = [patch.get("below_quality", False) for patch in patches]
+    assert below == (share < 0.9).tolist()
+    assert 0 < sum(below) < len(below)
+    objects, short = len(below) // 2, sum(below) // 2
+    said = f"--min-coverage 0.9: {short} of {objects} objects are given a patch that falls short"
+    assert said in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^--min-coverage: .* is of sg2im, which retrieves no"):
+        main(SampleOptions(run=sg2im_run, split="test", out=out, min_coverage=0.9))
 
 
 def test_pictures_that_something_else_made_are_not_taken_away(run, tmp_path):

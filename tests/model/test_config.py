@@ -98,6 +98,8 @@ def test_the_paper_recipe_has_the_papers_numbers():
         "mode": "learned", "candidates": 5, "patch_px": 32, "channels": [64, 128, 256, 256],
         "width": 128, "temperature": 1.0, "relaxation": "straight-through", "start": "random",
         "same_patch_allowed": True, "gt_in_candidates": False, "query": "updated",
+        "stem_stride": 2, "pooling": "last", "objective": "path", "passes": 1,
+        "min_coverage": 0.0, "min_side": 0,
     }  # fmt: skip
     assert to_json(config.graph) == {"width": 128, "hidden": 512, "layers": 5}
     assert config.generator.patch_px == 64
@@ -168,6 +170,9 @@ def test_a_side_too_small_for_the_discriminator_is_refused(recipe, least):
         ("losses", "gt_selection", -1, "--losses.gt-selection must be 0 or more, .* not -1"),
         ("retrieval", "candidates", 0, "--retrieval.candidates must be at least 1, not 0"),
         ("retrieval", "temperature", 0.0, "--retrieval.temperature must be above 0"),
+        ("retrieval", "min_coverage", 1.5, "--min-coverage is a share of the box, .* not 1.5"),
+        ("retrieval", "min_coverage", math.nan, "--retrieval.min-coverage must be .* not nan"),
+        ("retrieval", "min_side", -1, "--retrieval.min-side must be at least 0, not -1"),
         ("discriminator", "object_px", 1, "--discriminator.object-px 1 is too small.*"),
         ("generator", "decoder", (), "--generator.decoder needs at least one number"),
         ("generator", "decoder", (8, 0), "--generator.decoder must be at least 1, not 0"),
@@ -197,6 +202,7 @@ def test_these_are_all_numbers_that_may_be_none():
     assert set(MAY_BE_ZERO) == {
         "--seed", "--loader-workers", "--log-every", "--generator.noise",
         "--generator.refine-layers", "--generator.residual-blocks", "--eval-after", "--eval-every",
+        "--retrieval.min-side",
     }  # fmt: skip
 
 

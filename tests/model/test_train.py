@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from bank.bank import Bank
+from bank.errors import BankError
 from model import checkpoint
 from model.config import flags_of
 from model.device import choose_device
 from model.loop import train
+from model.offer import left_out
 from model.recipes import RECIPES
 from model.run_folder import CONFIG, RunError, new_run, read_run, writing_alone
 from model.train import TrainOptions, after_restart, main
@@ -93,6 +96,8 @@ def test_every_part_of_a_config_is_given_by_its_flag():
         (("--relaxation", "soft"), "--retrieval.relaxation", "soft"),
         (("--start=best",), "--retrieval.start", "best"),
         (("--gt-in-candidates",), "--retrieval.gt-in-candidates", True),
+        (("--min-coverage", 0.5), "--retrieval.min-coverage", 0.5),
+        (("--min-side=32",), "--retrieval.min-side", 32),
     ],
 )
 def test_a_flag_of_section_2_1_has_a_short_name(short, flag, value):
@@ -156,6 +161,29 @@ def test_a_finished_run_may_be_resumed_and_stays_as_it_is(bank, stopped, capsys)
     assert losses_of(stopped) == losses
 
 
+def test_what_a_quality_leaves_is_said_as_training_starts(bank, tmp_path, capsys):
+    flags = ("--bank", bank.path, "--recipe", "demo", "--steps", 1, "--batch-size", 2)
+    main(options_of(*flags, "--out", tmp_path / "strict", "--min-coverage", 0.8))
+    said = capsys.readouterr().out
+    rule = replace(RECIPES["demo"]().retrieval, min_coverage=0.8)
+    assert said.index(left_out(bank, rule)) < said.index("recipe demo")
+    assert read_run(tmp_path / "strict")[0].retrieval.min_coverage == 0.8
+    main(options_of(*flags, "--out", tmp_path / "plain"))
+    assert "--min-coverage" not in capsys.readouterr().out
+
+
+def test_a_bank_that_does_not_know_its_patches_quality_is_refused_first(
+    bank, tmp_path, monkeypatch
+):
+    files = {name: f for name, f in bank.manifest.files.items() if name != "quality.arrow"}
+    older = Bank(bank.path, replace(bank.manifest, files=files))
+    monkeypatch.setattr(Bank, "open", lambda *_: older)
+    flags = ("--bank", bank.path, "--recipe", "demo", "--out", tmp_path / "run", "--min-side", 9)
+    with pytest.raises(BankError, match=r"has no quality\.arrow: .* --mode overwrite makes one$"):
+        main(options_of(*flags))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "flag", "was", "asked"),
     [
@@ -164,6 +192,7 @@ def test_a_finished_run_may_be_resumed_and_stays_as_it_is(bank, stopped, capsys)
         (("--gt-in-candidates",), "--retrieval.gt-in-candidates", False, True),
         (("--seed", 1), "--seed", 0, 1),
         (("--losses.boxes", 2), "--losses.boxes", 10.0, 2.0),
+        (("--min-coverage", 0.5), "--retrieval.min-coverage", 0.0, 0.5),
     ],
 )
 def test_what_a_run_learns_from_is_fixed(stopped, given, flag, was, asked):

@@ -3,6 +3,7 @@
 import pytest
 
 from jobs.show.score_tables import PAPER, cell, group_of, offer, picture_tables, retrieval_tables
+from model.config import MinQuality
 from model.scores.intervals import Score
 from model.scores.retrieval import Offered
 
@@ -118,6 +119,12 @@ def test_retrieval_has_a_row_for_each_embedding_and_each_way_of_choosing():
 
 
 def test_the_header_says_what_was_offered_and_left_out():
-    text = offer(Offered(40, 7.25, 3.0, 5, 60, 11, 0.196))
+    offered = Offered(40, 7.25, 3.0, 5, 60, 11, 0.196, 2)
+    text = offer(offered, MinQuality())
     for part in ("7.2 candidates", "3 the median", "5 of 40 objects", "0.196", "11 of 60 pairs"):
         assert part in text
+    short = (
+        " 2 have none of --min-coverage 0.5 --min-side 32, and are offered one that falls short."
+    )
+    assert short.strip() not in text
+    assert offer(offered, MinQuality(0.5, 32)).replace(short, "") == text

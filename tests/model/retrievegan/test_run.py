@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bank.errors import BankError
+from model.config import MinQuality
 from model.draws import ByPosition
 from model.graph.frozen_encoder import embed_graphs
 from model.loop import save
@@ -199,6 +200,59 @@ def test_what_is_banned_never_appears(opened):
     before = {i for seed in range(20) for i in opened.retrieve(GRAPH, seed=seed, k=2).patch_ids}
     seen = {i for s in range(20) for i in opened.retrieve(GRAPH, seed=s, k=2, ban=before).patch_ids}
     assert not before & seen
+
+
+def shares(bank, ids):
+    return bank.quality(np.array(ids)).mask_share
+
+
+def test_a_patch_below_the_quality_gives_its_place_to_the_next_nearest(opened, bank):
+    """The nearest that are covered so, of all that are searched through, without the banned."""
+    nearest = [nearest_ids(opened, k=1)]
+    while len(nearest) < 8:  # the nearest, and the next by banning it
+        ban = {patch for ids in nearest for patch in ids}
+        nearest.append(nearest_ids(opened, k=1, ban=ban))
+    of_sky = [ids[0] for ids in nearest]
+    share = shares(bank, of_sky)
+    bar = float(sorted(share)[-2])  # two of them have it
+    first, second = (patch for patch, s in zip(of_sky, share, strict=True) if s >= bar)
+    asked = {"k": 1, "minimum": MinQuality(bar)}
+    assert first != of_sky[0]
+    assert nearest_ids(opened, **asked)[0] == first
+    assert nearest_ids(opened, **asked, ban={first})[0] == second
+
+
+@pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
+def test_a_graph_is_given_what_is_good_enough_or_a_marked_patch(opened, bank, mode):
+    marked = []
+    for seed in range(6):
+        chosen = opened.retrieve(GRAPH, seed=seed, mode=mode, minimum=MinQuality(0.9))
+        assert (chosen.below == (shares(bank, chosen.patch_ids) < 0.9)).all()
+        marked += chosen.below.tolist()
+    assert {*marked} == {True, False}
+    assert not opened.retrieve(GRAPH, mode=mode).below.any()
+
+
+def test_the_quality_is_by_default_that_of_the_training(bank):
+    rule = replace(demo().retrieval, min_coverage=0.9)
+    model = RetrieveGANTrainer.for_bank(replace(demo(), retrieval=rule), bank, CPU).model
+    run = RetrieveGANRun(model, bank, CPU)
+    for mode in ("learned", "predefined", "random"):
+        own, asked, any_quality = (
+            run.retrieve(GRAPH, mode=mode, **asked)
+            for asked in ({}, {"minimum": MinQuality(0.9)}, {"minimum": MinQuality()})
+        )
+        assert own.patch_ids.tolist() == asked.patch_ids.tolist()
+        assert own.below.any()
+        assert not any_quality.below.any()
+
+
+def test_a_pinned_patch_is_held_to_no_quality(opened, bank):
+    least = int(bank.patch_ids[np.argmin(bank.quality(bank.patch_ids).mask_share)])
+    (marked,) = np.flatnonzero(opened.retrieve(GRAPH, minimum=MinQuality(0.9)).below)[:1].tolist()
+    chosen = opened.retrieve(GRAPH, minimum=MinQuality(0.9), pin={marked: least})
+    assert chosen.patch_ids[marked] == least
+    assert not chosen.below[marked]
 
 
 @pytest.mark.parametrize(

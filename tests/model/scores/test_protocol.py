@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from model.config import MinQuality
 from model.scores.protocol import Judge, Photos, Protocol, ScoredRun, differences, read_protocol
 from pipeline.errors import UserError
-from pipeline.options import write_json
+from pipeline.options import to_json, write_json
 
 IDS = (3, 7)
 RUN = ScoredRun(path="runs/demo", sha256="3" * 64, config_sha256="7" * 64, step=5, noise=False)
@@ -38,6 +39,16 @@ def test_its_digest_does_not_follow_from_where_things_lie():
     assert elsewhere.digest == CARD.digest
     assert replace(CARD, runs=(replace(RUN, sha256="5" * 64),)).digest != CARD.digest
     assert replace(CARD, styles_sha256="6" * 64).digest != CARD.digest
+
+
+def test_a_card_of_before_there_was_a_quality_asked_for_none(tmp_path):
+    card = to_json(CARD)
+    del card["min_coverage"], card["min_side"]
+    write_json(tmp_path / "card.json", card)
+    assert read_protocol(tmp_path / "card.json").min_quality == MinQuality()
+    strict = replace(CARD, min_coverage=0.5, min_side=32)
+    assert strict.min_quality == MinQuality(0.5, 32)
+    assert strict.digest != CARD.digest
 
 
 def test_each_part_that_differs_is_named():

@@ -50,6 +50,7 @@ def scenes(candidates, counts, *, boxes=None, valid=None, own=None):
         valid,
         valid if own is None else valid & torch.tensor(own),
         Crops(photos, torch.tensor(WHOLE).expand(objects, K, 4)),
+        torch.zeros(objects, dtype=torch.bool),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bank.bank import Bank
+from model.config import MinQuality
 from model.recipes import demo, sg2im_demo
 from model.scores import validation
 from model.scores.retrieval import ground_truth_scores
@@ -45,6 +46,19 @@ def test_it_is_the_ground_truth_selection_score_of_the_network_as_it_is(bank, ca
         values.append(score())
     assert values[0] != values[1]
     assert values[1] == values[2] or values[1] != values[0]
+
+
+def test_the_true_patch_is_sought_among_candidates_of_the_runs_quality(bank):
+    rule = replace(demo().retrieval, min_coverage=0.8)
+    model = model_of(bank, replace(demo(), retrieval=rule))
+    plain, strict = (
+        scene_batches(bank, bank.scene_ids("val"), rule.candidates, CPU, minimum)
+        for minimum in (MinQuality(), rule.min_quality)
+    )
+    features = {"trained": embed(model, bank, distinct_patches([*plain, *strict]))}
+    before, expected = (ground_truth_scores(some, features, 0)[0].value for some in (plain, strict))
+    assert validation_score(model, bank)() == pytest.approx(expected)
+    assert expected != pytest.approx(before)
 
 
 def test_it_is_the_same_whenever_it_is_asked_for(bank):
