@@ -101,18 +101,18 @@ LOSSES = Claim(
         "ground-truth selection loss and to those without co-occurrence loss."
     ),
     methods=(
-        LEARNED,
+        Method("both losses", PAPER),
         Method("without ground-truth selection", WITHOUT_TRUTH),
         Method("without co-occurrence", WITHOUT_COOCCURRENCE),
         Method("without both", IMAGE_LOSSES),
         Method("untrained", PAPER, "untrained"),
     ),
     primary=(
-        Comparison("learned", "without ground-truth selection"),
-        Comparison("learned", "without co-occurrence"),
+        Comparison("both losses", "without ground-truth selection"),
+        Comparison("both losses", "without co-occurrence"),
     ),
     further=(
-        Comparison("learned", "without both"),
+        Comparison("both losses", "without both"),
         Comparison("without co-occurrence", "without both"),
         Comparison("without ground-truth selection", "without both"),
         Comparison("without both", "untrained"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -11,6 +11,15 @@ from jobs.claims.statistics import Mean
 from pipeline.files import written
 
 STRONG, FAINT, GREY = "#1f5f8b", "#b8c4d0", "#555555"
+SEEDS: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 4,
+    "color": FAINT,
+    "linestyle": "",
+    "zorder": 3,
+    "markeredgecolor": GREY,
+    "markeredgewidth": 0.6,
+}
 SETTINGS = {"svg.hashsalt": "claims", "svg.fonttype": "none", "font.size": 9}
 
 
@@ -28,15 +37,16 @@ def plot_rows(path: Path, rows: Sequence[Row], label: str, mark: float, mark_nam
 
     mark  where a dashed line stands: the chance, or no difference
     """
+    lines = [row.name.count("\n") + 1 for row in rows]
     with matplotlib.rc_context(SETTINGS):  # type: ignore[arg-type]
-        figure = Figure(figsize=(7.2, 0.8 + 0.32 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(7.2, 0.8 + 0.28 * max(lines) * len(rows)), layout="constrained")
         axes = figure.add_subplot()
+        axes.axvline(mark, color=GREY, linewidth=0.8, linestyle="--")
         for place, row in enumerate(rows):
             colour = STRONG if row.strong else GREY
-            axes.plot(row.values, [place] * len(row.values), "o", color=FAINT, markersize=4)
             axes.plot([row.mean.low, row.mean.high], [place, place], color=colour, linewidth=2)
-            axes.plot(row.mean.value, place, "|", color=colour, markersize=11, markeredgewidth=2)
-        axes.axvline(mark, color=GREY, linewidth=0.8, linestyle="--")
+            axes.plot(row.mean.value, place, "|", color=colour, markersize=12, markeredgewidth=2)
+            axes.plot(row.values, [place] * len(row.values), **SEEDS)
         axes.annotate(
             mark_name, (mark, 1), (3, -2), xycoords=("data", "axes fraction"),
             textcoords="offset points", fontsize=8, color=GREY, va="top",

@@ -12,8 +12,7 @@ from pipeline.files import write_bytes
 from pipeline.wording import counted
 
 OVERVIEW = "README.md"
-COMPATIBILITY = "compatibility: share of pairs of chosen patches whose hidden styles agree"
-DIFFERENCE = "difference in compatibility, paired by seed"
+COMPATIBILITY, DIFFERENCE = "compatibility", "difference in compatibility"
 
 
 class Judged(NamedTuple):
@@ -66,7 +65,7 @@ def plot_claims(path: Path, records: Mapping[str, Record], judged: Mapping[str, 
             better, worse = (record.method(each).compatibility for each in compared)
             values = [a - b for a, b in zip(better, worse, strict=True)]
             told = judged[name].verdict
-            label = f"{name}: {named(compared)} ({told})"
+            label = f"{name}: {told}\n{named(compared)}"
             rows.append(Row(label, record.difference(compared), values, told == "shown"))
     plot_rows(path, rows, DIFFERENCE, 0.0, "")
 
@@ -91,17 +90,16 @@ def overview(records: Mapping[str, Record], judged: Mapping[str, Judged]) -> str
                 f"**{told}**",
             ]
         )
-    return "\n\n".join(
-        [
-            "# The paper's claims, measured",
-            "Written by `python -m jobs.reproduce`, on the toy world, whose photos have hidden "
-            "styles: two patches go together where their styles agree. Each claim named beforehand "
-            "which difference in compatibility is to lie above 0.",
-            table(lines),
-            "![the differences that were named beforehand](claims.svg)",
-            RULE,
-        ]
-    )
+    parts = [
+        "# The paper's claims, measured",
+        "Written by `python -m jobs.reproduce`, on the toy world, whose photos have hidden "
+        "styles: two patches go together where their styles agree. Each claim named beforehand "
+        "which difference in compatibility is to lie above 0.",
+        table(lines),
+        "![the differences that were named beforehand](claims.svg)",
+        RULE,
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 RULE = (
@@ -120,7 +118,7 @@ def claim_page(claim: Claim, record: Record, judged: Judged) -> str:
 
 def page_parts(claim: Claim, record: Record, judged: Judged) -> Iterator[str]:
     yield f"# `{claim.name}`: {judged.verdict}"
-    yield f"{claim.statement}"
+    yield claim.statement
     yield f"In the paper: {claim.source}"
     beforehand = " and ".join(f"*{named(compared)}*" for compared in claim.primary)
     both = ", each of them," if len(claim.primary) > 1 else ""
@@ -172,17 +170,28 @@ def difference_table(claim: Claim, record: Record) -> str:
 
 def measured_how(record: Record) -> Iterator[str]:
     photos = "" if record.photos is None else f" of {counted(record.photos, 'toy photo')}"
-    yield f"- Bank{photos}: content digest `{record.content_digest}`, derived digest "
-    yield f"  `{record.derived_digest}`."
-    yield f"- {counted(record.scenes, 'test scene')}, {record.candidates} candidates per object, "
-    yield f"  {record.draws} draws per scene, no patch twice in a scene."
-    yield f"- {counted(record.seeds, 'seed')}, {counted(record.steps, 'step')} of recipe `demo` "
-    yield "  each; the last checkpoint."
     hours = sum(sum(training.seconds) for training in record.trainings) / 3600
-    yield f"- {hours:.2f} hours of training and {record.scoring_seconds / 3600:.2f} of scoring "
-    yield f"  ({record.machine}); trainings that claims share are counted in each of them."
-    yield "- *Unlike choices*: the share of a scene's draws that differ from those before them;"
-    yield "  *styles shown*: in how many styles a scene's draws show it."
+    yield (
+        f"- Bank{photos}: content digest `{record.content_digest}`, derived digest "
+        f"`{record.derived_digest}`."
+    )
+    yield (
+        f"- {counted(record.scenes, 'test scene')}, {record.candidates} candidates per object, "
+        f"{record.draws} draws per scene, no patch twice in a scene."
+    )
+    yield (
+        f"- {counted(record.seeds, 'seed')}, {counted(record.steps, 'step')} of recipe `demo` "
+        f"each; scored at the last step."
+    )
+    yield (
+        f"- {hours:.2f} hours of training and {record.scoring_seconds / 3600:.2f} of scoring "
+        f"({record.machine}). A training that several claims use is counted in each."
+    )
+    yield (
+        "- *Compatibility*: the share of pairs of patches chosen for a scene whose hidden styles "
+        "agree; *unlike choices*: the share of a scene's draws that differ from those before them; "
+        "*styles shown*: in how many styles a scene's draws show it."
+    )
 
 
 def training_table(record: Record) -> str:
