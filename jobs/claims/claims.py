@@ -63,6 +63,12 @@ PAPER = Training("recipe demo")
 WITHOUT_TRUTH = Training("without L_gt_selection", ("--losses.gt-selection", "0"))
 WITHOUT_COOCCURRENCE = Training("without L_cooccurrence", ("--losses.cooccurrence", "0"))
 IMAGE_LOSSES = Training("image losses alone", WITHOUT_TRUTH.flags + WITHOUT_COOCCURRENCE.flags)
+SOFT = Training("image losses, soft", (*IMAGE_LOSSES.flags, "--relaxation", "soft"))
+MARGINAL = Training("image losses, marginal", (*IMAGE_LOSSES.flags, "--relaxation", "marginal"))
+TRUTH_OFFERED = Training(
+    "image losses, true patch offered", (*IMAGE_LOSSES.flags, "--gt-in-candidates")
+)
+FIXED_QUERY = Training("fixed query", ("--retrieval.query", "fixed"))
 
 LEARNED = Method("learned", PAPER)
 
@@ -119,7 +125,64 @@ LOSSES = Claim(
     ),
 )
 
-CLAIMS: Mapping[str, Claim] = {claim.name: claim for claim in (COMPATIBLE, LOSSES)}
+GENERATOR = Claim(
+    name="generator",
+    statement=(
+        "The generator trains the retrieval: by the image losses alone, through the differentiable "
+        "choice, the patch embedding comes to choose patches that go together."
+    ),
+    source=(
+        "Conclusion: being differentiable, the retrieval learns a better embedding with the image "
+        "generation process."
+    ),
+    methods=(
+        Method("untrained", IMAGE_LOSSES, "untrained"),
+        Method("straight-through", IMAGE_LOSSES),
+        Method("soft", SOFT),
+        Method("marginal", MARGINAL),
+        Method("straight-through, true patch offered", TRUTH_OFFERED),
+        Method("random", IMAGE_LOSSES, choice={"mode": "random"}),
+    ),
+    primary=(Comparison("straight-through", "untrained"),),
+    further=(
+        Comparison("soft", "untrained"),
+        Comparison("marginal", "untrained"),
+        Comparison("straight-through, true patch offered", "untrained"),
+        Comparison("soft", "straight-through"),
+        Comparison("marginal", "straight-through"),
+        Comparison("straight-through, true patch offered", "straight-through"),
+    ),
+)
+
+GREEDY = Claim(
+    name="greedy",
+    statement=(
+        "Greedy retrieval matters: a query that is updated by what was chosen gives patches that "
+        "go together more than the start's own patch as the query throughout."
+    ),
+    source="Section 2.1: at each step the patch most compatible with those chosen is selected.",
+    methods=(
+        Method("updated query", PAPER),
+        Method("fixed query", FIXED_QUERY),
+        Method("trained with updated query, chosen with fixed", PAPER, choice={"query": "fixed"}),
+        Method(
+            "trained with fixed query, chosen with updated",
+            FIXED_QUERY,
+            choice={"query": "updated"},
+        ),
+        Method("start-conditioned oracle", PAPER, "start-conditioned oracle"),
+    ),
+    primary=(Comparison("updated query", "fixed query"),),
+    further=(
+        Comparison("updated query", "trained with updated query, chosen with fixed"),
+        Comparison("trained with fixed query, chosen with updated", "fixed query"),
+        Comparison("updated query", "trained with fixed query, chosen with updated"),
+    ),
+)
+
+CLAIMS: Mapping[str, Claim] = {
+    claim.name: claim for claim in (COMPATIBLE, LOSSES, GENERATOR, GREEDY)
+}
 
 
 def asked_for(name: str) -> Sequence[Claim]:
