@@ -164,9 +164,9 @@ GREEDY = Claim(
     methods=(
         Method("updated query", PAPER),
         Method("fixed query", FIXED_QUERY),
-        Method("trained with updated query, chosen with fixed", PAPER, choice={"query": "fixed"}),
+        Method("fixed query in choosing alone", PAPER, choice={"query": "fixed"}),
         Method(
-            "trained with fixed query, chosen with updated",
+            "fixed query in training alone",
             FIXED_QUERY,
             choice={"query": "updated"},
         ),
@@ -174,9 +174,8 @@ GREEDY = Claim(
     ),
     primary=(Comparison("updated query", "fixed query"),),
     further=(
-        Comparison("updated query", "trained with updated query, chosen with fixed"),
-        Comparison("trained with fixed query, chosen with updated", "fixed query"),
-        Comparison("updated query", "trained with fixed query, chosen with updated"),
+        Comparison("updated query", "fixed query in choosing alone"),
+        Comparison("updated query", "fixed query in training alone"),
     ),
 )
 

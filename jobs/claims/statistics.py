@@ -44,7 +44,7 @@ def student_p(t: float, freedom: int) -> float:
     term = total = 0.0
     if freedom > 1:
         term = total = math.cos(angle) if odd else 1.0
-    for n in range(2 + odd, freedom - 1, 2):
+    for n in range(2 + odd, freedom, 2):
         term *= (n - 1) / n * math.cos(angle) ** 2
         total += term
     within = math.sin(angle) * total

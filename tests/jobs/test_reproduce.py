@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from jobs.claims.claims import COMPATIBLE, PAPER
 from jobs.claims.training import SCORING, TRAINING
-from jobs.reproduce import ReproduceOptions, main
+from jobs.reproduce import BANK, PHOTOS, ReproduceOptions, main, typed
+from jobs.stages.options import BuildBank
 from pipeline.errors import UserError
 
 
@@ -90,6 +92,18 @@ def test_without_styles_there_is_nothing_to_measure_by(options, tmp_path):
         main(replace(options, styles=None, work=tmp_path, out=tmp_path))
 
 
+def test_results_of_another_version_are_refused_before_anything_is_trained(options, tmp_path):
+    (tmp_path / "losses.json").write_text("{}")
+    with pytest.raises(UserError, match=r"losses.json cannot be read by this version"):
+        main(replace(options, work=tmp_path / "runs", out=tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_command_is_told_as_it_was_typed(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--claim", "all", "--quiet", "--out", "a b"])
+    assert typed() == "python -m jobs.reproduce --claim all --out 'a b'"
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -106,7 +120,4 @@ def test_what_makes_no_sense_is_refused_by_its_flag(wrong, said):
 
 
 def test_the_bank_that_is_built_by_default_lies_where_build_bank_puts_it():
-    from jobs.reproduce import BANK, PHOTOS
-    from jobs.stages.options import BuildBank
-
     assert BuildBank(dataset="toy", toy_photos=PHOTOS).bank == BANK == Path("bank/toy-7000")
