@@ -177,7 +177,7 @@ def selection_method(
     """
     bank, styles = held_out.bank, held_out.styles
     # As `jobs.sample` chooses: no crop serves two objects of a scene.
-    rule = replace(trained, same_patch_allowed=False, **method.choice)
+    rule = replace(trained, **{"same_patch_allowed": False, **method.choice})
     match method.chooser:
         case "global oracle":
             return globally_by_style(bank, styles)

@@ -111,6 +111,16 @@ def test_a_choice_is_made_by_other_fields_than_the_run_was_trained_with(run, hel
     assert scores["random"].unlike_choices > 0.9
 
 
+def test_no_patch_is_chosen_twice_in_a_scene_though_a_run_was_trained_so(run, held_out):
+    once = scores_of(run, SEED, [LEARNED], held_out)
+    twice = replace(LEARNED, choice={"same_patch_allowed": True})
+    assert scores_of(run, SEED, [twice], held_out) != once
+    (run / KEPT).unlink()
+    allowed = replace(demo(), retrieval=replace(demo().retrieval, same_patch_allowed=True))
+    write_json(run / "config.json", {"bank": str(held_out.bank.path), "train": allowed})
+    assert scores_of(run, SEED, [LEARNED], held_out) == once
+
+
 def test_kept_scores_that_are_damaged_say_what_to_do(run, held_out):
     (run / KEPT).write_text('{"a": {"compatibility": "high"}}')
     with pytest.raises(UserError, match=r"claims.json is damaged .*: remove it, and"):

@@ -50,6 +50,8 @@ def test_a_claim_is_shown_or_contrary_or_neither():
 def test_a_claim_of_two_differences_needs_both():
     assert verdicts(two={"whole": HIGH, "no head": LOW, "no tail": LOW}) == {"two": "shown"}
     assert verdicts(two={"whole": HIGH, "no head": LOW, "no tail": HIGH}) == {"two": "not shown"}
+    noisy = (0.40, 0.70, 0.45, 0.70, 0.50)
+    assert verdicts(two={"whole": HIGH, "no head": LOW, "no tail": noisy}) == {"two": "not shown"}
     mixed = {"whole": DOUBTFUL, "no head": LOW, "no tail": HIGH}
     assert verdicts(two=mixed) == {"two": "not shown"}
 
