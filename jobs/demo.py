@@ -6,26 +6,22 @@ Runs the other commands one after another and prints each before it starts. Run 
 with what was interrupted; what is finished is kept.
 """
 
-import shlex
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from jobs.show.options import MOST_ROWS
 from model.config import RunConfig
 from model.recipes import demo
 from model.run_folder import LOCK, read_run, writing_alone
+from pipeline.commands import run_command
 from pipeline.errors import UserError
-from pipeline.options import QUIET, option, run
-from pipeline.output import informs, log
+from pipeline.options import option, run
+from pipeline.output import log
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -33,7 +29,6 @@ if TYPE_CHECKING:
 
 # In the repository, and where the project is installed.
 EXAMPLES = (Path(__file__).parents[1] / "examples", Path(__file__).parent / "examples")
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 RunState = Literal["new", "unfinished", "finished", "unusable"]
 
@@ -213,56 +208,6 @@ def example_graphs() -> tuple[Path, ...]:
         raise UserError(f"{EXAMPLES[0]} has no toy_*.json: is this the whole repository?")
     here = Path.cwd()
     return tuple(f.relative_to(here) if f.is_relative_to(here) else f for f in files)
-
-
-def run_command(module: str, *flags: object) -> None:
-    """Run a command in a process of its own. Where it fails, exit with its exit code: it has
-    printed its own message."""
-    quiet = () if informs() else (QUIET,)
-    arguments = ["-m", module, *(str(flag) for flag in flags), *quiet]
-    log.info(f"$ python {shlex.join(arguments)}")
-    code, stopped_by = wait_for([sys.executable, *arguments])
-    if stopped_by == signal.SIGINT:
-        raise KeyboardInterrupt
-    if stopped_by is not None:
-        sys.exit(128 + stopped_by)
-    if code < 0:  # the command was killed and could print nothing
-        print(f"error: {module} was ended by {signal.Signals(-code).name}", file=sys.stderr)
-        sys.exit(128 - code)
-    if code > 0:
-        sys.exit(code)
-
-
-def wait_for(command: Sequence[str]) -> tuple[int, signal.Signals | None]:
-    """A process's exit code, and the signal over which it was stopped, if this process got one.
-
-    The process never outlives this one's Ctrl-C or SIGTERM. Ctrl-C in a terminal reaches both
-    processes: the child has it blocked, so that only this process reports it.
-    """
-    received: list[signal.Signals] = []
-    child: subprocess.Popen[bytes] | None = None
-
-    def stop(number: int, _: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-        if child is not None:
-            child.terminate() if len(received) == 1 else child.kill()
-
-    replaced = [(s, signal.getsignal(s)) for s in STOPPING if signal.getsignal(s) != signal.SIG_IGN]
-    for number, _ in replaced:
-        signal.signal(number, stop)
-    try:
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the child inherits it
-        try:
-            child = subprocess.Popen(command)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if received:  # before there was a child to stop
-            child.terminate()
-        code = child.wait()
-    finally:
-        for number, handler in replaced:
-            signal.signal(number, handler)
-    return code, received[0] if received else None
 
 
 if __name__ == "__main__":

@@ -42,11 +42,15 @@ class Retriever:
         unlike = replace(self.rule, same_patch_allowed=False)
         return by_rule(unlike, self.trained, noise=self.noise)
 
-    def embeddings(self) -> dict[str, Features]:
-        """E_p by name: of the network before its first step too, from the run's own seed."""
+    def untrained(self) -> Features:
+        """E_p of the network before its first step, from the run's own seed."""
         model, device = self.model, next(self.model.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(model.config.seed)  # as the trainer does
             untrained = RetrieveGAN(model.config, self.bank.vocabulary).to(device).eval()
-        named = {"untrained": embed(untrained, self.bank, self.patches)}
+        return embed(untrained, self.bank, self.patches)
+
+    def embeddings(self) -> dict[str, Features]:
+        """E_p by name: of the network before its first step too."""
+        named = {"untrained": self.untrained()}
         return named if self.trained is None else {"trained": self.trained, **named}

@@ -1,0 +1,1 @@
+"""The paper's claims, measured: what is compared, the trainings, the scores, the verdicts."""

@@ -1,0 +1,144 @@
+"""What was measured of a claim: results/<claim>.json, from which all pages are written."""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+
+from jobs.claims.claims import CLAIMS, Claim, Comparison
+from jobs.claims.scoring import HeldOut, Scores, scores_of
+from jobs.claims.statistics import Mean, paired_difference
+from jobs.claims.training import SCORING, TRAINING, Trainer, seconds_of
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    name: str
+    command: str  # of the first seed
+    seconds: tuple[float, ...]  # of each seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRecord:
+    name: str
+    training: str
+    scores: tuple[Scores, ...]  # of each seed
+
+    @property
+    def compatibility(self) -> list[float]:
+        return [scores.compatibility for scores in self.scores]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """All that a claim's page says."""
+
+    claim: str
+    command: str
+    steps: int
+    seeds: int  # from 0
+    photos: int | None  # of the toy world
+    content_digest: str  # of the bank
+    derived_digest: str
+    scenes: int
+    candidates: int
+    draws: int
+    chance: float  # of compatibility
+    scoring_seconds: float
+    machine: str
+    trainings: tuple[TrainingRecord, ...]
+    methods: tuple[MethodRecord, ...]
+
+    def method(self, name: str) -> MethodRecord:
+        found = next((method for method in self.methods if method.name == name), None)
+        if found is None:
+            raise UserError(
+                f"{self.claim}.json has no scores of {name!r}, which the claim now compares: "
+                f"python -m jobs.reproduce --claim {self.claim}"
+            )
+        return found
+
+    def difference(self, compared: Comparison) -> Mean:
+        """In compatibility, paired by seed."""
+        better, worse = (self.method(name).compatibility for name in compared)
+        return paired_difference(better, worse)
+
+
+def measure(
+    claim: Claim, trainer: Trainer, held_out: HeldOut, seeds: int, steps: int, command: str
+) -> Record:
+    """Train and score whatever is missing."""
+    runs = {
+        training: [trainer.trained(training, steps, seed) for seed in range(seeds)]
+        for training in claim.trainings
+    }
+    scores: dict[str, list[Scores]] = {method.name: [] for method in claim.methods}
+    for training, of_training in runs.items():
+        for seed, run in enumerate(of_training):
+            for name, found in scores_of(run, seed, claim.of(training), held_out).items():
+                scores[name].append(found)
+    bank = held_out.bank
+    return Record(
+        claim=claim.name,
+        command=command,
+        steps=steps,
+        seeds=seeds,
+        photos=bank.manifest.recipe.get("toy_photos"),
+        content_digest=bank.content_digest,
+        derived_digest=bank.manifest.derived_digest,
+        scenes=len(held_out.image_ids),
+        candidates=held_out.k,
+        draws=held_out.draws,
+        chance=held_out.chance,
+        scoring_seconds=sum(seconds_of(run / SCORING) for some in runs.values() for run in some),
+        machine=machine(held_out.device),
+        trainings=tuple(
+            TrainingRecord(
+                name=training.name,
+                command=trainer.command(training, steps, 0),
+                seconds=tuple(seconds_of(run / TRAINING) for run in of_training),
+            )
+            for training, of_training in runs.items()
+        ),
+        methods=tuple(
+            MethodRecord(
+                name=method.name,
+                training=method.training.name,
+                scores=tuple(scores[method.name]),
+            )
+            for method in claim.methods
+        ),
+    )
+
+
+def machine(device: torch.device) -> str:
+    on = "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return (
+        f"{on}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
+    )
+
+
+def read_records(folder: Path) -> dict[str, Record]:
+    """Of all claims that were measured, in the order of CLAIMS."""
+    return {
+        name: read_record(path) for name in CLAIMS if (path := record_path(folder, name)).is_file()
+    }
+
+
+def record_path(folder: Path, claim: str) -> Path:
+    return folder / f"{claim}.json"
+
+
+def read_record(path: Path) -> Record:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except msgspec.MsgspecError as error:
+        raise UserError(
+            f"{path} cannot be read by this version ({error}): remove it, and measure the claim "
+            f"again by python -m jobs.reproduce --claim {path.stem}"
+        ) from error

@@ -1,0 +1,131 @@
+"""The words of verdicts, and the pages, from made-up numbers."""
+
+import pytest
+
+from jobs.claims.claims import Claim, Comparison, Method, Training
+from jobs.claims.record import read_records, record_path
+from jobs.claims.writing import judge, write_results
+from pipeline.errors import UserError
+from pipeline.options import write_json
+from tests.jobs.claims.made_up import record_of
+
+DEMO = Training("recipe demo")
+ONE = Claim(
+    name="one",
+    statement="Ours is better.",
+    source="Figure 4.",
+    methods=(Method("ours", DEMO), Method("theirs", DEMO)),
+    primary=(Comparison("ours", "theirs"),),
+)
+TWO = Claim(
+    name="two",
+    statement="Either part is needed.",
+    source="Figure 4.",
+    methods=(Method("whole", DEMO), Method("no head", DEMO), Method("no tail", DEMO)),
+    primary=(Comparison("whole", "no head"), Comparison("whole", "no tail")),
+    further=(Comparison("no head", "no tail"),),
+)
+HIGH, LOW = (0.61, 0.60, 0.62, 0.60, 0.61), (0.50, 0.51, 0.50, 0.49, 0.52)
+DOUBTFUL = (0.55, 0.51, 0.54, 0.51, 0.56)  # against LOW, p is 0.0285
+
+
+@pytest.fixture(autouse=True)
+def claims(monkeypatch):
+    for module in ("writing", "record"):
+        monkeypatch.setattr(f"jobs.claims.{module}.CLAIMS", {"one": ONE, "two": TWO})
+
+
+def verdicts(**values):
+    claims = {"one": ONE, "two": TWO}
+    found = judge({name: record_of(claims[name], of) for name, of in values.items()})
+    return {name: judged.verdict for name, judged in found.items()}
+
+
+def test_a_claim_is_shown_or_contrary_or_neither():
+    assert verdicts(one={"ours": HIGH, "theirs": LOW}) == {"one": "shown"}
+    assert verdicts(one={"ours": LOW, "theirs": HIGH}) == {"one": "contrary"}
+    assert verdicts(one={"ours": LOW, "theirs": LOW}) == {"one": "not shown"}
+
+
+def test_a_claim_of_two_differences_needs_both():
+    assert verdicts(two={"whole": HIGH, "no head": LOW, "no tail": LOW}) == {"two": "shown"}
+    assert verdicts(two={"whole": HIGH, "no head": LOW, "no tail": HIGH}) == {"two": "not shown"}
+    noisy = (0.40, 0.70, 0.45, 0.70, 0.50)
+    assert verdicts(two={"whole": HIGH, "no head": LOW, "no tail": noisy}) == {"two": "not shown"}
+    mixed = {"whole": DOUBTFUL, "no head": LOW, "no tail": HIGH}
+    assert verdicts(two=mixed) == {"two": "not shown"}
+
+
+def test_what_is_measured_of_one_claim_decides_how_much_another_needs():
+    doubtful = {"ours": DOUBTFUL, "theirs": LOW}
+    alone = judge({"one": record_of(ONE, doubtful)})["one"]
+    assert 0.05 < alone.adjusted_p < 0.06  # twice what it would be as the only claim
+    assert alone.verdict == "not shown"
+    sure = {"whole": HIGH, "no head": LOW, "no tail": LOW}
+    assert verdicts(one=doubtful, two=sure) == {"one": "shown", "two": "shown"}
+
+
+def written(folder, **values):
+    claims = {"one": ONE, "two": TWO}
+    for name, of in values.items():
+        write_json(record_path(folder, name), record_of(claims[name], of))
+    write_results(folder, read_records(folder))
+    return {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+
+
+def test_each_measured_claim_has_a_page_and_a_plot(tmp_path):
+    files = written(tmp_path, one={"ours": HIGH, "theirs": LOW})
+    assert sorted(files) == ["README.md", "claims.svg", "one.json", "one.md", "one.svg"]
+    page = files["one.md"]
+    assert page.startswith("# `one`: shown\n\nOurs is better.\n\nIn the paper: Figure 4.\n")
+    assert "*ours against theirs* lies above 0." in page
+    assert "| ours | recipe demo | 0.608 (0.598 to 0.618) |  | 0.750 | 2.50 |" in page
+    assert "| chance |  | 0.084 |" in page
+    row = "| ours against theirs | named beforehand | +0.104 (+0.087 to +0.121) | < 0.0001 | "
+    assert row + "+0.110, +0.090, +0.120, +0.110, +0.090 |" in page
+    assert "5 seeds, 500 steps of recipe `demo` each" in page
+    assert "0.12 hours of training and 0.10 of scoring (CPU, 2 cores)." in page
+    assert "| recipe demo | 1.5, 1.5, 1.5, 1.5, 1.5 |" in page
+    assert "```\npython -m jobs.reproduce --claim one\npython -m model.train" in page
+    assert "![compatibility of each method](one.svg)" in page
+    for name in ("ours", "theirs", "chance"):
+        assert f">{name}<" in files["one.svg"]
+
+
+def test_the_overview_has_every_claim_with_its_verdict_or_without(tmp_path):
+    text = written(tmp_path, one={"ours": LOW, "theirs": HIGH})["README.md"]
+    row = next(line for line in text.splitlines() if line.startswith("| [`one`](one.md) |"))
+    assert "ours against theirs: -0.104 (-0.121 to -0.087)" in row
+    assert row.endswith("| 0.0001 | **contrary** |")
+    assert "| `two` | Either part is needed. |  |  | not measured |" in text
+
+
+def test_the_page_of_a_claim_is_written_anew_where_another_changes_its_verdict(tmp_path):
+    doubtful = {"ours": DOUBTFUL, "theirs": LOW}
+    assert "# `one`: not shown" in written(tmp_path, one=doubtful)["one.md"]
+    sure = {"whole": HIGH, "no head": LOW, "no tail": LOW}
+    assert "# `one`: shown" in written(tmp_path, two=sure)["one.md"]
+
+
+def test_the_same_numbers_give_the_same_bytes(tmp_path):
+    values = {"two": {"whole": HIGH, "no head": LOW, "no tail": DOUBTFUL}}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert written(tmp_path / "a", **values) == written(tmp_path / "b", **values)
+
+
+def test_a_plot_shows_every_method_and_every_seed(tmp_path):
+    svg = written(tmp_path, two={"whole": HIGH, "no head": LOW, "no tail": LOW})["two.svg"]
+    assert all(f">{name}<" in svg for name in ("whole", "no head", "no tail"))
+
+
+def test_a_record_without_a_method_that_is_compared_says_what_to_do():
+    record = record_of(ONE, {"ours": HIGH, "theirs": LOW})
+    with pytest.raises(UserError, match=r"one.json has no scores of 'ghost'.*--claim one"):
+        record.method("ghost")
+
+
+def test_a_record_of_another_version_says_what_to_do(tmp_path):
+    record_path(tmp_path, "one").write_text('{"claim": "one"}')
+    with pytest.raises(UserError, match=r"one.json cannot be read .*remove it, and measure the"):
+        read_records(tmp_path)
