@@ -18,6 +18,8 @@ from model.retrieval.distance import between
 from model.retrieval.greedy import MASKED, Selection
 from model.retrieval.relaxation import straight_through
 
+REPEATED = 1e6  # what a crop shown twice adds to a set's spread: more than any distance
+
 
 class Offer(NamedTuple):
     """What sets are chosen from, for N images: S = M * K slots, K for each of M places."""
@@ -60,7 +62,7 @@ def rows(values: Tensor, index: Tensor) -> Tensor:
 
 
 def grown_sets(offer: Offer) -> Sets:
-    """A set from each slot (G = S), whether it may be chosen or not."""
+    """A set from each slot (G = S); one from a slot that may not be chosen is to be left out."""
     images, places, k = offer.allowed.shape
     every = torch.arange(places * k, device=offer.apart.device)
     slots = torch.zeros(images, places * k, places, dtype=torch.long, device=every.device)
@@ -93,18 +95,24 @@ def refined(offer: Offer, sets: Sets) -> Sets:
 
 def spread(offer: Offer, slots: Tensor) -> Tensor:
     """Summed distance over the pairs of a set, divided by the number of an object's pairs, less the
-    noise: (N, G), infinite where a patch may not be chosen.
+    noise: (N, G). A set that shows a crop twice is looser than any that does not.
 
     slots  (N, G, M)
     """
-    pairs = torch.stack([rows(offer.apart, one).gather(2, slots) for one in slots.unbind(2)], 3)
     present = offer.present[:, None].expand_as(slots)
-    both = present[..., None] & present[..., None, :]
+    pairs = (present[..., None] & present[..., None, :]).triu(1)
+    total = (pairs * _of_pairs(offer.apart, slots)).sum((2, 3))
     partners = (offer.present.sum(1, keepdim=True) - 1).clamp_min(1)
-    noise = (offer.bonus[:, None].expand(-1, slots.shape[1], -1).gather(2, slots) * present).sum(2)
-    valid = offer.allowed.flatten(1)[:, None].expand(-1, slots.shape[1], -1).gather(2, slots)
-    total = (pairs * both).sum((2, 3)) / 2 / partners - noise
-    return total.masked_fill(~(valid | ~present).all(2), torch.inf)
+    noise = offer.bonus[:, None].expand(-1, slots.shape[1], -1).gather(2, slots)
+    loose = total / partners - (noise * present).sum(2)
+    if offer.same is not None:
+        loose = loose + REPEATED * (pairs & _of_pairs(offer.same, slots)).sum((2, 3))
+    return loose
+
+
+def _of_pairs(values: Tensor, slots: Tensor) -> Tensor:
+    """values (N, S, S), slots (N, G, M) -> (N, G, M, M)."""
+    return torch.stack([rows(values, one).gather(2, slots) for one in slots.unbind(2)], 2)
 
 
 def tightest(offer: Offer, passes: int) -> Sets:
@@ -112,7 +120,8 @@ def tightest(offer: Offer, passes: int) -> Sets:
     sets = grown_sets(offer)
     for _ in range(passes):
         sets = refined(offer, sets)
-    best = spread(offer, sets.slots).argmin(1, keepdim=True)
+    starts = offer.allowed.flatten(1)
+    best = spread(offer, sets.slots).masked_fill(~starts, torch.inf).argmin(1, keepdim=True)
     return Sets(*(rows(part, best)[:, 0] for part in sets))
 
 
