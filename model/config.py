@@ -64,7 +64,8 @@ class RetrievalConfig:
     same_patch_allowed: bool = False  # two objects of a scene may be given one crop, as by eq. 2
     # the generation pass may select the true patch, as in the paper
     gt_in_candidates: Annotated[bool, option("", also="--gt-in-candidates")] = False
-    query: Query = "updated"  # by what was chosen, or fixed: the start's feature throughout
+    # updated: the mean of what was chosen; fixed: the start's feature throughout, in both passes
+    query: Query = "updated"
 
 
 @dataclass(frozen=True, kw_only=True)
