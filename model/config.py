@@ -98,7 +98,8 @@ class RetrievalConfig:
     # the generation pass may select the true patch, as in the paper
     gt_in_candidates: Annotated[bool, option("", also="--gt-in-candidates")] = False
     passes: int = 1  # from start best: how often each patch is chosen once more, given the others
-    query: Query = "updated"  # by what was chosen, or fixed: the start's feature throughout
+    # updated: the mean of what was chosen; fixed: the start's feature throughout, in both passes
+    query: Query = "updated"
     # of its box a candidate's mask covers at least this share; unknown passes; 0: any
     min_coverage: Annotated[float, option("", also="--min-coverage")] = 0.0
     # px in the photo, of the shorter side of a candidate's box, at least; 0: any

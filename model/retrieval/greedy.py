@@ -46,9 +46,9 @@ def retrieve(
     valid     (O, K)     True for what may be selected, at least once per object
     query     (N, E)     where each image starts, and with query_rule "fixed" stays
     noise     (O, K)     Gumbel noise, one value per candidate kept over the steps; None for none
-    relaxation           by which the weights are given a gradient; "marginal" is that of the logits
-                         without noise, exclusions included, at temperature 1. The gradient of
-                         which object wins a step is dropped by all of them
+    relaxation           which gradient the weights have; with "marginal" that of their softmax
+                         without noise, in the exclusions neither, at temperature 1 (SIMPLE, Ahmed
+                         et al. 2023, at k = 1). None has the gradient of which object wins a step
     crops     (O, K)     of the candidates: once one is selected, all slots of its image that show
                          the same crop are closed, unless an object has no other. None: eq. 2 as it
                          is, by which a scene can be given the same patch twice
