@@ -14,7 +14,7 @@ Chooser = Literal["trained", "untrained", "start-conditioned oracle", "global or
 
 @dataclass(frozen=True)
 class Training:
-    """A run of recipe demo with some other settings."""
+    """A run of recipe demo with other settings."""
 
     name: str
     flags: tuple[str, ...] = ()  # of model.train
@@ -59,16 +59,42 @@ class Claim:
         return [method for method in self.methods if method.training == training]
 
 
-PAPER = Training("recipe demo")
-WITHOUT_TRUTH = Training("without L_gt_selection", ("--losses.gt-selection", "0"))
-WITHOUT_COOCCURRENCE = Training("without L_cooccurrence", ("--losses.cooccurrence", "0"))
-IMAGE_LOSSES = Training("image losses alone", WITHOUT_TRUTH.flags + WITHOUT_COOCCURRENCE.flags)
-SOFT = Training("image losses, soft", (*IMAGE_LOSSES.flags, "--relaxation", "soft"))
-MARGINAL = Training("image losses, marginal", (*IMAGE_LOSSES.flags, "--relaxation", "marginal"))
-TRUTH_OFFERED = Training(
-    "image losses, true patch offered", (*IMAGE_LOSSES.flags, "--gt-in-candidates")
+# Steps from the paper's method to recipe demo, as flags that take each of them back.
+SMALL_PATCHES = (
+    *("--retrieval.patch-px", "32", "--retrieval.stem-stride", "2"),
+    *("--retrieval.channels", "24", "48", "96"),
 )
-FIXED_QUERY = Training("fixed query", ("--retrieval.query", "fixed"))
+LAST_LAYER = ("--retrieval.pooling", "last")
+ONE_PATH = ("--retrieval.objective", "path")
+DRAWN_START = ("--start", "random")
+MORE_CANDIDATES = ("--retrieval.candidates", "5")
+PAPER_FLAGS = SMALL_PATCHES + LAST_LAYER + ONE_PATH + DRAWN_START + MORE_CANDIDATES
+# No loss looks at images, so none are made.
+NO_IMAGES = (
+    *("--losses.reconstruction", "0", "--losses.adversarial-image", "0"),
+    *("--losses.adversarial-object", "0", "--losses.object-class", "0"),
+)
+NO_TRUTH = ("--losses.gt-selection", "0")
+NO_COOCCURRENCE = ("--losses.cooccurrence", "0")
+
+PAPER = Training("paper", PAPER_FLAGS)
+WITHOUT_TRUTH = Training("without L_gt_selection", PAPER_FLAGS + NO_TRUTH)
+WITHOUT_COOCCURRENCE = Training("without L_cooccurrence", PAPER_FLAGS + NO_COOCCURRENCE)
+IMAGE_FLAGS = PAPER_FLAGS + NO_TRUTH + NO_COOCCURRENCE
+IMAGE_LOSSES = Training("image losses alone", IMAGE_FLAGS)
+SOFT = Training("image losses, soft", (*IMAGE_FLAGS, "--relaxation", "soft"))
+MARGINAL = Training("image losses, marginal", (*IMAGE_FLAGS, "--relaxation", "marginal"))
+TRUTH_OFFERED = Training("image losses, true patch offered", (*IMAGE_FLAGS, "--gt-in-candidates"))
+
+ALONE = Training("paper, no images", PAPER_FLAGS + NO_IMAGES)
+FIXED_QUERY = Training("fixed query", (*ALONE.flags, "--retrieval.query", "fixed"))
+PAIRS = Training(
+    "all pairs", SMALL_PATCHES + LAST_LAYER + DRAWN_START + MORE_CANDIDATES + NO_IMAGES
+)
+WHOLE = Training("whole patches", LAST_LAYER + DRAWN_START + MORE_CANDIDATES + NO_IMAGES)
+LAYERS = Training("all layers", DRAWN_START + MORE_CANDIDATES + NO_IMAGES)
+DEMO = Training("recipe demo, no images", NO_IMAGES)
+ONE_CANDIDATE = Training("one candidate", ("--retrieval.candidates", "1", *NO_IMAGES))
 
 LEARNED = Method("learned", PAPER)
 
@@ -162,25 +188,66 @@ GREEDY = Claim(
     ),
     source="Section 2.1: at each step the patch most compatible with those chosen is selected.",
     methods=(
-        Method("updated query", PAPER),
+        Method("updated query", ALONE),
         Method("fixed query", FIXED_QUERY),
-        Method("fixed query in choosing alone", PAPER, choice={"query": "fixed"}),
-        Method(
-            "fixed query in training alone",
-            FIXED_QUERY,
-            choice={"query": "updated"},
-        ),
-        Method("start-conditioned oracle", PAPER, "start-conditioned oracle"),
+        Method("fixed query in choosing alone", ALONE, choice={"query": "fixed"}),
+        Method("fixed query in training alone", FIXED_QUERY, choice={"query": "updated"}),
+        Method("start-conditioned oracle", ALONE, "start-conditioned oracle"),
+        Method("demo's E_p, updated query", DEMO, choice={"start": "random"}),
+        Method("demo's E_p, fixed query", DEMO, choice={"start": "random", "query": "fixed"}),
     ),
     primary=(Comparison("updated query", "fixed query"),),
     further=(
         Comparison("updated query", "fixed query in choosing alone"),
         Comparison("updated query", "fixed query in training alone"),
+        Comparison("demo's E_p, updated query", "demo's E_p, fixed query"),
+    ),
+)
+
+BEST = {"start": "best"}
+RETRIEVAL = Claim(
+    name="retrieval",
+    statement=(
+        "The retrieval of recipe demo gives patches that go together more than the paper's, and "
+        "each step from the one to the other adds to it."
+    ),
+    source="Of ours: what E_p sees, what it is trained by, and how patches are chosen.",
+    methods=(
+        Method("paper", ALONE),
+        Method("+ all pairs", PAIRS),
+        Method("+ whole patches", WHOLE),
+        Method("+ all layers", LAYERS),
+        Method("+ tightest set", LAYERS, choice=BEST),
+        Method("+ 3 candidates (demo)", DEMO),
+        Method("1 candidate", ONE_CANDIDATE),
+        Method("demo, noise on", DEMO, noise=True),
+        Method("demo without the pass", DEMO, choice={"passes": 0}),
+        Method("demo with three passes", DEMO, choice={"passes": 3}),
+        Method("demo from a drawn start", DEMO, choice={"start": "random"}),
+        Method("demo from the medoid", DEMO, choice={"start": "medoid"}),
+        Method("paper, tightest set", ALONE, choice=BEST),
+        Method("untrained, tightest set", DEMO, "untrained", choice=BEST),
+        Method("predefined", DEMO, choice={"mode": "predefined"}),
+        Method("random", DEMO, choice={"mode": "random"}),
+        Method("start-conditioned oracle", ALONE, "start-conditioned oracle"),
+        Method("global oracle", ALONE, "global oracle"),
+    ),
+    primary=(Comparison("+ 3 candidates (demo)", "paper"),),
+    further=(
+        Comparison("+ all pairs", "paper"),
+        Comparison("+ whole patches", "+ all pairs"),
+        Comparison("+ all layers", "+ whole patches"),
+        Comparison("+ tightest set", "+ all layers"),
+        Comparison("+ 3 candidates (demo)", "+ tightest set"),
+        Comparison("+ 3 candidates (demo)", "1 candidate"),
+        Comparison("+ 3 candidates (demo)", "demo without the pass"),
+        Comparison("demo with three passes", "+ 3 candidates (demo)"),
+        Comparison("paper, tightest set", "paper"),
     ),
 )
 
 CLAIMS: Mapping[str, Claim] = {
-    claim.name: claim for claim in (COMPATIBLE, LOSSES, GENERATOR, GREEDY)
+    claim.name: claim for claim in (COMPATIBLE, LOSSES, GENERATOR, GREEDY, RETRIEVAL)
 }
 
 
