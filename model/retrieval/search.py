@@ -30,24 +30,6 @@ class Offer(NamedTuple):
     same: Tensor | None  # (N, S, S) True where two slots show the same crop; None: both may serve
     present: Tensor  # (N, M)
 
-    def cost(self, sets: Tensor, chosen: Tensor) -> Tensor:
-        """How far each slot lies on average from the chosen patches of a set, less its noise:
-        (N, G, S), infinite where it may not be chosen.
-
-        sets    (N, G, M) slots
-        chosen  (N, G, M) which of them count
-        """
-        summed = torch.zeros_like(self.bonus[:, None]).expand(-1, sets.shape[1], -1)
-        taken = torch.zeros_like(summed, dtype=torch.bool)
-        for slots, counts in zip(sets.unbind(2), chosen[..., None].unbind(2), strict=True):
-            summed = summed + counts * rows(self.apart, slots)
-            if self.same is not None:
-                taken = taken | (counts & rows(self.same, slots))
-        mean = summed / chosen.sum(2, keepdim=True).clamp_min(1)
-        by_place = taken.reshape(*taken.shape[:2], *self.allowed.shape[1:])
-        shut = ~open_slots(self.allowed[:, None], by_place).flatten(2)
-        return (mean - self.bonus[:, None]).masked_fill(shut, torch.inf)
-
 
 class Sets(NamedTuple):
     """G sets of patches for each of N images."""
@@ -56,41 +38,78 @@ class Sets(NamedTuple):
     steps: Tensor  # (N, G, M) when each was assigned, from 0
 
 
+class Reach(NamedTuple):
+    """How slots lie to the patches of sets that are being chosen."""
+
+    summed: Tensor  # (N, G, S) distance to a set's patches
+    shown: Tensor  # (N, G, S) how many of them show the slot's crop
+    number: Tensor  # (N, G, 1) of the set's patches
+
+    def changed(self, offer: Offer, slots: Tensor, by: Tensor) -> "Reach":
+        """With another patch in the sets, or without it.
+
+        slots  (N, G)
+        by     (N, G, 1)  1: it comes in; -1: it goes; 0: neither
+        """
+        shown = self.shown
+        if offer.same is not None:
+            shown = shown + by * rows(offer.same, slots)
+        return Reach(self.summed + by * rows(offer.apart, slots), shown, self.number + by)
+
+    def cost(self, offer: Offer) -> Tensor:
+        """Mean distance to a set's patches, less the noise: (N, G, S), infinite where a slot may
+        not be chosen."""
+        taken = (self.shown > 0).reshape(*self.shown.shape[:2], *offer.allowed.shape[1:])
+        shut = ~open_slots(offer.allowed[:, None], taken).flatten(2)
+        mean = self.summed / self.number.clamp_min(1)
+        return (mean - offer.bonus[:, None]).masked_fill(shut, torch.inf)
+
+
+def no_reach(offer: Offer, sets: int) -> Reach:
+    """Of sets that have no patches yet."""
+    images, slots = offer.bonus.shape
+    summed = offer.apart.new_zeros(images, sets, slots)
+    return Reach(summed, summed.to(torch.long), summed[..., :1].to(torch.long))
+
+
 def rows(values: Tensor, index: Tensor) -> Tensor:
     """values (N, S, T), index (N, G) -> (N, G, T)."""
     return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
 
 
-def grown_sets(offer: Offer) -> Sets:
+def grown_sets(offer: Offer) -> tuple[Sets, Reach]:
     """A set from each slot (G = S); one from a slot that may not be chosen is to be left out."""
     images, places, k = offer.allowed.shape
-    every = torch.arange(places * k, device=offer.apart.device)
-    slots = torch.zeros(images, places * k, places, dtype=torch.long, device=every.device)
+    winner = torch.arange(places * k, device=offer.apart.device).expand(images, -1)
+    slots = torch.zeros(images, places * k, places, dtype=torch.long, device=winner.device)
     steps = torch.zeros_like(slots)
-    present = offer.present[:, None].expand_as(slots)
-    waiting = present  # for a patch
-    winner = every.expand(images, -1)
+    waiting = offer.present[:, None].expand_as(slots)  # for a patch
+    reach = no_reach(offer, places * k)
     for step in range(places):
         if step:
-            cost = offer.cost(slots, present & ~waiting)
-            winner = cost.masked_fill(~waiting.repeat_interleave(k, 2), torch.inf).argmin(2)
+            closed = ~waiting.repeat_interleave(k, 2)
+            winner = reach.cost(offer).masked_fill(closed, torch.inf).argmin(2)
         wins = F.one_hot(winner // k, places).bool() & waiting
         slots = torch.where(wins, winner[..., None], slots)
         steps = torch.where(wins, step, steps)
         waiting = waiting & ~wins
-    return Sets(slots, steps)
+        reach = reach.changed(offer, winner, wins.any(2, keepdim=True).long())
+    return Sets(slots, steps), reach
 
 
-def refined(offer: Offer, sets: Sets) -> Sets:
+def refined(offer: Offer, sets: Sets, reach: Reach) -> tuple[Sets, Reach]:
     """Each patch chosen once more, given the others of its set: one place after the other."""
     k = offer.allowed.shape[2]
     slots = sets.slots
     places = torch.arange(slots.shape[2], device=slots.device)
-    for place in places.tolist():
-        cost = offer.cost(slots, offer.present[:, None] & (places != place).expand_as(slots))
-        again = cost[..., place * k : (place + 1) * k].argmin(2, keepdim=True) + place * k
-        slots = torch.where(places == place, again, slots)
-    return sets._replace(slots=slots)
+    for place in range(len(places)):
+        there = offer.present[:, place, None, None].expand_as(reach.number).long()
+        reach = reach.changed(offer, slots[..., place], -there)
+        own = reach.cost(offer)[..., place * k : (place + 1) * k]
+        again = own.argmin(2) + place * k
+        reach = reach.changed(offer, again, there)
+        slots = torch.where(places == place, again[..., None], slots)
+    return sets._replace(slots=slots), reach
 
 
 def spread(offer: Offer, slots: Tensor) -> Tensor:
@@ -117,9 +136,9 @@ def _of_pairs(values: Tensor, slots: Tensor) -> Tensor:
 
 def tightest(offer: Offer, passes: int) -> Sets:
     """The set of each image with the smallest spread: (N, M)."""
-    sets = grown_sets(offer)
+    sets, reach = grown_sets(offer)
     for _ in range(passes):
-        sets = refined(offer, sets)
+        sets, reach = refined(offer, sets, reach)
     starts = offer.allowed.flatten(1)
     best = spread(offer, sets.slots).masked_fill(~starts, torch.inf).argmin(1, keepdim=True)
     return Sets(*(rows(part, best)[:, 0] for part in sets))
@@ -152,7 +171,11 @@ def retrieve_tightest(
         slots, steps = tightest(offer, passes)
         # (N, M, M): the others of each patch
         others = offer.present[:, None] & ~torch.eye(slots.shape[1], device=slots.device).bool()
-        shut = own_slots(offer.cost(slots[:, None].expand_as(others), others), offer).isinf()
+        reach = no_reach(offer, slots.shape[1])
+        for place in range(slots.shape[1]):
+            at = slots[:, place, None].expand_as(slots)
+            reach = reach.changed(offer, at, others[..., place, None].long())
+        shut = own_slots(reach.cost(offer).isinf(), offer)
     from_chosen = F.one_hot(slots, apart.shape[1]).to(apart.dtype) @ apart  # (N, M, S)
     mean = others.to(apart.dtype) @ from_chosen / others.sum(2, keepdim=True).clamp_min(1)
     noiseless = (-own_slots(mean, offer)).masked_fill(shut, MASKED)  # (N, M, K)
