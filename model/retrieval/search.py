@@ -68,8 +68,8 @@ class Reach(NamedTuple):
 def no_reach(offer: Offer, sets: int) -> Reach:
     """Of sets that have no patches yet."""
     images, slots = offer.bonus.shape
-    summed = offer.apart.new_zeros(images, sets, slots)
-    return Reach(summed, summed.to(torch.long), summed[..., :1].to(torch.long))
+    none = offer.apart.new_zeros(images, sets, slots)
+    return Reach(none, none, none[..., :1])
 
 
 def rows(values: Tensor, index: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def grown_sets(offer: Offer) -> tuple[Sets, Reach]:
         slots = torch.where(wins, winner[..., None], slots)
         steps = torch.where(wins, step, steps)
         waiting = waiting & ~wins
-        reach = reach.changed(offer, winner, wins.any(2, keepdim=True).long())
+        reach = reach.changed(offer, winner, wins.any(2, keepdim=True).float())
     return Sets(slots, steps), reach
 
 
@@ -103,7 +103,7 @@ def refined(offer: Offer, sets: Sets, reach: Reach) -> tuple[Sets, Reach]:
     slots = sets.slots
     places = torch.arange(slots.shape[2], device=slots.device)
     for place in range(len(places)):
-        there = offer.present[:, place, None, None].expand_as(reach.number).long()
+        there = offer.present[:, place, None, None].expand_as(reach.number).float()
         reach = reach.changed(offer, slots[..., place], -there)
         own = reach.cost(offer)[..., place * k : (place + 1) * k]
         again = own.argmin(2) + place * k
@@ -174,7 +174,7 @@ def retrieve_tightest(
         reach = no_reach(offer, slots.shape[1])
         for place in range(slots.shape[1]):
             at = slots[:, place, None].expand_as(slots)
-            reach = reach.changed(offer, at, others[..., place, None].long())
+            reach = reach.changed(offer, at, others[..., place, None].float())
         shut = own_slots(reach.cost(offer).isinf(), offer)
     from_chosen = F.one_hot(slots, apart.shape[1]).to(apart.dtype) @ apart  # (N, M, S)
     mean = others.to(apart.dtype) @ from_chosen / others.sum(2, keepdim=True).clamp_min(1)
