@@ -100,7 +100,7 @@ LEARNED = Method("learned", PAPER)
 
 COMPATIBLE = Claim(
     name="compatible",
-    steps=150,
+    steps=120,
     statement="Patches that are chosen by learned retrieval go together.",
     source=(
         "Figure 4: in a user study the patches were preferred to those of PasteGAN, which takes "
@@ -126,7 +126,7 @@ COMPATIBLE = Claim(
 
 LOSSES = Claim(
     name="losses",
-    steps=150,
+    steps=120,
     statement=(
         "Both selection losses matter: without either one, the chosen patches go together less."
     ),
@@ -155,7 +155,7 @@ LOSSES = Claim(
 
 GENERATOR = Claim(
     name="generator",
-    steps=200,
+    steps=120,
     statement=(
         "The generator trains the retrieval: by the image losses alone, through the differentiable "
         "choice, the patch embedding comes to choose patches that go together."
