@@ -38,11 +38,19 @@ class Trainer:
     def flags(self, training: Training, steps: int, seed: int) -> tuple[str, ...]:
         """Of `model.train`, for a new run."""
         return (
-            *("--bank", str(self.bank.path), "--recipe", "demo", *training.flags),
+            *("--bank", self._place, "--recipe", "demo", *training.flags),
             *("--steps", str(steps), "--seed", str(seed), "--eval-every", "0"),
             *(() if self.device == "auto" else ("--device", self.device)),
             *("--out", str(self.folder(training, steps, seed))),
         )
+
+    @property
+    def _place(self) -> str:
+        """Of the bank, from here, so that pages name no folder of the machine that measured."""
+        path = self.bank.path
+        if isinstance(path, Path) and path.is_relative_to(Path.cwd()):
+            path = path.relative_to(Path.cwd())
+        return str(path)
 
     def command(self, training: Training, steps: int, seed: int) -> str:
         return f"python -m model.train {shlex.join(self.flags(training, steps, seed))}"
@@ -55,7 +63,7 @@ class Trainer:
             return run
         with timed(run / TRAINING):
             if (run / CONFIG).is_file():
-                run_command("model.train", "--resume", run, "--bank", self.bank.path)
+                run_command("model.train", "--resume", run, "--bank", self._place)
             else:
                 run_command("model.train", *self.flags(training, steps, seed))
         return run
