@@ -14,9 +14,12 @@ from model.retrieval.choice import (
     draw_truth,
     draws_differ,
     noise_by_default,
+    started,
 )
 from model.retrieval.crops import Crops
-from model.retrieval.greedy import medoid_start, retrieve, retrieve_best, start_feature
+from model.retrieval.greedy import medoid_start, retrieve, start_feature
+from model.retrieval.search import retrieve_tightest
+from pipeline.errors import UserError
 
 N, O, K, E = 2, 5, 4, 3
 PADDING = padding_of(torch.tensor([0, 0, 0, 1, 1]), N)
@@ -127,7 +130,7 @@ def test_an_object_with_a_single_candidate_is_given_it(mode):
     ]
 
 
-@pytest.mark.parametrize("start", ["random", "medoid", "best"])
+@pytest.mark.parametrize("start", ["random", "medoid"])
 @pytest.mark.parametrize("relaxation", ["straight-through", "soft", "marginal"])
 @pytest.mark.parametrize("query", ["updated", "fixed"])
 def test_learned_retrieval_follows_every_setting_of_the_rule(start, relaxation, query):
@@ -139,16 +142,32 @@ def test_learned_retrieval_follows_every_setting_of_the_rule(start, relaxation, 
     settings = {
         "noise": draws.noise, "temperature": 0.7, "relaxation": relaxation, "query_rule": query,
     }  # fmt: skip
-    if start == "best":
-        expected = retrieve_best(features, VALID, PADDING, **settings)
-    else:
-        slot = draws.start if start == "random" else medoid_start(features, VALID, PADDING)
-        first = start_feature(features, PADDING, slot)
-        expected = retrieve(features, VALID, PADDING, first, **settings)
+    slot = draws.start if start == "random" else medoid_start(features, VALID, PADDING)
+    first = start_feature(features, PADDING, slot)
+    expected = retrieve(features, VALID, PADDING, first, **settings)
     for field, value in zip(selection, expected, strict=True):
         assert torch.equal(field, value)
     other = choose(given, features, VALID, PADDING, draws._replace(noise=draws.noise * 0), CROPS)
     assert not torch.equal(other.weights, selection.weights)
+
+
+@pytest.mark.parametrize("relaxation", ["straight-through", "soft", "marginal"])
+def test_from_start_best_the_tightest_set_follows_every_setting_of_the_rule(relaxation):
+    chosen = {}
+    for seed in range(8):
+        features = torch.randn(O, K, E, generator=torch.Generator().manual_seed(seed))
+        for passes in (0, 1):
+            given = rule(start="best", relaxation=relaxation, temperature=0.7, passes=passes)
+            draws = draws_of(given, seed)
+            selection = choose(given, features, VALID, PADDING, draws, CROPS)
+            expected = retrieve_tightest(
+                features, VALID, PADDING, noise=draws.noise, temperature=0.7,
+                relaxation=relaxation, passes=passes,
+            )  # fmt: skip
+            for field, value in zip(selection, expected, strict=True):
+                assert torch.equal(field, value)
+            chosen[passes, seed] = selection.selected.tolist()
+    assert any(chosen[0, seed] != chosen[1, seed] for seed in range(8))
 
 
 @pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
@@ -167,12 +186,29 @@ def test_draws_are_said_to_differ_where_they_do(mode, start, noise):
 @pytest.mark.parametrize(
     ("mode", "start", "expected"),
     [
-        ("learned", "random", False), ("learned", "medoid", True), ("learned", "best", False),
-        ("predefined", "medoid", False), ("random", "medoid", False),
+        ("learned", "random", False), ("learned", "medoid", True), ("learned", "best", True),
+        ("predefined", "random", True), ("random", "medoid", False),
     ],
 )  # fmt: skip
-def test_sampling_draws_with_noise_only_where_all_draws_would_be_alike(mode, start, expected):
-    assert noise_by_default(rule(mode=mode, start=start)) == expected
+def test_several_draws_have_noise_only_where_all_would_be_alike(mode, start, expected):
+    assert noise_by_default(rule(mode=mode, start=start), 2) == expected
+    assert not noise_by_default(rule(mode=mode, start=start), 1)
+
+
+def test_a_rule_has_another_start_only_where_it_has_one():
+    own = rule(start="medoid", query="fixed")
+    assert started(own, None) == own
+    assert started(own, "random") == rule(start="random", query="fixed")
+    assert started(rule(), "best") == rule(start="best")
+    with pytest.raises(
+        UserError, match=r"^start best: .* --retrieval\.query fixed.*random or medoid"
+    ):
+        started(own, "best")
+    for mode in ("predefined", "random"):
+        given = rule(mode=mode)
+        assert started(given, None) == given
+        with pytest.raises(UserError, match=f"^start random: {mode} retrieval .* leave the start"):
+            started(given, "random")
 
 
 def test_the_start_is_the_feature_of_its_slot():

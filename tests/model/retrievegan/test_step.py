@@ -14,7 +14,8 @@ from model.padding import padding_of
 from model.parallel import ALONE, Ranks, run_phases
 from model.pixels import to_float
 from model.recipes import paper
-from model.retrieval.greedy import medoid_start, retrieve, retrieve_best, start_feature
+from model.retrieval.greedy import medoid_start, retrieve, start_feature
+from model.retrieval.search import retrieve_tightest
 from model.retrievegan.trainer import RetrieveGANTrainer
 from model.sources import Counts
 from tests.model.retrievegan.small import (
@@ -412,7 +413,7 @@ def test_a_step_trains_with_the_patches_of_its_rules_start(batch, start, gt_in_c
     padding = padding_of(torch.tensor(OBJECT_IMAGE), N)
     settings = {"noise": draws.noise, "temperature": 1.0}
     if start == "best":
-        expected = retrieve_best(features, candidates.valid, padding, **settings)
+        expected = retrieve_tightest(features, candidates.valid, padding, **settings)
     else:
         medoids = medoid_start(features, candidates.valid, padding)
         query = start_feature(features, padding, draws.start if start == "random" else medoids)
