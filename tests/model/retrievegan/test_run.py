@@ -118,7 +118,9 @@ def test_a_start_that_the_run_cannot_have_is_one_clear_line(opened, bank):
     assert fixed.rule(None, "medoid") == replace(rule, start="medoid")
     rule = replace(demo().retrieval, mode="predefined")
     model = RetrieveGANTrainer.for_bank(replace(demo(), retrieval=rule), bank, CPU).model
-    with pytest.raises(UserError, match="^start medoid: predefined retrieval takes each object by"):
+    with pytest.raises(
+        UserError, match=r"^start medoid: predefined retrieval takes each object by"
+    ):
         RetrieveGANRun(model, bank, CPU).retrieve(GRAPH, start="medoid")
 
 

@@ -243,7 +243,7 @@ def test_each_loss_reaches_the_parts_that_it_should_teach_and_no_others(
 def test_the_discriminators_losses_teach_the_discriminators_alone(batch):
     trainer = small_trainer()
     output = output_of(trainer, batch)
-    for name, term in trainer.discriminator_terms(batch, output).items():
+    for name, term in trainer.discriminator_terms(batch, output.images).items():
         for network in trainer.networks.values():
             network.zero_grad(set_to_none=True)
         term.backward(retain_graph=True)
@@ -283,7 +283,7 @@ def test_the_discriminators_gradient_is_that_of_the_sum_of_their_losses(batch):
     trainer.set_learning_rates = lambda: None
     before = [p.detach().clone() for p in parameters]
     trainer.step(batch)
-    terms = other.discriminator_terms(batch, output_of(other, batch))
+    terms = other.discriminator_terms(batch, output_of(other, batch).images)
     theirs = [
         p for network in (other.image_discriminator, other.object_discriminator)
         for p in network.parameters()
