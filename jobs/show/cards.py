@@ -82,6 +82,7 @@ def asked_of(options: Evaluate, bank: Bank, runs: Sequence[OpenedRun]) -> Protoc
         candidates=options.candidates or min(CANDIDATES, bank.num_candidates),
         min_coverage=minimum.coverage,
         min_side=minimum.side,
+        start=options.start,
         draws=options.draws,
         styles=None if styles is None else str(styles),
         seed=options.seed,

@@ -8,7 +8,8 @@ from typing import NamedTuple, get_args
 import torch
 
 from bank.bank import Bank
-from model.config import MinQuality, RetrievalMode, Sg2ImConfig, Which
+from model.config import MinQuality, RetrievalMode, Sg2ImConfig, Start, Which
+from model.retrieval.choice import noise_by_default
 from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
 from model.run_folder import pin_of, read_run
 from model.sg2im.published import ignored_note, is_published
@@ -32,7 +33,8 @@ class RetrievalOptions:
     """How patches are chosen: the arguments of `RetrieveGANRun.retrieve`."""
 
     mode: RetrievalMode | None = None
-    noise: bool | None = None
+    start: Start | None = None
+    noise: bool | None = None  # None: where several draws would all be alike without it
     candidates: int | None = None
     minimum: MinQuality | None = None
     pin: Mapping[int, int] = field(default_factory=dict)
@@ -45,7 +47,16 @@ class RetrieveAndCompose:
 
     name: str
     run: RetrieveGANRun
+    draws: int  # of each graph
     options: RetrievalOptions = RetrievalOptions()
+
+    @property
+    def noise(self) -> bool:
+        """Whether patches are drawn with noise."""
+        options = self.options
+        if options.noise is not None:
+            return options.noise
+        return noise_by_default(self.run.rule(options.mode, options.start), self.draws)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -55,15 +66,18 @@ class RetrieveAndCompose:
         """Whether images of the graph depend on their seed."""
         options = self.options
         free = len(graph.objects) > len(options.pin)
-        return free and self.run.draws_differ(options.mode, options.noise, options.candidates)
+        return free and self.run.draws_differ(
+            options.mode, options.start, noise=self.noise, k=options.candidates
+        )
 
     def generate(self, graph: SceneGraph, seed: int) -> Sample:
         options = self.options
         retrieval = self.run.retrieve(
             graph,
             seed=seed,
-            noise=options.noise,
+            noise=self.noise,
             mode=options.mode,
+            start=options.start,
             k=options.candidates,
             minimum=options.minimum,
             pin=options.pin,
@@ -94,6 +108,14 @@ class GenerateBySg2Im:
 Method = RetrieveAndCompose | GenerateBySg2Im
 
 
+def noise_note(names: Sequence[str]) -> str:
+    """Which pictures are not of the patches that would be chosen without noise."""
+    return (
+        f"Patches of the pictures drawn with noise (predefined: one of the three nearest), since "
+        f"all of a graph would be alike without: {', '.join(names)}"
+    )
+
+
 def share_options(method: Method, own: Method) -> Method:
     """`method` with the pins, bans and limits of the run's own method, if both use that run."""
     if (
@@ -101,7 +123,9 @@ def share_options(method: Method, own: Method) -> Method:
         and isinstance(own, RetrieveAndCompose)
         and method.run is own.run
     ):
-        return replace(method, options=replace(own.options, mode=method.options.mode))
+        mode = method.options.mode
+        start = own.options.start if mode == "learned" else None
+        return replace(method, options=replace(own.options, mode=mode, start=start))
     return method
 
 
@@ -134,14 +158,16 @@ def open_bank(opened: RetrieveGANRun | Sg2ImRun, source: Path, bank: Location | 
     return Bank.open(place, pin_of(source, place))
 
 
-def method_of(opened: RetrieveGANRun | Sg2ImRun, name: str) -> Method:
+def method_of(opened: RetrieveGANRun | Sg2ImRun, name: str, draws: int) -> Method:
     """The method that the run was trained with; its title is `name` and the kind of method."""
     if isinstance(opened, Sg2ImRun):
         return GenerateBySg2Im(f"{name}, sg2im", opened)
-    return RetrieveAndCompose(f"{name}, {opened.model.config.retrieval.mode}", opened)
+    return RetrieveAndCompose(f"{name}, {opened.model.config.retrieval.mode}", opened, draws)
 
 
-def method_to_compare(value: str, own: RetrieveGANRun | Sg2ImRun, device: torch.device) -> Method:
+def method_to_compare(
+    value: str, own: RetrieveGANRun | Sg2ImRun, draws: int, device: torch.device
+) -> Method:
     """The method that a value of --beside names.
 
     `predefined`, `random` and `learned` are the run's own generator with patches chosen in that
@@ -154,11 +180,11 @@ def method_to_compare(value: str, own: RetrieveGANRun | Sg2ImRun, device: torch.
                 f"run that retrieves as --run and this one as --beside"
             )
         options = RetrievalOptions(mode=value)  # type: ignore[arg-type]
-        return RetrieveAndCompose(value, own, options)
+        return RetrieveAndCompose(value, own, draws, options)
     if not Path(value).exists():
         modes = ", ".join(get_args(RetrievalMode))
         raise UserError(
             f"--beside {value}: it is neither {modes} nor a run folder or checkpoint that is there"
         )
     opened = open_run(Path(value), None, device)
-    return method_of(opened, Path(value).resolve().name)
+    return method_of(opened, Path(value).resolve().name, draws)

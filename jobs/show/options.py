@@ -13,6 +13,7 @@ from model.config import (
     MinQuality,
     RetrievalMode,
     ScoreKind,
+    Start,
     Which,
 )
 from pipeline.options import BankLocation, option
@@ -60,9 +61,16 @@ class SampleOptions:
         bool | None,
         option(
             "on: patches are drawn by how well they go together, or among the three nearest; off: "
-            "the most compatible from each draw's start, or the nearest; default: on for runs "
-            "with start medoid, whose draws would all be alike, and for plain files of several "
-            "draws that would be; else off"
+            "the most compatible from each draw's start, or the nearest; default: on for several "
+            "draws that would all be alike without, else off"
+        ),
+    ] = None
+    start: Annotated[
+        Start | None,
+        option(
+            "where learned retrieval starts: from a candidate drawn at random, from the most "
+            "central one, or from every one, of which the tightest set is kept; by default as the "
+            "run was trained"
         ),
     ] = None
     candidates: Annotated[
@@ -214,6 +222,14 @@ class Evaluate:
         option(
             "only patches whose box has a shorter side of at least so many px in its photo; by "
             "default as the runs were trained"
+        ),
+    ] = None
+    start: Annotated[
+        Start | None,
+        option(
+            "where learned retrieval starts: from a candidate drawn at random, from the most "
+            "central one, or from every one, of which the tightest set is kept; by default as "
+            "each run was trained"
         ),
     ] = None
     draws: Annotated[int, option("choices of patches per scene, for the scores of retrieval")] = 4

@@ -14,11 +14,11 @@ from bank.bank import Bank
 from jobs.show.curves import loss_curves
 from jobs.show.page import EmbeddedImage, environment, jpeg, png
 from jobs.show.sheets import Source, sources_of
-from model.config import RetrievalMode
+from model.config import RetrievalMode, Start
+from model.retrieval.choice import noise_by_default
 from model.retrievegan.run import RetrievedPatches, RetrieveGANRun
 from model.scores.intervals import Score
 from pipeline.errors import UserError
-from pipeline.output import log
 from pipeline.progress import progress
 from pipeline.scene import Box, SceneGraph
 from pipeline.scene_graph import read_scene_graphs
@@ -28,12 +28,11 @@ MOST_CATEGORIES = 40
 # Fields of a line in metrics.jsonl that are its score; all others are the protocol.
 SCORE = tuple(field.name for field in fields(Score))
 PHOTO_ROWS = 5  # photos shown with all their patches
-# Name, meaning, noise: without it predefined takes the nearest in every draw.
-MODES: tuple[tuple[RetrievalMode, str, bool | None], ...] = (
-    ("learned", "each patch is chosen to go with those chosen before it", None),
-    ("predefined", "one of the three nearest by graph features, each object by itself", True),
-    ("random", "any candidate, each object by itself", None),
-)
+LEARNED: Mapping[Start, str] = {
+    "random": "from a start drawn at random each patch is chosen to go with those before it",
+    "medoid": "from the most central candidate each patch is chosen to go with those before it",
+    "best": "the patches that go best with one another, of the sets that grow from every start",
+}
 
 
 class Draw(NamedTuple):
@@ -43,6 +42,14 @@ class Draw(NamedTuple):
     below: tuple[bool, ...]  # of each patch, whether it is of less quality than the run asks for
     image: EmbeddedImage
     distance: float  # mean, between the patches' F_occur vectors; small: as if of one photo
+
+
+class Mode(NamedTuple):
+    """A retrieval mode, as it is shown."""
+
+    name: RetrievalMode
+    noise: bool
+    meaning: str
 
 
 class ModeDraws(NamedTuple):
@@ -97,17 +104,11 @@ def render_run(
     seeds: Sequence[int],
     photos: Path | None,
 ) -> str:
-    """The page as HTML, with a draw per seed of every graph, or one where all would be alike;
-    `photos` is the folder of the bank's photos, if there is one."""
+    """The page as HTML, with a draw per seed of every graph; `photos` is the folder of the bank's
+    photos, if there is one."""
     bank, config = opened.bank, opened.model.config
     rule = config.retrieval
     steps = read_json_lines(run / "log.jsonl")
-    alike = [mode for mode, _, noise in modes_of(opened) if not opened.draws_differ(mode, noise)]
-    if graphs and len(seeds) > 1 and alike:
-        log.warning(
-            f"nothing is random in {' and '.join(alike)} draws: 1 image in place of {len(seeds)} "
-            f"that are alike"
-        )
     cards = [
         graph_card(opened, name, graph, seeds, photos)
         for name, graph in progress(graphs.items(), "graphs", len(graphs), "graph")
@@ -152,9 +153,17 @@ def named_graphs(files: Sequence[Path], bank: Bank) -> dict[str, SceneGraph]:
     return by_title
 
 
-def modes_of(opened: RetrieveGANRun) -> tuple[tuple[RetrievalMode, str, bool | None], ...]:
-    """Those of `MODES` that the run can be sampled with."""
-    return MODES if opened.model.config.retrieval.mode == "learned" else MODES[1:]
+def modes_of(opened: RetrieveGANRun, draws: int) -> list[Mode]:
+    """Those that the run can be sampled with, and how so many draws of a graph are made."""
+    rule = opened.model.config.retrieval
+    nearest = "one of the three nearest by graph features, each object by itself"
+    random = "any candidate, each object by itself"
+    modes = [Mode("predefined", True, nearest), Mode("random", False, random)]
+    if rule.mode != "learned":
+        return modes
+    noise = noise_by_default(rule, draws)
+    note = "; drawn with noise, without which all draws would be alike" * noise
+    return [Mode("learned", noise, LEARNED[rule.start] + note), *modes]
 
 
 def graph_card(
@@ -163,13 +172,13 @@ def graph_card(
     """All modes and draws of one graph, composed with predicted boxes even if it has boxes."""
     boxes = opened.predict_boxes(graph)
     modes, first = [], None
-    for mode, meaning, noise in modes_of(opened):
+    for mode in modes_of(opened, len(seeds)):
         draws = []
-        for seed in seeds if opened.draws_differ(mode, noise) else seeds[:1]:
-            retrieval = opened.retrieve(graph, seed=seed, mode=mode, noise=noise)
+        for seed in seeds:
+            retrieval = opened.retrieve(graph, seed=seed, mode=mode.name, noise=mode.noise)
             first = retrieval if first is None else first
             draws.append(_draw(opened, graph, boxes, retrieval))
-        modes.append(ModeDraws(mode, meaning, tuple(draws)))
+        modes.append(ModeDraws(mode.name, mode.meaning, tuple(draws)))
     assert first is not None
     sources = sources_of(opened.bank, first.patch_ids.tolist(), photos)
     lines = [f"{graph.objects[s]} {p} {graph.objects[o]}" for s, p, o in graph.relations]

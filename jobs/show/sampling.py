@@ -9,6 +9,7 @@ from jobs.show.methods import (
     RetrieveAndCompose,
     method_of,
     method_to_compare,
+    noise_note,
     open_bank,
     open_run,
     share_options,
@@ -47,7 +48,7 @@ def sample(options: SampleOptions) -> None:
         return
     if isinstance(opened, RetrieveGANRun):
         opened.check_bans(options.ban)
-    others = [method_to_compare(value, opened, device) for value in options.beside]
+    others = [method_to_compare(v, opened, options.draws, device) for v in options.beside]
     methods = []
     for named, out in targets:  # all of them before anything is written
         try:
@@ -66,6 +67,9 @@ def sample(options: SampleOptions) -> None:
             f"nothing is random in the draws of {counted(random.count(False), 'graph')}: 1 image "
             f"in place of {options.draws} that are alike"
         )
+    noisy = [m.name for m in methods[0] if isinstance(m, RetrieveAndCompose) and m.noise]
+    if noisy and options.noise is None and any(random):
+        log.info(noise_note(noisy))
     for (named, out), compared, differ in zip(targets, methods, random, strict=True):
         draws = options.draws if differ else 1
         seeds = range(options.seed, options.seed + draws)
@@ -126,6 +130,7 @@ def own_method(
     if isinstance(opened, RetrieveGANRun):
         retrieval = RetrievalOptions(
             options.retrieval,
+            options.start,
             options.noise,
             options.candidates,
             asked_quality(options, opened.model.config.retrieval.min_quality),
@@ -133,14 +138,14 @@ def own_method(
             options.ban,
         )
         mode = options.retrieval or opened.model.config.retrieval.mode
-        return RetrieveAndCompose(f"{name}, {mode}", opened, retrieval)
-    return method_of(opened, name)
+        return RetrieveAndCompose(f"{name}, {mode}", opened, options.draws, retrieval)
+    return method_of(opened, name, options.draws)
 
 
 def check_sg2im(options: SampleOptions) -> None:
     """UserError for an option of retrieval."""
-    of_retrieval = ("retrieval", "noise", "candidates", "min_coverage", "min_side", "pin", "ban")
-    for name in of_retrieval:
+    of_retrieval = ("retrieval", "start", "noise", "candidates", "min_coverage", "min_side")
+    for name in (*of_retrieval, "pin", "ban"):
         if getattr(options, name) not in (None, ()):
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag}: {options.run} is of sg2im, which retrieves no patches")

@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from bank.bank import Bank
+from jobs.show.methods import noise_note
 from jobs.show.options import SampleOptions, asked_quality
 from model.config import MinQuality
+from model.retrieval.choice import noise_by_default
 from model.retrievegan.run import RetrieveGANRun
 from model.scores.picture_folder import CREDITS, NAME, picture_name, write_picture
 from model.scores.pictures import ChosenPatches, PictureSet, run_pictures
-from model.scores.retriever import Retriever, draws_with_noise
+from model.scores.retriever import Retriever
 from model.scores.scenes import CANDIDATES, Scenes, scene_batches
 from model.sg2im.run import Sg2ImRun
 from pipeline.errors import UserError
@@ -90,10 +92,12 @@ def pictures_of(
     seeds = [options.seed + draw for draw in range(options.draws)]
     chosen = None
     if isinstance(opened, RetrieveGANRun):
-        rule = opened.rule(options.retrieval)
+        rule = opened.rule(options.retrieval, options.start)
         noise = options.noise
         if noise is None:
-            noise = draws_with_noise(rule, options.draws)
+            noise = noise_by_default(rule, options.draws)
+            if noise:
+                log.info(noise_note([options.run.resolve().name]))
         retriever = Retriever(opened.model, bank, batches, rule, noise=noise)
         chosen = ChosenPatches(bank, batches, retriever.method, seeds)
     name = options.run.resolve().name

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bank.bank import Bank
+from jobs.show.methods import noise_note
 from model.config import MinQuality
 from model.scores.intervals import Score
 from model.scores.measure import STYLE_ACCURACY, Measurement
@@ -90,7 +91,8 @@ def score_tables(protocol: Protocol, bank: Bank, found: Measurement) -> str:
     if pictured:
         dataset = bank.manifest.recipe["dataset"]
         parts.append(picture_tables([each.score for each in pictured], dataset))
-        parts += [noise_note(protocol)] * any(run.noise for run in protocol.runs)
+        noisy = [run.path for run in protocol.runs if run.noise]
+        parts += [noise_note(noisy)] * bool(noisy)
     return "\n\n".join(parts)
 
 
@@ -102,6 +104,7 @@ def headline(protocol: Protocol) -> str:
         f"Split {protocol.split}, {counted(len(protocol.image_ids), 'scene')}",
         *([] if alike is None else [f"{alike:,} that look like training photos left out"]),
         " ".join(filter(None, [f"K = {protocol.candidates}", protocol.min_quality.flags])),
+        *([] if protocol.start is None else [f"start {protocol.start}"]),
         f"{counted(protocol.draws, 'draw')} per scene",
         f"{counted(protocol.per_graph, 'picture')} per graph"
         + (" through JPEG" if protocol.image_format == "jpg" else ""),
@@ -114,15 +117,6 @@ def headline(protocol: Protocol) -> str:
         "distance), splits (IS, classifier score) or pairs (DS, diversity)."
     )
     return "; ".join([", ".join(parts), *runs]) + f".\n\n{legend}"
-
-
-def noise_note(protocol: Protocol) -> str:
-    """Which runs' pictures are not of the patches that they would choose without noise."""
-    noisy = ", ".join(run.path for run in protocol.runs if run.noise)
-    return (
-        f"Patches of the pictures drawn with noise (predefined: one of the three nearest), since "
-        f"all of a graph would be alike without: {noisy}"
-    )
 
 
 def offer(offered: Offered, minimum: MinQuality) -> str:

@@ -39,7 +39,7 @@ def score(options: Evaluate) -> None:
         return
     device = choose_device(options.device)
     paths = [(path, checkpoint_of(path, options.checkpoint)) for path in options.run]
-    bank, runs = open_runs(paths, options.bank, device, options.per_graph)
+    bank, runs = open_runs(paths, options.bank, device, options.per_graph, options.start)
     costs = Costs()
     asked = asked_of(options, bank, runs)
     subjects = open_subjects(asked, bank, runs, device, costs)
@@ -62,7 +62,7 @@ def measure_again(path: Path, out: Path | None, place: Location | None) -> None:
     paths: list[tuple[Path, Which | int]] = [
         (Path(run.path), "last" if run.step is None else run.step) for run in card.runs
     ]
-    bank, runs = open_runs(paths, place or location(card.bank), device, card.per_graph)
+    bank, runs = open_runs(paths, place or location(card.bank), device, card.per_graph, card.start)
     check_bank(card, bank, path)
     costs = Costs()
     subjects = open_subjects(card, bank, runs, device, costs)
@@ -139,6 +139,7 @@ def append_to_runs(
             "candidates": protocol.candidates,
             "min_coverage": protocol.min_coverage,
             "min_side": protocol.min_side,
+            "start": protocol.start or "as trained",
             "draws": protocol.draws,
             "per_graph": protocol.per_graph,
             "seed": protocol.seed,

@@ -14,7 +14,8 @@ from bank.files import file_digest, json_digest
 from jobs.show.methods import open_bank, open_run
 from jobs.show.styles import read_styles
 from model import checkpoint
-from model.config import ExecutionConfig, Which
+from model.config import ExecutionConfig, Start, Which
+from model.retrieval.choice import noise_by_default, started
 from model.retrievegan.run import RetrieveGANRun
 from model.run_folder import read_run
 from model.scores.costs import Costs
@@ -24,7 +25,6 @@ from model.scores.measure import OpenedFolder, OpenedRun, Subjects, sides_of
 from model.scores.perceptual import Lpips, open_lpips
 from model.scores.picture_folder import CREDITS, PictureFolder, open_pictures
 from model.scores.protocol import Judge, Protocol, ScoredFolder, ScoredRun
-from model.scores.retriever import draws_with_noise
 from model.scores.style import StyleClassifier, style_classifier
 from model.sg2im.published import is_published
 from model.sg2im.run import Sg2ImRun
@@ -40,14 +40,18 @@ def open_runs(
     place: Location | None,
     device: torch.device,
     per_graph: int,
+    start: Start | None,
 ) -> tuple[Bank, list[OpenedRun]]:
     """The runs, each at one of its checkpoints, and the one bank whose scenes they are scored on.
 
     paths  each with which checkpoint, or its step
     place  of the bank; None: where the first run says
+    start  of learned retrieval; None: as each run was trained. UserError where a run that
+           retrieves cannot start so
     """
     if not paths:
         assert place is not None
+        check_start(start, [])
         return Bank.open(place), []
     names = names_of([path for path, _ in paths])
     runs: list[OpenedRun] = []
@@ -56,10 +60,17 @@ def open_runs(
         opened = open_run(path, place, device, which)
         bank = bank or open_bank(opened, path, place)
         place = bank.path
-        source = source_of(path, opened, bank, which, per_graph)
+        source = source_of(path, opened, bank, which, per_graph, start)
         runs.append(OpenedRun(name, opened, source))
+    check_start(start, runs)
     assert bank is not None
     return bank, runs
+
+
+def check_start(start: Start | None, runs: Sequence[OpenedRun]) -> None:
+    """UserError for a start where nothing retrieves."""
+    if start is not None and not any(run.retrieving for run in runs):
+        raise UserError(f"--start {start}: no run here retrieves patches; leave it out")
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -77,9 +88,15 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def source_of(
-    path: Path, opened: RetrieveGANRun | Sg2ImRun, bank: Bank, which: Which | int, per_graph: int
+    path: Path,
+    opened: RetrieveGANRun | Sg2ImRun,
+    bank: Bank,
+    which: Which | int,
+    per_graph: int,
+    start: Start | None,
 ) -> ScoredRun:
-    """What the card says of a run; UserError where it was trained on another bank."""
+    """What the card says of a run; UserError where it was trained on another bank, or cannot start
+    as it is asked to."""
     if is_published(path):
         weights = file_digest(path).sha256
         return ScoredRun(path=str(path), sha256=weights, config_sha256=None, step=None, noise=None)
@@ -90,7 +107,11 @@ def source_of(
     learned_from = replace(read_run(path)[0], execution=ExecutionConfig())
     noise = None
     if isinstance(opened, RetrieveGANRun):
-        noise = draws_with_noise(opened.model.config.retrieval, per_graph)
+        try:
+            rule = started(opened.model.config.retrieval, start)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        noise = noise_by_default(rule, per_graph)
     return ScoredRun(
         path=str(path),
         sha256=file_digest(folder / checkpoint.MODEL).sha256,

@@ -1,5 +1,6 @@
 """One patch per object by the run's rule, and the random draws that it needs."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from model.retrieval.greedy import (
 )
 from model.retrieval.relaxation import gumbel
 from model.retrieval.search import retrieve_tightest
+from pipeline.errors import UserError
 
 NEAREST = 3  # in training `predefined` draws one of this many nearest, as PasteGAN does
 
@@ -146,10 +148,27 @@ def is_drawn(start: Start) -> bool:
     return start == "random"
 
 
-def noise_by_default(rule: RetrievalConfig) -> bool:
-    """Whether sampling draws with noise: for start "medoid", or all draws would be alike. "best"
-    compares starts, and is shown as it is."""
-    return rule.mode == "learned" and rule.start == "medoid"
+def started(rule: RetrievalConfig, start: Start | None) -> RetrievalConfig:
+    """The rule with another start; None: with its own. UserError where it cannot have that one."""
+    if start is None:
+        return rule
+    if rule.mode != "learned":
+        raise UserError(
+            f"start {start}: {rule.mode} retrieval takes each object by itself and starts nowhere; "
+            f"leave the start out"
+        )
+    if start == "best" and rule.query == "fixed":
+        raise UserError(
+            "start best: this run was trained with --retrieval.query fixed, and from start best "
+            "patches are compared with one another, not with a query; take random or medoid"
+        )
+    return replace(rule, start=start)
+
+
+def noise_by_default(rule: RetrievalConfig, draws: int) -> bool:
+    """Whether so many draws of a scene are with noise: where all would be alike without it. A
+    single one is what the rule itself chooses."""
+    return draws > 1 and not draws_differ(rule, noise=False)
 
 
 def draws_differ(rule: RetrievalConfig, noise: bool) -> bool:

@@ -17,7 +17,14 @@ from bank.exact_search import PADDING
 from bank.files import json_digest
 from model import checkpoint
 from model.batch import candidate_batch, crops_of, moved
-from model.config import MinQuality, RetrievalConfig, RetrievalMode, RetrieveGANConfig, Which
+from model.config import (
+    MinQuality,
+    RetrievalConfig,
+    RetrievalMode,
+    RetrieveGANConfig,
+    Start,
+    Which,
+)
 from model.draws import ByPosition
 from model.graph.frozen_encoder import embed_graphs
 from model.graph.network import GraphBatch, GraphEncoder, graph_tensors
@@ -28,8 +35,8 @@ from model.retrieval.choice import (
     choose,
     draw_choice,
     draws_differ,
-    noise_by_default,
     numbers_per_object,
+    started,
 )
 from model.retrieval.crops import Crops, open_slots, same_crop
 from model.retrievegan.network import RetrieveGAN
@@ -106,8 +113,9 @@ class RetrieveGANRun:
         graph: SceneGraph,
         *,
         seed: int = 0,
-        noise: bool | None = None,
+        noise: bool = False,
         mode: RetrievalMode | None = None,
+        start: Start | None = None,
         k: int | None = None,
         minimum: MinQuality | None = None,
         pin: Mapping[int, int] | None = None,
@@ -117,9 +125,10 @@ class RetrieveGANRun:
         """One patch per object.
 
         noise   off: learned retrieval takes the most compatible from its start, predefined the
-                nearest; on: Gumbel noise, and one of the three nearest. By default on for learned
-                retrieval from start "medoid", else off
+                nearest; on: Gumbel noise, and one of the three nearest. Without it only a random
+                start makes seeds of learned retrieval differ
         mode    how to choose; by default as the run was trained
+        start   where learned retrieval starts; by default as the run was trained
         k       candidates per object; by default as many as the bank stores
         minimum  the quality that candidates must have; by default as the run was trained
         pin     object -> patch id that it must be given
@@ -127,7 +136,7 @@ class RetrieveGANRun:
         exclude_images  image ids whose patches no object may be given. For the graph of a training
                 scene give its image id: the bank's stored candidates leave it out too
         """
-        rule = self.rule(mode)
+        rule = self.rule(mode, start)
         learned = rule.mode == "learned"
         candidates, below = self._candidates(
             graph,
@@ -139,8 +148,6 @@ class RetrieveGANRun:
         )
         batch = candidate_batch(self.bank, candidates, BankSource(self.bank).patches)
         padding = padding_of(self._graph_batch(graph).object_image, 1)
-        if noise is None:
-            noise = noise_by_default(rule)
         uniforms = ByPosition(
             seed,
             [_position_of(graph)],
@@ -205,12 +212,13 @@ class RetrieveGANRun:
     def draws_differ(
         self,
         mode: RetrievalMode | None = None,
-        noise: bool | None = None,
+        start: Start | None = None,
+        *,
+        noise: bool = False,
         k: int | None = None,
     ) -> bool:
         """Whether `retrieve`, asked so, depends on its seed, where an object is not pinned."""
-        rule = self.rule(mode)
-        noise = noise_by_default(rule) if noise is None else noise
+        rule = self.rule(mode, start)
         return (k or self.bank.num_candidates) > 1 and draws_differ(rule, noise)
 
     def _graph_batch(self, graph: SceneGraph) -> GraphBatch:
@@ -219,18 +227,19 @@ class RetrieveGANRun:
         pair = (graph.objects, graph.relations)
         return graph_tensors([pair], self.bank.vocabulary)
 
-    def rule(self, mode: RetrievalMode | None) -> RetrievalConfig:
-        """The run's rule of choosing, or another mode of it; no crop is chosen twice in a scene."""
+    def rule(self, mode: RetrievalMode | None, start: Start | None = None) -> RetrievalConfig:
+        """The run's rule of choosing, or another mode or start of it; no crop is chosen twice in a
+        scene. UserError for what this run cannot do."""
         rule = replace(self.model.config.retrieval, same_patch_allowed=False)
         if mode is None or mode == rule.mode:
-            return rule
+            return started(rule, start)
         if mode == "learned":
             raise UserError(
                 f"this run was trained with {rule.mode} retrieval, so its patch embedding has "
                 f"learned nothing; sample it with mode {rule.mode!r}, or train with "
                 f"--retrieval learned"
             )
-        return replace(rule, mode=mode)
+        return started(replace(rule, mode=mode), start)
 
     def _candidates(
         self,

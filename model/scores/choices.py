@@ -79,8 +79,9 @@ def oracle_methods(
     styles    of the photos of the bank's patches, in the order of `bank.patch_ids`
     features  the run's E_p, by which a start is found that is not drawn
     """
+    own = "oracle from every start" if rule.start == "best" else "start-conditioned oracle"
     return {
-        "start-conditioned oracle": by_style(rule, bank, styles, features),
+        own: by_style(rule, bank, styles, features),
         "global oracle": globally_by_style(bank, styles),
     }
 

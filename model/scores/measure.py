@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bank.bank import Bank
 from model.config import BoxesFrom, RetrievalConfig
-from model.retrieval.choice import NEAREST
+from model.retrieval.choice import NEAREST, noise_by_default, started
 from model.retrievegan.network import RetrieveGAN
 from model.retrievegan.run import RetrieveGANRun
 from model.scores.choices import (
@@ -43,7 +43,7 @@ from model.scores.pictures import (
 from model.scores.protocol import Protocol, ScoredRun
 from model.scores.references import photo_features
 from model.scores.retrieval import Offered, offered, retrieval_scores
-from model.scores.retriever import Retriever, draws_with_noise
+from model.scores.retriever import Retriever
 from model.scores.scenes import Scenes, scene_batches
 from model.scores.style import (
     StyleClassifier,
@@ -162,9 +162,10 @@ def measure(protocol: Protocol, subjects: Subjects, costs: Costs) -> Measurement
     for run in subjects.runs:
         if (model := run.retrieving) is None:
             continue
+        rule = started(model.config.retrieval, protocol.start)
         with costs.of("embedding patches"):
             retrievers[run.name] = Retriever(
-                model, subjects.bank, batches, model.config.retrieval, noise=bool(run.source.noise)
+                model, subjects.bank, batches, rule, noise=bool(run.source.noise)
             )
     measured = []
     choices = None
@@ -285,7 +286,7 @@ def canvas_rows(
     ]
     for mode in ("predefined", "random"):
         rule = RetrievalConfig(mode=mode)
-        noise = draws_with_noise(rule, protocol.per_graph)
+        noise = noise_by_default(rule, protocol.per_graph)
         nearest = f"one of the {NEAREST} nearest" if noise else "the nearest"
         patches = nearest if mode == "predefined" else "random"
         methods.append((None, f"canvas: {patches}", runs[0].px, by_rule(rule, None, noise=noise)))

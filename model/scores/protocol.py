@@ -15,6 +15,7 @@ from model.config import (
     JudgeName,
     MinQuality,
     ScoreKind,
+    Start,
 )
 from pipeline.errors import UserError
 from pipeline.options import to_json
@@ -89,6 +90,7 @@ class Protocol:
     candidates: int
     min_coverage: float = 0.0  # that candidates have; 0 on cards of earlier versions
     min_side: int = 0  # px, likewise
+    start: Start | None = None  # of learned retrieval; None, as on earlier cards: each run's own
     draws: int
     styles: str | None  # path of the file of hidden styles
     styles_sha256: str | None = None

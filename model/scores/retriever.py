@@ -7,16 +7,9 @@ import torch
 
 from bank.bank import Bank
 from model.config import RetrievalConfig
-from model.retrieval.choice import draws_differ, noise_by_default
 from model.retrievegan.network import RetrieveGAN
 from model.scores.choices import SelectionMethod, by_rule
 from model.scores.scenes import Features, Scenes, distinct_patches, embed
-
-
-def draws_with_noise(rule: RetrievalConfig, num_draws: int) -> bool:
-    """Whether pictures are of patches drawn with noise: where all of a scene's would be alike
-    without it."""
-    return noise_by_default(rule) or (num_draws > 1 and not draws_differ(rule, False))
 
 
 class Retriever:

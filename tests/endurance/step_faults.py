@@ -11,6 +11,9 @@ COMPOSITION = "model/retrievegan/composition.py"
 DECODER = "model/retrievegan/decoder.py"
 DISCRIMINATORS = "model/retrievegan/discriminators.py"
 GREEDY = "model/retrieval/greedy.py"
+SEARCH = "model/retrieval/search.py"
+TRUTH = "model/retrieval/truth.py"
+DISTANCE = "model/retrieval/distance.py"
 RELAXATION = "model/retrieval/relaxation.py"
 EMBEDDING = "model/retrieval/embedding.py"
 CHOICE = "model/retrieval/choice.py"
@@ -47,7 +50,8 @@ class Module:
 MODULES = (
     Module(TRAINER, (*COMMON, "tests/model/test_loop.py")),
     *map(Module, (NETWORK, COMPOSITION, DECODER, DISCRIMINATORS)),
-    *map(Module, (BOXES, GREEDY, RELAXATION, EMBEDDING, CHOICE, CROPS, PADDING, PIXELS)),
+    *map(Module, (GREEDY, SEARCH, TRUTH, DISTANCE, RELAXATION, EMBEDDING, CHOICE, CROPS)),
+    *map(Module, (BOXES, PADDING, PIXELS)),
     Module(ROWS, ("tests/model/test_rows.py", "tests/model/test_padding.py")),
     Module(RESIZING, (*COMMON, "tests/model/test_resizing.py")),
     Module(PRECISION, ("tests/model/test_precision.py",)),
@@ -328,8 +332,8 @@ FAULTS = (
     ),
     Fault(
         NETWORK,
-        "composed, rebuilt = images.chunk(2)",
-        "rebuilt, composed = images.chunk(2)",
+        "Images(*images.chunk(2))",
+        "Images(*reversed(images.chunk(2)))",
         "composed and rebuilt images swapped",
     ),
     Fault(
@@ -523,25 +527,25 @@ FAULTS = (
         "noise ignored",
     ),
     Fault(
-        GREEDY,
+        TRUTH,
         "(-distances(query, padded) / temperature).masked_fill(~allowed, MASKED)",
         "-distances(query, padded) / temperature",
         "padding takes a part of the truth's probability",
     ),
     Fault(
-        GREEDY,
-        "active[:, None] * _of_winner(true, winning)",
-        "active[:, None] * _of_winner(padded, winning)[:, 0]",
+        TRUTH,
+        "active[:, None] * of_winner(true, winning)",
+        "active[:, None] * of_winner(padded, winning)[:, 0]",
         "teacher forcing by a candidate instead of the truth",
     ),
     Fault(
-        GREEDY,
-        "query = feature_sum = _of_winner(true, started)",
+        TRUTH,
+        "query = feature_sum = of_winner(true, started)",
         "query = feature_sum = true[:, 0]",
         "the first object is always the first query",
     ),
     Fault(
-        GREEDY,
+        TRUTH,
         "(order == valid.shape[1]).int().argmax(-1)",
         "order[:, -1]",
         "the order's index taken for its inverse",
@@ -563,6 +567,280 @@ FAULTS = (
         "return medoid_start(features, valid, padding)",
         "return medoid_start(features, valid, padding) * 0",
         "medoid start ignored",
+    ),
+    # All pairs
+    Fault(
+        TRUTH,
+        "& present[:, None] & ~itself",
+        "& present[:, None]",
+        "a true patch is its own query",
+    ),
+    Fault(
+        TRUTH,
+        "(losses * counted).sum(1) / present.sum(1, keepdim=True)",
+        "(losses * counted).sum(1)",
+        "an object counts by how many others its image has",
+    ),
+    Fault(
+        TRUTH,
+        "(losses * counted).sum(1) / present.sum(1, keepdim=True)",
+        "(losses * counted).sum(2) / present.sum(1, keepdim=True)",
+        "losses of the query, not of its target",
+    ),
+    Fault(
+        TRUTH,
+        "other = (alike & apart[:, None])[:, None]",
+        "other = alike[:, None]",
+        "the own image's objects of a category are negatives",
+    ),
+    Fault(
+        TRUTH,
+        "alike = padding.pad(categories)[:, :, None] == categories",
+        "alike = padding.pad(categories)[:, :, None] >= 0 * categories",
+        "objects of every category are negatives",
+    ),
+    Fault(
+        TRUTH,
+        "other = (alike & apart[:, None])[:, None]",
+        "other = (alike & ~alike)[:, None]",
+        "nothing of other images is a negative",
+    ),
+    Fault(
+        TRUTH,
+        "        apart = apart & padding.real\n",
+        "        pass\n",
+        "fillers are negatives",
+    ),
+    Fault(
+        TRUTH,
+        "to_candidates.masked_fill(~allowed[:, None], MASKED)",
+        "to_candidates",
+        "padding is a negative",
+    ),
+    Fault(
+        TRUTH,
+        "to_true = -between(true, true)",
+        "to_true = -between(true.detach(), true)",
+        "the query learns nothing from its target",
+    ),
+    Fault(
+        TRUTH,
+        "to_others = -between(true.flatten(0, 1), truth.float())",
+        "to_others = -between(true.flatten(0, 1), truth.float().detach())",
+        "negatives of other images learn nothing",
+    ),
+    Fault(
+        TRUTH,
+        "torch.log_softmax(logits / temperature, dim=-1)",
+        "torch.log_softmax(logits, dim=-1)",
+        "temperature ignored by all pairs",
+    ),
+    Fault(
+        NETWORK,
+        'if rule.objective == "pairs":',
+        "if False:",
+        "the objective is the path, whatever is asked for",
+    ),
+    Fault(
+        NETWORK,
+        "categories = batch.graph.nodes[: len(truth)]",
+        "categories = batch.graph.object_image",
+        "images taken for categories",
+    ),
+    # The tightest set
+    Fault(
+        CHOICE,
+        "relaxation=rule.relaxation, passes=rule.passes, crops=unlike,",
+        "relaxation=rule.relaxation, crops=unlike,",
+        "the rule's passes ignored",
+    ),
+    Fault(
+        SEARCH,
+        "        sets = refined(offer, sets)\n",
+        "        pass\n",
+        "no pass is made",
+    ),
+    Fault(
+        SEARCH,
+        "for place in places.tolist():",
+        "for place in places.tolist()[:-1]:",
+        "a pass leaves the last object as it is",
+    ),
+    Fault(
+        SEARCH,
+        "offer.present[:, None] & (places != place).expand_as(slots)",
+        "offer.present[:, None].expand_as(slots)",
+        "a patch is chosen once more near to itself",
+    ),
+    Fault(
+        SEARCH,
+        "spread(offer, sets.slots).masked_fill(~starts, torch.inf)",
+        "spread(offer, sets.slots)",
+        "sets from padding",
+    ),
+    Fault(
+        SEARCH,
+        "spread(offer, sets.slots).masked_fill(~starts, torch.inf).argmin(1, keepdim=True)",
+        "starts.int().argmax(1, keepdim=True)",
+        "the first start's set, not the tightest",
+    ),
+    Fault(
+        SEARCH,
+        "mean = summed / chosen.sum(2, keepdim=True).clamp_min(1)",
+        "mean = summed",
+        "distances summed, so that noise counts for less with each patch",
+    ),
+    Fault(
+        SEARCH,
+        "(mean - self.bonus[:, None]).masked_fill(shut, torch.inf)",
+        "mean.masked_fill(shut, torch.inf)",
+        "noise plays no part in how sets grow",
+    ),
+    Fault(
+        SEARCH,
+        "loose = total / partners - (noise * present).sum(2)",
+        "loose = total / partners",
+        "noise plays no part in which set is kept",
+    ),
+    Fault(
+        SEARCH,
+        "loose = total / partners - (noise * present).sum(2)",
+        "loose = total - (noise * present).sum(2)",
+        "noise counts for less the more objects there are",
+    ),
+    Fault(
+        SEARCH,
+        "loose = loose + REPEATED * (pairs & _of_pairs(offer.same, slots)).sum((2, 3))",
+        "pass",
+        "a set that shows a crop twice is kept where it is the tightest",
+    ),
+    Fault(
+        SEARCH,
+        "                taken = taken | (counts & rows(self.same, slots))\n",
+        "                pass\n",
+        "sets grow by crops that they show",
+    ),
+    Fault(
+        SEARCH,
+        "        waiting = waiting & ~wins\n",
+        "        waiting = waiting & ~wins & (step < 1)\n",
+        "objects after the second have no patch",
+    ),
+    Fault(
+        SEARCH,
+        "offer = offer_of(apart.detach(), noise, valid, padding, crops)",
+        "offer = offer_of(apart.detach(), None, valid, padding, crops)",
+        "noise ignored by the tightest set",
+    ),
+    Fault(
+        SEARCH,
+        "F.one_hot(slots, apart.shape[1]).to(apart.dtype) @ apart",
+        "F.one_hot(slots, apart.shape[1]).to(apart.dtype) @ apart.detach()",
+        "no gradient from the tightest set",
+    ),
+    Fault(
+        SEARCH,
+        "mean = others.to(apart.dtype) @ from_chosen / others.sum",
+        "mean = offer.present[:, None].to(apart.dtype) @ from_chosen / others.sum",
+        "weights by the distance to the own patch too",
+    ),
+    Fault(
+        SEARCH,
+        "masked_fill(shut, MASKED)  # (N, M, K)",
+        "masked_fill(~offer.allowed, MASKED)  # (N, M, K)",
+        "weights of crops that others show",
+    ),
+    Fault(
+        SEARCH,
+        "logits = noiseless + offer.bonus.view_as(noiseless)",
+        "logits = noiseless",
+        "weights of the tightest set without noise",
+    ),
+    Fault(
+        SEARCH,
+        "torch.softmax(logits / temperature, dim=-1)",
+        "torch.softmax(logits, dim=-1)",
+        "temperature ignored by the tightest set",
+    ),
+    Fault(
+        SEARCH,
+        "soft = torch.softmax(noiseless, dim=-1)",
+        "soft = torch.softmax(logits, dim=-1)",
+        "the gradient of `marginal` with noise, in the tightest set",
+    ),
+    Fault(
+        SEARCH,
+        'weights = soft if relaxation == "soft" else straight_through(soft, chosen)',
+        "weights = straight_through(soft, chosen)",
+        "`soft` shows one patch of the tightest set",
+    ),
+    Fault(
+        DISTANCE,
+        '"donot_use_mm_for_euclid_dist"',
+        '"use_mm_for_euclid_dist"',
+        "equal features lie apart",
+    ),
+    # E_p
+    Fault(
+        NETWORK,
+        "            stem_stride=of_patches.stem_stride,\n",
+        "",
+        "the stem's stride ignored",
+    ),
+    Fault(
+        NETWORK,
+        "pooling=of_patches.pooling,",
+        'pooling="last",',
+        "the pooling ignored",
+    ),
+    Fault(
+        EMBEDDING,
+        "self.head(self.norm(moments))",
+        "self.head(moments)",
+        "moments of all layers not brought to one scale",
+    ),
+    Fault(
+        EMBEDDING,
+        'every_map if self.pooling == "all" else every_map[-1:]',
+        "[maps] * (len(every_map) if self.pooling == 'all' else 1)",
+        "the last layer's maps in place of all",
+    ),
+    Fault(
+        EMBEDDING,
+        "strides = (stem_stride, *(2 for _ in channels[1:]))",
+        "strides = (stem_stride,) * len(channels)",
+        "every layer has the stem's stride",
+    ),
+    Fault(
+        EMBEDDING,
+        "kernel = stride + stride // 2",
+        "kernel = stride",
+        "kernels that do not overlap",
+    ),
+    # No images
+    Fault(
+        TRAINER,
+        "if not self.config.losses.of_images:",
+        "if False:",
+        "images are asked for where no loss looks at them",
+    ),
+    Fault(
+        NETWORK,
+        "if self.training and not self.config.losses.of_images:",
+        "if not self.config.losses.of_images:",
+        "no images in sample grids",
+    ),
+    Fault(
+        NETWORK,
+        "if self.training and not self.config.losses.of_images:",
+        "if False:",
+        "images are made where no loss looks at them",
+    ),
+    Fault(
+        TRAINER,
+        "return self.weighted(part, output, self.retrieval_terms(part, output))\n",
+        'return self.weighted(part, output, {"boxes": self.retrieval_terms(part, output)["boxes"]})\n',
+        "without images only boxes are learned",
     ),
     # Canvas and image
     Fault(
@@ -876,9 +1154,16 @@ UNCHANGED: tuple[Unchanged, ...] = (
                 'terms = {"boxes": losses.box_l1(output.box_sides, batch.boxes, counts.objects, real)}',
                 'terms = {"boxes": losses.box_l1(batch.boxes, output.box_sides, counts.objects, real)}',
             ),
+        ),
+    ),
+    Unchanged(
+        "l1 is the same both ways round",
+        TRAINER,
+        "RetrieveGANTrainer.image_terms",
+        (
             (
                 "made.rebuilt, self._real(batch), batch.counts.images",
-                "self._real(batch), made.rebuilt, counts.images",
+                "self._real(batch), made.rebuilt, batch.counts.images",
             ),
         ),
     ),
@@ -891,8 +1176,8 @@ UNCHANGED: tuple[Unchanged, ...] = (
     Unchanged(
         "for the type checker: what is None fails in the next line as well",
         NETWORK,
-        "RetrieveGAN.retrieve",
-        (("assert draws.truth is not None", "pass"),),
+        "RetrieveGAN.ground_truth_pass",
+        (("assert draws is not None", "pass"),),
     ),
     Unchanged(
         "a softmax does not depend on the number subtracted, so no gradient comes of it",
@@ -1137,25 +1422,14 @@ UNCHANGED: tuple[Unchanged, ...] = (
         "medoid_start",
         (
             (
-                "total = (_distances_between(padded) * allowed[:, None]).sum(-1)",
-                "total = (_distances_between(padded) * allowed[:, None]).mean(-1)",
-            ),
-        ),
-    ),
-    Unchanged(
-        "features twice over make all distances larger by one factor",
-        GREEDY,
-        "retrieve_best",
-        (
-            (
-                'chosen = torch.einsum("ok,oke->oe", selection.weights, own.repeat(trials, 1, 1))',
-                'chosen = torch.einsum("ok,oke->oe", selection.weights, own.repeat(trials, 1, 2))',
+                "total = (between(padded, padded) * allowed[:, None]).sum(-1)",
+                "total = (between(padded, padded) * allowed[:, None]).mean(-1)",
             ),
         ),
     ),
     Unchanged(
         "the permutation reads the first K + 1 columns",
-        GREEDY,
+        TRUTH,
         "add_truth",
         (
             (
@@ -1166,7 +1440,7 @@ UNCHANGED: tuple[Unchanged, ...] = (
     ),
     Unchanged(
         "all entries of a feature have one shape",
-        GREEDY,
+        TRUTH,
         "ground_truth_selection",
         (
             ("losses = torch.zeros_like(true[..., 0])", "losses = torch.zeros_like(true[..., 1])"),
@@ -1178,7 +1452,7 @@ UNCHANGED: tuple[Unchanged, ...] = (
     ),
     Unchanged(
         "after the last object none is active",
-        GREEDY,
+        TRUTH,
         "ground_truth_selection",
         (
             ("for step in range(places - 1):", "for step in range(places + 1):"),
@@ -1187,7 +1461,7 @@ UNCHANGED: tuple[Unchanged, ...] = (
     ),
     Unchanged(
         "the arg max that follows has no gradient",
-        GREEDY,
+        TRUTH,
         "ground_truth_selection",
         (
             (

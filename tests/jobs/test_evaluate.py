@@ -293,6 +293,57 @@ def test_runs_of_unlike_quality_are_compared_by_one_that_is_given(saved, sg2im_r
     assert {s["min_coverage"] for run in runs[:2] for s in lines_of(run)} == {0.5}
 
 
+@pytest.mark.parametrize("start", ["random", "medoid", "best"])
+def test_scores_from_a_start_that_is_asked_for_are_those_of_a_run_with_it(
+    saved, styles, capsys, start
+):
+    given = {"styles": styles(lambda i: i % 3), "scores": ("retrieval",), "num": 20}
+    other = "medoid" if start == "best" else "best"
+    asked = evaluate(saved(start=other), start=start, **given)
+    table = capsys.readouterr().out
+    own = evaluate(saved(name="own", start=start), **given)
+    assert f", start {start}, " in table
+    assert ", start " not in capsys.readouterr().out
+    assert {key: numbers(score) for key, score in asked.items()} == {
+        key: numbers(score) for key, score in own.items()
+    }
+    assert {s["start"] for s in asked.values()} == {start}
+    assert {s["start"] for s in own.values()} == {"as trained"}
+    elsewhere = evaluate(saved(name="other", start=other), **given)
+    learned = ("compatibility", "learned")
+    assert numbers(elsewhere[learned]) != numbers(asked[learned])
+
+
+def test_a_card_holds_the_start_and_is_measured_again_by_it(saved, tmp_path, capsys):
+    out, again = tmp_path / "out", tmp_path / "again"
+    options = {"scores": ("retrieval", "canvas"), "num": 6, "candidates": K}
+    main(Evaluate(run=(saved(start="random"),), start="best", out=out, **options))
+    card = json.loads((out / "protocol.json").read_text())
+    assert card["start"] == "best"
+    assert card["runs"][0]["noise"]  # without it both pictures of a graph would be of one set
+    main(Evaluate(protocol=out / "protocol.json", out=again))
+    assert "each equal to the last bit" in capsys.readouterr().out
+    assert json.loads((again / "protocol.json").read_text())["start"] == "best"
+    with pytest.raises(ValueError, match="says all that is measured: leave out --start"):
+        Evaluate(protocol=out / "protocol.json", start="best")
+
+
+def test_a_start_is_refused_by_the_run_that_cannot_have_it(saved, sg2im_run):
+    options = {"scores": ("retrieval",), "num": 3, "candidates": K}
+    nearest = saved(mode="predefined", name="nearest")
+    fixed = saved(query="fixed", name="fixed")
+    for run, says in (
+        (nearest, "predefined retrieval takes"),
+        (fixed, "this run was trained with"),
+    ):
+        with pytest.raises(UserError, match=f"^{run}: start best: {says}"):
+            main(Evaluate(run=(saved(name=f"by {run.name}"), run), start="best", **options))
+    with pytest.raises(UserError, match=r"^--start best: no run here retrieves patches; leave it"):
+        main(Evaluate(run=(sg2im_run,), start="best", **options))
+    main(Evaluate(run=(fixed, sg2im_run), start="medoid", **options))
+    assert {s["start"] for s in lines_of(fixed)} == {"medoid"}
+
+
 @pytest.mark.parametrize("wrong", [{"min_coverage": -0.1}, {"min_side": -1}])
 def test_a_quality_that_no_patch_can_have_is_refused(wrong):
     flag = next(iter(wrong)).replace("_", "-")

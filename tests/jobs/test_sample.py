@@ -71,9 +71,12 @@ def test_draws_that_cannot_differ_are_written_once_which_is_said(
     sea.write_text('{"objects": ["sea", "tree", "tree", "tree", "tree"]}')
     patches = bank.patch_ids.tolist()
     pins = tuple(f"{o}={patches[o]}" for o in range(4))
-    assert images(retrieval="predefined") == (1, True)
-    assert images(retrieval="predefined", noise=True) == (3, False)
-    assert images(retrieval="predefined", beside=("random",)) == (3, False)
+    assert images(retrieval="predefined") == (3, False)
+    assert images(retrieval="predefined", noise=False) == (1, True)
+    assert images(retrieval="predefined", noise=False, beside=("random",)) == (3, False)
+    assert images(start="best", noise=False) == (1, True)
+    assert images(start="medoid", noise=False) == (1, True)
+    assert images(start="random", noise=False) == (3, False)
     assert images(retrieval="random") == (3, False)
     assert images(retrieval="random", candidates=1) == (1, True)
     assert images(retrieval="random", candidates=2) == (3, False)
@@ -104,9 +107,60 @@ def test_each_draw_leaves_image_patches_and_sources_and_all_are_credited(run, gr
     assert names == {f"{kind}-0.png" for kind in kinds} | {"credits.txt", "image-of-mine-2.png"}
 
 
-def test_a_draw_is_that_of_its_own_seed(run, graph, tmp_path):
+@pytest.mark.parametrize("start", ["random", "medoid", "best"])
+def test_draws_that_would_all_be_alike_have_noise_and_a_single_one_has_none(
+    run, graph, tmp_path, capsys, start
+):
+    def patches(name, **options):
+        main(SampleOptions(run=run, graph=(graph,), start=start, out=tmp_path / name, **options))
+        said.append("drawn with noise (" in capsys.readouterr().out)
+        pages = sorted((tmp_path / name).glob("patches-*.png"))
+        return [page.read_bytes() for page in pages]
+
+    said = []
+    several = patches("several", draws=3)
+    assert len({*several}) > 1
+    noisy, quiet = patches("noisy", draws=3, noise=True), patches("quiet", draws=3, noise=False)
+    drawn = start == "random"  # the start
+    assert said == [not drawn, False, False]
+    assert several == (quiet if drawn else noisy)
+    assert patches("one") == quiet[:1]
+    assert not said[-1]
+
+
+def test_the_start_is_the_run_s_own_unless_another_is_asked_for(run, graph, tmp_path):
+    def patches(name, **options):
+        options = {"run": run, "graph": (graph,), "draws": 4, "noise": False, **options}
+        main(SampleOptions(out=tmp_path / name, **options))
+        return [page.read_bytes() for page in sorted((tmp_path / name).glob("patches-*.png"))]
+
+    assert demo().retrieval.start == "best"
+    starts = ("random", "medoid", "best")
+    asked = {start: patches(start, start=start) for start in starts}
+    assert patches("own") == asked["best"] != asked["medoid"]
+    assert len(asked["random"]) == 4
+    beside = patches("beside", start="medoid", beside=("predefined", "random", "learned"))
+    assert beside[0] == asked["medoid"][0]
+    *_, learned = cells_of(tmp_path / "beside" / "comparison.png", 4)[0]
+    with Image.open(tmp_path / "medoid" / "image-0.png") as image:
+        own = image.resize((CELL, CELL), Image.Resampling.BICUBIC)
+    assert learned == np.asarray(own).tobytes()
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_a_start_is_refused_where_nothing_starts(run, graph, tmp_path, out):
+    """In a graph's folder and in plain files."""
+    where = {"split": "test", "out": tmp_path / "out"} if out else {"graph": (graph,)}
+    says = "^start medoid: predefined retrieval takes each object by itself .* leave the start out"
+    with pytest.raises(UserError, match=says):
+        main(SampleOptions(run=run, start="medoid", retrieval="predefined", **where))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("how", [{"noise": True}, {"start": "random"}])
+def test_a_draw_is_that_of_its_own_seed(run, graph, tmp_path, how):
     def patches(name, n, **options):
-        main(SampleOptions(run=run, graph=(graph,), out=tmp_path / name, **options))
+        main(SampleOptions(run=run, graph=(graph,), out=tmp_path / name, **how, **options))
         return (tmp_path / name / f"patches-{n}.png").read_bytes()
 
     second = patches("both", 1, draws=2)
@@ -240,7 +294,7 @@ def test_methods_are_compared_side_by_side_and_all_are_credited(run, sg2im_run, 
     first, second = cells_of(out / "comparison.png", 4)
     assert len(set(first)) == 4
     own, predefined, random, sg2im = (a == b for a, b in zip(first, second, strict=True))
-    assert predefined  # the nearest, whatever the seed
+    assert not predefined  # one of the three nearest
     assert not own
     assert not random
     assert not sg2im
@@ -338,6 +392,7 @@ def test_as_text_prints_graphs_and_writes_nothing(run, graph, bank, capsys):
         ({"retrieval": "random"}, "--retrieval: .* is of sg2im"),
         ({"pin": ("0=1",)}, "--pin: .* is of sg2im"),
         ({"min_side": 0}, "--min-side: .* is of sg2im"),
+        ({"start": "best"}, "--start: .* is of sg2im"),
         ({"beside": ("predefined",)}, "one of sg2im, which retrieves nothing"),
         ({"beside": ("runs/none",)}, "neither learned, predefined, random nor a run"),
     ],
@@ -379,7 +434,7 @@ def test_a_split_is_written_as_plain_files_with_their_credits(run, sg2im_run, ba
     def names():
         return {path.name for path in out.iterdir()} - {"credits.jsonl"}
 
-    main(SampleOptions(run=run, split="test", out=out, draws=2))
+    main(SampleOptions(run=run, split="test", out=out, draws=2, start="random"))
     ids = bank.scene_ids("test").tolist()
     assert names() == {f"{image_id}_{draw}.png" for image_id in ids for draw in (0, 1)}
     credits = [json.loads(line) for line in (out / "credits.jsonl").read_text().splitlines()]
@@ -390,14 +445,31 @@ def test_a_split_is_written_as_plain_files_with_their_credits(run, sg2im_run, ba
     assert len(first) == len(bank.scene(ids[0]).objects)
     assert {"patch_id", "file", "licence", "source_url"} <= first[0].keys()
     some = (out / f"{ids[0]}_0.png").read_bytes()
-    main(SampleOptions(run=run, split="test", out=out, scenes=3))  # leaves none of the earlier ones
+    options = {"split": "test", "out": out, "scenes": 3}
+    main(SampleOptions(run=run, start="random", **options))  # leaves none of the earlier ones
     assert names() == {f"{image_id}.png" for image_id in ids[:3]}
     assert (out / f"{ids[0]}.png").read_bytes() == some
-    main(SampleOptions(run=sg2im_run, split="test", out=out, scenes=3))
+    main(SampleOptions(run=sg2im_run, **options))
     assert names() == {f"{image_id}.png" for image_id in ids[:3]}
     assert (out / f"{ids[0]}.png").read_bytes() != some
     line = json.loads((out / "credits.jsonl").read_text().splitlines()[0])
     assert line == {"picture": f"{ids[0]}.png", "boxes": "gt", "patches": []}
+
+
+def test_plain_files_of_draws_that_would_be_alike_have_noise_which_is_said(run, tmp_path, capsys):
+    def pictures(name, **options):
+        out = tmp_path / name
+        main(SampleOptions(run=run, split="test", scenes=3, out=out, **options))
+        said.append("drawn with noise (" in capsys.readouterr().out)
+        return {path.name: path.read_bytes() for path in out.glob("*.png")}
+
+    said = []
+    both, noisy = pictures("both", draws=2), pictures("noisy", draws=2, noise=True)
+    assert both == noisy
+    assert len({*both.values()}) > 3
+    medoid = pictures("medoid", start="medoid")
+    assert medoid != pictures("one")
+    assert said == [True, False, False, False]
 
 
 def test_plain_files_are_of_the_quality_asked_for_and_say_what_falls_short(

@@ -1,5 +1,7 @@
 """What is drawn for a choice, and that the run's rule is followed."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -14,9 +16,12 @@ from model.retrieval.choice import (
     draw_truth,
     draws_differ,
     noise_by_default,
+    started,
 )
 from model.retrieval.crops import Crops
-from model.retrieval.greedy import medoid_start, retrieve, retrieve_best, start_feature
+from model.retrieval.greedy import medoid_start, retrieve, start_feature
+from model.retrieval.search import retrieve_tightest
+from pipeline.errors import UserError
 
 N, O, K, E = 2, 5, 4, 3
 PADDING = padding_of(torch.tensor([0, 0, 0, 1, 1]), N)
@@ -127,7 +132,7 @@ def test_an_object_with_a_single_candidate_is_given_it(mode):
     ]
 
 
-@pytest.mark.parametrize("start", ["random", "medoid", "best"])
+@pytest.mark.parametrize("start", ["random", "medoid"])
 @pytest.mark.parametrize("relaxation", ["straight-through", "soft", "marginal"])
 @pytest.mark.parametrize("query", ["updated", "fixed"])
 def test_learned_retrieval_follows_every_setting_of_the_rule(start, relaxation, query):
@@ -139,16 +144,40 @@ def test_learned_retrieval_follows_every_setting_of_the_rule(start, relaxation, 
     settings = {
         "noise": draws.noise, "temperature": 0.7, "relaxation": relaxation, "query_rule": query,
     }  # fmt: skip
-    if start == "best":
-        expected = retrieve_best(features, VALID, PADDING, **settings)
-    else:
-        slot = draws.start if start == "random" else medoid_start(features, VALID, PADDING)
-        first = start_feature(features, PADDING, slot)
-        expected = retrieve(features, VALID, PADDING, first, **settings)
+    slot = draws.start if start == "random" else medoid_start(features, VALID, PADDING)
+    first = start_feature(features, PADDING, slot)
+    expected = retrieve(features, VALID, PADDING, first, **settings)
     for field, value in zip(selection, expected, strict=True):
         assert torch.equal(field, value)
     other = choose(given, features, VALID, PADDING, draws._replace(noise=draws.noise * 0), CROPS)
     assert not torch.equal(other.weights, selection.weights)
+
+
+@pytest.mark.parametrize("relaxation", ["straight-through", "soft", "marginal"])
+def test_from_start_best_the_tightest_set_follows_every_setting_of_the_rule(relaxation):
+    """Of eight objects, so that a pass makes a difference."""
+    padding, valid = padding_of(torch.zeros(8, dtype=torch.long), 1), torch.ones(8, K).bool()
+    crops = Crops(torch.arange(8 * K).view(8, K) % 12, CROPS.box[0].expand(8, K, 4))
+    sets = set()
+    for passes, repeats in itertools.product((0, 1), (False, True)):
+        chosen = []
+        for seed in range(10):
+            given = rule(
+                start="best", relaxation=relaxation, temperature=0.7, passes=passes,
+                same_patch_allowed=repeats,
+            )  # fmt: skip
+            features = 9 * torch.randn(8, K, E, generator=torch.Generator().manual_seed(seed))
+            draws = draw_choice(given, valid, padding, generator(seed), noise=True)
+            selection = choose(given, features, valid, padding, draws, crops)
+            expected = retrieve_tightest(
+                features, valid, padding, noise=draws.noise, temperature=0.7,
+                relaxation=relaxation, passes=passes, crops=None if repeats else crops,
+            )  # fmt: skip
+            for field, value in zip(selection, expected, strict=True):
+                assert torch.equal(field, value)
+            chosen += selection.selected.tolist()
+        sets.add(tuple(chosen))
+    assert len(sets) == 4
 
 
 @pytest.mark.parametrize("mode", ["learned", "predefined", "random"])
@@ -167,12 +196,29 @@ def test_draws_are_said_to_differ_where_they_do(mode, start, noise):
 @pytest.mark.parametrize(
     ("mode", "start", "expected"),
     [
-        ("learned", "random", False), ("learned", "medoid", True), ("learned", "best", False),
-        ("predefined", "medoid", False), ("random", "medoid", False),
+        ("learned", "random", False), ("learned", "medoid", True), ("learned", "best", True),
+        ("predefined", "random", True), ("random", "medoid", False),
     ],
 )  # fmt: skip
-def test_sampling_draws_with_noise_only_where_all_draws_would_be_alike(mode, start, expected):
-    assert noise_by_default(rule(mode=mode, start=start)) == expected
+def test_several_draws_have_noise_only_where_all_would_be_alike(mode, start, expected):
+    assert noise_by_default(rule(mode=mode, start=start), 2) == expected
+    assert not noise_by_default(rule(mode=mode, start=start), 1)
+
+
+def test_a_rule_has_another_start_only_where_it_has_one():
+    own = rule(start="medoid", query="fixed")
+    assert started(own, None) == own
+    assert started(own, "random") == rule(start="random", query="fixed")
+    assert started(rule(), "best") == rule(start="best")
+    with pytest.raises(
+        UserError, match=r"^start best: .* --retrieval\.query fixed.*random or medoid"
+    ):
+        started(own, "best")
+    for mode in ("predefined", "random"):
+        given = rule(mode=mode)
+        assert started(given, None) == given
+        with pytest.raises(UserError, match=f"^start random: {mode} retrieval .* leave the start"):
+            started(given, "random")
 
 
 def test_the_start_is_the_feature_of_its_slot():

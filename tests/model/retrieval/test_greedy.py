@@ -7,27 +7,15 @@ import torch
 
 from model.draws import OneStream
 from model.padding import padding_of
-from model.retrieval.choice import draw_order, draw_start
-from model.retrieval.embedding import PatchEmbedding
-from model.retrieval.greedy import (
-    add_truth,
-    ground_truth_selection,
-    medoid_start,
-    retrieve,
-    retrieve_best,
-    start_feature,
-    summed_distances,
-)
+from model.retrieval.choice import draw_start
+from model.retrieval.greedy import medoid_start, retrieve, start_feature
 from model.retrieval.relaxation import gumbel
+from tests.model.retrieval.scenes import seeded
 
 N, O, K, E = 3, 9, 4, 6
 RELAXATIONS = ("soft", "straight-through", "marginal")
 QUERIES = ("updated", "fixed")
 OBJECT_IMAGE = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2])
-
-
-def seeded(seed):
-    return OneStream(torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -293,20 +281,6 @@ def test_noise_is_one_value_per_candidate_kept_over_the_steps():
     assert selection.selected.tolist() == [0, 1]
 
 
-def test_the_best_start_gives_the_tightest_set_of_all_starts(scene):
-    features, valid, padding = scene
-
-    def tightness(selection):
-        return summed_distances(torch.einsum("ok,oke->oe", selection.weights, features), padding)
-
-    best = tightness(retrieve_best(features, valid, padding, noise=None, temperature=0.5))
-    for seed in range(20):
-        slot = draw_start(valid, padding, seeded(seed))
-        query = start_feature(features, padding, slot)
-        other = tightness(retrieve(features, valid, padding, query, noise=None, temperature=0.5))
-        assert (best <= other + 1e-5).all()
-
-
 def test_the_medoid_is_a_valid_candidate_of_its_own_image(scene):
     features, valid, padding = scene
     slots = medoid_start(features, valid, padding)
@@ -316,144 +290,33 @@ def test_the_medoid_is_a_valid_candidate_of_its_own_image(scene):
         assert torch.equal(own[total.argmin()], start)
 
 
-def test_the_medoid_and_the_summed_distances_by_hand():
+def test_the_medoid_by_hand():
     padding = padding_of(torch.tensor([0, 0, 1]), 2)
     features = torch.tensor([[[0.0], [1.0]], [[4.0], [50.0]], [[7.0], [9.0]]])
     valid = torch.tensor([[True, True], [True, False], [True, True]])
     # Image 0 has 0, 1 and 4: 1 is in the middle. Image 1 has two: the first wins the tie.
     assert medoid_start(features, valid, padding).tolist() == [1, 0]
-    chosen = torch.tensor([[0.0, 0.0], [3.0, 4.0], [9.0, 9.0]])
-    assert summed_distances(chosen, padding).tolist() == [5, 0]
 
 
-def test_equal_features_lie_at_distance_0_however_large_and_many_they_are():
-    """By matrix products, which cdist takes from 26 on, they lie 0.09 apart at 10."""
+def test_of_equal_candidates_however_large_and_many_the_first_is_the_medoid():
     image = torch.arange(20).repeat_interleave(30)
-    equal, padding = 10 + torch.randn(20, 64)[image], padding_of(image, 20)
-    assert not summed_distances(equal, padding).any()
-    assert not medoid_start(equal[:, None], torch.ones(600, 1).bool(), padding).any()
-
-
-def test_the_best_start_keeps_the_relaxation(scene):
-    features, valid, padding = scene
-    soft = retrieve_best(features, valid, padding, noise=None, temperature=1.0, relaxation="soft")
-    assert ((soft.weights > 0.01).sum(1) > 1).any()
+    equal = 10 + torch.randn(20, 64)[image]
+    valid = torch.ones(600, 1, dtype=torch.bool)
+    assert not medoid_start(equal[:, None], valid, padding_of(image, 20)).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_everything_is_computed_in_float32_whatever_the_features_are(scene, dtype):
     features, valid, padding = scene
     low = features.to(dtype)
-    order = draw_order(valid, seeded(0))
-    first = torch.zeros(N, dtype=torch.long)
     results = []
     for given in (low, low.float()):
-        start = medoid_start(given, valid, padding)
-        query = start_feature(given, padding, start)
-        settings = {"noise": None, "temperature": 0.5}
-        joined, allowed, slot = add_truth(given, valid, given[:, 1], order)
-        results.append((
-            query,
-            retrieve(given, valid, padding, query.to(given), **settings).weights,
-            retrieve_best(given, valid, padding, **settings).weights,
-            summed_distances(given[:, 1], padding),
-            ground_truth_selection(joined, allowed, given[:, 1], slot, padding, first, 0.5),
-        ))  # fmt: skip
+        query = start_feature(given, padding, medoid_start(given, valid, padding))
+        chosen = retrieve(given, valid, padding, query.to(given), noise=None, temperature=0.5)
+        results.append((query, chosen.weights))
     for ours, theirs in zip(*results, strict=True):
         assert ours.dtype == torch.float32
         assert torch.equal(ours, theirs)
-
-
-def test_a_single_candidate_and_the_true_patch_are_two():
-    order = torch.tensor([[1, 0], [0, 1]])
-    features, truth = torch.tensor([[[1.0]], [[2.0]]]), torch.tensor([[8.0], [9.0]])
-    joined, allowed, slot = add_truth(features, torch.ones(2, 1, dtype=torch.bool), truth, order)
-    assert joined[..., 0].tolist() == [[8, 1], [2, 9]]
-    assert allowed.tolist() == [[True, True], [True, True]]
-    assert slot.tolist() == [0, 1]
-
-
-def test_the_true_patch_comes_to_every_slot_and_stays_itself(scene):
-    features, valid, _ = scene
-    truth = torch.randn(O, E)
-    seen = set()
-    for seed in range(20):
-        joined, allowed, slot = add_truth(
-            features,
-            valid,
-            truth,
-            draw_order(valid, seeded(seed)),
-        )
-        assert torch.equal(joined[torch.arange(O), slot], truth)
-        assert allowed[torch.arange(O), slot].all()
-        assert allowed.sum(-1).tolist() == (valid.sum(-1) + 1).tolist()
-        seen |= set(slot.tolist())
-    assert seen == set(range(K + 1))
-
-
-def test_ground_truth_selection_of_a_constant_embedding_is_the_log_of_what_is_offered(scene):
-    _, valid, padding = scene
-    joined, allowed, slot = add_truth(
-        torch.ones(O, K, E), valid, torch.ones(O, E), draw_order(valid, OneStream())
-    )
-    start = torch.zeros(N, dtype=torch.long)
-    loss = ground_truth_selection(joined, allowed, torch.ones(O, E), slot, padding, start, 1.0)
-    expected = torch.log(allowed.sum(-1).float())
-    expected[padding.place == 0] = 0
-    torch.testing.assert_close(loss, expected)
-
-
-@pytest.mark.parametrize("query_rule", QUERIES)
-def test_ground_truth_selection_is_teacher_forced_to_the_mean_of_true_features(query_rule):
-    """The second object's loss is a softmax over distances to the first's true feature, which a
-    fixed query stays."""
-    padding = padding_of(torch.zeros(3, dtype=torch.long), 1)
-    features, truth = torch.randn(3, K, E), torch.randn(3, E)
-    valid = torch.ones(3, K, dtype=torch.bool)
-    order = draw_order(valid, seeded(0))
-    joined, allowed, slot = add_truth(features, valid, truth, order)
-    loss = ground_truth_selection(
-        joined, allowed, truth, slot, padding, torch.tensor([1]), 0.7, query_rule
-    )
-
-    def term(query, o):
-        share = torch.log_softmax(-torch.linalg.vector_norm(query - joined[o], dim=-1) / 0.7, -1)
-        return -share[slot[o]]
-
-    reach = [torch.linalg.vector_norm(truth[1] - joined[o], dim=-1).min() for o in (0, 2)]
-    second, third = (0, 2) if reach[0] < reach[1] else (2, 0)
-    torch.testing.assert_close(loss[second], term(truth[1], second))
-    query = truth[1] if query_rule == "fixed" else (truth[1] + truth[second]) / 2
-    torch.testing.assert_close(loss[third], term(query, third))
-    assert loss[1] == 0
-
-
-def test_training_on_ground_truth_selection_brings_true_patches_together():
-    torch.manual_seed(0)
-    embedding = PatchEmbedding((8, 16), 8)
-    padding = padding_of(torch.arange(8).repeat_interleave(3), 8)
-    light = torch.rand(8, 3, 1, 1).repeat_interleave(3, 0) * 2 - 1  # what a photo's patches share
-    others = (torch.rand(24, 4, 3, 1, 1) * 2 - 1) + 0.1 * torch.randn(24, 4, 3, 8, 8)
-    true = light + 0.1 * torch.randn(24, 3, 8, 8)
-    valid = torch.ones(24, 4, dtype=torch.bool)
-    optimiser = torch.optim.Adam(embedding.parameters(), 1e-2)
-    history = []
-    for step in range(60):
-        features = embedding(others.flatten(0, 1)).view(24, 4, -1)
-        truth = embedding(true)
-        joined, allowed, slot = add_truth(
-            features,
-            valid,
-            truth,
-            draw_order(valid, OneStream(torch.Generator().manual_seed(step))),
-        )
-        start = torch.full((8,), step % 3)
-        loss = ground_truth_selection(joined, allowed, truth, slot, padding, start, 1.0).sum() / 16
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        history.append(loss.item())
-    assert history[-1] < 0.5 * history[0]
 
 
 def test_the_entropy_of_a_choice_is_that_of_its_soft_weights(scene):

@@ -63,7 +63,7 @@ def test_learned_retrieval_assigns_one_object_at_each_step(opened):
 
 def test_a_seed_decides_the_choice_and_another_seed_makes_another(opened):
     def ids(seed):
-        return opened.retrieve(GRAPH, seed=seed).patch_ids.tolist()
+        return opened.retrieve(GRAPH, seed=seed, noise=True).patch_ids.tolist()
 
     assert ids(3) == ids(3)
     assert len({tuple(ids(seed)) for seed in range(6)}) > 1
@@ -87,17 +87,41 @@ def test_two_seeds_whose_draws_are_close_are_so_for_one_graph_alone(opened, monk
     assert first == again != of_other
 
 
-def test_noise_is_on_by_default_only_for_learned_retrieval_from_a_fixed_start(opened, bank):
-    def same(opened, default, seed, mode):
-        asked = [opened.retrieve(GRAPH, seed=seed, mode=mode, noise=n) for n in (None, default)]
-        return np.array_equal(*(a.patch_ids for a in asked))
+@pytest.mark.parametrize("start", ["random", "medoid", "best"])
+def test_a_start_that_is_asked_for_is_that_of_a_run_trained_with_it(opened, bank, start):
+    rule = replace(demo().retrieval, start=start)
+    model = RetrieveGANTrainer.for_bank(replace(demo(), retrieval=rule), bank, CPU).model
+    trained = RetrieveGANRun(model, bank, CPU)
+    for noise in (False, True):
+        chosen = set()
+        for seed in range(6):
+            asked = opened.retrieve(GRAPH, seed=seed, start=start, noise=noise)
+            own = trained.retrieve(GRAPH, seed=seed, noise=noise)
+            assert np.array_equal(asked.patch_ids, own.patch_ids)
+            assert np.array_equal(asked.step, own.step)
+            chosen.add(tuple(asked.patch_ids.tolist()))
+        for differ in (opened.draws_differ(start=start, noise=noise), start == "random" or noise):
+            assert differ == (len(chosen) > 1)
 
-    rule = replace(demo().retrieval, start="medoid")
-    fixed = RetrieveGANTrainer.for_bank(replace(demo(), retrieval=rule), bank, CPU).model
-    for seed in range(4):
-        assert same(opened, False, seed, "learned")
-        assert same(opened, False, seed, "predefined")
-        assert same(RetrieveGANRun(fixed, bank, CPU), True, seed, "learned")
+
+def test_a_start_that_the_run_cannot_have_is_one_clear_line(opened, bank):
+    for mode in ("predefined", "random"):
+        with pytest.raises(UserError, match=f"^start best: {mode} retrieval takes each object by"):
+            opened.retrieve(GRAPH, mode=mode, start="best")
+    rule = replace(demo().retrieval, start="random", query="fixed")
+    model = RetrieveGANTrainer.for_bank(replace(demo(), retrieval=rule), bank, CPU).model
+    fixed = RetrieveGANRun(model, bank, CPU)
+    with pytest.raises(
+        UserError, match=r"^start best: this run was trained with --retrieval\.query"
+    ):
+        fixed.retrieve(GRAPH, start="best")
+    assert fixed.rule(None, "medoid") == replace(rule, start="medoid")
+    rule = replace(demo().retrieval, mode="predefined")
+    model = RetrieveGANTrainer.for_bank(replace(demo(), retrieval=rule), bank, CPU).model
+    with pytest.raises(
+        UserError, match=r"^start medoid: predefined retrieval takes each object by"
+    ):
+        RetrieveGANRun(model, bank, CPU).retrieve(GRAPH, start="medoid")
 
 
 def test_predefined_takes_the_nearest_unless_noise_is_asked_for(opened):
@@ -158,8 +182,9 @@ def test_random_takes_any_candidate(opened):
     assert len(ids) == 5
 
 
-def test_noise_is_off_by_default_where_the_run_starts_from_the_best(bank, monkeypatch):
-    rule = replace(demo().retrieval, start="best")
+@pytest.mark.parametrize("start", ["random", "medoid", "best"])
+def test_noise_is_off_by_default(bank, monkeypatch, start):
+    rule = replace(demo().retrieval, start=start)
     model = RetrieveGANTrainer.for_bank(replace(demo(), retrieval=rule), bank, CPU).model
     noises = []
 

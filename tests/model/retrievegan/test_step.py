@@ -14,7 +14,8 @@ from model.padding import padding_of
 from model.parallel import ALONE, Ranks, run_phases
 from model.pixels import to_float
 from model.recipes import paper
-from model.retrieval.greedy import medoid_start, retrieve, retrieve_best, start_feature
+from model.retrieval.greedy import medoid_start, retrieve, start_feature
+from model.retrieval.search import retrieve_tightest
 from model.retrievegan.trainer import RetrieveGANTrainer
 from model.sources import Counts
 from tests.model.retrievegan.small import (
@@ -242,7 +243,7 @@ def test_each_loss_reaches_the_parts_that_it_should_teach_and_no_others(
 def test_the_discriminators_losses_teach_the_discriminators_alone(batch):
     trainer = small_trainer()
     output = output_of(trainer, batch)
-    for name, term in trainer.discriminator_terms(batch, output).items():
+    for name, term in trainer.discriminator_terms(batch, output.images).items():
         for network in trainer.networks.values():
             network.zero_grad(set_to_none=True)
         term.backward(retain_graph=True)
@@ -282,7 +283,7 @@ def test_the_discriminators_gradient_is_that_of_the_sum_of_their_losses(batch):
     trainer.set_learning_rates = lambda: None
     before = [p.detach().clone() for p in parameters]
     trainer.step(batch)
-    terms = other.discriminator_terms(batch, output_of(other, batch))
+    terms = other.discriminator_terms(batch, output_of(other, batch).images)
     theirs = [
         p for network in (other.image_discriminator, other.object_discriminator)
         for p in network.parameters()
@@ -412,7 +413,7 @@ def test_a_step_trains_with_the_patches_of_its_rules_start(batch, start, gt_in_c
     padding = padding_of(torch.tensor(OBJECT_IMAGE), N)
     settings = {"noise": draws.noise, "temperature": 1.0}
     if start == "best":
-        expected = retrieve_best(features, candidates.valid, padding, **settings)
+        expected = retrieve_tightest(features, candidates.valid, padding, **settings)
     else:
         medoids = medoid_start(features, candidates.valid, padding)
         query = start_feature(features, padding, draws.start if start == "random" else medoids)

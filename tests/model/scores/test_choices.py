@@ -107,6 +107,14 @@ def test_no_method_agrees_more_than_the_global_oracle(bank, batches, styles):
     assert max(agreed, key=agreed.get) == "start-conditioned oracle"
 
 
+@pytest.mark.parametrize("start", ["random", "medoid", "best"])
+def test_the_oracle_that_starts_as_the_run_is_named_so(bank, styles, start):
+    methods = oracle_methods(RetrievalConfig(start=start), bank, styles, None)
+    own = "oracle from every start" if start == "best" else "start-conditioned oracle"
+    assert list(methods) == [own, "global oracle"]
+    assert methods[own].is_drawn == (start != "best")
+
+
 def test_the_global_oracle_chooses_for_a_scene_what_it_would_choose_alone(bank, batches, styles):
     method = oracle_methods(RetrievalConfig(), bank, styles, Features(np.array([0]), None))
     select = method["global oracle"].select

@@ -8,6 +8,7 @@ import torch
 
 from model.draws import normal_maps
 from model.recipes import demo, sg2im_demo
+from model.retrieval.choice import noise_by_default
 from model.retrievegan.run import RetrieveGANRun
 from model.scores import scenes
 from model.scores.choices import by_rule, choose_all
@@ -21,7 +22,7 @@ from model.scores.pictures import (
     through_jpeg,
 )
 from model.scores.retrieval import repeated_crop_scores
-from model.scores.retriever import Retriever, draws_with_noise
+from model.scores.retriever import Retriever
 from model.scores.scenes import scene_batches
 from model.sg2im.run import Sg2ImRun
 from model.trainers import trainer_for
@@ -49,7 +50,7 @@ def sg2im(bank):
 
 def chosen_of(model, bank, batches, **rule):
     rule = replace(model.config.retrieval, **rule)
-    retriever = Retriever(model, bank, batches, rule, noise=draws_with_noise(rule, len(SEEDS)))
+    retriever = Retriever(model, bank, batches, rule, noise=noise_by_default(rule, len(SEEDS)))
     return ChosenPatches(bank, batches, retriever.method, SEEDS)
 
 
@@ -122,15 +123,6 @@ def test_pictures_do_not_depend_on_how_many_scenes_go_together(
     assert (count, more) == (1, 3)
     for left, right in zip(together, apart, strict=True):
         assert near(left, right)
-
-
-def test_draws_that_would_be_alike_are_drawn_with_noise_and_others_without():
-    rule = demo().retrieval
-    assert not draws_with_noise(rule, 2)
-    assert draws_with_noise(replace(rule, start="medoid"), 1)
-    assert draws_with_noise(replace(rule, mode="predefined"), 2)
-    assert not draws_with_noise(replace(rule, mode="predefined"), 1)
-    assert not draws_with_noise(replace(rule, mode="random"), 2)
 
 
 def test_no_crop_serves_two_objects_of_a_picture(bank, model):

@@ -51,6 +51,17 @@ def test_a_card_of_before_there_was_a_quality_asked_for_none(tmp_path):
     assert strict.digest != CARD.digest
 
 
+def test_a_card_of_before_there_was_a_start_has_each_runs_own(tmp_path):
+    card = to_json(CARD)
+    del card["start"]
+    write_json(tmp_path / "card.json", card)
+    assert read_protocol(tmp_path / "card.json").start is None
+    assert replace(CARD, start="best").digest != CARD.digest
+    write_json(tmp_path / "card.json", card | {"start": "middle"})
+    with pytest.raises(UserError, match="start"):
+        read_protocol(tmp_path / "card.json")
+
+
 def test_each_part_that_differs_is_named():
     other = replace(CARD, seed=1, versions={"torch": "2.12.0"})
     assert differences(CARD, other) == ["seed", "versions"]
