@@ -202,7 +202,7 @@ def test_these_are_all_numbers_that_may_be_none():
     assert set(MAY_BE_ZERO) == {
         "--seed", "--loader-workers", "--log-every", "--generator.noise",
         "--generator.refine-layers", "--generator.residual-blocks", "--eval-after", "--eval-every",
-        "--retrieval.min-side",
+        "--retrieval.passes", "--retrieval.min-side",
     }  # fmt: skip
 
 

@@ -27,6 +27,6 @@ def test_a_distance_of_0_has_a_gradient_of_0():
 
 def test_equal_features_lie_at_distance_0_however_large_and_many_they_are():
     """By matrix products, which cdist takes from 26 on, they lie 0.09 apart at 10."""
-    equal = (10 + torch.randn(64)).expand(20, 30, 64)
+    equal = (10 + torch.randn(20, 1, 64)).expand(20, 30, 64)
     assert not between(equal, equal).any()
     assert not distances(equal[:, 0], equal).any()

@@ -10,7 +10,14 @@ from model.retrieval.choice import draw_start
 from model.retrieval.crops import Crops
 from model.retrieval.distance import between
 from model.retrieval.greedy import retrieve, start_feature
-from model.retrieval.search import grown_sets, offer_of, refined, retrieve_tightest, spread
+from model.retrieval.search import (
+    Sets,
+    grown_sets,
+    offer_of,
+    refined,
+    retrieve_tightest,
+    spread,
+)
 from tests.model.retrieval.scenes import seeded
 
 COUNTS = (2, 4, 1, 3)  # objects of each image
@@ -100,6 +107,30 @@ def test_a_pass_never_loosens_a_set_and_tightens_some():
     before, after = spread(offer, grown.slots), spread(offer, refined(offer, grown, reach)[0].slots)
     assert (after <= before + 1e-5)[starts].all()
     assert (after < before - 1e-3)[starts].any()
+
+
+@pytest.mark.parametrize("passes", [0, 1])
+def test_padding_is_never_chosen_however_well_it_matches(passes):
+    padding = padding_of(torch.zeros(2, dtype=torch.long), 1)
+    features = torch.tensor([[[0.0], [5.0]], [[9.0], [5.0]]])  # the second ones match
+    valid = torch.tensor([[True, False], [True, False]])
+    selection = retrieve_tightest(
+        features, valid, padding, noise=None, temperature=1.0, passes=passes
+    )
+    assert selection.selected.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_pass_chooses_every_object_s_patch_once_more(place):
+    """On a line: two patches at 0, and one at 9 that has another at 1."""
+    features = torch.tensor([[0.0], [50.0]]).repeat(3, 1, 1)
+    features[place] = torch.tensor([[9.0], [1.0]])
+    padding, valid = padding_of(torch.zeros(3, dtype=torch.long), 1), torch.ones(3, 2).bool()
+    padded = padding.pad(features).flatten(1, 2)
+    offer = offer_of(between(padded, padded), None, valid, padding, None)
+    first = torch.tensor([[[0, 2, 4]]])
+    again = refined(offer, Sets(first, torch.zeros_like(first)))
+    assert (again.slots - first).tolist() == [[[int(o == place) for o in range(3)]]]
 
 
 def test_every_object_is_assigned_once_by_what_lies_closest_to_all_before_it():
