@@ -10,7 +10,14 @@ from model.retrieval.choice import draw_start
 from model.retrieval.crops import Crops
 from model.retrieval.distance import between
 from model.retrieval.greedy import retrieve, start_feature
-from model.retrieval.search import grown_sets, offer_of, refined, retrieve_tightest, spread
+from model.retrieval.search import (
+    every_slot,
+    grown_sets,
+    offer_of,
+    refined,
+    retrieve_tightest,
+    spread,
+)
 from tests.model.retrieval.scenes import seeded
 
 COUNTS = (2, 4, 1, 3)  # objects of each image
@@ -95,7 +102,7 @@ def test_a_pass_never_loosens_a_set_and_tightens_some():
     features, valid, padding, noise, _ = made_up(0)
     padded = padding.pad(features).flatten(1, 2)
     offer = offer_of(between(padded, padded), noise, valid, padding, None)
-    grown, reach = grown_sets(offer)
+    grown, reach = grown_sets(offer, every_slot(offer))
     starts = padding.pad(valid).flatten(1)
     before, after = spread(offer, grown.slots), spread(offer, refined(offer, grown, reach)[0].slots)
     assert (after <= before + 1e-5)[starts].all()
