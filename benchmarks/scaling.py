@@ -1,68 +1,72 @@
-"""Would distances scaled by how near other patches lie choose better sets than distances as they
-are, and could the scale be found without the hidden styles?
+"""Do distances scaled by local density choose better sets, and can the scale be found without the
+hidden styles?
 
-python -m benchmarks.scaling --run runs/demo --styles data/toy/styles.json
+python -m benchmarks.scaling --run runs/demo
 
-A bland patch lies close to everything. Local scaling (Zelnik-Manor and Perona 2004; as a cure of
-hubs Schnitzer et al. 2012) divides a distance by the root of the product of both patches' reach,
-here their q-quantile distance to some training patches; `minus` takes off the mean of both instead.
-Which q? A line for each tells, on val scenes,
+A bland patch lies close to everything. `divided` is local scaling (Zelnik-Manor and Perona 2004;
+against hubs, Schnitzer et al. 2012): a distance divided by the root of the product of both patches'
+reach, which is their q-quantile distance to training patches. `minus` takes the mean of both off.
+For each q, on val scenes:
 
-ground truth  ground-truth selection by the scaled distances
-precision     average precision of pairs: true patches of one scene against a true patch and
-              another's candidates
-true sets     the share of true patches in the tightest set of a scene whose true patches are
-              offered beside their candidates
-hubs          skewness of how often a training patch is among another's ten nearest
-slope         of the logarithm of the reach against that of q, mean over patches
-compatibility of the tightest set (needs the styles)
+ground truth   ground-truth selection by the scaled distances
+precision      average precision of pairs of one scene's true patches, against one of them and a
+               candidate of the other
+true sets      the share of true patches in the tightest set, where they are offered as well
+hubs           skewness of how often a training patch is among the ten nearest of others
+slope          of the logarithm of reach over that of q: it is steep where a patch's reach leaves
+               the patches that are like it
+compatibility  of the tightest set
 
-All but the last could pick q without the styles: the most of the first three, the fewest hubs, the
-steepest slope (there the reach leaves the patches of the own style). What each would pick follows.
-Prints Markdown.
+All but the last are known without styles. The second table tells which q each would pick: that with
+the most of it, the fewest hubs. Prints Markdown.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.choosing import RunsOptions
+from jobs.claims.scoring import HeldOut
 from model.retrieval.crops import Crops
 from model.retrieval.distance import between
 from model.retrieval.search import offer_of, tightest
-from model.scores.scenes import Features, Scenes
-from pipeline.options import BankLocation, option, run
+from model.scores.metrics import overlapping, pairs_of
+from model.scores.retrieval import compatibility_scores
+from model.scores.scenes import (
+    CANDIDATES,
+    PATCHES_AT_ONCE,
+    Features,
+    Scenes,
+    distinct_patches,
+    embed,
+)
+from pipeline.options import option, run
 from pipeline.progress import progress
+from pipeline.scene import image_of
 
 QUANTILES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.11, 0.125, 0.15, 0.2, 0.3,
              0.5)  # fmt: skip
 NEIGHBOURS = 10
-CANDIDATES = 20
-PASSES = 1
+PASSES = 1  # as by default
+WIDER = 1.15  # the slope at q is taken from q / WIDER to q * WIDER
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingOptions:
-    run: Annotated[tuple[Path, ...], option("trained runs, of one bank")]
-    bank: Annotated[BankLocation | None, option("where it is not where the runs say")] = None
-    styles: Annotated[
-        Path | None, option("each photo's hidden style; default the toy world's own file")
-    ] = None
-    num: Annotated[int, option("val scenes")] = 300
-    references: Annotated[int, option("training patches")] = 1500
-    seed: Annotated[int, option("of scenes and training patches")] = 0
+class ScalingOptions(RunsOptions):
+    references: Annotated[int, option("training patches by which reach is measured")] = 1500
 
 
 # Distances and the reach of both patches, broadcast -> distances
 Scale = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def as_it_is(distance: Tensor, *_: Tensor) -> Tensor:
+def as_they_are(distance: Tensor, *_: Tensor) -> Tensor:
     return distance
 
 
@@ -86,36 +90,36 @@ class Line:
     compatibility: float
 
 
-@dataclass(frozen=True)
 class Embedded:
-    """E_p of the patches of some scenes, and how far they lie from training patches."""
+    """E_p of the patches of some scenes, and how far they lie from R training patches."""
 
-    look: Features
-    sorted_reach: Tensor  # (B, R) distances of each of `look`'s patches to training patches, rising
-    references: Tensor  # (R, E)
-    reference_reach: Tensor  # (R, R) ... of the training patches themselves
+    def __init__(self, look: Features, references: NDArray[np.int64]) -> None:
+        self.look = look
+        vectors = look(torch.from_numpy(references))
+        apart = [
+            between(look.vectors[start : start + PATCHES_AT_ONCE], vectors)
+            for start in range(0, len(look.ids), PATCHES_AT_ONCE)
+        ]
+        self.sorted = torch.cat(apart).sort(1).values  # (B, R) distances, rising
+        self.among = between(vectors, vectors).fill_diagonal_(torch.inf)  # (R, R)
+        self.sorted_among = self.among.sort(1).values
 
     def reach(self, quantile: float) -> Features:
-        return Features(self.look.ids, self.sorted_reach[:, [self._column(quantile)]])
+        """(B, 1)"""
+        return Features(self.look.ids, self.sorted[:, [self._column(quantile)]])
 
-    def reach_of_references(self, quantile: float) -> Tensor:
-        return self.reference_reach[:, self._column(quantile)]
+    def among_scaled(self, scale: "Scale", quantile: float) -> Tensor:
+        """Scaled distances of training patches, (R, R); infinite to themselves."""
+        reach = self.sorted_among[:, self._column(quantile)]
+        return scale(self.among, reach[:, None], reach[None])
 
     def slope(self, quantile: float) -> float:
-        """From quantile / 1.15 to quantile * 1.15."""
-        low, high = (self._column(quantile * by) for by in (1 / 1.15, 1.15))
-        ends = self.reference_reach[:, [low, high]].clamp_min(1e-12).log().mean(0)
-        return float((ends[1] - ends[0]) / np.log((high + 1) / (low + 1)))
+        columns = [self._column(quantile / WIDER), self._column(quantile * WIDER)]
+        low, high = self.sorted_among[:, columns].log().mean(0).tolist()
+        return float((high - low) / np.log((columns[1] + 1) / (columns[0] + 1)))
 
     def _column(self, quantile: float) -> int:
-        return int(quantile * self.sorted_reach.shape[1])
-
-
-def embedded(look: Features, references: np.ndarray) -> Embedded:
-    vectors = look(torch.from_numpy(references))
-    reach = torch.cat([between(part, vectors) for part in look.vectors.split(512)])
-    own = between(vectors, vectors).fill_diagonal_(torch.inf)
-    return Embedded(look, reach.sort(1).values, vectors, own.sort(1).values)
+        return int(quantile * self.sorted.shape[1])
 
 
 def pairs_of_scenes(
@@ -123,8 +127,6 @@ def pairs_of_scenes(
 ) -> tuple[Tensor, Tensor]:
     """Scaled distances of the true patches of ordered pairs of objects whose crops do not overlap
     (Q,), and of the first's true patch to the second's candidates (Q, K), infinite for padding."""
-    from model.scores.metrics import overlapping, pairs_of
-
     query, target = pairs_of(scenes.padding.image)
     apart = ~overlapping(scenes.boxes[query], scenes.boxes[target])
     query, target = query[apart], target[apart]
@@ -145,32 +147,31 @@ def average_precision(positive: Tensor, negative: Tensor) -> float:
 
 
 def tightest_sets(scenes: Scenes, look: Features, reach: Features, scale: Scale) -> Tensor:
-    """selected (O,) among the candidates"""
-    return _tightest(
-        scenes, look(scenes.candidates), reach(scenes.candidates)[..., 0], scale, scenes.valid,
-        scenes.crops,
-    )  # fmt: skip
+    """Selected (O,)."""
+    return _tightest(scenes, scenes.candidates, scenes.valid, scenes.crops, look, reach, scale)
 
 
 def true_sets(scenes: Scenes, look: Features, reach: Features, scale: Scale) -> Tensor:
-    """(O,) whether the true patch is chosen, offered after the candidates"""
+    """(O,) whether the true patch is chosen, offered behind the candidates."""
     ids = torch.cat([scenes.candidates, scenes.patch_ids[:, None]], 1)
-    photo = -2 - scenes.padding.image[:, None]  # of no candidate; overlapping true crops may serve
-    box = torch.zeros_like(scenes.boxes)[:, None]
-    crops = Crops(*(torch.cat(both, 1) for both in zip(scenes.crops, (photo, box), strict=True)))
-    selected = _tightest(
-        scenes, look(ids), reach(ids)[..., 0], scale, F.pad(scenes.valid, (0, 1), value=True), crops
-    )
+    valid = F.pad(scenes.valid, (0, 1), value=True)
+    photo = -2 - scenes.padding.image[:, None]  # no candidate's, and an empty box is no other crop
+    true_crops = Crops(photo, torch.zeros_like(scenes.boxes)[:, None])
+    both = zip(scenes.crops, true_crops, strict=True)
+    crops = Crops(*(torch.cat(parts, 1) for parts in both))
+    selected = _tightest(scenes, ids, valid, crops, look, reach, scale)
     return selected == scenes.candidates.shape[1]
 
 
 def _tightest(
-    scenes: Scenes, features: Tensor, reach: Tensor, scale: Scale, valid: Tensor, crops: Crops
-) -> Tensor:
+    scenes: Scenes, ids: Tensor, valid: Tensor, crops: Crops, look: Features, reach: Features,
+    scale: Scale,
+) -> Tensor:  # fmt: skip
+    """Of patches (O, K), the selected (O,)."""
     padding = scenes.padding
-    padded, padded_reach = padding.pad(features).flatten(1, 2), padding.pad(reach).flatten(1)
-    distances = between(padded, padded)
-    apart = scale(distances, padded_reach[:, :, None], padded_reach[:, None])
+    padded = padding.pad(look(ids)).flatten(1, 2)
+    padded_reach = padding.pad(reach(ids)).flatten(1, 3)
+    apart = scale(between(padded, padded), padded_reach[:, :, None], padded_reach[:, None])
     slots = tightest(offer_of(apart, None, valid, padding, crops), PASSES).slots
     return padding.unpad(slots % valid.shape[1])
 
@@ -183,26 +184,20 @@ def hub_skewness(distances: Tensor) -> float:
     return float((deviations**3).mean() / (deviations**2).mean() ** 1.5)
 
 
-def line(
-    batches: Sequence[Scenes], patches: Sequence[Any], of: Embedded, scale: Scale,
-    quantile: float | None,
-) -> Line:  # fmt: skip
-    from model.scores.retrieval import compatibility_scores
-
+def line(held_out: HeldOut, of: Embedded, scale: Scale, quantile: float | None) -> Line:
+    batches = held_out.batches
     reach = of.reach(quantile or 0.5)
     pairs = [pairs_of_scenes(batch, of.look, reach, scale) for batch in batches]
     positive, negative = (torch.cat(part) for part in zip(*pairs, strict=True))
-    sets = [tightest_sets(batch, of.look, reach, scale) for batch in batches]
     true = torch.cat([true_sets(batch, of.look, reach, scale) for batch in batches])
-    own = of.reach_of_references(quantile or 0.5)
-    among = scale(between(of.references, of.references), own[:, None], own[None])
+    sets = [tightest_sets(batch, of.look, reach, scale) for batch in batches]
     return Line(
         ground_truth=float((positive < negative.amin(1)).double().mean()),
         precision=average_precision(positive, negative[negative.isfinite()]),
         true_sets=float(true.double().mean()),
-        hubs=hub_skewness(among.fill_diagonal_(torch.inf)),
+        hubs=hub_skewness(of.among_scaled(scale, quantile or 0.5)),
         slope=of.slope(quantile) if quantile else None,
-        compatibility=compatibility_scores(batches, {"": [sets]}, patches)[0].value,
+        compatibility=compatibility_scores(batches, {"": [sets]}, held_out.patches)[0].value,
     )
 
 
@@ -211,65 +206,46 @@ RULES: dict[str, Callable[[Line], float]] = {
     "precision": lambda each: each.precision,
     "true sets": lambda each: each.true_sets,
     "fewest hubs": lambda each: -each.hubs,
-    "slope": lambda each: -np.inf if each.slope is None else each.slope,
+    "steepest slope": lambda each: each.slope or -np.inf,
     "*the styles*": lambda each: each.compatibility,
 }
 
 
-def main(options: ScalingOptions) -> None:
-    from jobs.show.cards import scenes_to_score
-    from jobs.show.styles import read_styles, styles_file
-    from model.retrievegan.run import bank_of, load_network
-    from model.scores.choices import patch_styles
-    from model.scores.scenes import distinct_patches, embed, scene_batches
-    from pipeline.errors import UserError
-
-    cpu = torch.device("cpu")
-    bank = bank_of(options.run[0], options.bank)
-    path = styles_file(options.styles, bank)
-    if path is None:
-        raise UserError(f"{bank.path} has no styles beside it: name them with --styles")
-    styles = read_styles(path, bank)
-    scenes = scenes_to_score(bank, "val", options.num, options.seed)
-    batches = scene_batches(bank, scenes, min(CANDIDATES, bank.num_candidates), cpu)
-    patches = [patch_styles(bank, batch.candidates, styles) for batch in batches]
-    training = bank.patch_ids[np.isin(bank.patch_ids >> 16, bank.scene_ids("train"))]
-    random = np.random.default_rng(options.seed)
-    references = random.choice(training, min(options.references, len(training)), replace=False)
-    ids = np.union1d(distinct_patches(batches), references)
-    for each in options.run:
-        model, _ = load_network(each, bank, cpu)
-        of = embedded(embed(model, bank, ids), references)
-        asked: list[tuple[str, Scale, float | None]] = [("as they are", as_it_is, None)]
-        asked += [(s.__name__, s, q) for s in (divided, minus) for q in QUANTILES]
-        lines = {
-            (name, quantile): line(batches, patches, of, scale, quantile)
-            for name, scale, quantile in progress(asked, "distances", len(asked), "measure")
-        }
-        print(f"\n{each}\n")
-        for text in table(lines):
-            print(text)
-
-
 def table(lines: dict[tuple[str, float | None], Line]) -> Iterator[str]:
-    """Of all measures of distance, and of what each rule would pick of those that divide."""
-    columns = [name.replace("_", " ") for name in asdict(next(iter(lines.values())))]
+    """Of all distances, and of what each rule picks."""
+    columns = [name.replace("_", " ") for name in Line.__annotations__]
     yield f"| distances | q | {' | '.join(columns)} |"
     yield "|---|" + "---:|" * (1 + len(columns))
     for (name, quantile), each in lines.items():
         values = ("" if value is None else f"{value:.3f}" for value in asdict(each).values())
         yield f"| {name} | {quantile or ''} | {' | '.join(values)} |"
-    raw = lines["as they are", None].compatibility
-    yield "\n| rule | q, divided | compatibility | as they are | q, minus | compatibility |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    yield "\n| picked by | q, divided | compatibility | q, minus | compatibility |"
+    yield "|---|---:|---:|---:|---:|"
     for rule, value in RULES.items():
         cells = []
-        for way in ("divided", "minus"):
-            own = {q: each for (name, q), each in lines.items() if name == way}
+        for scale in (divided, minus):
+            own = {q: each for (name, q), each in lines.items() if name == scale.__name__}
             best = max(own, key=lambda q: value(own[q]))
-            told = value(own[best]) > -np.inf
-            cells += [f"{best} | {own[best].compatibility:.3f}" if told else " | "]
-        yield f"| {rule} | {cells[0]} | {raw:.3f} | {cells[1]} |"
+            cells.append(f"{best} | {own[best].compatibility:.3f}")
+        yield f"| {rule} | {' | '.join(cells)} |"
+
+
+def main(options: ScalingOptions) -> None:
+    bank = options.opened
+    held_out = options.held_out(min(CANDIDATES, bank.num_candidates))
+    training = bank.patch_ids[np.isin(image_of(bank.patch_ids), bank.scene_ids("train"))]
+    random = np.random.default_rng(options.seed)
+    references = random.choice(training, min(options.references, len(training)), replace=False)
+    patches = np.union1d(distinct_patches(held_out.batches), references)
+    for run_folder in options.run:
+        of = Embedded(embed(options.network(run_folder), bank, patches), references)
+        asked: list[tuple[str, Scale, float | None]] = [("as they are", as_they_are, None)]
+        asked += [(scale.__name__, scale, q) for scale in (divided, minus) for q in QUANTILES]
+        lines = {
+            (name, quantile): line(held_out, of, scale, quantile)
+            for name, scale, quantile in progress(asked, "scaling", len(asked), "measure")
+        }
+        print(f"\n{run_folder}\n", *table(lines), sep="\n")
 
 
 if __name__ == "__main__":
