@@ -213,8 +213,8 @@ RETRIEVAL = Claim(
     name="retrieval",
     steps=300,
     statement=(
-        "The retrieval of recipe demo gives patches that go together more than the paper's, and "
-        "each step from the one to the other adds to it."
+        "The retrieval of recipe demo gives patches that go together more than the paper's at the "
+        "same sizes."
     ),
     source="Of ours: what E_p sees, what it is trained by, and how patches are chosen.",
     methods=(

@@ -77,14 +77,21 @@ def rows(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
 
 
-def grown_sets(offer: Offer) -> tuple[Sets, Reach]:
-    """A set from each slot (G = S); one from a slot that may not be chosen is to be left out."""
-    images, places, k = offer.allowed.shape
-    winner = torch.arange(places * k, device=offer.apart.device).expand(images, -1)
-    slots = torch.zeros(images, places * k, places, dtype=torch.long, device=winner.device)
+def every_slot(offer: Offer) -> Tensor:
+    """As starts: (N, S)."""
+    images, slots = offer.bonus.shape
+    return torch.arange(slots, device=offer.apart.device).expand(images, -1)
+
+
+def grown_sets(offer: Offer, starts: Tensor) -> tuple[Sets, Reach]:
+    """A set from each start (N, G), a slot; one from a slot that may not be chosen is to be left
+    out."""
+    places, k = offer.allowed.shape[1:]
+    winner = starts
+    slots = starts.new_zeros(*starts.shape, places)
     steps = torch.zeros_like(slots)
     waiting = offer.present[:, None].expand_as(slots)  # for a patch
-    reach = no_reach(offer, places * k)
+    reach = no_reach(offer, starts.shape[1])
     for step in range(places):
         if step:
             closed = ~waiting.repeat_interleave(k, 2)
@@ -136,7 +143,7 @@ def _of_pairs(values: Tensor, slots: Tensor) -> Tensor:
 
 def tightest(offer: Offer, passes: int) -> Sets:
     """The set of each image with the smallest spread: (N, M)."""
-    sets, reach = grown_sets(offer)
+    sets, reach = grown_sets(offer, every_slot(offer))
     for _ in range(passes):
         sets, reach = refined(offer, sets, reach)
     starts = offer.allowed.flatten(1)

@@ -10,7 +10,7 @@ from model.recipes import demo
 from tests.model.small_runs import options_of
 
 METHODS = [method for claim in CLAIMS.values() for method in claim.methods]
-TRAININGS = {method.training for method in METHODS}
+TRAININGS = [*dict.fromkeys(method.training for method in METHODS)]
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=lambda claim: claim.name)

@@ -12,6 +12,7 @@ from model.retrieval.distance import between
 from model.retrieval.greedy import retrieve, start_feature
 from model.retrieval.search import (
     Sets,
+    every_slot,
     grown_sets,
     offer_of,
     refined,
@@ -102,7 +103,7 @@ def test_a_pass_never_loosens_a_set_and_tightens_some():
     features, valid, padding, noise, _ = made_up(0)
     padded = padding.pad(features).flatten(1, 2)
     offer = offer_of(between(padded, padded), noise, valid, padding, None)
-    grown, reach = grown_sets(offer)
+    grown, reach = grown_sets(offer, every_slot(offer))
     starts = padding.pad(valid).flatten(1)
     before, after = spread(offer, grown.slots), spread(offer, refined(offer, grown, reach)[0].slots)
     assert (after <= before + 1e-5)[starts].all()
