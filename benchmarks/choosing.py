@@ -41,11 +41,11 @@ from model.retrieval.crops import open_slots
 from model.retrieval.distance import between
 from model.retrieval.search import (
     REPEATED,
-    Offer,
+    SearchSpace,
     grown_sets,
-    offer_of,
     refined,
     rows,
+    search_space,
     spread,
 )
 from model.retrievegan.network import RetrieveGAN
@@ -109,32 +109,32 @@ def by_config(rule: RetrievalConfig, scenes: Scenes, features: Tensor) -> Tensor
     return choose(rule, features, scenes.valid, scenes.padding, draws, scenes.crops).selected
 
 
-def offered(scenes: Scenes, features: Tensor) -> Offer:
+def offered(scenes: Scenes, features: Tensor) -> SearchSpace:
     padded = scenes.padding.pad(features).flatten(1, 2)
     apart = between(padded, padded)
-    return offer_of(apart, None, scenes.valid, scenes.padding, scenes.crops)
+    return search_space(apart, None, scenes.valid, scenes.padding, scenes.crops)
 
 
 def of_starts(number: int, scenes: Scenes, features: Tensor) -> Tensor:
     """The tightest set with one pass, from so many random starts; some may be alike."""
-    offer = offered(scenes, features)
+    space = offered(scenes, features)
     uniforms = map(scenes.uniforms, range(number))
     starts = [draw_start(scenes.valid, scenes.padding, each) for each in uniforms]
-    sets, _ = refined(offer, *grown_sets(offer, torch.stack(starts, 1)))
-    return tightest_of(scenes, offer, sets.slots)
+    sets, _ = refined(space, *grown_sets(space, torch.stack(starts, 1)))
+    return tightest_of(scenes, space, sets.slots)
 
 
-def tightest_of(scenes: Scenes, offer: Offer, sets: Tensor) -> Tensor:
+def tightest_of(scenes: Scenes, space: SearchSpace, sets: Tensor) -> Tensor:
     """Selected (O,): of sets (N, G, M) each image's with the smallest spread."""
-    best = spread(offer, sets).argmin(1, keepdim=True)
+    best = spread(space, sets).argmin(1, keepdim=True)
     return scenes.padding.unpad(rows(sets, best)[:, 0] % scenes.valid.shape[1])
 
 
 def beam(width: int, scenes: Scenes, features: Tensor) -> Tensor:
     """Object after object, the `width` sets with the smallest summed distance are kept."""
-    offer = offered(scenes, features)
-    assert offer.same is not None
-    images, places, k = offer.allowed.shape
+    space = offered(scenes, features)
+    assert space.same is not None
+    images, places, k = space.allowed.shape
     slots = torch.zeros(images, 1, places, dtype=torch.long)
     summed = torch.zeros(images, 1)
     nothing_there = torch.full((k,), torch.inf)
@@ -144,24 +144,24 @@ def beam(width: int, scenes: Scenes, features: Tensor) -> Tensor:
         more = torch.zeros(images, slots.shape[1], k)
         taken = torch.zeros_like(more, dtype=torch.bool)
         for before in slots[..., :place].unbind(2):
-            more = more + rows(offer.apart[:, :, own], before)
-            taken = taken | rows(offer.same[:, :, own], before)
-        shut = ~open_slots(offer.allowed[:, None, place], taken)
-        present = offer.present[:, place, None, None]
+            more = more + rows(space.apart[:, :, own], before)
+            taken = taken | rows(space.same[:, :, own], before)
+        shut = ~open_slots(space.allowed[:, None, place], taken)
+        present = space.present[:, place, None, None]
         more = torch.where(present, more.masked_fill(shut, torch.inf), nothing_there)
         every = (summed[..., None] + more).flatten(1)
         summed, kept = every.topk(min(width, every.shape[1]), largest=False)
         slots = rows(slots, kept // k)
         slots[..., place] = own.start + kept % k
-    return tightest_of(scenes, offer, slots)
+    return tightest_of(scenes, space, slots)
 
 
 def one_by_one(scenes: Scenes, features: Tensor) -> Tensor:
     """The same search as the tightest set with one pass, a scene and a start at a time."""
-    offer = offered(scenes, features)
-    assert offer.same is not None
-    parts = zip(offer.apart.numpy(), offer.same.numpy(), offer.allowed.numpy(), strict=True)
-    counts = offer.present.sum(1).tolist()
+    space = offered(scenes, features)
+    assert space.same is not None
+    parts = zip(space.apart.numpy(), space.same.numpy(), space.allowed.numpy(), strict=True)
+    counts = space.present.sum(1).tolist()
     chosen = [tightest_of_scene(*each, n) for each, n in zip(parts, counts, strict=True)]
     return torch.from_numpy(np.concatenate(chosen))
 

@@ -35,7 +35,7 @@ from benchmarks.choosing import RunsOptions
 from jobs.claims.scoring import HeldOut
 from model.retrieval.crops import Crops
 from model.retrieval.distance import between
-from model.retrieval.search import offer_of, tightest
+from model.retrieval.search import search_space, tightest
 from model.scores.metrics import overlapping, pairs_of
 from model.scores.retrieval import compatibility_scores
 from model.scores.scenes import (
@@ -172,7 +172,7 @@ def _tightest(
     padded = padding.pad(look(ids)).flatten(1, 2)
     padded_reach = padding.pad(reach(ids)).flatten(1, 3)
     apart = scale(between(padded, padded), padded_reach[:, :, None], padded_reach[:, None])
-    slots = tightest(offer_of(apart, None, valid, padding, crops), PASSES).slots
+    slots = tightest(search_space(apart, None, valid, padding, crops), PASSES).slots
     return padding.unpad(slots % valid.shape[1])
 
 

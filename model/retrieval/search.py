@@ -21,7 +21,7 @@ from model.retrieval.relaxation import straight_through
 REPEATED = 1e6  # what a crop shown twice adds to a set's spread: more than any distance
 
 
-class Offer(NamedTuple):
+class SearchSpace(NamedTuple):
     """What sets are chosen from, for N images: S = M * K slots, K for each of M places."""
 
     apart: Tensor  # (N, S, S) distances between slots
@@ -45,30 +45,30 @@ class Reach(NamedTuple):
     shown: Tensor  # (N, G, S) how many of them show the slot's crop
     number: Tensor  # (N, G, 1) of the set's patches
 
-    def changed(self, offer: Offer, slots: Tensor, by: Tensor) -> "Reach":
+    def changed(self, space: SearchSpace, slots: Tensor, by: Tensor) -> "Reach":
         """With another patch in the sets, or without it.
 
         slots  (N, G)
         by     (N, G, 1)  1: it comes in; -1: it goes; 0: neither
         """
         shown = self.shown
-        if offer.same is not None:
-            shown = shown + by * rows(offer.same, slots)
-        return Reach(self.summed + by * rows(offer.apart, slots), shown, self.number + by)
+        if space.same is not None:
+            shown = shown + by * rows(space.same, slots)
+        return Reach(self.summed + by * rows(space.apart, slots), shown, self.number + by)
 
-    def cost(self, offer: Offer) -> Tensor:
+    def cost(self, space: SearchSpace) -> Tensor:
         """Mean distance to a set's patches, less the noise: (N, G, S), infinite where a slot may
         not be chosen."""
-        taken = (self.shown > 0).reshape(*self.shown.shape[:2], *offer.allowed.shape[1:])
-        shut = ~open_slots(offer.allowed[:, None], taken).flatten(2)
+        taken = (self.shown > 0).reshape(*self.shown.shape[:2], *space.allowed.shape[1:])
+        shut = ~open_slots(space.allowed[:, None], taken).flatten(2)
         mean = self.summed / self.number.clamp_min(1)
-        return (mean - offer.bonus[:, None]).masked_fill(shut, torch.inf)
+        return (mean - space.bonus[:, None]).masked_fill(shut, torch.inf)
 
 
-def no_reach(offer: Offer, sets: int) -> Reach:
+def no_reach(space: SearchSpace, sets: int) -> Reach:
     """Of sets that have no patches yet."""
-    images, slots = offer.bonus.shape
-    none = offer.apart.new_zeros(images, sets, slots)
+    images, slots = space.bonus.shape
+    none = space.apart.new_zeros(images, sets, slots)
     return Reach(none, none, none[..., :1])
 
 
@@ -77,62 +77,62 @@ def rows(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
 
 
-def every_slot(offer: Offer) -> Tensor:
+def every_slot(space: SearchSpace) -> Tensor:
     """As starts: (N, S)."""
-    images, slots = offer.bonus.shape
-    return torch.arange(slots, device=offer.apart.device).expand(images, -1)
+    images, slots = space.bonus.shape
+    return torch.arange(slots, device=space.apart.device).expand(images, -1)
 
 
-def grown_sets(offer: Offer, starts: Tensor) -> tuple[Sets, Reach]:
+def grown_sets(space: SearchSpace, starts: Tensor) -> tuple[Sets, Reach]:
     """A set from each start (N, G), a slot; one from a slot that may not be chosen is to be left
     out."""
-    places, k = offer.allowed.shape[1:]
+    places, k = space.allowed.shape[1:]
     winner = starts
     slots = starts.new_zeros(*starts.shape, places)
     steps = torch.zeros_like(slots)
-    waiting = offer.present[:, None].expand_as(slots)  # for a patch
-    reach = no_reach(offer, starts.shape[1])
+    waiting = space.present[:, None].expand_as(slots)  # for a patch
+    reach = no_reach(space, starts.shape[1])
     for step in range(places):
         if step:
             closed = ~waiting.repeat_interleave(k, 2)
-            winner = reach.cost(offer).masked_fill(closed, torch.inf).argmin(2)
+            winner = reach.cost(space).masked_fill(closed, torch.inf).argmin(2)
         wins = F.one_hot(winner // k, places).bool() & waiting
         slots = torch.where(wins, winner[..., None], slots)
         steps = torch.where(wins, step, steps)
         waiting = waiting & ~wins
-        reach = reach.changed(offer, winner, wins.any(2, keepdim=True).float())
+        reach = reach.changed(space, winner, wins.any(2, keepdim=True).float())
     return Sets(slots, steps), reach
 
 
-def refined(offer: Offer, sets: Sets, reach: Reach) -> tuple[Sets, Reach]:
+def refined(space: SearchSpace, sets: Sets, reach: Reach) -> tuple[Sets, Reach]:
     """Each patch chosen once more, given the others of its set: one place after the other."""
-    k = offer.allowed.shape[2]
+    k = space.allowed.shape[2]
     slots = sets.slots
     places = torch.arange(slots.shape[2], device=slots.device)
     for place in range(len(places)):
-        there = offer.present[:, place, None, None].expand_as(reach.number).float()
-        reach = reach.changed(offer, slots[..., place], -there)
-        own = reach.cost(offer)[..., place * k : (place + 1) * k]
+        there = space.present[:, place, None, None].expand_as(reach.number).float()
+        reach = reach.changed(space, slots[..., place], -there)
+        own = reach.cost(space)[..., place * k : (place + 1) * k]
         again = own.argmin(2) + place * k
-        reach = reach.changed(offer, again, there)
+        reach = reach.changed(space, again, there)
         slots = torch.where(places == place, again[..., None], slots)
     return sets._replace(slots=slots), reach
 
 
-def spread(offer: Offer, slots: Tensor) -> Tensor:
+def spread(space: SearchSpace, slots: Tensor) -> Tensor:
     """Summed distance over the pairs of a set, divided by the number of an object's pairs, less the
     noise: (N, G). A set that shows a crop twice is looser than any that does not.
 
     slots  (N, G, M)
     """
-    present = offer.present[:, None].expand_as(slots)
+    present = space.present[:, None].expand_as(slots)
     pairs = (present[..., None] & present[..., None, :]).triu(1)
-    total = (pairs * _of_pairs(offer.apart, slots)).sum((2, 3))
-    partners = (offer.present.sum(1, keepdim=True) - 1).clamp_min(1)
-    noise = offer.bonus[:, None].expand(-1, slots.shape[1], -1).gather(2, slots)
+    total = (pairs * _of_pairs(space.apart, slots)).sum((2, 3))
+    partners = (space.present.sum(1, keepdim=True) - 1).clamp_min(1)
+    noise = space.bonus[:, None].expand(-1, slots.shape[1], -1).gather(2, slots)
     loose = total / partners - (noise * present).sum(2)
-    if offer.same is not None:
-        loose = loose + REPEATED * (pairs & _of_pairs(offer.same, slots)).sum((2, 3))
+    if space.same is not None:
+        loose = loose + REPEATED * (pairs & _of_pairs(space.same, slots)).sum((2, 3))
     return loose
 
 
@@ -141,13 +141,13 @@ def _of_pairs(values: Tensor, slots: Tensor) -> Tensor:
     return torch.stack([rows(values, one).gather(2, slots) for one in slots.unbind(2)], 2)
 
 
-def tightest(offer: Offer, passes: int) -> Sets:
+def tightest(space: SearchSpace, passes: int) -> Sets:
     """The set of each image with the smallest spread: (N, M)."""
-    sets, reach = grown_sets(offer, every_slot(offer))
+    sets, reach = grown_sets(space, every_slot(space))
     for _ in range(passes):
-        sets, reach = refined(offer, sets, reach)
-    starts = offer.allowed.flatten(1)
-    best = spread(offer, sets.slots).masked_fill(~starts, torch.inf).argmin(1, keepdim=True)
+        sets, reach = refined(space, sets, reach)
+    starts = space.allowed.flatten(1)
+    best = spread(space, sets.slots).masked_fill(~starts, torch.inf).argmin(1, keepdim=True)
     return Sets(*(rows(part, best)[:, 0] for part in sets))
 
 
@@ -173,33 +173,33 @@ def retrieve_tightest(
     """
     padded = padding.pad(features.float()).flatten(1, 2)
     apart = between(padded, padded)
-    offer = offer_of(apart.detach(), noise, valid, padding, crops)
+    space = search_space(apart.detach(), noise, valid, padding, crops)
     with torch.no_grad():
-        slots, steps = tightest(offer, passes)
+        slots, steps = tightest(space, passes)
         # (N, M, M): the others of each patch
-        others = offer.present[:, None] & ~torch.eye(slots.shape[1], device=slots.device).bool()
-        reach = no_reach(offer, slots.shape[1])
+        others = space.present[:, None] & ~torch.eye(slots.shape[1], device=slots.device).bool()
+        reach = no_reach(space, slots.shape[1])
         for place in range(slots.shape[1]):
             at = slots[:, place, None].expand_as(slots)
-            reach = reach.changed(offer, at, others[..., place, None].float())
-        shut = own_slots(reach.cost(offer).isinf(), offer)
+            reach = reach.changed(space, at, others[..., place, None].float())
+        shut = own_slots(reach.cost(space).isinf(), space)
     from_chosen = F.one_hot(slots, apart.shape[1]).to(apart.dtype) @ apart  # (N, M, S)
     mean = others.to(apart.dtype) @ from_chosen / others.sum(2, keepdim=True).clamp_min(1)
-    noiseless = (-own_slots(mean, offer)).masked_fill(shut, MASKED)  # (N, M, K)
-    logits = noiseless + offer.bonus.view_as(noiseless)
-    chosen = F.one_hot(slots % offer.allowed.shape[2], offer.allowed.shape[2]).to(apart.dtype)
+    noiseless = (-own_slots(mean, space)).masked_fill(shut, MASKED)  # (N, M, K)
+    logits = noiseless + space.bonus.view_as(noiseless)
+    chosen = F.one_hot(slots % space.allowed.shape[2], space.allowed.shape[2]).to(apart.dtype)
     soft = torch.softmax(logits / temperature, dim=-1)
     entropy = torch.special.entr(soft.detach()).sum(-1)
     if relaxation == "marginal":
         soft = torch.softmax(noiseless, dim=-1)
     weights = soft if relaxation == "soft" else straight_through(soft, chosen)
-    parts = (weights, slots % offer.allowed.shape[2], steps, entropy)
+    parts = (weights, slots % space.allowed.shape[2], steps, entropy)
     return Selection(*map(padding.unpad, parts))
 
 
-def offer_of(
+def search_space(
     apart: Tensor, noise: Tensor | None, valid: Tensor, padding: Padding, crops: Crops | None
-) -> Offer:
+) -> SearchSpace:
     """apart (N, S, S), noise (O, K), valid (O, K), crops (O, K)"""
     bonus = torch.zeros_like(apart[:, 0]) if noise is None else padding.pad(noise).flatten(1)
     same = None
@@ -207,11 +207,11 @@ def offer_of(
         photo, box = padding.pad(crops.photo).flatten(1), padding.pad(crops.box).flatten(1, 2)
         each, other = ((photo[:, :, None], box[:, :, None]), (photo[:, None], box[:, None]))
         same = same_crop(Crops(*each), Crops(*other))
-    return Offer(apart, bonus, padding.pad(valid), same, padding.present)
+    return SearchSpace(apart, bonus, padding.pad(valid), same, padding.present)
 
 
-def own_slots(values: Tensor, offer: Offer) -> Tensor:
+def own_slots(values: Tensor, space: SearchSpace) -> Tensor:
     """Of a row for each place (N, M, S), what is there for the place's own slots: (N, M, K)."""
-    by_place = values.reshape(*values.shape[:2], *offer.allowed.shape[1:])  # (N, M, M, K)
+    by_place = values.reshape(*values.shape[:2], *space.allowed.shape[1:])  # (N, M, M, K)
     own: Tensor = by_place.diagonal(dim1=1, dim2=2).movedim(-1, 1)
     return own

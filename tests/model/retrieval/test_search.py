@@ -14,9 +14,10 @@ from model.retrieval.search import (
     Sets,
     every_slot,
     grown_sets,
-    offer_of,
+    no_reach,
     refined,
     retrieve_tightest,
+    search_space,
     spread,
 )
 from tests.model.retrieval.scenes import seeded
@@ -102,10 +103,10 @@ def test_it_is_at_least_as_tight_as_what_any_start_gives_greedily():
 def test_a_pass_never_loosens_a_set_and_tightens_some():
     features, valid, padding, noise, _ = made_up(0)
     padded = padding.pad(features).flatten(1, 2)
-    offer = offer_of(between(padded, padded), noise, valid, padding, None)
-    grown, reach = grown_sets(offer, every_slot(offer))
+    space = search_space(between(padded, padded), noise, valid, padding, None)
+    grown, reach = grown_sets(space, every_slot(space))
     starts = padding.pad(valid).flatten(1)
-    before, after = spread(offer, grown.slots), spread(offer, refined(offer, grown, reach)[0].slots)
+    before, after = spread(space, grown.slots), spread(space, refined(space, grown, reach)[0].slots)
     assert (after <= before + 1e-5)[starts].all()
     assert (after < before - 1e-3)[starts].any()
 
@@ -128,9 +129,12 @@ def test_a_pass_chooses_every_object_s_patch_once_more(place):
     features[place] = torch.tensor([[9.0], [1.0]])
     padding, valid = padding_of(torch.zeros(3, dtype=torch.long), 1), torch.ones(3, 2).bool()
     padded = padding.pad(features).flatten(1, 2)
-    offer = offer_of(between(padded, padded), None, valid, padding, None)
+    space = search_space(between(padded, padded), None, valid, padding, None)
     first = torch.tensor([[[0, 2, 4]]])
-    again = refined(offer, Sets(first, torch.zeros_like(first)))
+    reach = no_reach(space, 1)
+    for slots in first.unbind(2):
+        reach = reach.changed(space, slots, torch.ones(1, 1, 1))
+    again, _ = refined(space, Sets(first, torch.zeros_like(first)), reach)
     assert (again.slots - first).tolist() == [[[int(o == place) for o in range(3)]]]
 
 
