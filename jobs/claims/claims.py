@@ -49,6 +49,7 @@ class Claim:
     primary: tuple[Comparison, ...]
     further: tuple[Comparison, ...] = ()
     steps: int  # of each training; fewer than recipe demo's, to bound the time
+    reading: str = ""  # of what was measured, and why, written afterwards
 
     @property
     def trainings(self) -> tuple[Training, ...]:
@@ -79,6 +80,9 @@ NO_COOCCURRENCE = ("--losses.cooccurrence", "0")
 
 PAPER = Training("paper", PAPER_FLAGS)
 WITHOUT_TRUTH = Training("without L_gt_selection", PAPER_FLAGS + NO_TRUTH)
+MORE_COOCCURRENCE = Training(
+    "L_cooccurrence times 100", (*PAPER_FLAGS, "--losses.cooccurrence", "0.1")
+)
 WITHOUT_COOCCURRENCE = Training("without L_cooccurrence", PAPER_FLAGS + NO_COOCCURRENCE)
 IMAGE_FLAGS = PAPER_FLAGS + NO_TRUTH + NO_COOCCURRENCE
 IMAGE_LOSSES = Training("image losses alone", IMAGE_FLAGS)
@@ -139,6 +143,7 @@ LOSSES = Claim(
         Method("without ground-truth selection", WITHOUT_TRUTH),
         Method("without co-occurrence", WITHOUT_COOCCURRENCE),
         Method("without both", IMAGE_LOSSES),
+        Method("co-occurrence times 100", MORE_COOCCURRENCE),
         Method("untrained", PAPER, "untrained"),
     ),
     primary=(
@@ -150,6 +155,7 @@ LOSSES = Claim(
         Comparison("without co-occurrence", "without both"),
         Comparison("without ground-truth selection", "without both"),
         Comparison("without both", "untrained"),
+        Comparison("co-occurrence times 100", "both losses"),
     ),
 )
 

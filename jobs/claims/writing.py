@@ -127,6 +127,8 @@ def page_parts(claim: Claim, record: Record, judged: Judged) -> Iterator[str]:
         f"By Holm's correction over {len(CLAIMS)} claims p is {p_value(judged.adjusted_p)}: "
         f"**{judged.verdict}**."
     )
+    if claim.reading:
+        yield f"Read afterwards: {claim.reading}"
     yield "## Methods"
     yield method_table(record)
     yield f"![compatibility of each method]({claim.name}.svg)"
