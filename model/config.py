@@ -86,7 +86,7 @@ class RetrievalConfig:
     # the layers whose maps' means and deviations make the feature; all: brought to one scale first
     pooling: Pooling = "last"
     # of L_gt: along one path through the image, as in the paper; or all pairs of its patches, also
-    # against the true patches of the same category elsewhere in the batch
+    # against the true patches of the same category elsewhere in a process's part of the batch
     objective: Objective = "path"
     temperature: float = 1.0  # at 1, L_gt trains the very distribution that Gumbel noise draws from
     # straight-through: the selected patch, with the gradient of a soft mixture; soft: that mixture;
@@ -113,8 +113,8 @@ class RetrievalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
-    """How a run is executed. Nothing that it learns depends on this, but for rounding; in sg2im, on
-    `accumulate`."""
+    """How a run is executed. Nothing that it learns depends on this, but for rounding; on
+    `accumulate` sg2im does, and L_gt of all pairs, whose negatives are of a part's own scenes."""
 
     device: Device = "auto"
     # resident: scenes and patches held on the device, or in a mapped file in the cache; stream:

@@ -92,8 +92,9 @@ def all_pairs(
     features    (O, K, E)  candidates
     valid       (O, K)
     truth       (O, E)     the true patches' embeddings
-    categories  (O,)       by which true patches of the batch's other images are negatives too:
-                           those of the target's category
+    categories  (O,)       by which true patches of the other images are negatives too: those of
+                           the target's category. Of several processes or parts of a batch, each
+                           has those of its own images
 
     Returns (O,), the sum over its queries divided by the number of its image's objects n: their
     sum is that of n - 1 means, as many as `ground_truth_selection` has terms.
