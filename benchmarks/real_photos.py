@@ -80,6 +80,7 @@ class RealPhotosOptions:
     seeds: Annotated[int, option("of each training")] = 5
     steps: Annotated[int, option("of each training")] = 300
     every: Annotated[int, option("steps between two that are scored")] = 50
+    efficientnet: Annotated[bool, option("score its features too (extra scores)")] = True
     sets: Annotated[Path | None, option("PNG of chosen sets")] = None
     scenes: Annotated[int, option("in the picture")] = 5
 
@@ -114,7 +115,7 @@ def main(options: RealPhotosOptions) -> None:
     bank = Bank.open(options.bank)
     rulers = {minimum: held_out(bank, minimum) for minimum in (ANY_QUALITY, ASKED)}
     batches = [batch for halves in rulers.values() for half in halves for batch in half]
-    fixed = fixed_embeddings(bank, distinct_patches(batches))
+    fixed = fixed_embeddings(bank, distinct_patches(batches), efficientnet=options.efficientnet)
     trained = list(all_trained(bank, batches, options))
     for minimum, halves in rulers.items():
         rows = [*fixed_rows(fixed, halves), *trained_rows(trained, halves)]
@@ -130,20 +131,22 @@ def held_out(bank: Bank, minimum: MinQuality) -> HeldOut:
     )
 
 
-def fixed_embeddings(bank: Bank, ids: np.ndarray) -> dict[str, Features]:
+def fixed_embeddings(bank: Bank, ids: np.ndarray, *, efficientnet: bool) -> dict[str, Features]:
     """What has not learned from the bank's patches."""
     pixels = bank.patches(ids)
     colours = torch.from_numpy(pixels).double().flatten(1, 2)  # (B, P * P, 3)
-    imagenet = open_extractor("efficientnet-lite0", None, CPU).features(pixels).vectors
-    return {
+    embeddings = {
         "chance": constant(ids),
         "predefined": Features(ids, torch.from_numpy(bank.features(ids))),
         "mean colour": Features(ids, colours.mean(1)),
         "mean and deviation of colour": Features(
             ids, torch.cat([colours.mean(1), colours.std(1)], 1)
         ),
-        "EfficientNet-lite0": Features(ids, imagenet),
     }
+    if efficientnet:
+        extractor = open_extractor("efficientnet-lite0", None, CPU)
+        embeddings["EfficientNet-lite0"] = Features(ids, extractor.features(pixels).vectors)
+    return embeddings
 
 
 def trainings(every: int) -> list[Training]:
@@ -229,7 +232,7 @@ def about(halves: HeldOut, minimum: MinQuality) -> str:
     return (
         f"Candidates of {minimum.flags or 'any quality'}: {found.mean_candidates:.1f} on average "
         f"for {found.objects:,} objects, {found.without_own_category:,} of which have none of "
-        f"their category; {found.below:,} none but one that falls short."
+        f"their category; for {found.below:,} none has the quality, and the best is offered."
     )
 
 
@@ -279,15 +282,15 @@ def picture(bank: Bank, halves: HeldOut, trained: Sequence[Trained], number: int
 
 
 def some_scenes(halves: HeldOut, number: int) -> np.ndarray:
-    """Evenly among test scenes of few objects, to fit on a page."""
+    """Of the test scenes of few objects, to fit on a page, those with the most candidates for each:
+    where there is one, all ways choose alike."""
     fit = [
-        image_id
+        (-float(valid.sum(1).double().mean()), image_id)
         for batch in halves[HALVES.index("test")]
-        for image_id, (objects, _) in zip(batch.image_ids, batch.graphs, strict=True)
-        if len(objects) <= ACROSS
+        for image_id, (valid,) in zip(batch.image_ids, batch.apart(batch.valid), strict=True)
+        if len(valid) <= ACROSS
     ]
-    ids: np.ndarray = np.array(fit)[np.linspace(0, len(fit) - 1, number).astype(int)]
-    return ids
+    return np.array(sorted(image_id for _, image_id in sorted(fit)[:number]))
 
 
 def ways_of_choosing(halves: HeldOut, trained: Sequence[Trained]) -> dict[str, SelectionMethod]:

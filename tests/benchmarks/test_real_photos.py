@@ -7,6 +7,7 @@ from PIL import Image
 
 from bank.bank import Bank
 from benchmarks.real_photos import (
+    ACROSS,
     ASKED,
     HALVES,
     PEERS,
@@ -17,6 +18,7 @@ from benchmarks.real_photos import (
     held_out,
     hit_rate,
     picture,
+    some_scenes,
     table,
     trained_rows,
     trainings,
@@ -105,6 +107,19 @@ def test_trainings_differ_by_their_retrieval_alone_and_keep_every_score_step():
     assert asked == ["paper by quality", "demo by quality"]
     assert configs["paper"].objective == "path"
     assert configs["demo"].objective == "pairs"
+
+
+def test_the_picture_is_of_the_scenes_with_the_most_to_choose_from(halves):
+    scenes = {
+        image_id: valid.sum(1).double().mean()
+        for batch in halves[HALVES.index("test")]
+        for image_id, (valid,) in zip(batch.image_ids, batch.apart(batch.valid), strict=True)
+        if len(valid) <= ACROSS
+    }
+    some = some_scenes(halves, 3).tolist()
+    rest = set(scenes) - set(some)
+    assert len(some) == 3
+    assert min(scenes[i] for i in some) >= max(scenes[i] for i in rest)
 
 
 def test_the_picture_shows_true_patches_and_four_ways_of_choosing(bank, halves):
