@@ -77,7 +77,7 @@ class RealPhotosOptions:
     work: Annotated[Path, option("folder of runs; those that are there are not trained again")] = (
         Path("runs/real-photos")
     )
-    seeds: Annotated[int, option("of each training")] = 5
+    seeds: Annotated[int, option("of each training")] = 3
     steps: Annotated[int, option("of each training")] = 300
     every: Annotated[int, option("steps between two that are scored")] = 50
     efficientnet: Annotated[bool, option("score its features too (extra scores)")] = True
@@ -229,10 +229,12 @@ def hit_rate(batches: Sequence[Scenes], features: Features) -> float:
 def about(halves: HeldOut, minimum: MinQuality) -> str:
     """In words, what there is to score."""
     found = offered([batch for half in halves for batch in half])
+    below = f"; for {found.below:,} none has the quality, and the best is offered"
     return (
         f"Candidates of {minimum.flags or 'any quality'}: {found.mean_candidates:.1f} on average "
         f"for {found.objects:,} objects, {found.without_own_category:,} of which have none of "
-        f"their category; for {found.below:,} none has the quality, and the best is offered."
+        f"their category{below if minimum.asks else ''}. {found.overlapping_pairs:,} of "
+        f"{found.pairs:,} pairs overlap and are left out."
     )
 
 
@@ -282,13 +284,13 @@ def picture(bank: Bank, halves: HeldOut, trained: Sequence[Trained], number: int
 
 
 def some_scenes(halves: HeldOut, number: int) -> np.ndarray:
-    """Of the test scenes of few objects, to fit on a page, those with the most candidates for each:
-    where there is one, all ways choose alike."""
+    """Of the test scenes of few objects, to fit on a page, those with the most candidates for each,
+    all of their own categories: where there is one, all ways choose alike."""
     fit = [
-        (-float(valid.sum(1).double().mean()), image_id)
+        (-float(own.sum(1).double().mean()), image_id)
         for batch in halves[HALVES.index("test")]
-        for image_id, (valid,) in zip(batch.image_ids, batch.apart(batch.valid), strict=True)
-        if len(valid) <= ACROSS
+        for image_id, (own,) in zip(batch.image_ids, batch.apart(batch.own_category), strict=True)
+        if len(own) <= ACROSS and own.any(1).all()
     ]
     return np.array(sorted(image_id for _, image_id in sorted(fit)[:number]))
 
