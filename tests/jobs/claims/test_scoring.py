@@ -34,9 +34,10 @@ def held_out(toy_bank, toy_data):
 
 @pytest.fixture
 def run(held_out, tmp_path):
-    """One of a single step."""
-    write_json(tmp_path / "config.json", {"bank": str(held_out.bank.path), "train": demo()})
-    trainer = trainer_for(replace(demo(), seed=SEED), held_out.bank, CPU)
+    """One of a single step, which starts as the paper's do."""
+    config = replace(demo(), retrieval=replace(demo().retrieval, start="random"))
+    write_json(tmp_path / "config.json", {"bank": str(held_out.bank.path), "train": config})
+    trainer = trainer_for(replace(config, seed=SEED), held_out.bank, CPU)
     with torch.no_grad():  # E_p after its first step is another than before
         for weights in trainer.model.embedding.parameters():
             weights.mul_(1.5).add_(0.1)

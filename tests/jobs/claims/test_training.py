@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bank.bank import Bank
-from jobs.claims.claims import IMAGE_LOSSES, PAPER, Training
+from jobs.claims.claims import IMAGE_LOSSES, PAPER, PAPER_FLAGS, Training
 from jobs.claims.training import Trainer, seconds_of, steps_taken, timed
 from model.loop import save
 from model.recipes import demo
@@ -56,8 +56,9 @@ def test_what_is_not_there_is_trained_by_the_command_that_is_told(trainer, calls
     command = trainer.command(IMAGE_LOSSES, STEPS, seed=3)
     assert [f"python {line}" for line in calls()] == [command]
     assert command == (
-        f"python -m model.train --bank {trainer.bank.path} --recipe demo --losses.gt-selection 0 "
-        f"--losses.cooccurrence 0 --steps 100 --seed 3 --eval-every 0 --out {run}"
+        f"python -m model.train --bank {trainer.bank.path} --recipe demo {shlex.join(PAPER_FLAGS)} "
+        f"--losses.gt-selection 0 --losses.cooccurrence 0 --steps 100 --seed 3 --eval-every 0 "
+        f"--out {run}"
     )
 
 

@@ -68,7 +68,7 @@ def test_a_constant_embedding_earns_exactly_the_chance():
 
 def test_a_network_whose_head_is_zeroed_earns_exactly_the_chance():
     torch.manual_seed(0)
-    network = PatchEmbedding((8, 16), E)
+    network = PatchEmbedding((8, 16), E, pooling="last")
     patches = drawn(1, O * (K + 1), 3, 16, 16)
 
     def scores():
