@@ -22,6 +22,7 @@ from pipeline.options import write_json
 
 CPU = torch.device("cpu")
 SEED = 2
+CONFIG = replace(demo(), retrieval=replace(demo().retrieval, start="random"))
 LEARNED, RANDOM = Method("learned", PAPER), Method("random", PAPER, choice={"mode": "random"})
 
 
@@ -35,9 +36,8 @@ def held_out(toy_bank, toy_data):
 @pytest.fixture
 def run(held_out, tmp_path):
     """One of a single step, which starts as the paper's do."""
-    config = replace(demo(), retrieval=replace(demo().retrieval, start="random"))
-    write_json(tmp_path / "config.json", {"bank": str(held_out.bank.path), "train": config})
-    trainer = trainer_for(replace(config, seed=SEED), held_out.bank, CPU)
+    write_json(tmp_path / "config.json", {"bank": str(held_out.bank.path), "train": CONFIG})
+    trainer = trainer_for(replace(CONFIG, seed=SEED), held_out.bank, CPU)
     with torch.no_grad():  # E_p after its first step is another than before
         for weights in trainer.model.embedding.parameters():
             weights.mul_(1.5).add_(0.1)
@@ -117,7 +117,7 @@ def test_no_patch_is_chosen_twice_in_a_scene_though_a_run_was_trained_so(run, he
     twice = replace(LEARNED, choice={"same_patch_allowed": True})
     assert scores_of(run, SEED, [twice], held_out) != once
     (run / KEPT).unlink()
-    allowed = replace(demo(), retrieval=replace(demo().retrieval, same_patch_allowed=True))
+    allowed = replace(CONFIG, retrieval=replace(CONFIG.retrieval, same_patch_allowed=True))
     write_json(run / "config.json", {"bank": str(held_out.bank.path), "train": allowed})
     assert scores_of(run, SEED, [LEARNED], held_out) == once
 
