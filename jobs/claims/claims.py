@@ -110,6 +110,11 @@ COMPATIBLE = Claim(
         "Figure 4: in a user study the patches were preferred to those of PasteGAN, which takes "
         "the nearest by an embedding of the graph (`predefined`)."
     ),
+    reading=(
+        "learned retrieval goes together far more than the nearest by a graph embedding, which is "
+        "hardly above chance: the graph says nothing of light or palette. But an E_p of random "
+        "weights already reaches 0.35, so learning adds 0.16 of the 0.41."
+    ),
     methods=(
         LEARNED,
         Method("learned, noise on", PAPER, noise=True),
@@ -197,6 +202,11 @@ GREEDY = Claim(
         "go together more than the start's own patch as the query throughout."
     ),
     source="Section 2.1: at each step the patch most compatible with those chosen is selected.",
+    reading=(
+        "the updated query matters, but little: by 0.01 of the 0.23 between what is reached and "
+        "the oracle, in choosing, and not at all in training. Most of what is lost is lost at the "
+        "start, which both have in common."
+    ),
     methods=(
         Method("updated query", ALONE),
         Method("fixed query", FIXED_QUERY),
@@ -223,6 +233,14 @@ RETRIEVAL = Claim(
         "same sizes."
     ),
     source="Of ours: what E_p sees, what it is trained by, and how patches are chosen.",
+    reading=(
+        "trying every start is the largest step, and needs an embedding worth it: with the paper's "
+        "it adds 0.06, with this one 0.27. Then come features of all layers, whole patches and all "
+        "pairs, each above 0 in every seed. What did not help: choosing each patch once more (the "
+        "pass), which tightens sets and changes no style, and three candidates in place of five, "
+        "which cost 0.01 and save a third of the patches. One perfect set per graph is bought with "
+        "variety: with noise the ten draws of a scene differ and show four styles, at 0.75."
+    ),
     methods=(
         Method("paper", ALONE),
         Method("+ all pairs", PAIRS),
