@@ -50,7 +50,7 @@ class ReproduceOptions:
 
 def main(options: ReproduceOptions) -> None:
     from bank.bank import Bank
-    from jobs.claims.record import measure, read_records, record_path
+    from jobs.claims.record import check_records, measure, read_records, record_path
     from jobs.claims.scoring import HeldOut
     from jobs.claims.training import Trainer
     from jobs.claims.writing import OVERVIEW, judge, write_results
@@ -80,7 +80,10 @@ def main(options: ReproduceOptions) -> None:
         draws=options.draws,
         device=device,
     )
-    read_records(options.out)  # before hours of work: those of another version are refused
+    # Before hours of work: records of another version are refused, unless they are made anew.
+    asked = {claim.name for claim in asked_for(options.claim)}
+    kept = read_records(options.out)
+    check_records({name: record for name, record in kept.items() if name not in asked})
     trainer = Trainer(bank, options.work, options.device)
     for claim in asked_for(options.claim):
         command = typed()

@@ -303,8 +303,18 @@ class RetrieveGANConfig(RunConfig):
                 "--retrieval.query fixed: from start best patches are compared with one another, "
                 "not with a query; leave one of the two out"
             )
+        self._check_patch_side()
         _ = self.retrieval.min_quality  # refuses what no patch can have
         _check_sides(self.image_px, self.discriminator, lambda side, layers: side >> layers)
+
+    def _check_patch_side(self) -> None:
+        """ValueError where E_p's first layer is larger than a patch."""
+        rule = self.retrieval
+        if rule.patch_px < rule.stem_stride:
+            raise ValueError(
+                f"--retrieval.patch-px {rule.patch_px} is too small: E_p's first layer has a "
+                f"stride of {rule.stem_stride} (--retrieval.stem-stride)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,8 @@ def share_reached(minimum: MinQuality, quality: Quality) -> NDArray[np.float64]:
     coverage = np.nan_to_num(quality.mask_share.astype(np.float64), nan=1)
     side = np.minimum(quality.width_px, quality.height_px).astype(np.float64)
     reached = np.ones(coverage.shape)
-    for found, least in ((coverage, minimum.coverage), (side, minimum.side)):
+    # A share is stored as float32: one that is asked for is rounded as it is.
+    for found, least in ((coverage, float(np.float32(minimum.coverage))), (side, minimum.side)):
         if least:
             reached = np.minimum(reached, found / least)
     return reached

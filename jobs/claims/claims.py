@@ -49,7 +49,9 @@ class Claim:
     primary: tuple[Comparison, ...]
     further: tuple[Comparison, ...] = ()
     steps: int  # of each training; fewer than recipe demo's, to bound the time
-    reading: str = ""  # of what was measured, and why, written afterwards
+    # Of what was measured, and why, written afterwards; of the settings named, as on the page.
+    reading: str = ""
+    read_of: str = ""
 
     @property
     def trainings(self) -> tuple[Training, ...]:
@@ -60,7 +62,8 @@ class Claim:
         return [method for method in self.methods if method.training == training]
 
 
-# Steps from the paper's method to recipe demo, as flags that take each of them back.
+# Steps from the paper's method to recipe demo, as flags that take each of them back. What stays
+# is that no crop serves two objects of a scene, as always in sampling.
 SMALL_PATCHES = (
     *("--retrieval.patch-px", "32", "--retrieval.stem-stride", "2"),
     *("--retrieval.channels", "24", "48", "96"),
@@ -107,8 +110,8 @@ COMPATIBLE = Claim(
     steps=120,
     statement="Patches that are chosen by learned retrieval go together.",
     source=(
-        "Figure 4: in a user study the patches were preferred to those of PasteGAN, which takes "
-        "the nearest by an embedding of the graph (`predefined`)."
+        "In the paper, figure 4: in a user study the patches were preferred to those of PasteGAN, "
+        "which takes the nearest by an embedding of the graph (`predefined`)."
     ),
     reading=(
         "learned retrieval goes together far more than the nearest by a graph embedding, which is "
@@ -140,8 +143,8 @@ LOSSES = Claim(
         "Both selection losses matter: without either one, the chosen patches go together less."
     ),
     source=(
-        "Figure 4: the user study preferred the patches of the whole model to those without "
-        "ground-truth selection loss and to those without co-occurrence loss."
+        "In the paper, figure 4: the user study preferred the patches of the whole model to those "
+        "without ground-truth selection loss and to those without co-occurrence loss."
     ),
     methods=(
         Method("both losses", PAPER),
@@ -172,8 +175,8 @@ GENERATOR = Claim(
         "choice, the patch embedding comes to choose patches that go together."
     ),
     source=(
-        "Conclusion: being differentiable, the retrieval learns a better embedding with the image "
-        "generation process."
+        "In the paper's conclusion: being differentiable, the retrieval learns a better embedding "
+        "with the image generation process."
     ),
     methods=(
         Method("untrained", IMAGE_LOSSES, "untrained"),
@@ -201,7 +204,10 @@ GREEDY = Claim(
         "Greedy retrieval matters: a query that is updated by what was chosen gives patches that "
         "go together more than the start's own patch as the query throughout."
     ),
-    source="Section 2.1: at each step the patch most compatible with those chosen is selected.",
+    source=(
+        "In the paper, section 2.1: at each step the patch most compatible with those chosen is "
+        "selected."
+    ),
     reading=(
         "the updated query matters, but little: by 0.01 of the 0.23 between what is reached and "
         "the oracle, in choosing, and not at all in training. Most of what is lost is lost at the "
@@ -232,7 +238,7 @@ RETRIEVAL = Claim(
         "The retrieval of recipe demo gives patches that go together more than the paper's at the "
         "same sizes."
     ),
-    source="Of ours: what E_p sees, what it is trained by, and how patches are chosen.",
+    source="A claim of ours: what E_p sees, what it is trained by, and how patches are chosen.",
     reading=(
         "trying every start is the largest step, and needs an embedding worth it: with the paper's "
         "it adds 0.06, with this one 0.27. Then come features of all layers, whole patches and all "

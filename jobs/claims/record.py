@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,10 +69,18 @@ class Record:
         return paired_difference(better, worse)
 
 
+def check_records(records: Mapping[str, Record]) -> None:
+    """UserError for one that lacks a method which its claim compares."""
+    for name, record in records.items():
+        for compared in (*CLAIMS[name].primary, *CLAIMS[name].further):
+            record.difference(compared)
+
+
 def measure(
     claim: Claim, trainer: Trainer, held_out: HeldOut, seeds: int, steps: int, command: str
 ) -> Record:
-    """Train and score whatever is missing."""
+    """Train and score whatever is missing; each seed on its own part of the scenes."""
+    parts = held_out.parts(seeds)
     runs = {
         training: [trainer.trained(training, steps, seed) for seed in range(seeds)]
         for training in claim.trainings
@@ -79,7 +88,7 @@ def measure(
     scores: dict[str, list[Scores]] = {method.name: [] for method in claim.methods}
     for training, of_training in runs.items():
         for seed, run in enumerate(of_training):
-            for name, found in scores_of(run, seed, claim.of(training), held_out).items():
+            for name, found in scores_of(run, seed, claim.of(training), parts[seed]).items():
                 scores[name].append(found)
     bank = held_out.bank
     return Record(

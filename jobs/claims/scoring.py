@@ -40,6 +40,7 @@ from model.scores.scenes import Features, Scenes, scene_batches
 from pipeline.errors import UserError
 from pipeline.options import write_json
 from pipeline.output import log
+from pipeline.wording import counted
 
 KEPT = "claims.json"  # in a run's folder: scores by a digest of all that they depend on
 
@@ -64,6 +65,15 @@ class HeldOut:
     k: int  # candidates per object
     draws: int  # choices of patches per scene, at least two
     device: torch.device
+
+    def parts(self, number: int) -> list["HeldOut"]:
+        """The scenes in so many parts, each scene in one; UserError where there are too few."""
+        if len(self.image_ids) < number:
+            raise UserError(
+                f"{counted(len(self.image_ids), 'test scene')} for {number} seeds, each of which "
+                f"is scored on scenes of its own: give a larger bank or fewer --seeds"
+            )
+        return [replace(self, image_ids=self.image_ids[part::number]) for part in range(number)]
 
     @cached_property
     def batches(self) -> list[Scenes]:

@@ -71,10 +71,11 @@ def plot_claims(path: Path, records: Mapping[str, Record], judged: Mapping[str, 
 
 
 def overview(records: Mapping[str, Record], judged: Mapping[str, Judged]) -> str:
-    lines = [["claim", "", "difference in compatibility", "p by Holm", "verdict"], ["---"] * 5]
+    heads = ["claim", "", "difference in compatibility", "p by Holm", "verdict", "of"]
+    lines = [heads, ["---"] * len(heads)]
     for name, claim in CLAIMS.items():
         if name not in records:
-            lines.append([f"`{name}`", claim.statement, "", "", "not measured"])
+            lines.append([f"`{name}`", claim.statement, "", "", "not measured", ""])
             continue
         of_primary = [
             f"{named(compared)}: {interval(records[name].difference(compared), sign=True)}"
@@ -88,6 +89,7 @@ def overview(records: Mapping[str, Record], judged: Mapping[str, Judged]) -> str
                 "<br>".join(of_primary),
                 p_value(adjusted),
                 f"**{told}**",
+                settings(records[name]),
             ]
         )
     parts = [
@@ -104,11 +106,12 @@ def overview(records: Mapping[str, Record], judged: Mapping[str, Judged]) -> str
 
 RULE = (
     "In brackets 95 % intervals by Student's t over seeds: each seed is a training of its own, "
-    "scored on the same test scenes by the same random numbers for all methods, and its scenes are "
-    "one value together. A claim is *shown* where Student's two-sided p of the difference, by "
-    f"Holm's correction over all {len(CLAIMS)} claims, is at most 0.05 and the difference above 0; "
-    "*contrary* where it is below 0; else *not shown*. A claim that is not measured counts with "
-    "p = 1. The intervals say how far other trainings would differ on these scenes."
+    "scored on a part of the test scenes of its own, which is the same for all methods, as are the "
+    "random numbers; so the spread over seeds holds that over trainings and that over scenes. A "
+    "claim is *shown* where Student's two-sided p of the difference, by Holm's correction over all "
+    f"{len(CLAIMS)} claims, is at most 0.05 and the difference above 0; *contrary* where it is "
+    "below 0; else *not shown*. A claim that is not measured counts with p = 1. Further "
+    "differences are not corrected."
 )
 
 
@@ -119,7 +122,7 @@ def claim_page(claim: Claim, record: Record, judged: Judged) -> str:
 def page_parts(claim: Claim, record: Record, judged: Judged) -> Iterator[str]:
     yield f"# `{claim.name}`: {judged.verdict}"
     yield claim.statement
-    yield f"In the paper: {claim.source}"
+    yield claim.source
     beforehand = " and ".join(f"*{named(compared)}*" for compared in claim.primary)
     both = ", each of them," if len(claim.primary) > 1 else ""
     yield (
@@ -127,7 +130,7 @@ def page_parts(claim: Claim, record: Record, judged: Judged) -> Iterator[str]:
         f"By Holm's correction over {len(CLAIMS)} claims p is {p_value(judged.adjusted_p)}: "
         f"**{judged.verdict}**."
     )
-    if claim.reading:
+    if claim.reading and settings(record) == claim.read_of:
         yield f"Read afterwards: {claim.reading}"
     yield "## Methods"
     yield method_table(record)
@@ -193,6 +196,14 @@ def measured_how(record: Record) -> Iterator[str]:
         "- *Compatibility*: the share of pairs of patches chosen for a scene whose hidden styles "
         "agree; *unlike choices*: the share of a scene's draws that differ from those before them; "
         "*styles shown*: in how many styles a scene's draws show it."
+    )
+
+
+def settings(record: Record) -> str:
+    """What the numbers are of, in short."""
+    return (
+        f"{counted(record.seeds, 'seed')}, {counted(record.steps, 'step')}, "
+        f"{counted(record.scenes, 'scene')}, bank {record.content_digest[:12]}"
     )
 
 

@@ -18,8 +18,6 @@ from model.retrieval.distance import between
 from model.retrieval.greedy import MASKED, Selection
 from model.retrieval.relaxation import straight_through
 
-REPEATED = 1e6  # what a crop shown twice adds to a set's spread: more than any distance
-
 
 class SearchSpace(NamedTuple):
     """What sets are chosen from, for N images: S = M * K slots, K for each of M places."""
@@ -121,19 +119,28 @@ def refined(space: SearchSpace, sets: Sets, reach: Reach) -> tuple[Sets, Reach]:
 
 def spread(space: SearchSpace, slots: Tensor) -> Tensor:
     """Summed distance over the pairs of a set, divided by the number of an object's pairs, less the
-    noise: (N, G). A set that shows a crop twice is looser than any that does not.
+    noise: (N, G).
 
     slots  (N, G, M)
     """
     present = space.present[:, None].expand_as(slots)
-    pairs = (present[..., None] & present[..., None, :]).triu(1)
-    total = (pairs * _of_pairs(space.apart, slots)).sum((2, 3))
+    total = (_pairs(present) * _of_pairs(space.apart, slots)).sum((2, 3))
     partners = (space.present.sum(1, keepdim=True) - 1).clamp_min(1)
     noise = space.bonus[:, None].expand(-1, slots.shape[1], -1).gather(2, slots)
-    loose = total / partners - (noise * present).sum(2)
-    if space.same is not None:
-        loose = loose + REPEATED * (pairs & _of_pairs(space.same, slots)).sum((2, 3))
-    return loose
+    return total / partners - (noise * present).sum(2)
+
+
+def repeats(space: SearchSpace, slots: Tensor) -> Tensor:
+    """Pairs of a set that show the same crop: (N, G); slots (N, G, M)."""
+    if space.same is None:
+        return torch.zeros_like(slots[..., 0])
+    pairs = _pairs(space.present[:, None].expand_as(slots))
+    return (pairs & _of_pairs(space.same, slots)).sum((2, 3))
+
+
+def _pairs(present: Tensor) -> Tensor:
+    """present (N, G, M) -> (N, G, M, M), each pair once."""
+    return (present[..., None] & present[..., None, :]).triu(1)
 
 
 def _of_pairs(values: Tensor, slots: Tensor) -> Tensor:
@@ -142,12 +149,15 @@ def _of_pairs(values: Tensor, slots: Tensor) -> Tensor:
 
 
 def tightest(space: SearchSpace, passes: int) -> Sets:
-    """The set of each image with the smallest spread: (N, M)."""
+    """The set of each image with the smallest spread, of those that repeat the fewest crops:
+    (N, M)."""
     sets, reach = grown_sets(space, every_slot(space))
     for _ in range(passes):
         sets, reach = refined(space, sets, reach)
-    starts = space.allowed.flatten(1)
-    best = spread(space, sets.slots).masked_fill(~starts, torch.inf).argmin(1, keepdim=True)
+    repeated = repeats(space, sets.slots).float()
+    repeated = repeated.masked_fill(~space.allowed.flatten(1), torch.inf)  # no set starts there
+    worse = repeated > repeated.amin(1, keepdim=True)
+    best = spread(space, sets.slots).masked_fill(worse, torch.inf).argmin(1, keepdim=True)
     return Sets(*(rows(part, best)[:, 0] for part in sets))
 
 
@@ -188,10 +198,11 @@ def retrieve_tightest(
     noiseless = (-own_slots(mean, space)).masked_fill(shut, MASKED)  # (N, M, K)
     logits = noiseless + space.bonus.view_as(noiseless)
     chosen = F.one_hot(slots % space.allowed.shape[2], space.allowed.shape[2]).to(apart.dtype)
-    soft = torch.softmax(logits / temperature, dim=-1)
-    entropy = torch.special.entr(soft.detach()).sum(-1)
     if relaxation == "marginal":
         soft = torch.softmax(noiseless, dim=-1)
+    else:
+        soft = torch.softmax(logits / temperature, dim=-1)
+    entropy = torch.special.entr(soft.detach()).sum(-1)
     weights = soft if relaxation == "soft" else straight_through(soft, chosen)
     parts = (weights, slots % space.allowed.shape[2], steps, entropy)
     return Selection(*map(padding.unpad, parts))

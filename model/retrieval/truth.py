@@ -83,6 +83,7 @@ def all_pairs(
     valid: Tensor,
     truth: Tensor,
     categories: Tensor,
+    photos: Tensor,
     padding: Padding,
     temperature: float,
 ) -> Tensor:
@@ -92,9 +93,10 @@ def all_pairs(
     features    (O, K, E)  candidates
     valid       (O, K)
     truth       (O, E)     the true patches' embeddings
-    categories  (O,)       by which true patches of the other images are negatives too: those of
-                           the target's category. Of several processes or parts of a batch, each
-                           has those of its own images
+    categories  (O,)       by which true patches of other photos are negatives too: those of the
+                           target's category. Of several processes or parts of a batch, each has
+                           those of its own images
+    photos      (O,)       of the true patches, the same for one file under several ids
 
     Returns (O,), the sum over its queries divided by the number of its image's objects n: their
     sum is that of n - 1 means, as many as `ground_truth_selection` has terms.
@@ -106,11 +108,12 @@ def all_pairs(
     to_true = -between(true, true)  # (N, M query, M target)
     to_candidates = -between(true, padded.flatten(1, 2)).view(images, places, places, k)
     to_others = -between(true.flatten(0, 1), truth.float()).view(images, places, 1, -1)
-    apart = padding.image != torch.arange(images, device=valid.device)[:, None]  # (N, O)
+    other = (padding.pad(categories)[:, :, None] == categories) & (
+        padding.pad(photos)[:, :, None] != photos
+    )  # (N, M target, O)
     if padding.real is not None:
-        apart = apart & padding.real
-    alike = padding.pad(categories)[:, :, None] == categories  # (N, M target, O)
-    other = (alike & apart[:, None])[:, None]  # (N, 1, M target, O)
+        other = other & padding.real
+    other = other[:, None]  # (N, 1, M target, O)
     logits = torch.cat(
         [
             to_true[..., None],

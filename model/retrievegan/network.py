@@ -161,7 +161,8 @@ class RetrieveGAN(nn.Module):
         rule, padding, valid = self.config.retrieval, batch.padding, batch.candidates.valid
         if rule.objective == "pairs":
             categories = batch.graph.nodes[: len(truth)]
-            return all_pairs(features, valid, truth, categories, padding, rule.temperature)
+            photos = batch.true_crops.photo
+            return all_pairs(features, valid, truth, categories, photos, padding, rule.temperature)
         draws = batch.draws.truth
         assert draws is not None
         joined, allowed, slot = add_truth(features, valid, truth, draws.order)

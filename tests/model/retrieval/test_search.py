@@ -149,16 +149,45 @@ def test_every_object_is_assigned_once_by_what_lies_closest_to_all_before_it():
     assert selection.step[2] < selection.step[1] or selection.step[0] > 0
 
 
-def test_an_image_is_given_the_same_patches_alone_as_in_a_batch():
+def test_passes_go_on_until_no_patch_alone_can_tighten_its_set():
+    loosened = 0
+    for seed in range(30):
+        features, valid, padding, noise, _ = made_up(seed)
+        padded = padding.pad(features).flatten(1, 2)
+        space = search_space(between(padded, padded), noise, valid, padding, None)
+        sets, reach = grown_sets(space, torch.zeros(len(COUNTS), 1, dtype=torch.long) + 1)
+        spreads = [spread(space, sets.slots)]
+        for _ in range(4):
+            sets, reach = refined(space, sets, reach)
+            spreads.append(spread(space, sets.slots))
+        for before, after in itertools.pairwise(spreads):
+            assert (after <= before + 1e-5).all()
+        loosened += bool((spreads[2] < spreads[1] - 1e-4).any())
+        settings = {"noise": noise, "temperature": 1.0}
+        one, four = (
+            retrieve_tightest(features, valid, padding, passes=passes, **settings).selected
+            for passes in (1, 4)
+        )
+        spread_of = [
+            spread(space, (padding.pad(each) + K * torch.arange(4))[:, None])
+            for each in (one, four)
+        ]
+        assert (spread_of[1] <= spread_of[0] + 1e-5).all()
+    assert loosened  # a second pass still tightens some
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_an_image_is_given_the_same_patches_alone_as_in_a_batch(passes):
     features, valid, padding, noise, crops = made_up(3, crops=True)
     together = retrieve_tightest(
-        features, valid, padding, noise=noise, temperature=0.7, relaxation="soft", crops=crops
-    )
+        features, valid, padding, noise=noise, temperature=0.7, relaxation="soft", crops=crops,
+        passes=passes,
+    )  # fmt: skip
     for image in range(len(COUNTS)):
         own = image == OBJECT_IMAGE
         alone = retrieve_tightest(
             features[own], valid[own], padding_of(torch.zeros(COUNTS[image], dtype=torch.long), 1),
-            noise=noise[own], temperature=0.7, relaxation="soft",
+            noise=noise[own], temperature=0.7, relaxation="soft", passes=passes,
             crops=Crops(*(part[own] for part in crops)),
         )  # fmt: skip
         for ours, theirs in zip(together, alone, strict=True):
@@ -182,6 +211,33 @@ def test_one_crop_serves_two_objects_only_where_there_is_no_other():
     assert selected([[True, False], [True, False]], crops) == [0, 0]
 
 
+def test_a_crop_that_another_object_shows_has_no_weight_and_no_gradient():
+    padding = padding_of(torch.zeros(2, dtype=torch.long), 1)
+    features = torch.tensor([[[0.0], [1.0]], [[0.0], [5.0]]], requires_grad=True)
+    crops = Crops(torch.tensor([[7, 8], [7, 9]]), torch.tensor([0.0, 0, 1, 1]).expand(2, 2, 4))
+    selection = retrieve_tightest(
+        features, torch.ones(2, 2).bool(), padding, noise=None, temperature=1.0, crops=crops,
+        relaxation="soft",
+    )  # fmt: skip
+    assert selection.selected.tolist() == [1, 0]
+    assert selection.weights[0].tolist() == [0, 1]  # the other object shows photo 7
+    assert (selection.weights[1] > 0).all()
+
+
+def test_where_a_crop_must_be_shown_twice_the_tightest_of_such_sets_is_kept():
+    """Two objects have photo 7 alone; the third is as close as it can be, to the last digit."""
+    padding = padding_of(torch.zeros(3, dtype=torch.long), 1)
+    features = torch.tensor([[[0.0], [9.0]], [[0.0], [9.0]], [[0.011], [0.01]]])
+    valid = torch.tensor([[True, False], [True, False], [True, True]])
+    crops = Crops(
+        torch.tensor([[7, 1], [7, 2], [3, 4]]), torch.tensor([0.0, 0, 1, 1]).expand(3, 2, 4)
+    )
+    selection = retrieve_tightest(
+        features, valid, padding, noise=None, temperature=1.0, passes=0, crops=crops
+    )
+    assert selection.selected.tolist() == [0, 0, 1]
+
+
 def test_weights_are_those_of_a_choice_given_the_others_and_their_gradient_too():
     """Two objects: how far each candidate of one lies from the chosen patch of the other."""
     padding = padding_of(torch.zeros(2, dtype=torch.long), 1)
@@ -198,10 +254,10 @@ def test_weights_are_those_of_a_choice_given_the_others_and_their_gradient_too()
     near = torch.stack([(features[0, :, 0] - 1).abs(), (features[1, :, 0] - 0).abs()])
     noisy, noiseless = torch.softmax((noise - near) / 0.5, -1), torch.softmax(-near, -1)
     torch.testing.assert_close(weights("soft").weights, noisy)
-    entropy = torch.special.entr(noisy).sum(-1).detach()
     for relaxation, expected in (("straight-through", noisy), ("marginal", noiseless)):
         selection = weights(relaxation)
         assert selection.weights.tolist() == [[1, 0], [1, 0]]
+        entropy = torch.special.entr(expected).sum(-1).detach()
         torch.testing.assert_close(selection.entropy, entropy)
         value = torch.tensor([[1.0, 3.0], [2.0, 7.0]])
         # Both patches move: the chosen one of the other object as well.

@@ -1,5 +1,7 @@
 """The ground-truth losses by hand, and what they teach."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -120,7 +122,7 @@ def test_every_pair_of_true_patches_counts_as_by_hand_and_so_does_its_gradient(s
     for ours in (True, False):
         own, truth = (part.clone().requires_grad_() for part in given)
         if ours:
-            losses = all_pairs(own, valid, truth, CATEGORIES, padding, temperature)
+            losses = all_pairs(own, valid, truth, CATEGORIES, padding.image, padding, temperature)
         else:
             losses = pairs_by_hand(own, valid, truth, CATEGORIES, OBJECT_IMAGE, temperature)
         (losses * weights).sum().backward()
@@ -136,7 +138,7 @@ def test_negatives_are_own_candidates_and_the_same_category_in_other_images(scen
     features.requires_grad_()
     for o in range(O):
         truth = torch.randn(O, E, requires_grad=True)
-        loss = all_pairs(features, valid, truth, CATEGORIES, padding, 1.0)[o]
+        loss = all_pairs(features, valid, truth, CATEGORIES, padding.image, padding, 1.0)[o]
         of_candidates, of_truth = torch.autograd.grad(loss, (features, truth))
         candidates, others = negatives_of(o, valid, CATEGORIES, OBJECT_IMAGE)
         assert torch.nonzero(of_candidates.any(2)).tolist() == [[o, k] for k in candidates]
@@ -147,7 +149,9 @@ def test_negatives_are_own_candidates_and_the_same_category_in_other_images(scen
 def test_the_loss_of_all_pairs_of_a_constant_embedding_is_the_log_of_what_is_offered(scene):
     """For each of an image's n objects n - 1 times, divided by n."""
     _, valid, padding = scene
-    losses = all_pairs(torch.ones(O, K, E), valid, torch.ones(O, E), CATEGORIES, padding, 0.3)
+    losses = all_pairs(
+        torch.ones(O, K, E), valid, torch.ones(O, E), CATEGORIES, padding.image, padding, 0.3
+    )
     for o, loss in enumerate(losses):
         candidates, others = negatives_of(o, valid, CATEGORIES, OBJECT_IMAGE)
         offered = torch.tensor(1.0 + len(candidates) + len(others))
@@ -159,7 +163,7 @@ def test_a_lone_object_has_no_pair_and_is_a_negative_elsewhere_all_the_same():
     image, categories = torch.tensor([0, 1, 1]), torch.tensor([5, 5, 6])
     features, valid = torch.randn(3, K, E), torch.ones(3, K, dtype=torch.bool)
     truth = torch.randn(3, E, requires_grad=True)
-    losses = all_pairs(features, valid, truth, categories, padding_of(image, 2), 1.0)
+    losses = all_pairs(features, valid, truth, categories, image, padding_of(image, 2), 1.0)
     assert losses[0] == 0
     torch.testing.assert_close(
         losses, pairs_by_hand(features, valid, truth, categories, image, 1.0)
@@ -172,7 +176,7 @@ def test_fillers_are_no_negatives_and_have_no_loss(scene):
     """They name an image and a category, of which they are not."""
     features, valid, padding = scene
     truth = torch.randn(O, E)
-    expected = all_pairs(features, valid, truth, CATEGORIES, padding, 0.7)
+    expected = all_pairs(features, valid, truth, CATEGORIES, padding.image, padding, 0.7)
     more = 2
 
     def longer(part, value=0):
@@ -185,12 +189,30 @@ def test_fillers_are_no_negatives_and_have_no_loss(scene):
     )
     truth = longer(truth).requires_grad_()
     losses = all_pairs(
-        longer(features), longer(valid, True), truth, longer(CATEGORIES, 5), filled, 0.7
+        longer(features),
+        longer(valid, True),
+        truth,
+        longer(CATEGORIES, 5),
+        longer(padding.image, 99),
+        filled,
+        0.7,
     )
     torch.testing.assert_close(losses[:O], expected)
     assert not losses[O:].any()
     losses.sum().backward()
     assert not truth.grad[O:].any()
+
+
+def test_the_same_photo_in_another_image_is_no_negative():
+    """A scene twice in a batch, or a file under two ids: its patches are no others."""
+    padding = padding_of(torch.tensor([0, 0, 1, 1]), 2)
+    features, valid = torch.full((4, 1, 1), 50.0), torch.ones(4, 1, dtype=torch.bool)
+    truth = torch.tensor([[0.0], [1.0], [0.0], [1.0]])
+    categories, twice = torch.tensor([0, 1, 0, 1]), torch.tensor([7, 7, 7, 7])
+    losses = all_pairs(features, valid, truth, categories, twice, padding, 1.0)
+    torch.testing.assert_close(losses, torch.zeros(4))
+    apart = all_pairs(features, valid, truth, categories, padding.image, padding, 1.0)
+    torch.testing.assert_close(apart, torch.full((4,), math.log(2) / 2))
 
 
 @pytest.mark.parametrize("objective", ["path", "pairs"])
@@ -208,7 +230,9 @@ def test_training_on_either_objective_brings_true_patches_together(objective):
         features = embedding(others.flatten(0, 1)).view(24, 4, -1)
         truth = embedding(true)
         if objective == "pairs":
-            losses = all_pairs(features, valid, truth, torch.arange(24) % 3, padding, 1.0)
+            losses = all_pairs(
+                features, valid, truth, torch.arange(24) % 3, padding.image, padding, 1.0
+            )
         else:
             joined, allowed, slot = add_truth(
                 features, valid, truth, draw_order(valid, seeded(step))
@@ -234,7 +258,7 @@ def test_everything_is_computed_in_float32_whatever_the_features_are(scene, dtyp
         first = torch.zeros(N, dtype=torch.long)
         results.append((
             ground_truth_selection(joined, allowed, truth, slot, padding, first, 0.5),
-            all_pairs(given, valid, truth, CATEGORIES, padding, 0.5),
+            all_pairs(given, valid, truth, CATEGORIES, padding.image, padding, 0.5),
         ))  # fmt: skip
     for ours, theirs in zip(*results, strict=True):
         assert ours.dtype == torch.float32
