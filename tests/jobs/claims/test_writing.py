@@ -79,7 +79,7 @@ def test_each_measured_claim_has_a_page_and_a_plot(tmp_path):
     files = written(tmp_path, one={"ours": HIGH, "theirs": LOW})
     assert sorted(files) == ["README.md", "claims.svg", "one.json", "one.md", "one.svg"]
     page = files["one.md"]
-    assert page.startswith("# `one`: shown\n\nOurs is better.\n\nIn the paper: Figure 4.\n")
+    assert page.startswith("# `one`: shown\n\nOurs is better.\n\nFigure 4.\n")
     assert "*ours against theirs* lies above 0." in page
     assert "| ours | recipe demo | 0.608 (0.598 to 0.618) |  | 0.750 | 2.50 |" in page
     assert "| chance |  | 0.084 |" in page
@@ -98,8 +98,10 @@ def test_the_overview_has_every_claim_with_its_verdict_or_without(tmp_path):
     text = written(tmp_path, one={"ours": LOW, "theirs": HIGH})["README.md"]
     row = next(line for line in text.splitlines() if line.startswith("| [`one`](one.md) |"))
     assert "ours against theirs: -0.104 (-0.121 to -0.087)" in row
-    assert row.endswith("| 0.0001 | **contrary** |")
-    assert "| `two` | Either part is needed. |  |  | not measured |" in text
+    assert row.endswith(
+        "| 0.0001 | **contrary** | 5 seeds, 500 steps, 1,500 scenes, bank cccccccccccc |"
+    )
+    assert "| `two` | Either part is needed. |  |  | not measured |  |" in text
 
 
 def test_the_page_of_a_claim_is_written_anew_where_another_changes_its_verdict(tmp_path):
