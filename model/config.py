@@ -83,7 +83,7 @@ class RetrievalConfig:
     channels: tuple[int, ...] = (64, 128, 256, 256)  # of E_p
     width: int = 128  # E, of E_p's output
     stem_stride: int = 2  # of E_p's first layer; 4: a patch of 64 px is looked at whole, cheaply
-    # the layers whose maps' means and deviations make the feature; all: brought to one scale first
+    # the layers whose maps' means and deviations make the feature; all: layer-normalised first
     pooling: Pooling = "last"
     # of L_gt: along one path through the image, as in the paper; or all pairs of its patches, also
     # against the true patches of the same category elsewhere in a process's part of the batch

@@ -10,7 +10,8 @@ class PatchEmbedding(nn.Module):
     """A small convolutional network; the feature is a linear map of its maps' means and deviations.
 
     Its maps are not normalised: they would lose light and palette, on which compatibility depends.
-    The feature has no fixed length: distances between unit vectors are small beside Gumbel noise.
+    (With pooling "all" the moments of all layers are, together: what all share is lost, their
+    proportions stay.) The feature has no fixed length: distances between unit vectors are small beside Gumbel noise.
     """
 
     def __init__(
@@ -18,8 +19,8 @@ class PatchEmbedding(nn.Module):
     ) -> None:
         """
         stem_stride  of the first layer, whose kernel is half as wide again; later layers halve maps
-        pooling      "last": of the last layer's maps; "all": of all layers', brought to one scale
-                     (layer normalisation), so that fine texture counts as much as what it shows
+        pooling      "last": of the last layer's maps; "all": of all layers', layer-normalised
+                     together, so that the fine texture of the first layers counts too
         """
         super().__init__()
         self.pooling = pooling
