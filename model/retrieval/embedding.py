@@ -10,8 +10,9 @@ class PatchEmbedding(nn.Module):
     """A small convolutional network; the feature is a linear map of its maps' means and deviations.
 
     Its maps are not normalised: they would lose light and palette, on which compatibility depends.
-    (With pooling "all" the moments of all layers are, together: what all share is lost, their
-    proportions stay.) The feature has no fixed length: distances between unit vectors are small beside Gumbel noise.
+    With pooling "all" the moments of all layers are, together: what all share is lost, and their
+    proportions stay. The feature has no fixed length: distances between unit vectors are small
+    beside Gumbel noise.
     """
 
     def __init__(
