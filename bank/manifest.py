@@ -133,7 +133,7 @@ def check_sizes(bank: Path, manifest: Manifest) -> None:
         except OSError as error:
             raise BankError(
                 f"{bank / path} cannot be read ({error.strerror}); copy it from where the bank "
-                f"came from, or build the bank again"
+                f"came from, or build the bank again (--mode overwrite)"
             ) from error
         if size != digest.bytes:
             raise BankError(

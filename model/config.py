@@ -301,7 +301,7 @@ class RetrieveGANConfig(RunConfig):
         if self.retrieval.start == "best" and self.retrieval.query == "fixed":
             raise ValueError(
                 "--retrieval.query fixed: from start best patches are compared with one another, "
-                "not with a query; leave one of the two out"
+                "not with a query; add --start random or --start medoid"
             )
         self._check_patch_side()
         _ = self.retrieval.min_quality  # refuses what no patch can have

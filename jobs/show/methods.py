@@ -141,7 +141,10 @@ def open_run(
         if opened.ignored:
             log.warning(ignored_note(source, opened.ignored))
         return opened
-    return RetrieveGANRun.open(source, bank, device, which)
+    run = RetrieveGANRun.open(source, bank, device, which)
+    if not run.model.config.losses.of_images:
+        log.warning(f"{source}: no loss looked at images while it was trained: they mean nothing")
+    return run
 
 
 def open_bank(opened: RetrieveGANRun | Sg2ImRun, source: Path, bank: Location | None) -> Bank:

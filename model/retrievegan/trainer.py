@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Self
 
@@ -201,8 +202,10 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
         return terms
 
     def grid_batch(self, bank: Bank, image_ids: NDArray[np.int64]) -> SceneBatch:
-        config, part = self.config, part_of(bank, image_ids)
-        return scene_batch(bank, BankSource(bank), part, config.retrieval, config.seed, noise=False)
+        """With all candidates that the bank stores, as patches are chosen once trained."""
+        part = part_of(bank, image_ids)
+        rule = replace(self.config.retrieval, candidates=bank.num_candidates)
+        return scene_batch(bank, BankSource(bank), part, rule, self.config.seed, noise=False)
 
     def image_grid(self, batch: SceneBatch) -> Image.Image:
         """A row per scene: selected patches (noise off), composed, rebuilt and real image."""
