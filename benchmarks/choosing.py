@@ -40,13 +40,12 @@ from model.retrieval.choice import choose, draw_choice, draw_start
 from model.retrieval.crops import open_slots
 from model.retrieval.distance import between
 from model.retrieval.search import (
-    REPEATED,
     SearchSpace,
+    best_of,
     grown_sets,
     refined,
     rows,
     search_space,
-    spread,
 )
 from model.retrievegan.network import RetrieveGAN
 from model.retrievegan.run import bank_of, load_network
@@ -62,6 +61,7 @@ STARTS = (1, 5, 20)
 BEAMS = (20, 100, 400)
 REFERENCE = "tightest set, 1 pass"  # whose spread is 1
 ONE_BY_ONE = f"{REFERENCE}, one by one"
+REPEATED = 1e6  # what a crop shown twice adds to the peer's spread: more than any distance
 CLOSE = 1e-5  # spreads no farther apart, relatively, are the same
 
 
@@ -125,8 +125,8 @@ def of_starts(number: int, scenes: Scenes, features: Tensor) -> Tensor:
 
 
 def tightest_of(scenes: Scenes, space: SearchSpace, sets: Tensor) -> Tensor:
-    """Selected (O,): of sets (N, G, M) each image's with the smallest spread."""
-    best = spread(space, sets).argmin(1, keepdim=True)
+    """Selected (O,): of sets (N, G, M) each image's best."""
+    best = best_of(space, sets, torch.ones_like(sets[..., 0], dtype=torch.bool))
     return scenes.padding.unpad(rows(sets, best)[:, 0] % scenes.valid.shape[1])
 
 

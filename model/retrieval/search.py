@@ -149,16 +149,23 @@ def _of_pairs(values: Tensor, slots: Tensor) -> Tensor:
 
 
 def tightest(space: SearchSpace, passes: int) -> Sets:
-    """The set of each image with the smallest spread, of those that repeat the fewest crops:
-    (N, M)."""
+    """The best set of each image, (N, M)."""
     sets, reach = grown_sets(space, every_slot(space))
     for _ in range(passes):
         sets, reach = refined(space, sets, reach)
-    repeated = repeats(space, sets.slots).float()
-    repeated = repeated.masked_fill(~space.allowed.flatten(1), torch.inf)  # no set starts there
-    worse = repeated > repeated.amin(1, keepdim=True)
-    best = spread(space, sets.slots).masked_fill(worse, torch.inf).argmin(1, keepdim=True)
+    best = best_of(space, sets.slots, space.allowed.flatten(1))
     return Sets(*(rows(part, best)[:, 0] for part in sets))
+
+
+def best_of(space: SearchSpace, slots: Tensor, valid: Tensor) -> Tensor:
+    """(N, 1) which set has the smallest spread, of those that repeat the fewest crops.
+
+    slots  (N, G, M)
+    valid  (N, G)     False for sets that are left out
+    """
+    repeated = repeats(space, slots).float().masked_fill(~valid, torch.inf)
+    worse = repeated > repeated.amin(1, keepdim=True)
+    return spread(space, slots).masked_fill(worse, torch.inf).argmin(1, keepdim=True)
 
 
 def retrieve_tightest(

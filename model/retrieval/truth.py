@@ -108,12 +108,11 @@ def all_pairs(
     to_true = -between(true, true)  # (N, M query, M target)
     to_candidates = -between(true, padded.flatten(1, 2)).view(images, places, places, k)
     to_others = -between(true.flatten(0, 1), truth.float()).view(images, places, 1, -1)
-    other = (padding.pad(categories)[:, :, None] == categories) & (
-        padding.pad(photos)[:, :, None] != photos
-    )  # (N, M target, O)
+    alike = padding.pad(categories)[:, :, None] == categories  # (N, M target, O)
+    apart = padding.pad(photos)[:, :, None] != photos
     if padding.real is not None:
-        other = other & padding.real
-    other = other[:, None]  # (N, 1, M target, O)
+        apart = apart & padding.real
+    other = (alike & apart)[:, None]  # (N, 1, M target, O)
     logits = torch.cat(
         [
             to_true[..., None],

@@ -289,8 +289,8 @@ FAULTS = (
     ),
     Fault(
         TRAINER,
-        "config.retrieval, config.seed, noise=False)",
-        "config.retrieval, config.seed)",
+        "rule, self.config.seed, noise=False)",
+        "rule, self.config.seed)",
         "noise in image grids",
     ),
     Fault(
@@ -589,7 +589,7 @@ FAULTS = (
     ),
     Fault(
         TRUTH,
-        "other = (alike & apart[:, None])[:, None]",
+        "other = (alike & apart)[:, None]",
         "other = alike[:, None]",
         "the own image's objects of a category are negatives",
     ),
@@ -601,7 +601,7 @@ FAULTS = (
     ),
     Fault(
         TRUTH,
-        "other = (alike & apart[:, None])[:, None]",
+        "other = (alike & apart)[:, None]",
         "other = (alike & ~alike)[:, None]",
         "nothing of other images is a negative",
     ),
@@ -674,14 +674,14 @@ FAULTS = (
     ),
     Fault(
         SEARCH,
-        "spread(space, sets.slots).masked_fill(~starts, torch.inf)",
-        "spread(space, sets.slots)",
+        ".float().masked_fill(~valid, torch.inf)",
+        ".float()",
         "sets from padding",
     ),
     Fault(
         SEARCH,
-        "spread(space, sets.slots).masked_fill(~starts, torch.inf).argmin(1, keepdim=True)",
-        "starts.int().argmax(1, keepdim=True)",
+        "spread(space, slots).masked_fill(worse, torch.inf).argmin(1, keepdim=True)",
+        "valid.int().argmax(1, keepdim=True)",
         "the first start's set, not the tightest",
     ),
     Fault(
@@ -698,20 +698,20 @@ FAULTS = (
     ),
     Fault(
         SEARCH,
-        "loose = total / partners - (noise * present).sum(2)",
-        "loose = total / partners",
+        "return total / partners - (noise * present).sum(2)",
+        "return total / partners",
         "noise plays no part in which set is kept",
     ),
     Fault(
         SEARCH,
-        "loose = total / partners - (noise * present).sum(2)",
-        "loose = total - (noise * present).sum(2)",
+        "return total / partners - (noise * present).sum(2)",
+        "return total - (noise * present).sum(2)",
         "noise counts for less the more objects there are",
     ),
     Fault(
         SEARCH,
-        "loose = loose + REPEATED * (pairs & _of_pairs(space.same, slots)).sum((2, 3))",
-        "pass",
+        "worse = repeated > repeated.amin(1, keepdim=True)",
+        "worse = ~valid",
         "a set that shows a crop twice is kept where it is the tightest",
     ),
     Fault(
