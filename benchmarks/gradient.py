@@ -33,10 +33,10 @@ from torch.nn import functional as F
 
 from model.config import Query, Relaxation
 from model.padding import padding_of
-from model.retrieval.greedy import MASKED, distances, retrieve
+from model.retrieval.distance import distances
+from model.retrieval.greedy import MASKED, retrieve
 from model.retrieval.relaxation import (
     gumbel,
-    gumbel_rao,
     log_exclusion,
     one_hot_of_largest,
     straight_through,
@@ -51,6 +51,27 @@ ESTIMATORS: tuple[tuple[Any, float], ...] = (
     ("straight-through", 1.0), ("straight-through", 0.5), ("soft", 1.0), ("marginal", 1.0),
     ("gumbel-rao", 1.0), ("gumbel-rao", 0.5),
 )  # fmt: skip
+
+
+def gumbel_rao(
+    logits: Tensor, chosen: Tensor, log_total: Tensor, uniform: Tensor, temperature: float
+) -> Tensor:
+    """Softmax of noisy logits averaged over noise by which the same candidate is chosen.
+
+    Its gradient is the straight-through one with less variance (Paulus, Maddison & Krause 2021,
+    arXiv 2010.04838).
+
+    logits     (..., K)     of one object, without noise
+    chosen     (..., K)     one-hot
+    log_total  (...)        log of the summed exponentials of all logits that were chosen among,
+                            other objects' too
+    uniform    (S, ..., K)  random numbers in [0, 1), for S draws
+    """
+    noise = gumbel(uniform)
+    largest = log_total[..., None] + (noise * chosen).sum(-1, keepdim=True)
+    smaller = -torch.logaddexp(-logits - noise, -largest)
+    noisy = torch.where(chosen.bool(), largest, smaller)
+    return torch.softmax((logits + (noisy - logits).detach()) / temperature, dim=-1).mean(0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,27 +27,6 @@ def one_hot_of_largest(logits: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
 
 
-def gumbel_rao(
-    logits: Tensor, chosen: Tensor, log_total: Tensor, uniform: Tensor, temperature: float
-) -> Tensor:
-    """Softmax of noisy logits averaged over noise by which the same candidate is chosen.
-
-    Its gradient is the straight-through one with less variance (Paulus, Maddison & Krause 2021,
-    arXiv 2010.04838). Not a rule of `retrieve`: benchmarks/gradient.py tells why.
-
-    logits     (..., K)     of one object, without noise
-    chosen     (..., K)     one-hot
-    log_total  (...)        log of the summed exponentials of all logits that were chosen among,
-                            other objects' too
-    uniform    (S, ..., K)  random numbers in [0, 1), for S draws
-    """
-    noise = gumbel(uniform)
-    largest = log_total[..., None] + (noise * chosen).sum(-1, keepdim=True)
-    smaller = -torch.logaddexp(-logits - noise, -largest)
-    noisy = torch.where(chosen.bool(), largest, smaller)
-    return torch.softmax((logits + (noisy - logits).detach()) / temperature, dim=-1).mean(0)
-
-
 def relaxed_subset(keys: Tensor, k: int, temperature: float, hard: bool = False) -> Tensor:
     """The relaxed k-hot vector of Xie & Ermon (algorithm 1), on which `retrieve` builds.
 

@@ -14,6 +14,7 @@ from benchmarks.gradient import (
     enumerated,
     expected_losses,
     fresh_noise,
+    gumbel_rao,
     kept_noise,
     losses,
     of_each_draw,
@@ -130,3 +131,27 @@ def test_gumbel_rao_has_the_mean_of_straight_through_and_less_variance(scene):
     error = (averaged_over - plain).std(1) / draws**0.5
     assert ((averaged_over - plain).mean(1).abs() < 5 * error + 1e-6).all()
     assert (averaged_over.var(1).sum(-1) < plain.var(1).sum(-1)).all()
+
+
+def test_gumbel_rao_averages_over_the_noise_by_which_the_same_candidate_is_chosen():
+    """Noise drawn anew until it chooses so, among another object's candidates too, gives the same
+    mean and the same gradient."""
+    generator = torch.Generator().manual_seed(0)
+    own, others = torch.tensor([0.3, 1.0, -0.5], requires_grad=True), torch.tensor([0.8, -1.0])
+    cost, chosen = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([1.0, 0.0, 0.0])
+    noisy = torch.cat([own, others]) + gumbel(torch.rand(400_000, 5, generator=generator))
+    rejected = torch.softmax(noisy[noisy.argmax(-1) == 0][:, :3] / 0.7, -1).mean(0)
+    total = torch.logsumexp(torch.cat([own, others]), 0)
+    uniform = torch.rand(100_000, 3, generator=generator)
+    averaged = gumbel_rao(own, chosen, total, uniform, 0.7)
+    torch.testing.assert_close(averaged, rejected, atol=2e-3, rtol=0)
+    gradients = [torch.autograd.grad((w * cost).sum(), own)[0] for w in (averaged, rejected)]
+    torch.testing.assert_close(*gradients, atol=1e-2, rtol=0)
+
+
+def test_every_noise_of_gumbel_rao_chooses_the_chosen_candidate():
+    generator = torch.Generator().manual_seed(0)
+    logits, total = torch.tensor([[0.3, 1.0, -0.5]] * 3), torch.full((3,), 2.0)
+    uniform = torch.rand(1000, 3, 3, generator=generator)
+    largest = gumbel_rao(logits, torch.eye(3), total, uniform, 1e-4)
+    torch.testing.assert_close(largest, torch.eye(3), atol=2e-3, rtol=0)

@@ -10,21 +10,15 @@ from model.padding import padding_of
 from model.retrieval.choice import draw_start
 from model.retrieval.greedy import medoid_start, retrieve, start_feature
 from model.retrieval.relaxation import gumbel
-from tests.model.retrieval.scenes import seeded
+from tests.model.retrieval.scenes import OBJECT_IMAGE, E, K, N, O, seeded, three_images
 
-N, O, K, E = 3, 9, 4, 6
 RELAXATIONS = ("soft", "straight-through", "marginal")
 QUERIES = ("updated", "fixed")
-OBJECT_IMAGE = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2])
 
 
 @pytest.fixture
 def scene():
-    torch.manual_seed(1)
-    features = torch.randn(O, K, E)
-    valid = torch.rand(O, K) > 0.3
-    valid[:, 1] = True
-    return features, valid, padding_of(OBJECT_IMAGE, N)
+    return three_images()
 
 
 def select(scene, seed=0, temperature=0.5, relaxation="straight-through"):

@@ -7,7 +7,6 @@ import torch
 
 from model.retrieval.relaxation import (
     gumbel,
-    gumbel_rao,
     log_exclusion,
     one_hot_of_largest,
     relaxed_subset,
@@ -86,27 +85,3 @@ def test_straight_through_shows_the_hard_value_and_passes_the_soft_gradient():
         lambda x: (torch.softmax(x, -1) * torch.tensor([1.0, 2.0, 3.0])).sum(), logits.detach()
     )
     torch.testing.assert_close(logits.grad, expected)
-
-
-def test_gumbel_rao_averages_over_the_noise_by_which_the_same_candidate_is_chosen():
-    """Noise drawn anew until it chooses so, among another object's candidates too, gives the same
-    mean and the same gradient."""
-    generator = torch.Generator().manual_seed(0)
-    own, others = torch.tensor([0.3, 1.0, -0.5], requires_grad=True), torch.tensor([0.8, -1.0])
-    cost, chosen = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([1.0, 0.0, 0.0])
-    noisy = torch.cat([own, others]) + gumbel(torch.rand(400_000, 5, generator=generator))
-    rejected = torch.softmax(noisy[noisy.argmax(-1) == 0][:, :3] / 0.7, -1).mean(0)
-    total = torch.logsumexp(torch.cat([own, others]), 0)
-    uniform = torch.rand(100_000, 3, generator=generator)
-    averaged = gumbel_rao(own, chosen, total, uniform, 0.7)
-    torch.testing.assert_close(averaged, rejected, atol=2e-3, rtol=0)
-    gradients = [torch.autograd.grad((w * cost).sum(), own)[0] for w in (averaged, rejected)]
-    torch.testing.assert_close(*gradients, atol=1e-2, rtol=0)
-
-
-def test_every_noise_of_gumbel_rao_chooses_the_chosen_candidate():
-    generator = torch.Generator().manual_seed(0)
-    logits, total = torch.tensor([[0.3, 1.0, -0.5]] * 3), torch.full((3,), 2.0)
-    uniform = torch.rand(1000, 3, 3, generator=generator)
-    largest = gumbel_rao(logits, torch.eye(3), total, uniform, 1e-4)
-    torch.testing.assert_close(largest, torch.eye(3), atol=2e-3, rtol=0)

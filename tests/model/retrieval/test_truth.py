@@ -11,22 +11,16 @@ from model.padding import padding_of
 from model.retrieval.choice import draw_order
 from model.retrieval.embedding import PatchEmbedding
 from model.retrieval.truth import add_truth, all_pairs, ground_truth_selection
-from tests.model.retrieval.scenes import seeded
+from tests.model.retrieval.scenes import OBJECT_IMAGE, E, K, N, O, seeded, three_images
 
-N, O, K, E = 3, 9, 4, 6
 QUERIES = ("updated", "fixed")
-OBJECT_IMAGE = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2])
 # Category 5 is in every image, and twice in the second; 7 in the second alone.
 CATEGORIES = torch.tensor([5, 6, 5, 5, 7, 6, 8, 5, 6])
 
 
 @pytest.fixture
 def scene():
-    torch.manual_seed(1)
-    features = torch.randn(O, K, E)
-    valid = torch.rand(O, K) > 0.3
-    valid[:, 1] = True
-    return features, valid, padding_of(OBJECT_IMAGE, N)
+    return three_images()
 
 
 def test_a_single_candidate_and_the_true_patch_are_two():
