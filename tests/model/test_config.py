@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from model.config import MAY_BE_ZERO, ExecutionConfig, LossWeights, flags_of, from_json
-from model.recipes import RECIPES, paper, sg2im, sg2im_demo
+from model.recipes import RECIPES, demo, paper, sg2im, sg2im_demo
 from model.sg2im.network import Sg2Im
 from pipeline.errors import UserError
 from pipeline.options import to_json
@@ -211,3 +211,15 @@ def test_sg2im_has_no_retrieval_to_score():
         ValueError, match=r"^--eval-every scores retrieval, and sg2im retrieves nothing"
     ):
         replace(sg2im(), execution=ExecutionConfig(eval_every=5))
+
+
+def test_a_choice_that_cannot_be_made_is_refused_with_what_to_change():
+    config = demo()
+    for changes, said in (
+        ({"query": "fixed"}, "from start best .* add --start random or --start medoid"),
+        ({"patch_px": 3}, "--retrieval.patch-px 3 is too small: .* stride of 4"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            replace(config, retrieval=replace(config.retrieval, **changes))
+    replace(config, retrieval=replace(config.retrieval, query="fixed", start="random"))
+    replace(config, retrieval=replace(config.retrieval, patch_px=4))

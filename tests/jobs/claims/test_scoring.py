@@ -126,3 +126,14 @@ def test_kept_scores_that_are_damaged_say_what_to_do(run, held_out):
     (run / KEPT).write_text('{"a": {"compatibility": "high"}}')
     with pytest.raises(UserError, match=r"claims.json is damaged .*: remove it, and"):
         scores_of(run, SEED, [RANDOM], held_out)
+
+
+def test_each_seed_has_scenes_of_its_own_and_none_is_left_out(held_out):
+    parts = held_out.parts(3)
+    ids = [part.image_ids.tolist() for part in parts]
+    assert sorted(i for part in ids for i in part) == sorted(held_out.image_ids.tolist())
+    assert max(map(len, ids)) - min(map(len, ids)) <= 1
+    assert [batch.num_images for batch in parts[1].batches] == [len(ids[1])]
+    few = replace(held_out, image_ids=held_out.image_ids[:2])
+    with pytest.raises(UserError, match=r"2 test scenes for 3 seeds.*fewer --seeds"):
+        few.parts(3)

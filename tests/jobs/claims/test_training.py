@@ -115,3 +115,12 @@ def test_times_add_up_also_of_what_was_stopped(tmp_path):
     path.write_text("1.5\n2.0\n")
     assert seconds_of(path) == 3.5
     assert seconds_of(tmp_path / "none.txt") == 0
+
+
+def test_a_bank_below_this_folder_is_named_from_here(bank, tmp_path, monkeypatch):
+    """Pages name no folder of the machine that measured."""
+    monkeypatch.chdir(bank.path.parent)
+    flags = Trainer(bank, tmp_path, "auto").flags(PAPER, STEPS, 0)
+    assert flags[:2] == ("--bank", bank.path.name)
+    monkeypatch.chdir(tmp_path)
+    assert Trainer(bank, tmp_path, "auto").flags(PAPER, STEPS, 0)[1] == str(bank.path)

@@ -1,9 +1,11 @@
 """The words of verdicts, and the pages, from made-up numbers."""
 
+from dataclasses import replace
+
 import pytest
 
 from jobs.claims.claims import Claim, Comparison, Method, Training
-from jobs.claims.record import read_records, record_path
+from jobs.claims.record import check_records, read_records, record_path
 from jobs.claims.writing import judge, write_results
 from pipeline.errors import UserError
 from pipeline.options import write_json
@@ -133,3 +135,22 @@ def test_a_record_of_another_version_says_what_to_do(tmp_path):
     record_path(tmp_path, "one").write_text('{"claim": "one"}')
     with pytest.raises(UserError, match=r"one.json cannot be read .*remove it, and measure the"):
         read_records(tmp_path)
+
+
+def test_a_reading_is_printed_of_what_was_read_alone(tmp_path, monkeypatch):
+    values = {"ours": HIGH, "theirs": LOW}
+    for steps, printed in ((500, True), (3, False)):
+        read_of = f"5 seeds, {steps} steps, 1,500 scenes, bank cccccccccccc"
+        told = replace(ONE, reading="it helps.", read_of=read_of)
+        for module in ("writing", "record"):
+            monkeypatch.setattr(f"jobs.claims.{module}.CLAIMS", {"one": told, "two": TWO})
+        page = written(tmp_path / str(steps), one=values)["one.md"]
+        assert ("Read afterwards: it helps." in page) == printed
+
+
+def test_a_record_without_a_method_that_its_claim_compares_is_refused():
+    whole = record_of(ONE, {"ours": HIGH, "theirs": LOW})
+    check_records({"one": whole})
+    lacking = replace(whole, methods=whole.methods[:1])
+    with pytest.raises(UserError, match=r"one\.json has no scores of 'theirs'"):
+        check_records({"one": lacking})

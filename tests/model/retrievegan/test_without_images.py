@@ -122,3 +122,12 @@ def test_a_resumed_run_has_the_losses_of_one_that_was_never_interrupted(bank, tm
     assert [row["step"] for row in losses_of(whole)] == [0, 1, 2, 3]
     assert not {"reconstruction", "discriminator_image"} & losses_of(whole)[0].keys()
     assert (whole / "samples-000004.png").read_bytes() == (cut / "samples-000004.png").read_bytes()
+
+
+def test_a_grid_offers_all_candidates_that_the_bank_stores(bank):
+    """As sampling does, not only those of training."""
+    trainer = trainer_of(bank, small())
+    assert trainer.config.retrieval.candidates < bank.num_candidates
+    grid = trainer.grid_batch(bank, bank.scene_ids("val")[:2])
+    assert grid.candidates.ids.shape[1] == bank.num_candidates
+    assert grid.draws.choice.noise is None
