@@ -237,3 +237,9 @@ def test_a_bank_that_does_not_say_how_good_its_patches_are_is_one_clear_line(toy
     ):
         with pytest.raises(BankError, match=r"has no quality\.arrow: .* --mode overwrite makes"):
             ask()
+
+
+@pytest.mark.parametrize("coverage", [0.1, 0.3, 0.7])
+def test_a_share_that_is_exactly_what_is_asked_for_is_enough(coverage):
+    """Though float32 keeps 0.7 as a little less."""
+    assert offered(found(0), 1, MinQuality(coverage), bank_of([coverage])) == ([0], False)

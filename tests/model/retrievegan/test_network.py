@@ -15,6 +15,7 @@ from model.pixels import to_float
 from model.recipes import demo, paper
 from model.retrieval.choice import ChoiceDraws, Draws, TruthDraws, draw_passes, numbers_per_object
 from model.retrieval.crops import Crops
+from model.retrieval.truth import all_pairs
 from model.retrievegan.network import RetrieveGAN
 from tests.model.retrievegan.small import (
     COMPOSED_PX,
@@ -456,3 +457,34 @@ def test_no_crop_is_composed_twice_unless_the_rule_allows_it(batch, same_patch_a
         chosen = photo[torch.arange(O), selected]
         twice += [int((chosen[own] == 0).sum()) > 1 for own in (slice(0, 3), slice(3, 5))]
     assert any(twice) == same_patch_allowed
+
+
+def test_e_p_is_built_as_the_configuration_says():
+    rule = demo().retrieval
+    embedding = RetrieveGAN(replace(demo(), retrieval=rule), VOCABULARY).embedding
+    assert embedding.trunk[0].stride == (rule.stem_stride, rule.stem_stride) == (4, 4)
+    assert embedding.pooling == rule.pooling == "all"
+    assert embedding.head.in_features == 2 * sum(rule.channels)
+
+
+def test_all_pairs_are_of_the_batchs_patches_categories_and_photos(batch):
+    """Where that is the objective: two objects of one category in two images, another photo each.
+    The photos are those of the true patches."""
+    nodes = torch.tensor([1, 2, 3, 2, 1, *batch.graph.nodes[O:].tolist()])
+    crops = batch.true_crops._replace(photo=torch.tensor([0, 0, 0, 1, 1]))
+    batch = batch._replace(graph=batch.graph._replace(nodes=nodes), true_crops=crops)
+    network = small_network(retrieval={"objective": "pairs"})
+    with torch.no_grad():
+        found = network(batch).gt_selection
+        features, truth = network.embed(batch.candidates.patches), network.embed(batch.true_patches)
+
+    def expected(categories, photos):
+        return all_pairs(
+            features, batch.candidates.valid, truth, categories, photos, batch.padding,
+            network.config.retrieval.temperature,
+        )  # fmt: skip
+
+    torch.testing.assert_close(found, expected(nodes[:O], crops.photo), rtol=1e-4, atol=1e-5)
+    one = torch.zeros(O, dtype=torch.long)
+    for others in (expected(one, crops.photo), expected(nodes[:O], one)):
+        assert not torch.allclose(found, others, atol=1e-3)
