@@ -91,6 +91,11 @@ IMAGE_FLAGS = PAPER_FLAGS + NO_TRUTH + NO_COOCCURRENCE
 IMAGE_LOSSES = Training("image losses alone", IMAGE_FLAGS)
 SOFT = Training("image losses, soft", (*IMAGE_FLAGS, "--relaxation", "soft"))
 MARGINAL = Training("image losses, marginal", (*IMAGE_FLAGS, "--relaxation", "marginal"))
+ADVERSARIAL = Training("adversarial losses alone", (*IMAGE_FLAGS, "--losses.object-class", "0"))
+OBJECT_CLASS = Training(
+    "object class loss alone",
+    (*IMAGE_FLAGS, "--losses.adversarial-image", "0", "--losses.adversarial-object", "0"),
+)
 TRUTH_OFFERED = Training("image losses, true patch offered", (*IMAGE_FLAGS, "--gt-in-candidates"))
 
 ALONE = Training("paper, no images", PAPER_FLAGS + NO_IMAGES)
@@ -109,7 +114,7 @@ READ_OF = "1,500 scenes, bank cfc800ae4c1d"
 
 COMPATIBLE = Claim(
     name="compatible",
-    steps=120,
+    steps=300,
     statement="Patches that are chosen by learned retrieval go together.",
     source=(
         "In the paper, figure 4: in a user study the patches were preferred to those of PasteGAN, "
@@ -141,7 +146,7 @@ COMPATIBLE = Claim(
 
 LOSSES = Claim(
     name="losses",
-    steps=120,
+    steps=300,
     statement=(
         "Both selection losses matter: without either one, the chosen patches go together less."
     ),
@@ -179,7 +184,7 @@ LOSSES = Claim(
 
 GENERATOR = Claim(
     name="generator",
-    steps=120,
+    steps=300,
     statement=(
         "The generator trains the retrieval: by the image losses alone, through the differentiable "
         "choice, the patch embedding comes to choose patches that go together."
@@ -203,6 +208,8 @@ GENERATOR = Claim(
         Method("soft", SOFT),
         Method("marginal", MARGINAL),
         Method("straight-through, true patch offered", TRUTH_OFFERED),
+        Method("by the adversarial losses", ADVERSARIAL),
+        Method("by the object class loss", OBJECT_CLASS),
         Method("random", IMAGE_LOSSES, choice={"mode": "random"}),
     ),
     primary=(Comparison("straight-through", "untrained"),),
@@ -213,6 +220,8 @@ GENERATOR = Claim(
         Comparison("soft", "straight-through"),
         Comparison("marginal", "straight-through"),
         Comparison("straight-through, true patch offered", "straight-through"),
+        Comparison("by the adversarial losses", "untrained"),
+        Comparison("by the object class loss", "untrained"),
     ),
 )
 

@@ -1,6 +1,7 @@
 """The trainings that claims need: each once, however many claims use it, and gone on with where it
 was cut off."""
 
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ class Trainer:
 
     def folder(self, training: Training, steps: int, seed: int) -> Path:
         about = [training.flags, steps, self.bank.content_digest, self.bank.manifest.derived_digest]
-        name = training.name.replace(" ", "-")
+        name = re.sub(r"\W+", "-", training.name)
         return self.work / f"{name}-{json_digest(about)[:8]}" / f"seed-{seed}"
 
     def flags(self, training: Training, steps: int, seed: int) -> tuple[str, ...]:

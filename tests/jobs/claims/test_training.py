@@ -1,5 +1,6 @@
 """What is trained is trained once, and goes on where it was cut off."""
 
+import re
 import shlex
 import sys
 from dataclasses import replace
@@ -98,6 +99,8 @@ def test_all_that_decides_what_is_learned_has_a_folder_of_its_own(trainer, bank)
         other_bank(content, "0" * 64).folder(PAPER, STEPS, 0),
     ]
     assert len(set(folders)) == len(folders)
+    soft = trainer.folder(Training("image losses, soft"), STEPS, 0)
+    assert re.fullmatch(r"image-losses-soft-[0-9a-f]{8}", soft.parent.name)
     assert other_bank(content, derived).folder(PAPER, STEPS, 0) == folders[0]
 
 
