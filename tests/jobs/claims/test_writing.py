@@ -14,7 +14,6 @@ from tests.jobs.claims.made_up import record_of
 DEMO = Training("recipe demo")
 ONE = Claim(
     name="one",
-    steps=500,
     statement="Ours is better.",
     source="Figure 4.",
     methods=(Method("ours", DEMO), Method("theirs", DEMO)),
@@ -22,7 +21,6 @@ ONE = Claim(
 )
 TWO = Claim(
     name="two",
-    steps=500,
     statement="Either part is needed.",
     source="Figure 4.",
     methods=(Method("whole", DEMO), Method("no head", DEMO), Method("no tail", DEMO)),
