@@ -13,6 +13,7 @@ from bank.bank import Bank
 from bank.files import json_digest
 from jobs.claims.claims import Training
 from model import checkpoint
+from model.device import choose_device
 from model.run_folder import CONFIG
 from pipeline.commands import run_command
 from pipeline.output import log
@@ -32,7 +33,9 @@ class Trainer:
     device: str
 
     def folder(self, training: Training, steps: int, seed: int) -> Path:
-        about = [training.flags, steps, self.bank.content_digest, self.bank.manifest.derived_digest]
+        device = choose_device(self.device).type  # decides the precision, unless that is asked for
+        bank = [self.bank.content_digest, self.bank.manifest.derived_digest]
+        about = [training.flags, steps, *bank, device]
         name = re.sub(r"\W+", "-", training.name)
         return self.work / f"{name}-{json_digest(about)[:8]}" / f"seed-{seed}"
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.claims.claims import CLAIMS, Claim, Comparison
+from jobs.claims.claims import CLAIMS, PAPER_HERE, Claim, Comparison
 from jobs.claims.plots import Row, plot_rows
 from jobs.claims.record import MethodRecord, Record
 from jobs.claims.statistics import Mean, Verdict, holm, mean_of, verdict
@@ -42,18 +42,16 @@ def write_results(folder: Path, records: Mapping[str, Record]) -> None:
     judged = judge(records)
     for name, record in records.items():
         claim = CLAIMS[name]
-        plot_methods(folder / f"{name}.svg", record)
+        plot_methods(folder / f"{name}.svg", claim, record)
         write_text(folder / f"{name}.md", claim_page(claim, record, judged[name]))
     if records:
         plot_claims(folder / "claims.svg", records, judged)
         write_text(folder / OVERVIEW, overview(records, judged))
 
 
-def plot_methods(path: Path, record: Record) -> None:
-    rows = [
-        Row(method.name, mean_of(method.compatibility), method.compatibility)
-        for method in record.methods
-    ]
+def plot_methods(path: Path, claim: Claim, record: Record) -> None:
+    shown = [record.method(method.name) for method in claim.methods if not method.aside]
+    rows = [Row(each.name, mean_of(each.compatibility), each.compatibility) for each in shown]
     plot_rows(path, rows, COMPATIBILITY, record.chance, "chance")
 
 
@@ -190,8 +188,9 @@ def measured_how(record: Record) -> Iterator[str]:
     )
     yield (
         f"- {hours:.2f} hours of training and {record.scoring_seconds / 3600:.2f} of scoring "
-        f"({record.machine}). A training that several claims use is counted in each."
+        f"({record.machine}). What several claims use is counted in each."
     )
+    yield f"- {PAPER_HERE}"
     yield (
         "- *Compatibility*: the share of pairs of patches chosen for a scene whose hidden styles "
         "agree; *unlike choices*: the share of a scene's draws that differ from those before them; "
@@ -203,7 +202,8 @@ def settings(record: Record) -> str:
     """What the numbers are of, in short."""
     return (
         f"{counted(record.seeds, 'seed')}, {counted(record.steps, 'step')}, "
-        f"{counted(record.scenes, 'scene')}, bank {record.content_digest[:12]}"
+        f"{counted(record.scenes, 'scene')}, {record.candidates} candidates, "
+        f"{counted(record.draws, 'draw')}, bank {record.content_digest[:12]}"
     )
 
 

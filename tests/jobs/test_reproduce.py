@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.claims.claims import COMPATIBLE, PAPER
+from jobs.claims.claims import COMPATIBLE, LOSSES, PAPER
 from jobs.claims.training import SCORING, TRAINING
 from jobs.reproduce import BANK, PHOTOS, ReproduceOptions, main, typed
 from jobs.stages.options import BuildBank
 from pipeline.errors import UserError
+from pipeline.options import write_json
+from tests.jobs.claims.made_up import record_of
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,15 @@ def test_without_styles_there_is_nothing_to_measure_by(options, tmp_path):
 def test_results_of_another_version_are_refused_before_anything_is_trained(options, tmp_path):
     (tmp_path / "losses.json").write_text("{}")
     with pytest.raises(UserError, match=r"losses.json cannot be read by this version"):
+        main(replace(options, work=tmp_path / "runs", out=tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_results_that_lack_what_is_compared_are_refused_before_anything_is_trained(
+    options, tmp_path
+):
+    write_json(tmp_path / "losses.json", record_of(replace(LOSSES, methods=()), {"both": [0.5]}))
+    with pytest.raises(UserError, match=r"losses.json has no scores of 'both losses'"):
         main(replace(options, work=tmp_path / "runs", out=tmp_path))
     assert not (tmp_path / "runs").exists()
 

@@ -4,9 +4,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from jobs.claims.claims import CLAIMS, asked_for
+from jobs.claims.claims import CLAIMS, PAPER_FLAGS, asked_for
 from model.config import RetrievalConfig, flags_of
-from model.recipes import demo
+from model.recipes import demo, paper
 from tests.model.small_runs import options_of
 
 METHODS = [method for claim in CLAIMS.values() for method in claim.methods]
@@ -32,6 +32,21 @@ def test_a_training_changes_what_its_flags_name_and_nothing_else(training):
     assert {flag.rpartition(".")[2].strip("-") for flag in changed} == {
         flag.rpartition(".")[2].strip("-") for flag in named
     }
+
+
+def test_how_the_training_paper_differs_from_the_recipe_is_what_the_pages_say():
+    ours = options_of("--bank", "b", "--recipe", "demo", *PAPER_FLAGS).config
+    theirs = flags_of(paper())
+    losses = {
+        flag: (value, theirs[flag])
+        for flag, value in flags_of(ours).items()
+        if flag.startswith("--losses") and value != theirs[flag]
+    }
+    assert losses == {"--losses.gt-selection": (1.0, 0.1), "--losses.object-class": (0.02, 0.0)}
+    sizes = {field.name for field in fields(RetrievalConfig)} - {"channels", "width"}
+    assert {
+        name for name in sizes if getattr(ours.retrieval, name) != getattr(paper().retrieval, name)
+    } == {"same_patch_allowed"}
 
 
 def test_trainings_of_one_name_are_the_same_and_of_the_same_flags_have_one_name():

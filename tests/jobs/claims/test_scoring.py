@@ -1,5 +1,6 @@
 """The scores of claims are those of jobs.evaluate, and are computed once."""
 
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -24,6 +25,7 @@ CPU = torch.device("cpu")
 SEED = 2
 CONFIG = replace(demo(), retrieval=replace(demo().retrieval, start="random"))
 LEARNED, RANDOM = Method("learned", PAPER), Method("random", PAPER, choice={"mode": "random"})
+ORACLE = Method("oracle", PAPER, "start-conditioned oracle")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,11 @@ def test_what_was_scored_is_not_scored_again(run, held_out, monkeypatch):
     scores_of(run, SEED, [LEARNED], replace(held_out, image_ids=held_out.image_ids[1:]))
     scores_of(run, SEED, [LEARNED], replace(held_out, k=5))
     scores_of(run, SEED, [LEARNED], replace(held_out, styles=held_out.styles[::-1].copy()))
-    assert asked == [["learned"]] * 6
+    derived = replace(held_out, bank=copy(held_out.bank))
+    manifest = replace(held_out.bank.manifest, derived_digest="0" * 64)
+    monkeypatch.setattr(derived.bank, "manifest", manifest)
+    scores_of(run, SEED, [LEARNED], derived)
+    assert asked == [["learned"]] * 7
 
 
 def test_a_run_that_was_trained_anew_is_scored_anew(run, held_out, monkeypatch):
@@ -113,13 +119,14 @@ def test_a_choice_is_made_by_other_fields_than_the_run_was_trained_with(run, hel
 
 
 def test_no_patch_is_chosen_twice_in_a_scene_though_a_run_was_trained_so(run, held_out):
-    once = scores_of(run, SEED, [LEARNED], held_out)
-    twice = replace(LEARNED, choice={"same_patch_allowed": True})
-    assert scores_of(run, SEED, [twice], held_out) != once
+    once = scores_of(run, SEED, [LEARNED, ORACLE], held_out)
+    twice = [replace(each, choice={"same_patch_allowed": True}) for each in (LEARNED, ORACLE)]
+    for name, scores in scores_of(run, SEED, twice, held_out).items():
+        assert scores != once[name]
     (run / KEPT).unlink()
     allowed = replace(CONFIG, retrieval=replace(CONFIG.retrieval, same_patch_allowed=True))
     write_json(run / "config.json", {"bank": str(held_out.bank.path), "train": allowed})
-    assert scores_of(run, SEED, [LEARNED], held_out) == once
+    assert scores_of(run, SEED, [LEARNED, ORACLE], held_out) == once
 
 
 def test_kept_scores_that_are_damaged_say_what_to_do(run, held_out):

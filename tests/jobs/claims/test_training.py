@@ -104,6 +104,13 @@ def test_all_that_decides_what_is_learned_has_a_folder_of_its_own(trainer, bank)
     assert other_bank(content, derived).folder(PAPER, STEPS, 0) == folders[0]
 
 
+def test_another_device_is_another_training(trainer, monkeypatch):
+    here = trainer.folder(PAPER, STEPS, 0)
+    assert replace(trainer, device="cpu").folder(PAPER, STEPS, 0) == here  # what "auto" is
+    monkeypatch.setattr("jobs.claims.training.choose_device", lambda _: torch.device("cuda:0"))
+    assert trainer.folder(PAPER, STEPS, 0) != here
+
+
 def test_times_add_up_also_of_what_was_stopped(tmp_path):
     path = tmp_path / "seconds.txt"
     with timed(path):

@@ -11,12 +11,12 @@ from pipeline.errors import UserError
 from pipeline.options import write_json
 from tests.jobs.claims.made_up import record_of
 
-DEMO = Training("recipe demo")
+DEMO, PAPER = Training("recipe demo"), Training("paper")
 ONE = Claim(
     name="one",
     statement="Ours is better.",
     source="Figure 4.",
-    methods=(Method("ours", DEMO), Method("theirs", DEMO)),
+    methods=(Method("ours", DEMO), Method("theirs", PAPER), Method("no head", DEMO, aside=True)),
     primary=(Comparison("ours", "theirs"),),
 )
 TWO = Claim(
@@ -82,11 +82,13 @@ def test_each_measured_claim_has_a_page_and_a_plot(tmp_path):
     assert page.startswith("# `one`: shown\n\nOurs is better.\n\nFigure 4.\n")
     assert "*ours against theirs* lies above 0." in page
     assert "| ours | recipe demo | 0.608 (0.598 to 0.618) |  | 0.750 | 2.50 |" in page
+    assert "| no head | recipe demo | 0.500 (0.500 to 0.500) |" in page  # aside: not in the plot
     assert "| chance |  | 0.084 |" in page
     row = "| ours against theirs | named beforehand | +0.104 (+0.087 to +0.121) | < 0.0001 | "
     assert row + "+0.110, +0.090, +0.120, +0.110, +0.090 |" in page
     assert "5 seeds, 500 steps of recipe `demo` each" in page
-    assert "0.12 hours of training and 0.10 of scoring (CPU, 2 cores)." in page
+    assert "0.25 hours of training and 0.10 of scoring (CPU, 2 cores)." in page
+    assert "- Training *paper* is recipe `demo` with" in page
     assert "| recipe demo | 1.5, 1.5, 1.5, 1.5, 1.5 |" in page
     assert "```\npython -m jobs.reproduce --claim one\npython -m model.train" in page
     assert "![compatibility of each method](one.svg)" in page
@@ -99,7 +101,8 @@ def test_the_overview_has_every_claim_with_its_verdict_or_without(tmp_path):
     row = next(line for line in text.splitlines() if line.startswith("| [`one`](one.md) |"))
     assert "ours against theirs: -0.104 (-0.121 to -0.087)" in row
     assert row.endswith(
-        "| 0.0001 | **contrary** | 5 seeds, 500 steps, 1,500 scenes, bank cccccccccccc |"
+        "| 0.0001 | **contrary** | 5 seeds, 500 steps, 1,500 scenes, 20 candidates, 10 draws, "
+        "bank cccccccccccc |"
     )
     assert "| `two` | Either part is needed. |  |  | not measured |  |" in text
 
@@ -118,9 +121,28 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
     assert written(tmp_path / "a", **values) == written(tmp_path / "b", **values)
 
 
-def test_a_plot_shows_every_method_and_every_seed(tmp_path):
-    svg = written(tmp_path, two={"whole": HIGH, "no head": LOW, "no tail": LOW})["two.svg"]
-    assert all(f">{name}<" in svg for name in ("whole", "no head", "no tail"))
+def test_plots_show_every_method_that_is_not_aside_and_every_seed(tmp_path, monkeypatch):
+    plots = {}
+    monkeypatch.setattr(
+        "jobs.claims.writing.plot_rows",
+        lambda path, rows, label, mark, mark_name: plots.update({path.name: (rows, mark)}),
+    )
+    written(tmp_path, one={"ours": HIGH, "theirs": LOW}, two={"whole": LOW, "no tail": HIGH})
+    rows, mark = plots["one.svg"]
+    assert [(row.name, tuple(row.values)) for row in rows] == [("ours", HIGH), ("theirs", LOW)]
+    assert [row.mean.value for row in rows] == pytest.approx([0.608, 0.504])
+    assert mark == 0.084
+    rows, mark = plots["claims.svg"]
+    assert [row.name for row in rows] == [
+        "one: shown\nours against theirs",
+        "two: not shown\nwhole against no head",
+        "two: not shown\nwhole against no tail",
+    ]
+    assert rows[0].values == pytest.approx([0.11, 0.09, 0.12, 0.11, 0.09])
+    assert rows[2].values == pytest.approx([-0.11, -0.09, -0.12, -0.11, -0.09])
+    assert [row.strong for row in rows] == [True, False, False]
+    assert [row.mean.value for row in rows] == pytest.approx([0.104, 0.004, -0.104])
+    assert mark == 0
 
 
 def test_a_record_without_a_method_that_is_compared_says_what_to_do():
@@ -138,7 +160,9 @@ def test_a_record_of_another_version_says_what_to_do(tmp_path):
 def test_a_reading_is_printed_of_what_was_read_alone(tmp_path, monkeypatch):
     values = {"ours": HIGH, "theirs": LOW}
     for steps, printed in ((500, True), (3, False)):
-        read_of = f"5 seeds, {steps} steps, 1,500 scenes, bank cccccccccccc"
+        read_of = (
+            f"5 seeds, {steps} steps, 1,500 scenes, 20 candidates, 10 draws, bank cccccccccccc"
+        )
         told = replace(ONE, reading="it helps.", read_of=read_of)
         for module in ("writing", "record"):
             monkeypatch.setattr(f"jobs.claims.{module}.CLAIMS", {"one": told, "two": TWO})
