@@ -764,6 +764,12 @@ FAULTS = (
     ),
     Fault(
         SEARCH,
+        "shut = own_slots(reach.cost(space).isinf(), space) & ~chosen.bool()",
+        "shut = own_slots(reach.cost(space).isinf(), space)",
+        "a patch that repeats a crop needlessly has no weight",
+    ),
+    Fault(
+        SEARCH,
         "masked_fill(shut, MASKED)  # (N, M, K)",
         "masked_fill(~space.allowed, MASKED)  # (N, M, K)",
         "weights of crops that others show",
@@ -794,8 +800,8 @@ FAULTS = (
     ),
     Fault(
         SEARCH,
-        "parts = (weights, slots % space.allowed.shape[2], steps, entropy)",
-        "parts = (weights, slots % space.allowed.shape[2], steps.amax(1, keepdim=True) - steps, entropy)",
+        "parts = (weights, slots % k, steps, entropy)",
+        "parts = (weights, slots % k, steps.amax(1, keepdim=True) - steps, entropy)",
         "steps of the tightest set told backwards",
     ),
     Fault(

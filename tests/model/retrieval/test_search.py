@@ -241,6 +241,28 @@ def test_a_set_that_repeats_one_crop_is_kept_before_a_tighter_one_that_repeats_t
     assert selection.selected.tolist() == [0, 0, 1, 0]
 
 
+@pytest.mark.parametrize(("passes", "selected"), [(0, [1, 0, 0, 0]), (1, [1, 0, 1, 0])])
+def test_what_is_selected_has_weight_even_where_its_crop_need_not_be_shown_twice(passes, selected):
+    """Two pairs, of photo 7 and of photo 5: without a pass every start lets the first of a pair
+    take what is all that the second has."""
+    padding = padding_of(torch.zeros(4, dtype=torch.long), 1)
+    features = torch.tensor([[[0.0], [1.0]], [[0.0], [0.0]], [[0.0], [-1.0]], [[0.0], [0.0]]])
+    valid = torch.tensor([[True, True], [True, False], [True, True], [True, False]])
+    crops = Crops(
+        torch.tensor([[7, 8], [7, 0], [5, 6], [5, 0]]), torch.tensor([0.0, 0, 1, 1]).expand(4, 2, 4)
+    )
+    selection = retrieve_tightest(
+        features, valid, padding, noise=None, temperature=1.0, relaxation="soft", passes=passes,
+        crops=crops,
+    )  # fmt: skip
+    assert selection.selected.tolist() == selected
+    if passes:  # photo 5 is the last one's
+        expected = torch.tensor([0.0, 1.0])
+    else:  # from the others at 1, 0 and 0
+        expected = torch.softmax(-torch.tensor([1.0, 4.0]) / 3, -1)
+    torch.testing.assert_close(selection.weights[2], expected)
+
+
 def test_a_crop_that_another_object_shows_has_no_weight_and_no_gradient():
     padding = padding_of(torch.zeros(2, dtype=torch.long), 1)
     features = torch.tensor([[[0.0], [1.0]], [[0.0], [5.0]]], requires_grad=True)
