@@ -121,12 +121,12 @@ def of_starts(number: int, scenes: Scenes, features: Tensor) -> Tensor:
     uniforms = map(scenes.uniforms, range(number))
     starts = [draw_start(scenes.valid, scenes.padding, each) for each in uniforms]
     sets, _ = refined(space, *grown_sets(space, torch.stack(starts, 1)))
-    return tightest_of(scenes, space, sets.slots)
+    return tightest_of(scenes, space, sets.slots, torch.ones_like(sets.slots[..., 0]).bool())
 
 
-def tightest_of(scenes: Scenes, space: SearchSpace, sets: Tensor) -> Tensor:
-    """Selected (O,): of sets (N, G, M) each image's best."""
-    best = best_of(space, sets, torch.ones_like(sets[..., 0], dtype=torch.bool))
+def tightest_of(scenes: Scenes, space: SearchSpace, sets: Tensor, valid: Tensor) -> Tensor:
+    """Selected (O,): of sets (N, G, M) each image's best; valid (N, G)."""
+    best = best_of(space, sets, valid)
     return scenes.padding.unpad(rows(sets, best)[:, 0] % scenes.valid.shape[1])
 
 
@@ -153,7 +153,7 @@ def beam(width: int, scenes: Scenes, features: Tensor) -> Tensor:
         summed, kept = every.topk(min(width, every.shape[1]), largest=False)
         slots = rows(slots, kept // k)
         slots[..., place] = own.start + kept % k
-    return tightest_of(scenes, space, slots)
+    return tightest_of(scenes, space, slots, summed.isfinite())
 
 
 def one_by_one(scenes: Scenes, features: Tensor) -> Tensor:

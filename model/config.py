@@ -97,7 +97,9 @@ class RetrievalConfig:
     same_patch_allowed: bool = False  # two objects of a scene may be given one crop, as by eq. 2
     # the generation pass may select the true patch, as in the paper
     gt_in_candidates: Annotated[bool, option("", also="--gt-in-candidates")] = False
-    passes: int = 1  # from start best: how often each patch is chosen once more, given the others
+    # from start best: how often each patch is chosen once more, given the others; at 0 more scenes
+    # repeat a crop needlessly
+    passes: int = 1
     # updated: the mean of what was chosen; fixed: the start's feature throughout, in both passes
     query: Query = "updated"
     # of its box a candidate's mask covers at least this share; unknown passes; 0: any

@@ -184,6 +184,9 @@ def retrieve_tightest(
     features, valid, noise, relaxation, crops  as for `retrieve`
     passes  how often the patches of a set are chosen once more
 
+    Sets grow without looking ahead, so that a crop may be repeated needlessly: without a pass in 10
+    of 2,000 random scenes of 2 to 4 objects with up to 3 crops of 5 photos each; with one in 1.
+
     The noise counts as much as the mean distance to the other patches of the set (perturb and MAP;
     Papandreou and Yuille 2011). An object's weights, and their gradient, are those of its choice
     given the other patches.
@@ -199,19 +202,21 @@ def retrieve_tightest(
         for place in range(slots.shape[1]):
             at = slots[:, place, None].expand_as(slots)
             reach = reach.changed(space, at, others[..., place, None].float())
-        shut = own_slots(reach.cost(space).isinf(), space)
+        k = space.allowed.shape[2]
+        chosen = F.one_hot(slots % k, k).to(apart.dtype)  # (N, M, K)
+        # What is chosen is open, even where a set repeats a crop needlessly: it has weight.
+        shut = own_slots(reach.cost(space).isinf(), space) & ~chosen.bool()
     from_chosen = F.one_hot(slots, apart.shape[1]).to(apart.dtype) @ apart  # (N, M, S)
     mean = others.to(apart.dtype) @ from_chosen / others.sum(2, keepdim=True).clamp_min(1)
     noiseless = (-own_slots(mean, space)).masked_fill(shut, MASKED)  # (N, M, K)
     logits = noiseless + space.bonus.view_as(noiseless)
-    chosen = F.one_hot(slots % space.allowed.shape[2], space.allowed.shape[2]).to(apart.dtype)
     if relaxation == "marginal":
         soft = torch.softmax(noiseless, dim=-1)
     else:
         soft = torch.softmax(logits / temperature, dim=-1)
     entropy = torch.special.entr(soft.detach()).sum(-1)
     weights = soft if relaxation == "soft" else straight_through(soft, chosen)
-    parts = (weights, slots % space.allowed.shape[2], steps, entropy)
+    parts = (weights, slots % k, steps, entropy)
     return Selection(*map(padding.unpad, parts))
 
 

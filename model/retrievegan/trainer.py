@@ -77,7 +77,7 @@ class RetrieveGANTrainer(Trainer[RetrieveGANConfig, SceneBatch]):
     @property
     def reason_against_capture(self) -> str | None:
         if self.config.retrieval.start == "best" and self.config.retrieval.mode == "learned":
-            return "--start best tries as many starts as a batch has candidates"
+            return "--start best has not been tried on a GPU with captured steps"
         return None
 
     @property

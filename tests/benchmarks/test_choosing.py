@@ -53,6 +53,13 @@ def test_a_beam_that_leaves_nothing_out_finds_the_tightest_set(scenes, features,
     assert found.mean() < narrow.mean() < first.mean() - 0.1
 
 
+def test_a_beam_never_chooses_padding_however_well_it_matches(scenes, features):
+    one_each = scenes._replace(valid=torch.arange(K).expand_as(scenes.valid) == 0)
+    padding_alike = features * one_each.valid[..., None]
+    widest = K ** scenes.padding.present.shape[1]
+    assert not beam(widest, one_each, padding_alike).any()
+
+
 def test_more_starts_give_tighter_sets_until_all_are_tried(scenes, features, best):
     few, some, many = (
         mean_distance(scenes, features, of_starts(number, scenes, features))

@@ -692,6 +692,18 @@ FAULTS = (
     ),
     Fault(
         SEARCH,
+        "winner = reach.cost(space)",
+        "winner = reach._replace(shown=reach.shown * 0).cost(space)",
+        "sets grow by crops that they show, until a pass",
+    ),
+    Fault(
+        SEARCH,
+        "(pairs & _of_pairs(space.same, slots)).sum((2, 3))",
+        "(pairs & _of_pairs(space.same, slots)).sum((2, 3)).clamp_max(1)",
+        "two repeats are no worse than one",
+    ),
+    Fault(
+        SEARCH,
         "(mean - space.bonus[:, None]).masked_fill(shut, torch.inf)",
         "mean.masked_fill(shut, torch.inf)",
         "noise plays no part in how sets grow",
@@ -746,6 +758,18 @@ FAULTS = (
     ),
     Fault(
         SEARCH,
+        "@ from_chosen / others.sum(2, keepdim=True).clamp_min(1)",
+        "@ from_chosen",
+        "weights by summed distance",
+    ),
+    Fault(
+        SEARCH,
+        "shut = own_slots(reach.cost(space).isinf(), space) & ~chosen.bool()",
+        "shut = own_slots(reach.cost(space).isinf(), space)",
+        "a patch that repeats a crop needlessly has no weight",
+    ),
+    Fault(
+        SEARCH,
         "masked_fill(shut, MASKED)  # (N, M, K)",
         "masked_fill(~space.allowed, MASKED)  # (N, M, K)",
         "weights of crops that others show",
@@ -773,6 +797,12 @@ FAULTS = (
         'weights = soft if relaxation == "soft" else straight_through(soft, chosen)',
         "weights = straight_through(soft, chosen)",
         "`soft` shows one patch of the tightest set",
+    ),
+    Fault(
+        SEARCH,
+        "parts = (weights, slots % k, steps, entropy)",
+        "parts = (weights, slots % k, steps.amax(1, keepdim=True) - steps, entropy)",
+        "steps of the tightest set told backwards",
     ),
     Fault(
         DISTANCE,

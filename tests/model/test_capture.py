@@ -39,9 +39,9 @@ def test_a_capture_on_a_cpu_is_one_line_that_says_what_to_do(bank, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_choice_of_as_many_starts_as_there_are_candidates_cannot_be_captured():
+def test_a_choice_that_has_not_been_tried_captured_on_a_gpu_is_refused():
     reason = small_trainer(retrieval={"start": "best"}).reason_against_capture
-    said = r"^--capture graph: --start best tries as many .*; give --capture off$"
+    said = r"^--capture graph: --start best has not been tried on a GPU .*; give --capture off$"
     with pytest.raises(UserError, match=said):
         captures("graph", GPU, reason)
     assert small_trainer(retrieval={"start": "medoid"}).reason_against_capture is None

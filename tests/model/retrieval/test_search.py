@@ -139,14 +139,14 @@ def test_a_pass_chooses_every_object_s_patch_once_more(place):
 
 
 def test_every_object_is_assigned_once_by_what_lies_closest_to_all_before_it():
-    """On a line: from 0 the nearest is 1, then 3 is nearer to both than -3."""
+    """On a line: from 0 the nearest is 1, then 3 is nearer to both than -3. Starts at 3 and at 1
+    find the same set, and the first one's is kept."""
     padding = padding_of(torch.zeros(3, dtype=torch.long), 1)
     features = torch.tensor([[[0.0], [50.0]], [[3.0], [-3.0]], [[1.0], [90.0]]])
     valid = torch.ones(3, 2, dtype=torch.bool)
     selection = retrieve_tightest(features, valid, padding, noise=None, temperature=1.0)
     assert selection.selected.tolist() == [0, 0, 0]
-    assert sorted(selection.step.tolist()) == [0, 1, 2]
-    assert selection.step[2] < selection.step[1] or selection.step[0] > 0
+    assert selection.step.tolist() == [0, 2, 1]
 
 
 def test_passes_go_on_until_no_patch_alone_can_tighten_its_set():
@@ -211,6 +211,58 @@ def test_one_crop_serves_two_objects_only_where_there_is_no_other():
     assert selected([[True, False], [True, False]], crops) == [0, 0]
 
 
+@pytest.mark.parametrize("passes", [0, 1])
+def test_a_set_grows_without_the_crops_that_it_shows(passes):
+    """From any start the other two would take photo 7, were it open to both."""
+    padding = padding_of(torch.zeros(3, dtype=torch.long), 1)
+    features = torch.tensor([[[0.0], [5.0]], [[0.0], [-6.0]], [[0.0], [20.0]]])
+    crops = Crops(
+        torch.tensor([[7, 1], [7, 2], [7, 3]]), torch.tensor([0.0, 0, 1, 1]).expand(3, 2, 4)
+    )
+    selection = retrieve_tightest(
+        features, torch.ones(3, 2).bool(), padding, noise=None, temperature=1.0, passes=passes,
+        crops=crops,
+    )  # fmt: skip
+    assert selection.selected.tolist() == [1, 1, 0]
+
+
+def test_a_set_that_repeats_one_crop_is_kept_before_a_tighter_one_that_repeats_two():
+    """Two objects have photo 7 alone, the last has photo 8 alone."""
+    padding = padding_of(torch.zeros(4, dtype=torch.long), 1)
+    features = torch.tensor([[[0.0], [0.0]]] * 4)
+    features[2, 1] = 5
+    valid = torch.tensor([[True, False], [True, False], [True, True], [True, False]])
+    crops = Crops(
+        torch.tensor([[7, 0], [7, 0], [8, 9], [8, 0]]), torch.tensor([0.0, 0, 1, 1]).expand(4, 2, 4)
+    )
+    selection = retrieve_tightest(
+        features, valid, padding, noise=None, temperature=1.0, passes=0, crops=crops
+    )
+    assert selection.selected.tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(("passes", "selected"), [(0, [1, 0, 0, 0]), (1, [1, 0, 1, 0])])
+def test_what_is_selected_has_weight_even_where_its_crop_need_not_be_shown_twice(passes, selected):
+    """Two pairs, of photo 7 and of photo 5: without a pass every start lets the first of a pair
+    take what is all that the second has."""
+    padding = padding_of(torch.zeros(4, dtype=torch.long), 1)
+    features = torch.tensor([[[0.0], [1.0]], [[0.0], [0.0]], [[0.0], [-1.0]], [[0.0], [0.0]]])
+    valid = torch.tensor([[True, True], [True, False], [True, True], [True, False]])
+    crops = Crops(
+        torch.tensor([[7, 8], [7, 0], [5, 6], [5, 0]]), torch.tensor([0.0, 0, 1, 1]).expand(4, 2, 4)
+    )
+    selection = retrieve_tightest(
+        features, valid, padding, noise=None, temperature=1.0, relaxation="soft", passes=passes,
+        crops=crops,
+    )  # fmt: skip
+    assert selection.selected.tolist() == selected
+    if passes:  # photo 5 is the last one's
+        expected = torch.tensor([0.0, 1.0])
+    else:  # from the others at 1, 0 and 0
+        expected = torch.softmax(-torch.tensor([1.0, 4.0]) / 3, -1)
+    torch.testing.assert_close(selection.weights[2], expected)
+
+
 def test_a_crop_that_another_object_shows_has_no_weight_and_no_gradient():
     padding = padding_of(torch.zeros(2, dtype=torch.long), 1)
     features = torch.tensor([[[0.0], [1.0]], [[0.0], [5.0]]], requires_grad=True)
@@ -270,6 +322,19 @@ def test_weights_are_those_of_a_choice_given_the_others_and_their_gradient_too()
         )[0]  # fmt: skip
         torch.testing.assert_close(ours, other)
         assert not torch.equal(ours, theirs)
+
+
+def test_weights_are_by_the_mean_distance_to_the_other_patches():
+    """Chosen are 0, 1 and 3 on a line."""
+    padding = padding_of(torch.zeros(3, dtype=torch.long), 1)
+    features = torch.tensor([[[0.0], [6.0]], [[1.0], [7.0]], [[3.0], [-5.0]]])
+    selection = retrieve_tightest(
+        features, torch.ones(3, 2).bool(), padding, noise=None, temperature=1.0, relaxation="soft"
+    )
+    assert selection.selected.tolist() == [0, 0, 0]
+    means = torch.tensor([[(1 + 3) / 2, (5 + 3) / 2], [(1 + 2) / 2, (7 + 4) / 2],
+                          [(3 + 2) / 2, (5 + 6) / 2]])  # fmt: skip
+    torch.testing.assert_close(selection.weights, torch.softmax(-means, -1))
 
 
 def _from_chosen(features, noise, temperature):
