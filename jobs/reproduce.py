@@ -4,7 +4,10 @@ python -m jobs.reproduce --claim losses     runs/claims, results/losses.md
 python -m jobs.reproduce --claim all
 
 Run it again to go on with what was interrupted; what is trained and scored is kept in --work. That
-knows settings, not code: where the code was changed, name another --work.
+knows settings, not code: where the code was changed, name another --work. All claims take some
+hours on two cores. A look in minutes, on the demo's bank:
+
+python -m jobs.reproduce --claim compatible --bank bank/toy --seeds 2 --steps 20 --out results-try
 """
 
 import shlex
@@ -51,7 +54,7 @@ class ReproduceOptions:
 
 def main(options: ReproduceOptions) -> None:
     from bank.bank import Bank
-    from jobs.claims.record import check_records, measure, read_records, record_path
+    from jobs.claims.record import Settings, check_records, measure, read_records, record_path
     from jobs.claims.scoring import HeldOut
     from jobs.claims.training import Trainer
     from jobs.claims.writing import OVERVIEW, judge, write_results
@@ -61,9 +64,17 @@ def main(options: ReproduceOptions) -> None:
     from model.scores.scenes import CANDIDATES
     from pipeline.commands import run_command
     from pipeline.errors import UserError
+    from pipeline.files import writing
     from pipeline.options import write_json
 
     device = choose_device(options.device)
+    with writing(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
+    # All that could refuse the pages comes before hours of work.
+    found = read_records(options.out)
+    claims = asked_for(options.claim)
+    kept = {name: found[name] for name in found if name not in {claim.name for claim in claims}}
+    check_records(kept)
     if options.bank is None:
         run_command("jobs.build_bank", "--dataset", "toy", "--toy-photos", PHOTOS)
     bank = Bank.open(options.bank or BANK)
@@ -71,7 +82,8 @@ def main(options: ReproduceOptions) -> None:
     if styles is None:
         raise UserError(
             f"the hidden styles of {bank.path} are not known, and claims are measured by them: "
-            f"give --styles FILE, the styles.json beside the toy world's photos"
+            f"give a toy bank and, by --styles FILE, the styles.json beside its photos; or leave "
+            f"out --bank"
         )
     held_out = HeldOut(
         bank=bank,
@@ -81,16 +93,26 @@ def main(options: ReproduceOptions) -> None:
         draws=options.draws,
         device=device,
     )
-    # Before hours of work: records of another version are refused, unless they are made anew.
-    asked = {claim.name for claim in asked_for(options.claim)}
-    kept = read_records(options.out)
-    check_records({name: record for name, record in kept.items() if name not in asked})
+    settings = Settings(
+        seeds=options.seeds,
+        steps=options.steps,
+        scenes=len(held_out.image_ids),
+        candidates=held_out.k,
+        draws=options.draws,
+        content_digest=bank.content_digest,
+    )
+    for claim in claims:
+        if claim.name in found and found[claim.name].settings != settings:
+            raise UserError(
+                f"{record_path(options.out, claim.name)} is of {found[claim.name].settings}, not "
+                f"of {settings}: name another --out, or remove it"
+            )
     trainer = Trainer(bank, options.work, options.device)
-    for claim in asked_for(options.claim):
-        command = typed()
-        record = measure(claim, trainer, held_out, options.seeds, options.steps, command)
+    for claim in claims:
+        record = measure(claim, trainer, held_out, settings, typed())
         write_json(record_path(options.out, claim.name), record)
-        records = read_records(options.out)
+        kept[claim.name] = record
+        records = {name: kept[name] for name in CLAIMS if name in kept}
         write_results(options.out, records)
         verdict = judge(records)[claim.name].verdict
         print(f"{claim.name}: {verdict} ({options.out / claim.name}.md)")

@@ -14,6 +14,7 @@ from jobs.claims.scoring import HeldOut, Scores, scores_of
 from jobs.claims.statistics import Mean, paired_difference
 from jobs.claims.training import SCORING, TRAINING, Trainer, seconds_of
 from pipeline.errors import UserError
+from pipeline.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +36,33 @@ class MethodRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of one measurement; as text, what the numbers are of, in short."""
+
+    seeds: int  # from 0
+    steps: int
+    scenes: int
+    candidates: int
+    draws: int
+    content_digest: str  # of the bank
+
+    def __str__(self) -> str:
+        return (
+            f"{counted(self.seeds, 'seed')}, {counted(self.steps, 'step')}, "
+            f"{counted(self.scenes, 'scene')}, {counted(self.candidates, 'candidate')}, "
+            f"{counted(self.draws, 'draw')}, bank {self.content_digest[:12]}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """All that a claim's page says."""
 
     claim: str
     command: str
-    steps: int
-    seeds: int  # from 0
+    settings: Settings
     photos: int | None  # of the toy world
-    content_digest: str  # of the bank
-    derived_digest: str
-    scenes: int
-    candidates: int
-    draws: int
+    derived_digest: str  # of the bank
     chance: float  # of compatibility
     scoring_seconds: float
     machine: str
@@ -77,9 +92,10 @@ def check_records(records: Mapping[str, Record]) -> None:
 
 
 def measure(
-    claim: Claim, trainer: Trainer, held_out: HeldOut, seeds: int, steps: int, command: str
+    claim: Claim, trainer: Trainer, held_out: HeldOut, settings: Settings, command: str
 ) -> Record:
     """Train and score whatever is missing; each seed on its own part of the scenes."""
+    seeds, steps = settings.seeds, settings.steps
     parts = held_out.parts(seeds)
     runs = {
         training: [trainer.trained(training, steps, seed) for seed in range(seeds)]
@@ -94,14 +110,9 @@ def measure(
     return Record(
         claim=claim.name,
         command=command,
-        steps=steps,
-        seeds=seeds,
+        settings=settings,
         photos=bank.manifest.recipe.get("toy_photos"),
-        content_digest=bank.content_digest,
         derived_digest=bank.manifest.derived_digest,
-        scenes=len(held_out.image_ids),
-        candidates=held_out.k,
-        draws=held_out.draws,
         chance=held_out.chance,
         scoring_seconds=sum(seconds_of(run / SCORING) for some in runs.values() for run in some),
         machine=machine(held_out.device),

@@ -69,7 +69,7 @@ def plot_claims(path: Path, records: Mapping[str, Record], judged: Mapping[str, 
 
 
 def overview(records: Mapping[str, Record], judged: Mapping[str, Judged]) -> str:
-    heads = ["claim", "", "difference in compatibility", "p by Holm", "verdict", "of"]
+    heads = ["claim", "", "difference in compatibility", "p by Holm", "verdict", "measured on"]
     lines = [heads, ["---"] * len(heads)]
     for name, claim in CLAIMS.items():
         if name not in records:
@@ -87,7 +87,7 @@ def overview(records: Mapping[str, Record], judged: Mapping[str, Judged]) -> str
                 "<br>".join(of_primary),
                 p_value(adjusted),
                 f"**{told}**",
-                settings(records[name]),
+                str(records[name].settings),
             ]
         )
     parts = [
@@ -97,11 +97,18 @@ def overview(records: Mapping[str, Record], judged: Mapping[str, Judged]) -> str
         "which difference in compatibility is to lie above 0.",
         table(lines),
         "![the differences that were named beforehand](claims.svg)",
+        f"{PLOTS} What is shown is blue.",
         RULE,
+        WORDS,
     ]
     return "\n\n".join(parts) + "\n"
 
 
+PLOTS = "In the plot a dot is a seed, the mark their mean and the bar its 95 % interval."
+WORDS = (
+    "What the ways of choosing and the scores are is told in the README, under *How patches are "
+    "chosen* and *Scores*."
+)
 RULE = (
     "In brackets 95 % intervals by Student's t over seeds: each seed is a training of its own, "
     "scored on a part of the test scenes of its own, which is the same for all methods, as are the "
@@ -128,11 +135,12 @@ def page_parts(claim: Claim, record: Record, judged: Judged) -> Iterator[str]:
         f"By Holm's correction over {len(CLAIMS)} claims p is {p_value(judged.adjusted_p)}: "
         f"**{judged.verdict}**."
     )
-    if claim.reading and settings(record) == claim.read_of:
+    if claim.reading and str(record.settings) == claim.read_of:
         yield f"Read afterwards: {claim.reading}"
     yield "## Methods"
     yield method_table(record)
     yield f"![compatibility of each method]({claim.name}.svg)"
+    yield PLOTS
     yield "## Differences in compatibility"
     yield difference_table(claim, record)
     yield RULE
@@ -173,17 +181,18 @@ def difference_table(claim: Claim, record: Record) -> str:
 
 def measured_how(record: Record) -> Iterator[str]:
     photos = "" if record.photos is None else f" of {counted(record.photos, 'toy photo')}"
+    of = record.settings
     hours = sum(sum(training.seconds) for training in record.trainings) / 3600
     yield (
-        f"- Bank{photos}: content digest `{record.content_digest}`, derived digest "
+        f"- Bank{photos}: content digest `{of.content_digest}`, derived digest "
         f"`{record.derived_digest}`."
     )
     yield (
-        f"- {counted(record.scenes, 'test scene')}, {record.candidates} candidates per object, "
-        f"{record.draws} draws per scene, no patch twice in a scene."
+        f"- {counted(of.scenes, 'test scene')}, {of.candidates} candidates per object, "
+        f"{of.draws} draws per scene, no patch twice in a scene."
     )
     yield (
-        f"- {counted(record.seeds, 'seed')}, {counted(record.steps, 'step')} of recipe `demo` "
+        f"- {counted(of.seeds, 'seed')}, {counted(of.steps, 'step')} of recipe `demo` "
         f"each; scored at the last step."
     )
     yield (
@@ -195,15 +204,6 @@ def measured_how(record: Record) -> Iterator[str]:
         "- *Compatibility*: the share of pairs of patches chosen for a scene whose hidden styles "
         "agree; *unlike choices*: the share of a scene's draws that differ from those before them; "
         "*styles shown*: in how many styles a scene's draws show it."
-    )
-
-
-def settings(record: Record) -> str:
-    """What the numbers are of, in short."""
-    return (
-        f"{counted(record.seeds, 'seed')}, {counted(record.steps, 'step')}, "
-        f"{counted(record.scenes, 'scene')}, {record.candidates} candidates, "
-        f"{counted(record.draws, 'draw')}, bank {record.content_digest[:12]}"
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.claims.claims import COMPATIBLE, LOSSES, PAPER
+from jobs.claims.record import Settings, read_record
 from jobs.claims.training import SCORING, TRAINING
 from jobs.reproduce import BANK, PHOTOS, ReproduceOptions, main, typed
 from jobs.stages.options import BuildBank
@@ -49,7 +50,8 @@ def runs(options):
 def test_a_claim_is_trained_scored_and_written(finished):
     assert [run.name for run in runs(finished)] == ["seed-0", "seed-1"]
     found = record(finished)
-    assert (found["seeds"], found["steps"], found["scenes"], found["draws"]) == (2, 2, 20, 2)
+    of = found["settings"]
+    assert (of["seeds"], of["steps"], of["scenes"], of["draws"]) == (2, 2, 20, 2)
     assert [method["name"] for method in found["methods"]] == [m.name for m in COMPATIBLE.methods]
     by_name = {m["name"]: [s["compatibility"] for s in m["scores"]] for m in found["methods"]}
     assert by_name["learned"][0] != by_name["learned"][1]
@@ -90,7 +92,7 @@ def test_what_was_cut_off_comes_to_the_same_numbers(finished, tmp_path):
 
 
 def test_without_styles_there_is_nothing_to_measure_by(options, tmp_path):
-    with pytest.raises(UserError, match=r"hidden styles of .* are not known.*give --styles FILE"):
+    with pytest.raises(UserError, match=r"hidden styles of .* are not known.*by --styles FILE"):
         main(replace(options, styles=None, work=tmp_path, out=tmp_path))
 
 
@@ -107,6 +109,43 @@ def test_results_that_lack_what_is_compared_are_refused_before_anything_is_train
     write_json(tmp_path / "losses.json", record_of(replace(LOSSES, methods=()), {"both": [0.5]}))
     with pytest.raises(UserError, match=r"losses.json has no scores of 'both losses'"):
         main(replace(options, work=tmp_path / "runs", out=tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_record_that_is_to_be_made_anew_hinders_no_other(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.reproduce.asked_for", lambda _: (COMPATIBLE, LOSSES))
+    out = tmp_path / "results"
+    shutil.copytree(finished.out, out)
+    of = json.loads((out / "compatible.json").read_text("utf-8"))["settings"]
+    lacking = record_of(replace(LOSSES, methods=()), {"both": [0.5]})
+    write_json(out / "losses.json", replace(lacking, settings=Settings(**of)))
+    asked = []
+
+    def measured(claim, *_):
+        asked.append(claim.name)
+        if claim is LOSSES:
+            raise KeyboardInterrupt
+        return read_record(out / "compatible.json")
+
+    monkeypatch.setattr("jobs.claims.record.measure", measured)
+    with pytest.raises(KeyboardInterrupt):
+        main(replace(finished, out=out))
+    assert asked == ["compatible", "losses"]
+    assert "| `losses` | " in (out / "README.md").read_text("utf-8")  # not measured, not refused
+
+
+def test_what_was_measured_otherwise_is_not_replaced(finished, tmp_path):
+    before = (finished.out / "compatible.json").read_bytes()
+    with pytest.raises(UserError, match=r"compatible.json is of 2 seeds, 2 steps, .*, not of 2 se"):
+        main(replace(finished, steps=3, work=tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+    assert (finished.out / "compatible.json").read_bytes() == before
+
+
+def test_pages_that_cannot_be_written_are_refused_before_anything_is_trained(options, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        main(replace(options, work=tmp_path / "runs", out=tmp_path / "file" / "results"))
     assert not (tmp_path / "runs").exists()
 
 

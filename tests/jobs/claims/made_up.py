@@ -1,6 +1,6 @@
 """Records of measurements that nobody made."""
 
-from jobs.claims.record import MethodRecord, Record, TrainingRecord
+from jobs.claims.record import MethodRecord, Record, Settings, TrainingRecord
 from jobs.claims.scoring import Scores
 
 
@@ -19,14 +19,16 @@ def record_of(claim, values):
     return Record(
         claim=claim.name,
         command=f"python -m jobs.reproduce --claim {claim.name}",
-        steps=500,
-        seeds=seeds,
+        settings=Settings(
+            seeds=seeds,
+            steps=500,
+            scenes=1500,
+            candidates=20,
+            draws=10,
+            content_digest="c" * 64,
+        ),
         photos=7000,
-        content_digest="c" * 64,
         derived_digest="d" * 64,
-        scenes=1500,
-        candidates=20,
-        draws=10,
         chance=0.084,
         scoring_seconds=360.0,
         machine="CPU, 2 cores",
