@@ -138,7 +138,8 @@ def measure(
 def machine(device: torch.device) -> str:
     on = "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
     return (
-        f"{on}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, "
+        f"{on}, {counted(os.cpu_count() or 1, 'core')}, "
+        f"{counted(torch.get_num_threads(), 'thread')}, {torch.backends.cpu.get_cpu_capability()}, "
         f"torch {torch.__version__}, Python {platform.python_version()}"
     )
 
