@@ -4,8 +4,8 @@ python -m jobs.reproduce --claim losses     runs/claims, results/losses.md
 python -m jobs.reproduce --claim all
 
 Run it again to go on with what was interrupted; what is trained and scored is kept in --work. That
-knows settings, not code: where the code was changed, name another --work. All claims take about an
-hour and a half on two idle cores. A look in minutes, on the demo's bank:
+knows settings, not code: where the code was changed, name another --work. All claims take about two
+hours on two cores. A look in minutes, on the demo's bank:
 
 python -m jobs.reproduce --claim compatible --bank bank/toy --seeds 2 --steps 20 --out runs/look
 """
