@@ -54,7 +54,14 @@ class ReproduceOptions:
 
 def main(options: ReproduceOptions) -> None:
     from bank.bank import Bank
-    from jobs.claims.record import Settings, check_records, measure, read_records, record_path
+    from jobs.claims.record import (
+        Settings,
+        check_records,
+        check_settings,
+        measure,
+        read_records,
+        record_path,
+    )
     from jobs.claims.scoring import HeldOut
     from jobs.claims.training import Trainer
     from jobs.claims.writing import OVERVIEW, judge, write_results
@@ -101,12 +108,7 @@ def main(options: ReproduceOptions) -> None:
         draws=options.draws,
         content_digest=bank.content_digest,
     )
-    for claim in claims:
-        if claim.name in found and found[claim.name].settings != settings:
-            raise UserError(
-                f"{record_path(options.out, claim.name)} is of {found[claim.name].settings}, not "
-                f"of {settings}: name another --out, or remove it"
-            )
+    check_settings(options.out, [found[c.name] for c in claims if c.name in found], settings)
     trainer = Trainer(bank, options.work, options.device)
     for claim in claims:
         record = measure(claim, trainer, held_out, settings, typed())

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+READ_OF = "5 seeds, 300 steps, 1,500 scenes, 20 candidates, 10 draws, bank cfc800ae4c1d"
+
 # The run's own embedding, that of its network before the first step, or the hidden styles.
 Chooser = Literal["trained", "untrained", "start-conditioned oracle", "global oracle"]
 
@@ -49,9 +51,9 @@ class Claim:
     # Where there are several, the claim is shown where all of them are.
     primary: tuple[Comparison, ...]
     further: tuple[Comparison, ...] = ()
-    # Of what was measured, and why, written afterwards; of the settings named, as on the page.
+    # Of what was measured, and why, written afterwards; and of which settings, as on the page.
     reading: str = ""
-    read_of: str = ""
+    read_of: str = READ_OF
 
     @property
     def trainings(self) -> tuple[Training, ...]:
@@ -116,8 +118,6 @@ PAPER_HERE = (
     "the object class loss 0.02 in place of 0, and no patch is chosen twice in a scene."
 )
 
-READ_OF = "5 seeds, 300 steps, 1,500 scenes, 20 candidates, 10 draws, bank cfc800ae4c1d"
-
 COMPATIBLE = Claim(
     name="compatible",
     statement="Patches that are chosen by learned retrieval go together.",
@@ -131,7 +131,6 @@ COMPATIBLE = Claim(
         "weights already reaches 0.35, so learning adds 0.17 of the 0.43. Measured first after 120 "
         "steps: +0.408."
     ),
-    read_of=READ_OF,
     methods=(
         LEARNED,
         Method("learned, noise on", PAPER, noise=True),
@@ -167,7 +166,6 @@ LOSSES = Claim(
         "comes back to random weights. Measured first after 120 steps, with the same verdict: "
         "+0.136 and 0.000."
     ),
-    read_of=READ_OF,
     methods=(
         Method("both losses", PAPER),
         Method("without ground-truth selection", WITHOUT_TRUTH),
@@ -210,7 +208,6 @@ GENERATOR = Claim(
         "(+0.001, -0.002 to +0.004). Measured first after 120 steps, with the same verdict: "
         "-0.084. All this says nothing of the paper's 140,000 steps."
     ),
-    read_of=READ_OF,
     methods=(
         Method("untrained", IMAGE_LOSSES, "untrained"),
         Method("straight-through", IMAGE_LOSSES),
@@ -251,7 +248,6 @@ GREEDY = Claim(
         "the updated query matters, but little: by 0.01 of the 0.23 between what is reached and "
         "the oracle of the same start, in choosing, and not at all in training."
     ),
-    read_of=READ_OF,
     methods=(
         Method("updated query", ALONE),
         Method("fixed query", FIXED_QUERY),
@@ -286,10 +282,9 @@ RETRIEVAL = Claim(
         "more channels) and all pairs, each above 0 in every seed. What did not help: choosing "
         "each patch once more (the pass), which tightens sets and hardly changes compatibility, "
         "and three candidates in place of five, which cost 0.015 and save a third of the patches. "
-        "One perfect set per graph is bought with variety: with "
-        "noise the ten draws of a scene differ and show four styles, at 0.75."
+        "One perfect set per graph is bought with variety: with noise the ten draws of a scene "
+        "differ and show four styles, at 0.75."
     ),
-    read_of=READ_OF,
     methods=(
         Method("paper", ALONE),
         Method("+ all pairs", PAIRS),

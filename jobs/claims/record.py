@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,16 @@ def check_records(records: Mapping[str, Record]) -> None:
     for name, record in records.items():
         for compared in (*CLAIMS[name].primary, *CLAIMS[name].further):
             record.difference(compared)
+
+
+def check_settings(folder: Path, records: Iterable[Record], settings: Settings) -> None:
+    """UserError for one of other settings, which is not to be replaced by these."""
+    for record in records:
+        if record.settings != settings:
+            raise UserError(
+                f"{record_path(folder, record.claim)} is of {record.settings}, not of {settings}: "
+                f"name another --out, or remove it"
+            )
 
 
 def measure(

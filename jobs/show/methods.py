@@ -143,7 +143,7 @@ def open_run(
         return opened
     run = RetrieveGANRun.open(source, bank, device, which)
     if not run.model.config.losses.of_images:
-        log.warning(f"{source}: no loss looked at images while it was trained: they mean nothing")
+        log.warning(f"{source} was trained with no loss of images: the images it makes are noise")
     return run
 
 

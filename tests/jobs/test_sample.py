@@ -1,6 +1,8 @@
 """What `jobs.sample` leaves on disk, whom it credits, what it refuses."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from jobs.sample import SampleOptions, main
 from jobs.show.samples import CELL
 from jobs.show.sampling import parse_pin
 from jobs.show.sheets import GAP, LINE
+from model.config import LossWeights
 from model.loop import save
 from model.recipes import demo, sg2im_demo
 from model.sg2im.network import Sg2Im
@@ -145,6 +148,20 @@ def test_the_start_is_the_run_s_own_unless_another_is_asked_for(run, graph, tmp_
     with Image.open(tmp_path / "medoid" / "image-0.png") as image:
         own = image.resize((CELL, CELL), Image.Resampling.BICUBIC)
     assert learned == np.asarray(own).tobytes()
+
+
+def test_a_run_that_no_loss_of_images_trained_says_so(run, bank, graph, tmp_path, capsys):
+    def warned(name, folder):
+        main(SampleOptions(run=folder, graph=(graph,), out=tmp_path / name))
+        return "trained with no loss of images" in capsys.readouterr().err
+
+    alone = tmp_path / "alone"
+    shutil.copytree(run, alone)
+    weights = LossWeights(adversarial_image=0, adversarial_object=0, reconstruction=0)
+    config = {"bank": str(bank.path), "train": replace(demo(), losses=weights)}
+    write_json(alone / "config.json", config)
+    assert warned("of-alone", alone)
+    assert not warned("of-run", run)
 
 
 @pytest.mark.parametrize("out", [False, True])
