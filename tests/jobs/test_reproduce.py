@@ -134,12 +134,27 @@ def test_a_record_that_is_to_be_made_anew_hinders_no_other(finished, tmp_path, m
     assert "| `losses` | " in (out / "README.md").read_text("utf-8")  # not measured, not refused
 
 
-def test_what_was_measured_otherwise_is_not_replaced(finished, tmp_path):
+@pytest.mark.parametrize(
+    ("otherwise", "told"),
+    [
+        ({"seeds": 3}, "3 seeds"),
+        ({"steps": 3}, "3 steps"),
+        ({"num": 10}, "10 scenes"),
+        ({"draws": 3}, "3 draws"),
+    ],
+)
+def test_what_was_measured_otherwise_is_not_replaced(finished, tmp_path, otherwise, told):
     before = (finished.out / "compatible.json").read_bytes()
-    with pytest.raises(UserError, match=r"compatible.json is of 2 seeds, 2 steps, .*, not of 2 se"):
-        main(replace(finished, steps=3, work=tmp_path / "runs"))
+    with pytest.raises(UserError, match=rf"compatible\.json is of 2 seeds.*, not of .*{told}"):
+        main(replace(finished, work=tmp_path / "runs", **otherwise))
     assert not (tmp_path / "runs").exists()
     assert (finished.out / "compatible.json").read_bytes() == before
+
+
+def test_as_many_candidates_are_offered_as_to_every_score(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("model.scores.scenes.CANDIDATES", 5)
+    with pytest.raises(UserError, match="not of .*, 5 candidates"):
+        main(replace(finished, work=tmp_path / "runs"))
 
 
 def test_pages_that_cannot_be_written_are_refused_before_anything_is_trained(options, tmp_path):

@@ -9,7 +9,7 @@ from jobs.claims.record import check_records, read_records, record_path
 from jobs.claims.writing import judge, write_results
 from pipeline.errors import UserError
 from pipeline.options import write_json
-from tests.jobs.claims.made_up import record_of
+from tests.jobs.claims.made_up import record_of, scores
 
 DEMO, PAPER = Training("recipe demo"), Training("paper")
 ONE = Claim(
@@ -96,6 +96,17 @@ def test_each_measured_claim_has_a_page_and_a_plot(tmp_path):
         assert f">{name}<" in files["one.svg"]
 
 
+def test_ground_truth_selection_is_the_mean_over_seeds_where_there_is_any(tmp_path):
+    whole = record_of(ONE, {"ours": HIGH, "theirs": LOW})
+    ours, *others = whole.methods
+    ours = replace(ours, scores=tuple(scores(0.5, truth) for truth in (0.2, 0.3, 0.4, 0.3, 0.3)))
+    write_results(tmp_path, {"one": replace(whole, methods=(ours, *others))})
+    page = (tmp_path / "one.md").read_text("utf-8")
+    assert (
+        "| ours | recipe demo | 0.500 (0.500 to 0.500) | 0.300 (0.212 to 0.388) | 0.750 |" in page
+    )
+
+
 def test_the_overview_has_every_claim_with_its_verdict_or_without(tmp_path):
     text = written(tmp_path, one={"ours": LOW, "theirs": HIGH})["README.md"]
     row = next(line for line in text.splitlines() if line.startswith("| [`one`](one.md) |"))
@@ -170,9 +181,14 @@ def test_a_reading_is_printed_of_what_was_read_alone(tmp_path, monkeypatch):
         assert ("Read afterwards: it helps." in page) == printed
 
 
-def test_a_record_without_a_method_that_its_claim_compares_is_refused():
+def test_a_record_without_a_method_that_its_claim_compares_is_refused(monkeypatch):
     whole = record_of(ONE, {"ours": HIGH, "theirs": LOW})
     check_records({"one": whole})
     lacking = replace(whole, methods=whole.methods[:1])
     with pytest.raises(UserError, match=r"one\.json has no scores of 'theirs'"):
         check_records({"one": lacking})
+    further = replace(ONE, further=(Comparison("ours", "no head"),))
+    monkeypatch.setattr("jobs.claims.record.CLAIMS", {"one": further})
+    check_records({"one": whole})
+    with pytest.raises(UserError, match=r"one\.json has no scores of 'no head'"):
+        check_records({"one": replace(whole, methods=whole.methods[:2])})
