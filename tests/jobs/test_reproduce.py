@@ -153,7 +153,7 @@ def test_what_was_measured_otherwise_is_not_replaced(finished, tmp_path, otherwi
 
 def test_as_many_candidates_are_offered_as_to_every_score(finished, tmp_path, monkeypatch):
     monkeypatch.setattr("model.scores.scenes.CANDIDATES", 5)
-    with pytest.raises(UserError, match="not of .*, 5 candidates"):
+    with pytest.raises(UserError, match=r"not of .*, 5 candidates"):
         main(replace(finished, work=tmp_path / "runs"))
 
 
